@@ -1,0 +1,77 @@
+"""unirouter: send each prompt to the cheapest model that will answer it well."""
+
+from unirouter_core.costs import Prices
+from unirouter_core.curves import Curve, deferral_curve, oracle_curve, zero_router_curve
+from unirouter_core.decision import Candidate, Decision, Decisions
+from unirouter_core.embedding import Embedder, as_embedder
+from unirouter_core.estimators import (
+    BlendEstimator,
+    Estimator,
+    KMeansEstimator,
+    LearnedMapEstimator,
+    LowRankEstimator,
+    MixtureEstimator,
+    NeighboursEstimator,
+    Prediction,
+    ShrunkenClustersEstimator,
+)
+from unirouter_core.exceptions import (
+    ArtifactError,
+    EmbedderMismatchError,
+    InvalidDataError,
+    MissingOutcomesError,
+    NoCandidateError,
+    NotFittedError,
+    UniRouterError,
+    UnknownModelError,
+    UnknownPriceError,
+)
+from unirouter_core.hashing import HashingEmbedder
+from unirouter_core.metrics import Metrics, bootstrap, measure
+from unirouter_core.outcomes import Outcomes
+from unirouter_core.profiles import Capabilities, ModelProfile
+from unirouter_core.readers import read_outcomes
+from unirouter_core.router import UniRouter
+from unirouter_core.validation import Evaluation, ValidationSet
+
+__all__ = [
+    "ArtifactError",
+    "BlendEstimator",
+    "Candidate",
+    "Capabilities",
+    "Curve",
+    "Decision",
+    "Decisions",
+    "Embedder",
+    "EmbedderMismatchError",
+    "Estimator",
+    "Evaluation",
+    "HashingEmbedder",
+    "InvalidDataError",
+    "KMeansEstimator",
+    "LearnedMapEstimator",
+    "LowRankEstimator",
+    "Metrics",
+    "MissingOutcomesError",
+    "MixtureEstimator",
+    "ModelProfile",
+    "NeighboursEstimator",
+    "NoCandidateError",
+    "NotFittedError",
+    "Outcomes",
+    "Prediction",
+    "Prices",
+    "ShrunkenClustersEstimator",
+    "UniRouter",
+    "UniRouterError",
+    "UnknownModelError",
+    "UnknownPriceError",
+    "ValidationSet",
+    "as_embedder",
+    "bootstrap",
+    "deferral_curve",
+    "measure",
+    "oracle_curve",
+    "read_outcomes",
+    "zero_router_curve",
+]

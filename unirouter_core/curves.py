@@ -1,0 +1,324 @@
+"""What the choices at every cost_weight give on a test set, as a curve of quality over cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unirouter_core.embedding import Array, Labels
+from unirouter_core.exceptions import InvalidDataError
+
+SAME_COST_DIGITS = 12
+"""Mean costs that agree to this many digits of the dearest are one point: sums round differently."""
+
+SAME_QUALITY = 1e-9
+"""A curve this close below a quality has reached it: sums round differently."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Mean quality over mean cost; between two points lie their mixtures, outside them it is flat.
+
+    Parameters
+    ----------
+    costs : array (n_points,)
+        Mean USD a prompt, increasing.
+    qualities : array (n_points,)
+        Mean quality, in [0, 1].
+    cost_weights : array (n_points,)
+        A cost_weight that gives the point: 0 for where the sweep starts, inf for where it ends, else the middle
+        of the range that gives it, where rounding tips no choice.
+
+    Raises
+    ------
+    InvalidDataError
+        When there is no point, shapes differ, or the costs do not increase.
+
+    Examples
+    --------
+    >>> curve = Curve(np.array([1.0, 3.0]), np.array([0.5, 0.9]), np.array([np.inf, 0.0]))
+    >>> float(curve.quality_at(2.0)), curve.cost_at(0.6), curve.cost_at(0.95)
+    (0.7, 1.5, inf)
+    """
+
+    costs: Array
+    qualities: Array
+    cost_weights: Array
+
+    def __post_init__(self) -> None:
+        for name in ("costs", "qualities", "cost_weights"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        shapes = self.costs.shape, self.qualities.shape, self.cost_weights.shape
+        if len(set(shapes)) > 1 or self.costs.ndim != 1 or not self.costs.size:
+            raise InvalidDataError(f"Costs, qualities and cost_weights have shapes {shapes}; give one of each a point.")
+        if not (np.diff(self.costs) > 0).all():
+            raise InvalidDataError("The costs of a curve must increase; sort the points and merge equal costs.")
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return len(self.costs)
+
+    @property
+    def peak(self) -> float:
+        """The highest quality on the curve."""
+        return float(self.qualities.max())
+
+    def hull(self) -> Curve:
+        """Return the upper concave hull up to the peak: what mixtures of the points reach for at most each cost.
+
+        It ends at the peak, because nobody has to spend more for less: what is right of it is flat.
+        """
+        peak = int(self.qualities.argmax())
+        corners, chords = {0, peak}, [(0, peak)]
+        while chords:  # the point farthest above a chord is a corner, and makes two chords
+            first, last = chords.pop()
+            runs = self.costs[first : last + 1] - self.costs[first]
+            rises = self.qualities[first : last + 1] - self.qualities[first]
+            above = rises * runs[-1] - rises[-1] * runs
+            corner = first + int(above.argmax())
+            if above.max() > 0 and corner not in corners:
+                corners.add(corner)
+                chords += [(first, corner), (corner, last)]
+        kept = sorted(corners)
+        return Curve(self.costs[kept], self.qualities[kept], self.cost_weights[kept])
+
+    def quality_at(self, cost: npt.ArrayLike) -> Array:
+        """Return the quality at each mean `cost` in USD, of any shape."""
+        return np.asarray(np.interp(np.asarray(cost, np.float64), self.costs, self.qualities))
+
+    def cost_at(self, quality: float) -> float:
+        """Return the least mean cost in USD at which the curve reaches `quality`; inf when it never does."""
+        reached = self.qualities >= quality - SAME_QUALITY
+        if not reached.any():
+            return float("inf")
+        point = int(np.argmax(reached))
+        if point == 0 or self.qualities[point] <= quality:
+            return float(self.costs[point])
+        ends = slice(point - 1, point + 1)
+        return float(np.interp(quality, self.qualities[ends], self.costs[ends]))
+
+    def area(self, dearest: float, *, upto: float = 1.0) -> float:
+        """Return the integral of quality over cost / `dearest`, from 0 to `upto`, not divided by `upto`.
+
+        Parameters
+        ----------
+        dearest : float
+            The mean USD of the most expensive model.
+        upto : float
+            The share of `dearest` to stop at; 1 is the Area of the paper, 0.5 its Area(50%).
+
+        Raises
+        ------
+        InvalidDataError
+            When `dearest` is not above 0.
+        """
+        if not 0 < dearest < np.inf:
+            raise InvalidDataError(f"The dearest model costs {dearest:g} USD; an area needs a finite cost above 0.")
+        end = upto * dearest
+        inside = self.costs[(self.costs > 0) & (self.costs < end)]
+        x = np.concatenate([[0.0], inside, [end]])
+        y = self.quality_at(x)
+        return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2 / dearest)
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Every prompt's choices as cost_weight grows from 0 to inf, as changes; made by `sweep`.
+
+    A prompt's choice at cost_weight 0 is its first change, from nothing. The changes are kept by prompt, so that
+    another weighting of the prompts (a bootstrap) is another sum, not another sweep.
+
+    Parameters
+    ----------
+    prompts : array (n_changes,) of int
+        The prompt whose choice changes.
+    cost_weights : array (n_changes,)
+        Where it changes, non-decreasing; at that very cost_weight the new choice holds already.
+    quality_changes, cost_changes : array (n_changes,)
+        What the change adds to that prompt's quality and USD.
+    """
+
+    prompts: Labels
+    cost_weights: Array
+    quality_changes: Array
+    cost_changes: Array
+
+    def curve(self, counts: npt.ArrayLike | None = None) -> Curve:
+        """Return the curve, every prompt counting once, or `counts` (n_prompts,) times."""
+        counts = np.ones(self.prompts.max() + 1) if counts is None else np.asarray(counts, np.float64)
+        each = counts[self.prompts]
+        step_ends = np.append(np.diff(self.cost_weights) > 0, True)  # all changes at one cost_weight are one step
+        starts = self.cost_weights[step_ends]
+        middles = np.append(starts[:-1] + np.diff(starts) / 2, np.inf)
+        middles[0] = 0.0
+        return _curve_through(
+            np.cumsum(each * self.cost_changes)[step_ends] / counts.sum(),
+            (np.cumsum(each * self.quality_changes)[step_ends] / counts.sum()).clip(0, 1),
+            middles,
+        )
+
+
+def sweep(
+    predicted_errors: npt.ArrayLike, predicted_costs: npt.ArrayLike, errors: npt.ArrayLike, costs: npt.ArrayLike
+) -> Sweep:
+    """Choose for every prompt at every cost_weight from 0 to inf, by the predictions, and note what the choices give.
+
+    The choice is argmin of error + cost_weight * cost; ties go to the cheaper model, then to the more accurate (on
+    the prompt, then on average), then to the one that stands first. There is no grid: a prompt's choice moves along
+    the lower envelope of its models' lines, and changes at finitely many cost_weights, all found exactly.
+
+    Parameters
+    ----------
+    predicted_errors : array (n_prompts, n_models) or (n_models,)
+        One row stands for every prompt. Finite; in [0, 1] by meaning, but not refused outside.
+    predicted_costs : array (n_prompts, n_models) or (n_models,)
+        USD.
+    errors : array (n_prompts, n_models)
+        What the models really did.
+    costs : array (n_prompts, n_models) or (n_models,)
+        What they really cost, in USD.
+
+    Raises
+    ------
+    InvalidDataError
+        When shapes do not fit, a number is missing or infinite, an error is outside [0, 1] or a cost below 0.
+
+    Examples
+    --------
+    >>> swept = sweep([[0.9, 0.1], [0.2, 0.1]], [1.0, 2.0], errors=[[1, 0], [0, 0]], costs=[1.0, 2.0])
+    >>> swept.prompts.tolist(), swept.cost_changes.tolist()
+    ([0, 1, 1, 0], [2.0, 2.0, -1.0, -1.0])
+    """
+    realised, paid = check_table(errors, costs)
+    predicted = _full(predicted_errors, "Predicted error", realised.shape, -np.inf)
+    expected = _full(predicted_costs, "Predicted cost", realised.shape)
+    ranking = np.argsort(predicted.mean(0), kind="stable")  # the first of equals is then the more accurate
+    quality, cost = np.zeros((2, len(realised)))
+    changes = []
+    for rows, reached, places in _envelope(predicted[:, ranking], expected[:, ranking]):
+        models = ranking[places]
+        new_quality, new_cost = 1 - realised[rows, models], paid[rows, models]
+        changes.append((rows, reached, new_quality - quality[rows], new_cost - cost[rows]))
+        quality[rows], cost[rows] = new_quality, new_cost
+    prompts, cost_weights, quality_changes, cost_changes = map(np.concatenate, zip(*changes, strict=True))
+    order = np.argsort(cost_weights, kind="stable")
+    return Sweep(prompts[order], cost_weights[order], quality_changes[order], cost_changes[order])
+
+
+def _envelope(errors: Array, costs: Array) -> Iterator[tuple[Labels, Array, Labels]]:
+    """Yield, step by step along each prompt's lower envelope: the prompts that move, at which cost_weights, to what."""
+    chosen = _cheapest(costs, errors == errors.min(1, keepdims=True))
+    rows, reached = np.arange(len(costs)), np.zeros(len(costs))
+    while rows.size:
+        yield rows, reached, chosen
+        saved = np.take_along_axis(costs, chosen[:, None], 1) - costs
+        lost = errors - np.take_along_axis(errors, chosen[:, None], 1)
+        cheaper = saved > 0
+        with np.errstate(over="ignore"):  # costs that differ by next to nothing cross at inf
+            crossings = np.divide(lost, saved, out=np.full_like(lost, np.inf), where=cheaper)
+        nearest = crossings.min(1)
+        chosen = _cheapest(costs, cheaper & (crossings == nearest[:, None]))
+        reached = np.maximum(reached, nearest)  # rounding must not put a prompt's changes out of order
+        moving = cheaper.any(1)
+        rows, reached, chosen = rows[moving], reached[moving], chosen[moving]
+        errors, costs = errors[moving], costs[moving]
+
+
+def _cheapest(costs: Array, candidates: npt.NDArray[np.bool_]) -> Labels:
+    """Return the first of each row's cheapest `candidates`, shape (n_prompts,)."""
+    cheapest: Labels = np.where(candidates, costs, np.inf).argmin(1)
+    return cheapest
+
+
+def _curve_through(costs: Array, qualities: Array, cost_weights: Array) -> Curve:
+    """Return the curve through points in any order; of those at one cost the most accurate stays."""
+    rounded = np.round(costs / (costs.max() or 1.0), SAME_COST_DIGITS)
+    order = np.lexsort((-qualities, rounded))
+    order = order[np.diff(rounded[order], prepend=-1.0) > 0]
+    return Curve(np.where(rounded > 0, costs, 0.0)[order], qualities[order], cost_weights[order])
+
+
+def deferral_curve(
+    predicted_errors: npt.ArrayLike, predicted_costs: npt.ArrayLike, errors: npt.ArrayLike, costs: npt.ArrayLike
+) -> Curve:
+    """Return the exact deferral curve: route by the predictions at every cost_weight, judge by what really happened.
+
+    Parameters, rule and exceptions are those of `sweep`. The x-axis is the realised mean cost of the choices. The
+    clairvoyant's curve is this one, with the predictions of an estimator that was fitted with every label.
+
+    Examples
+    --------
+    >>> curve = deferral_curve([[0.9, 0.1], [0.2, 0.1]], [1.0, 2.0], errors=[[1, 0], [0, 0]], costs=[1.0, 2.0])
+    >>> curve.costs.tolist(), curve.qualities.tolist()
+    ([1.0, 1.5, 2.0], [0.5, 1.0, 1.0])
+    """
+    return sweep(predicted_errors, predicted_costs, errors, costs).curve()
+
+
+def zero_router_curve(
+    val_errors: npt.ArrayLike, val_costs: npt.ArrayLike, errors: npt.ArrayLike, costs: npt.ArrayLike
+) -> Curve:
+    """Return the curve of a router that ignores the prompt (ZeroRouter in the paper).
+
+    It mixes the models on the upper concave hull of mean cost and mean quality on the validation set: those that the
+    rule chooses when every prompt has the same predictions.
+
+    Parameters
+    ----------
+    val_errors : array (n_val, n_models)
+    val_costs : array (n_val, n_models) or (n_models,)
+        USD.
+    errors, costs
+        Of the test set, as in `sweep`.
+
+    Examples
+    --------
+    >>> zero_router_curve([[1, 0]], [1.0, 2.0], errors=[[1, 0], [0, 0]], costs=[1.0, 2.0]).qualities.tolist()
+    [0.5, 1.0]
+    """
+    known, paid = check_table(val_errors, val_costs)
+    return deferral_curve(known.mean(0), paid.mean(0), errors, costs)
+
+
+def oracle_curve(errors: npt.ArrayLike, costs: npt.ArrayLike) -> Curve:
+    """Return the curve of a router that knows every outcome; it ends at the cheapest right model for each prompt.
+
+    Examples
+    --------
+    >>> oracle_curve([[1, 0], [0, 0]], [1.0, 2.0]).costs.tolist()
+    [1.0, 1.5]
+    """
+    return deferral_curve(errors, costs, errors, costs)
+
+
+def check_table(errors: npt.ArrayLike, costs: npt.ArrayLike) -> tuple[Array, Array]:
+    """Return errors and costs as float64 (n_prompts, n_models), costs (n_models,) repeated for every prompt.
+
+    Raises
+    ------
+    InvalidDataError
+        When shapes do not fit, a number is missing or infinite, an error is outside [0, 1] or a cost below 0.
+    """
+    shape = np.shape(errors)
+    if len(shape) != 2 or 0 in shape:
+        raise InvalidDataError(f"Errors have shape {shape}; give one row a prompt and one column a model.")
+    return _full(errors, "Error", shape, most=1.0), _full(costs, "Cost", shape)
+
+
+def _full(values: npt.ArrayLike, what: str, shape: tuple[int, ...], least: float = 0.0, most: float = np.inf) -> Array:
+    """Return `values` as float64 of `shape`, one row repeated for every prompt; refuse what is not in range."""
+    array = np.asarray(values, np.float64)
+    if array.shape not in (shape, shape[1:]):
+        raise InvalidDataError(f"{what}s have shape {array.shape}, but the errors need {shape} or {shape[1:]}.")
+    array = np.broadcast_to(array, shape)
+    usable = np.isfinite(array) & (array >= least) & (array <= most)
+    if not usable.all():
+        row, column = np.argwhere(~usable)[0]
+        raise InvalidDataError(
+            f"{what} {array[row, column]:g} of prompt {row}, model {column} must be a number from {least:g} to "
+            f"{most:g}; keep the prompts and models where all is known."
+        )
+    return array

@@ -1,0 +1,213 @@
+"""The mean of several estimators, with standard errors that cover what they say."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from unirouter_core.clusters import closeness, cluster_sums, fit_centroids, offsets
+from unirouter_core.embedding import Array, Labels, Mask
+from unirouter_core.estimators.estimator import Estimator, Prediction, require_fitted
+from unirouter_core.estimators.low_rank import LowRankEstimator
+from unirouter_core.estimators.mixture import MixtureEstimator
+from unirouter_core.estimators.shrunken_clusters import ShrunkenClustersEstimator
+from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
+from unirouter_core.outcomes import Outcomes
+
+UNCALIBRATED = 1.5
+"""The scale of the standard errors when there are too few training models to measure it."""
+
+COVERAGE, NORMAL_80 = 0.8, 1.2816
+"""Intervals of ± 1.2816 standard errors are to hold the truth 80 % of the time."""
+
+FOLDS = 3
+FEWEST_MODELS, FEWEST_PROMPTS = 6, 300  # below, held-out models say nothing about new ones
+SAMPLE = 4_000  # prompts learned from, and prompts looked at, in each fold
+REGIONS, FEWEST_IN_REGION = 20, 25  # a region's true error is known only up to its own sampling
+
+
+@dataclass(eq=False)
+class BlendEstimator:
+    """The mean of `members`; each that cannot be used for want of training models' answers is left out.
+
+    The standard error of a model's mean error on prompts like this one joins the members' own standard errors with
+    how far they disagree, and is scaled so that, for training models held out and measured as a new model would be,
+    80 % intervals hold the error seen in 80 % of the regions.
+
+    Parameters
+    ----------
+    members : sequence of Estimator
+        By default shrunken clusters, low-rank logistic and the mixture of known models.
+    n_val : int
+        The prompts that held-out training models are measured on while the standard errors are calibrated.
+    seed : int
+
+    Examples
+    --------
+    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
+    >>> blend = BlendEstimator([ShrunkenClustersEstimator(grid=(2,)), ShrunkenClustersEstimator(grid=(1,))]).fit(X)
+    >>> poet = blend.profile(X, np.array([1.0, 0.0] * 20))
+    >>> blend.predict(X[:2], np.stack([poet])).errors.astype(float).round(2).tolist()
+    [[0.67], [0.33]]
+    """
+
+    members: Sequence[Estimator] = field(
+        default_factory=lambda: (ShrunkenClustersEstimator(), LowRankEstimator(), MixtureEstimator())
+    )
+    n_val: int = 400
+    seed: int = 0
+    widths_: Labels = field(init=False, repr=False)
+    scale_: Array = field(init=False, repr=False)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The members that the last `fit` could not use, by name."""
+        require_fitted(self, "widths_")
+        return [type(member).__name__ for member, width in zip(self.members, self.widths_, strict=True) if width == 0]
+
+    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
+        """Fit the members on the vectors X (n, d); calibrate on the training models of `outcomes`.
+
+        Raises
+        ------
+        MissingOutcomesError
+            When no member can be used without outcomes.
+        """
+        self._fit(X, outcomes)
+        calibrated = None if outcomes is None else self._calibrate(X, outcomes)
+        self.scale_ = np.array(UNCALIBRATED if calibrated is None else calibrated)
+        return self
+
+    def _fit(self, X: Array, outcomes: Outcomes | None) -> None:
+        n_models = 0 if outcomes is None else len(outcomes.models)
+        widths = []
+        for member in self.members:
+            try:
+                member.fit(X, outcomes)
+                feature = member.profile(
+                    X[:2], np.array([0.0, 1.0]), known=np.zeros((2, n_models)) if n_models else None
+                )
+            except MissingOutcomesError:
+                widths.append(0)
+                continue
+            if feature.ndim != 1:
+                raise InvalidDataError(
+                    f"{type(member).__name__} cannot be blended: its features grow with the prompts."
+                )
+            widths.append(len(feature))
+        self.widths_ = np.array(widths)
+        if not self.widths_.any():
+            raise MissingOutcomesError(f"{', '.join(self.left_out)} need training models' outcomes; fit with them.")
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return the members' features one after the other; NaN for a member that cannot measure this model."""
+        require_fitted(self, "widths_")
+        parts = []
+        for member, width in zip(self.members, self.widths_, strict=True):
+            if width == 0:
+                continue
+            try:
+                parts.append(member.profile(X, errors, known))
+            except MissingOutcomesError:
+                parts.append(np.full(width, np.nan))
+        return np.concatenate(parts).astype(np.float32)
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return the mean of the members' errors, over those that measured the model."""
+        require_fitted(self, "widths_")
+        parts, present, start = [], [], 0
+        for member, width in zip(self.members, self.widths_.tolist(), strict=True):
+            if width:
+                part = features[:, start : start + width]
+                present.append(part[:, 0] == part[:, 0])
+                parts.append(member.predict(X, part))
+                start += width
+        return Prediction(_mean([part.errors for part in parts], present), lambda: self._stderrs(parts, present))
+
+    def _stderrs(self, parts: list[Prediction], present: list[Mask]) -> Array:
+        """Return the members' mean standard error and their disagreement, in quadrature, times the calibrated scale."""
+        own = _mean([part.stderrs for part in parts], present)
+        middle = _mean([part.errors for part in parts], present)
+        apart = _mean([(part.errors - middle) ** 2 for part in parts], present)
+        return np.asarray(self.scale_ * np.sqrt(own**2 + apart))
+
+    def _calibrate(self, X: Array, outcomes: Outcomes) -> float | None:
+        """Return the scale at which held-out training models' intervals cover what they say, or None for too few."""
+        n, m = outcomes.errors.shape
+        if m < FEWEST_MODELS or n < FEWEST_PROMPTS:
+            return None
+        rng = np.random.default_rng(self.seed)
+        order, folds = rng.permutation(n), rng.permutation(m) % FOLDS
+        n_val = min(self.n_val, n // 4)
+        measured, learned, seen = np.split(order, [n_val, n_val + min(SAMPLE, (n - n_val) // 2)])
+        seen = seen[:SAMPLE]
+        centroids = fit_centroids(X[learned], REGIONS, self.seed)
+        regions = closeness(X[seen], centroids, offsets(centroids)).argmax(1)
+        gaps = []
+        for fold in range(FOLDS):
+            known, new = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            trial = BlendEstimator(copy.deepcopy(self.members), self.n_val, self.seed)
+            trial._fit(X[learned], outcomes.rows(learned).of([outcomes.models[int(j)] for j in known]))
+            trial.scale_ = np.array(1.0)
+            for j in new:
+                answered = measured[~np.isnan(outcomes.errors[measured, j])]
+                if len(answered) < 2:
+                    continue
+                features = trial.profile(
+                    X[answered], outcomes.errors[answered, j], outcomes.errors[np.ix_(answered, known)]
+                )
+                predicted = trial.predict(X[seen], features[None])
+                gaps.append(region_gaps(predicted, outcomes.errors[seen, j], regions))
+        return calibrated_scale(np.concatenate(gaps)) if gaps else None
+
+
+def region_gaps(predicted: Prediction, errors: Array, regions: Labels) -> Array:
+    """Return, for each region with enough answers: seen minus predicted error, its stderr, the seen one's variance.
+
+    Parameters
+    ----------
+    predicted : Prediction
+        Of one model, (n, 1).
+    errors : array (n,)
+        NaN is left out.
+    regions : array (n,)
+
+    Returns
+    -------
+    array (n_regions, 3)
+    """
+    known = ~np.isnan(errors)
+    gap = errors - predicted.errors[:, 0]
+    columns = np.stack([gap, gap**2, np.where(known, predicted.stderrs[:, 0], np.nan)], axis=1)
+    sums, counts = cluster_sums(regions, columns, REGIONS)
+    enough = counts[:, 0] >= FEWEST_IN_REGION
+    mean, square, stderr = (sums[enough] / counts[enough]).T
+    return np.stack([mean, stderr, (square - mean**2) / counts[enough, 0]], axis=1)
+
+
+def coverage(gaps: Array, scale: float, width: float = NORMAL_80) -> float:
+    """Return the share of `gaps` (see `region_gaps`) within `width` standard errors, scaled, and sampling noise."""
+    gap, stderr, noise = gaps.T
+    return float(np.mean(np.abs(gap) <= width * np.sqrt((scale * stderr) ** 2 + noise)))
+
+
+def calibrated_scale(gaps: Array) -> float:
+    """Return the smallest scale, of a fine grid, at which `coverage` reaches 80 %."""
+    scales = np.geomspace(0.05, 20, 241)
+    covered = [coverage(gaps, scale) >= COVERAGE for scale in scales]
+    return float(scales[int(np.argmax(covered))]) if any(covered) else float(scales[-1])
+
+
+def _mean(arrays: list[Array], present: list[Mask]) -> Array:
+    """Return the mean of arrays (n, m) over those whose model is present (m,)."""
+    if all(mask.all() for mask in present):
+        total = arrays[0] + arrays[1] if len(arrays) > 1 else arrays[0]
+        for array in arrays[2:]:
+            total = total + array
+        return total / len(arrays)
+    total = np.sum([np.where(mask, array, 0) for array, mask in zip(arrays, present, strict=True)], axis=0)
+    return np.asarray(total / np.sum(present, axis=0))

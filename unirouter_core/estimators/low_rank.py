@@ -1,0 +1,118 @@
+"""Low-rank logistic: a few axes on which all training models differ, and where a model stands on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from unirouter_core.clusters import project
+from unirouter_core.embedding import Array
+from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.estimators.ridge import fit_ridge
+from unirouter_core.exceptions import MissingOutcomesError
+from unirouter_core.outcomes import Outcomes
+
+NEWTON_STEPS = 12  # the penalised logistic loss is convex and small; 6 to 8 suffice
+LARGEST_LOGIT = 30.0  # beyond it the sigmoid is 0 or 1 to the last bit
+
+
+@dataclass(eq=False)
+class LowRankEstimator:
+    """γ(x, h) = σ(b_h + a_h·F(x)), with F(x) the first few principal axes of what training models' errors share.
+
+    F comes from a ridge regression of each training model's errors on the vectors, and the principal components of
+    the fitted values, scaled to unit variance: the first axis is difficulty, the second the main specialism. A new
+    model is a logistic regression with rank + 1 numbers on its validation answers.
+
+    Parameters
+    ----------
+    rank : int
+        The number of axes.
+    ridge : float
+        The penalty on the map from vectors to training models' errors.
+    penalty : float
+        The penalty on a new model's slopes; its intercept is free.
+
+    Examples
+    --------
+    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
+    >>> wrong = np.array([[1, 0], [0, 0]] * 20)
+    >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
+    >>> estimator = LowRankEstimator(rank=1, ridge=1.0, penalty=0.1).fit(X, training)
+    >>> bard = estimator.profile(X, wrong[:, 0])
+    >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
+    [[1.0], [0.0]]
+    """
+
+    rank: int = 2
+    ridge: float = 30.0
+    penalty: float = 5.0
+    axes_: Array = field(init=False, repr=False)
+    intercepts_: Array = field(init=False, repr=False)
+
+    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
+        """Learn the axes from the training models' outcomes on the vectors X (n, d).
+
+        Raises
+        ------
+        MissingOutcomesError
+            When there are no outcomes.
+        """
+        if outcomes is None:
+            raise MissingOutcomesError(
+                "LowRankEstimator needs training models' outcomes; fit it with them or leave it out."
+            )
+        slopes, intercepts = fit_ridge(X, outcomes.errors, self.ridge)
+        slopes, intercepts = slopes[~np.isnan(intercepts)], intercepts[~np.isnan(intercepts)]
+        fitted = X @ slopes.T
+        centre = fitted.mean(0)
+        fitted -= centre
+        variances, components = np.linalg.eigh(fitted.T @ fitted / len(X))
+        first = np.argsort(variances)[::-1][: self.rank]
+        scale = components[:, first] / np.sqrt(np.maximum(variances[first], np.finfo(np.float32).tiny))
+        self.axes_ = np.ascontiguousarray((scale.T @ slopes).astype(np.float32))
+        self.intercepts_ = (-centre @ scale).astype(np.float32)
+        return self
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return intercept and slopes, then their covariance row by row, shape ((r + 1) * (r + 2),)."""
+        require_fitted(self, "axes_")
+        design = with_ones(self._axes(X)).astype(np.float64)
+        penalty = np.diag([1e-3] + [self.penalty] * (design.shape[1] - 1))  # the first keeps a perfect model finite
+        coefficients = np.zeros(design.shape[1])
+        for _ in range(NEWTON_STEPS):
+            wrong = sigmoid(design @ coefficients)
+            gradient = design.T @ (wrong - errors) + penalty @ coefficients
+            hessian = (design.T * (wrong * (1 - wrong))) @ design + penalty
+            coefficients -= np.linalg.solve(hessian, gradient)
+        return np.concatenate([coefficients, np.linalg.inv(hessian).ravel()]).astype(np.float32)
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return σ(b_h + a_h·F(x)); standard errors by the delta method."""
+        axes = self._axes(X)
+        size = axes.shape[1] + 1
+        intercepts, slopes = features[:, 0], features[:, 1:size]
+        errors = sigmoid(axes @ slopes.T + intercepts)
+
+        def stderrs() -> Array:
+            design = with_ones(axes)
+            covariances = features[:, size:].reshape(-1, size, size)
+            variances = np.einsum("ni,mij,nj->nm", design, covariances, design, optimize=True)
+            return np.asarray(errors * (1 - errors) * np.sqrt(np.maximum(variances, 0)))
+
+        return Prediction(errors, stderrs)
+
+    def _axes(self, X: Array) -> Array:
+        return project(X, self.axes_) + self.intercepts_
+
+
+def with_ones(axes: Array) -> Array:
+    """Return axes (n, r) with a first column of ones, for the intercept."""
+    return np.concatenate([np.ones((len(axes), 1), axes.dtype), axes], axis=1)
+
+
+def sigmoid(logits: Array) -> Array:
+    """Return 1 / (1 + e^-z) without overflow."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT))))

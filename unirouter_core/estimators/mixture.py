@@ -1,0 +1,97 @@
+"""A new model as a mixture of known ones: where it errs as they err, it will go on to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from unirouter_core.embedding import Array
+from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.estimators.trained_models import TrainedModels
+from unirouter_core.exceptions import MissingOutcomesError
+from unirouter_core.outcomes import Outcomes
+
+
+@dataclass(eq=False)
+class MixtureEstimator:
+    """γ(x, h) = b_h + Σ_j w_hj γ_j(x): the training models' own estimates γ_j, weighted by who errs alike.
+
+    The weights come from the new model's errors regressed on the training models' errors *on the same validation
+    prompts*, a far stronger signal than the prompts' vectors. It is linear in the weights, so a model's features
+    are the intercept and one weight for each training model.
+
+    Parameters
+    ----------
+    trained : TrainedModels
+        Gives γ_j from all of the training models' answers.
+    penalty : float
+        On the weights' squared distance from `prior`; the intercept is free.
+    prior : float
+        What the weights sum to when nothing is known; spread evenly over the training models.
+
+    Examples
+    --------
+    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
+    >>> wrong = np.array([[1, 0], [0, 0]] * 20)
+    >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
+    >>> estimator = MixtureEstimator(TrainedModels(ridge=0.1), penalty=0.1).fit(X, training)
+    >>> bard = estimator.profile(X, wrong[:, 0], known=wrong)
+    >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
+    [[1.0], [0.0]]
+    """
+
+    trained: TrainedModels = field(default_factory=TrainedModels)
+    penalty: float = 30.0
+    prior: float = 0.8
+
+    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
+        """Learn the training models' errors on the vectors X (n, d).
+
+        Raises
+        ------
+        MissingOutcomesError
+            When there are no outcomes.
+        """
+        if outcomes is None:
+            raise MissingOutcomesError(
+                "MixtureEstimator needs training models' outcomes; fit it with them or leave it out."
+            )
+        self.trained.fit(X, outcomes.errors)
+        return self
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return intercept, weights and one standard error, shape (n_training_models + 2,).
+
+        A training model's missing answers are replaced by its estimates γ_j.
+
+        Raises
+        ------
+        MissingOutcomesError
+            When the training models' answers on these prompts are not given.
+        """
+        if known is None or np.isnan(known).all():
+            raise MissingOutcomesError(
+                "MixtureEstimator needs the training models' answers on the validation prompts; give them as known."
+            )
+        known = np.where(np.isnan(known), self.trained.predict(X), known).astype(np.float64)
+        n, m = known.shape
+        start = np.full(m, self.prior / m)
+        centre = known.mean(0)
+        centred = known - centre
+        gram = centred.T @ centred
+        penalised = gram + self.penalty * np.eye(m)
+        weights = start + np.linalg.solve(penalised, centred.T @ (errors - errors.mean() - centred @ start))
+        intercept = errors.mean() - centre @ weights
+        freedom = 1 + np.trace(np.linalg.solve(penalised, gram))
+        residual = errors - known @ weights - intercept
+        variance = (residual @ residual) / max(n - freedom, 1.0)
+        return np.concatenate([[intercept], weights, [np.sqrt(variance * freedom / n)]]).astype(np.float32)
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return the weighted errors of the training models, clipped to [0, 1]."""
+        require_fitted(self.trained, "axes_")
+        mixed = self.trained.predict(X) @ features[:, 1:-1].T + features[:, 0]
+        errors = np.clip(mixed, 0, 1)
+        return Prediction(errors, lambda: np.broadcast_to(features[:, -1], errors.shape))

@@ -1,0 +1,82 @@
+"""Nearest neighbours: a model's mean error on the validation prompts most like this one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from unirouter_core.embedding import Array, Labels
+from unirouter_core.estimators.choose import Truth, choose_by_area
+from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.outcomes import Outcomes
+
+WITHOUT_OUTCOMES = 30
+"""k when there is nothing to choose it by."""
+
+
+@dataclass(eq=False)
+class NeighboursEstimator:
+    """The model's mean error on the `k` validation prompts nearest to the prompt; Φ marks them. Paper §5, K-NN.
+
+    The features are the validation set itself: vectors and errors side by side, so that each model may have been
+    measured on prompts of its own. Models measured on the same prompts share the search.
+
+    Parameters
+    ----------
+    k : int, optional
+        The number of neighbours; when not given, the one of `grid` by which the training models route best.
+    grid : sequence of int
+    n_val : int
+        The prompts that training models are measured on while `k` is chosen.
+    seed : int
+
+    Examples
+    --------
+    >>> X = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
+    >>> estimator = NeighboursEstimator(k=2).fit(X)
+    >>> poet = estimator.profile(X, np.array([1.0, 1.0, 0.0, 0.0]))
+    >>> estimator.predict(X[[0, 2]], np.stack([poet])).errors.tolist()
+    [[1.0], [0.0]]
+    """
+
+    k: int | None = None
+    grid: tuple[int, ...] = (5, 10, 20, 40, 80, 160)
+    n_val: int = 400
+    seed: int = 0
+    k_: Labels = field(init=False, repr=False)
+
+    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
+        """Choose `k` by the training models' outcomes where it is not given; nothing else is learned."""
+        truth = None if self.k is not None or outcomes is None else Truth.of(X, outcomes)
+        if truth is None:
+            self.k_ = np.array(WITHOUT_OUTCOMES if self.k is None else self.k)
+            return self
+        candidates = [NeighboursEstimator(k).fit(X) for k in self.grid]
+        self.k_ = np.array(self.grid[choose_by_area(candidates, truth, self.n_val, self.seed)])
+        return self
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return vectors and errors side by side, shape (n_val, d + 1)."""
+        require_fitted(self, "k_")
+        return np.concatenate([X, errors[:, None]], axis=1, dtype=np.float32)
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return the mean errors of the nearest `k`; features are (m, n_val, d + 1), short ones padded with NaN."""
+        means = np.empty((len(X), len(features)), np.float32)
+        done = np.zeros(len(features), bool)
+        for model in range(len(features)):
+            if done[model]:
+                continue
+            vectors = features[model, :, :-1]
+            same = [
+                j for j in range(model, len(features)) if np.array_equal(features[j, :, :-1], vectors, equal_nan=True)
+            ]
+            usable = ~np.isnan(features[model, :, -1])
+            near = X @ vectors[usable].T
+            k = min(int(self.k_), near.shape[1])
+            nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
+            means[:, same] = features[same][:, usable, -1].T[nearest].mean(1)
+            done[same] = True
+        return Prediction(means, lambda: np.sqrt((means * (1 - means) + 0.25 / self.k_) / (self.k_ + 1)))

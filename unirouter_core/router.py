@@ -1,0 +1,562 @@
+"""The router: prompt features fitted once, models that come and go, and the choice for each prompt."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from unirouter_core import artifact
+from unirouter_core.clusters import shrunken_means
+from unirouter_core.costs import PRIOR_ANSWERS, CallCost
+from unirouter_core.decision import Decision, Decisions, check_cost_weight, choose
+from unirouter_core.embedding import (
+    CHECK_PROMPTS,
+    Array,
+    Embedder,
+    Labels,
+    Mask,
+    as_embedder,
+    check_same_embedder,
+    embed,
+    normalise,
+)
+from unirouter_core.estimators import BlendEstimator, Estimator
+from unirouter_core.exceptions import InvalidDataError, NoCandidateError, NotFittedError
+from unirouter_core.hashing import HashingEmbedder
+from unirouter_core.outcomes import Outcomes, check_prompts
+from unirouter_core.pool import Pool
+from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile, digest
+from unirouter_core.regions import Regions
+from unirouter_core.tokens import TokenCounter
+from unirouter_core.validation import Evaluation, ValidationSet
+
+if TYPE_CHECKING:
+    from unirouter_core.explanation import Explanation
+
+CHUNK = 8_192
+"""Prompts routed at once: their arrays stay in the processor's cache."""
+
+FEWEST_PROMPTS = 10
+"""Fewer prompts to fit on have no structure to learn."""
+
+
+class UniRouter:
+    """Sends each prompt to the model of its pool with the least expected error + cost_weight * cost. Paper §3-5.
+
+    Parameters
+    ----------
+    embedder : Embedder or anything `as_embedder` takes, optional
+        Prompts to vectors; by default a `HashingEmbedder`, which `fit` teaches and `save` keeps.
+    estimator : Estimator, optional
+        Vectors and profiles to errors; by default a `BlendEstimator`.
+    cost_weight : float
+        The error that one USD is worth, where `route` is not told another. 0 is quality at any price;
+        `unirouter_core.tune` finds the weight that meets a goal.
+    cost : {"expected", "mean"}
+        Expected USD of this prompt, or the model's mean over its validation prompts, as in the paper.
+    n_regions : int
+        The regions that costs and explanations are kept for.
+    seed : int
+
+    Examples
+    --------
+    >>> sums = [f"What is {a} + {b}?" for a in range(10) for b in range(5)]
+    >>> poems = [f"Write a poem of {n} lines about the {thing}." for n in range(10) for thing in ("sea", "moon")]
+    >>> table = Outcomes(
+    ...     sums + poems,
+    ...     ["poet", "sage"],
+    ...     errors=[[1, 0]] * 50 + [[0, 0]] * 20,
+    ...     costs=[[1e-5, 1e-3]] * 70,
+    ... )
+    >>> router = UniRouter(cost_weight=600).fit(table)
+    >>> for model in table.models:
+    ...     _ = router.onboard(Evaluation.recorded(model, table))
+    >>> router.route("What is 8 + 3?").model, router.route("Write a poem about the moon.").model
+    ('sage', 'poet')
+    """
+
+    def __init__(
+        self,
+        embedder: Any = None,
+        estimator: Estimator | None = None,
+        *,
+        cost_weight: float = 0.0,
+        cost: Literal["expected", "mean"] = "expected",
+        n_regions: int = 20,
+        seed: int = 0,
+    ) -> None:
+        if cost not in ("expected", "mean"):
+            raise InvalidDataError(f"cost={cost!r} must be 'expected' or 'mean'.")
+        self.embedder: Embedder | None = HashingEmbedder(seed=seed) if embedder is None else as_embedder(embedder)
+        self.estimator: Estimator = BlendEstimator(seed=seed) if estimator is None else estimator
+        self.cost_weight = check_cost_weight(cost_weight)
+        self.cost: Literal["expected", "mean"] = cost
+        self.regions = Regions(n_regions, seed)
+        self.token_counter = TokenCounter()
+        self.training_models: tuple[str, ...] = ()
+        self.fit_id: str | None = None
+        self.check_vectors: Array | None = None
+        self._checked = False  # whether the embedder has given the vectors it is known by
+        self._pool = Pool()
+        self._retired: set[str] = set()
+        self._lock = threading.Lock()
+
+    # --- Learn prompt features ------------------------------------------------------------------------------------
+
+    def fit(self, prompts: Outcomes | Sequence[str], *, vectors: Array | None = None) -> Self:
+        """Learn prompt features from prompts and, where they are given, what training models did on them.
+
+        The pool is emptied: profiles belong to the features they were measured with.
+
+        Parameters
+        ----------
+        prompts : Outcomes or sequence of str
+            The training models of a table need not be in the pool later. Bare prompts are enough for clusters; the
+            estimators that need training models are then left out, with a warning that names them.
+        vectors : array (n_prompts, d), optional
+            The prompts' vectors, where the embedder has made them already.
+
+        Raises
+        ------
+        InvalidDataError
+            When there are fewer than 10 prompts, one is empty, or `vectors` do not fit them.
+        """
+        outcomes = prompts if isinstance(prompts, Outcomes) else None
+        texts = prompts.prompts if isinstance(prompts, Outcomes) else prompts
+        check_prompts(texts)
+        if len(texts) < FEWEST_PROMPTS:
+            raise InvalidDataError(f"{len(texts)} prompts are too few to learn from; give at least {FEWEST_PROMPTS}.")
+        if outcomes is not None:
+            answered = (~np.isnan(outcomes.errors)).any(axis=0)
+            models = [outcomes.models[j] for j in np.flatnonzero(answered)]
+            outcomes = outcomes.of(models) if models else None
+        if vectors is None:
+            learn = getattr(self.embedder, "fit", None)
+            if learn is not None:
+                learn(texts)
+            X = embed(self._embedder(), texts)
+        else:
+            X = self._given(vectors, len(texts))
+        self.regions.fit(X)
+        self.estimator.fit(X, outcomes)
+        if left_out := getattr(self.estimator, "left_out", None):
+            warnings.warn(
+                f"Fitted without {', '.join(left_out)}: training models' outcomes are needed, and only prompts were given.",
+                stacklevel=2,
+            )
+        self.training_models = () if outcomes is None else tuple(outcomes.models)
+        self.check_vectors = (
+            None if vectors is not None and not self._can_embed() else embed(self._embedder(), CHECK_PROMPTS)
+        )
+        self._checked = True
+        self.fit_id = artifact.fit_id(self)
+        self.replace_pool(Pool())
+        return self
+
+    # --- Models come and go ---------------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> dict[str, ModelProfile]:
+        """The models that may be chosen, by name."""
+        return dict(self._pool.profiles)
+
+    def onboard(
+        self,
+        evaluation: Evaluation,
+        *,
+        capabilities: Capabilities | None = None,
+        replace: bool = False,
+        vectors: Array | None = None,
+    ) -> ModelProfile:
+        """Add a model to the pool by what it did on a validation set; nothing else changes. Paper §4.
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+        capabilities : Capabilities, optional
+            What the model can do; everything, when not given.
+        replace : bool
+            Whether a model of this name in the pool may be replaced.
+        vectors : array (n_prompts, d), optional
+            The validation prompts' vectors, where the embedder has made them already.
+
+        Raises
+        ------
+        InvalidDataError
+            When the model is in the pool and `replace` is not True.
+        UnknownPriceError
+            When the evaluation has neither USD nor prices and tokens.
+        NotFittedError
+            Before `fit`.
+        """
+        profile = self.profile(evaluation, capabilities=capabilities, vectors=vectors)
+        with self._lock:
+            if profile.model in self._pool.profiles and not replace:
+                raise InvalidDataError(
+                    f"{profile.model!r} is in the pool already; pass replace=True to measure it anew."
+                )
+            self._pool = self._pool.with_profile(profile)
+            self._retired.discard(profile.model)
+        return profile
+
+    @property
+    def retired(self) -> frozenset[str]:
+        """The models retired since the last `fit` or `load`."""
+        return frozenset(self._retired)
+
+    def replace_pool(self, pool: Pool) -> None:
+        """Take `pool`, made with this router's fit, as it is."""
+        with self._lock:
+            self._pool, self._retired = pool, set()
+
+    def retire(self, model: str) -> None:
+        """Take `model` out of the pool; the others stay as they were.
+
+        Raises
+        ------
+        UnknownModelError
+            When it is not in the pool.
+        """
+        with self._lock:
+            self._pool = self._pool.without(model)
+            self._retired.add(model)
+
+    def profile(
+        self, evaluation: Evaluation, *, capabilities: Capabilities | None = None, vectors: Array | None = None
+    ) -> ModelProfile:
+        """Return the profile that `onboard` would add, without adding it."""
+        self._require_fitted()
+        measured = self._measured(evaluation.validation, vectors)
+        X = normalise(measured.vectors)
+        answered = ~np.isnan(evaluation.errors)
+        known = None if measured.known is None else measured.known[answered].astype(np.float32)
+        features = self.estimator.profile(X[answered], evaluation.errors[answered], known)
+        labels, _ = self.regions.locate(X)
+        n_regions = len(self.regions.centroids_)
+        counted = self.token_counter.count(evaluation.validation.prompts)
+        spread = self._spread(labels[answered], evaluation.errors[answered])
+        return ModelProfile(
+            model=evaluation.model,
+            features=features,
+            error=evaluation.error,
+            error_spread=spread,
+            n=int(answered.sum()),
+            cost=CallCost.of(evaluation, counted, labels, n_regions, scalar=self.cost == "mean"),
+            prices=evaluation.prices,
+            capabilities=Capabilities() if capabilities is None else capabilities,
+            measured=measured,
+            errors=evaluation.errors,
+            usd=evaluation.usd(counted),
+            provenance={
+                **evaluation.provenance,
+                "repeats": evaluation.repeats,
+                "failed": int(evaluation.failed.sum()),
+                "truncated": int(evaluation.truncated.sum()),
+            },
+        )
+
+    # --- Route ----------------------------------------------------------------------------------------------------
+
+    def route(
+        self,
+        prompt: str,
+        *,
+        cost_weight: float | None = None,
+        models: Sequence[str] | None = None,
+        requires: Sequence[str] = (),
+        vector: Array | None = None,
+        tokens_in: float | None = None,
+        cached_tokens: float = 0,
+    ) -> Decision:
+        """Return the model for one prompt: the least expected error + cost_weight * cost. Paper §3, Prop. 1.
+
+        Parameters
+        ----------
+        prompt : str
+        cost_weight : float, optional
+            The error that one USD is worth; the router's own when not given.
+        models : sequence of str, optional
+            The candidates; the whole pool when not given.
+        requires : sequence of str
+            Of "tools", "vision", "json": models that lack one are excluded.
+        vector : array (d,), optional
+            The prompt's vector, where the embedder has made it already.
+        tokens_in : float, optional
+            The tokens of all that will be sent, where that is more than the prompt.
+        cached_tokens : float
+            Those of them that the provider has cached.
+
+        Raises
+        ------
+        InvalidDataError
+            When the prompt is empty, or a parameter is outside its range.
+        UnknownModelError
+            When one of `models` is not in the pool.
+        NoCandidateError
+            When the pool is empty or every model is excluded.
+        """
+        pool, weight = self._ready(cost_weight)
+        check_prompts([prompt])
+        X = embed(self._same_embedder(), [prompt]) if vector is None else self._given(np.asarray(vector)[None], 1)
+        tokens = self.token_counter.count([prompt]) if tokens_in is None else _amounts(tokens_in, 1, "tokens_in")
+        cached = _amounts(cached_tokens, 1, "cached_tokens") if cached_tokens else None
+        expected = pool.expect(X, tokens, cached, self.estimator, self.regions)
+        allowed = _allowed(pool, models, requires, tokens)
+        if allowed is None:
+            return Decision(pool, expected, weight)
+        reasons = _reasons(pool, models, requires, float(tokens[0]))
+        if not allowed.any():
+            raise NoCandidateError(_none_left(reasons))
+        return Decision(pool, expected, weight, allowed, reasons)
+
+    def route_batch(
+        self,
+        prompts: Sequence[str],
+        *,
+        cost_weight: float | None = None,
+        models: Sequence[str] | None = None,
+        requires: Sequence[str] = (),
+        vectors: Array | None = None,
+        tokens_in: Array | None = None,
+        cached_tokens: Array | None = None,
+    ) -> Decisions:
+        """Return the models for many prompts, as arrays; the same decisions as `route` on each.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+        cost_weight, models, requires
+            As in `route`, for all prompts.
+        vectors : array (n, d), optional
+        tokens_in, cached_tokens : array (n,), optional
+
+        Raises
+        ------
+        InvalidDataError, UnknownModelError, NoCandidateError
+            As `route` does.
+        """
+        pool, weight = self._ready(cost_weight)
+        check_prompts(prompts)
+        n = len(prompts)
+        given = None if tokens_in is None else _amounts(tokens_in, n, "tokens_in")
+        cached = None if cached_tokens is None else _amounts(cached_tokens, n, "cached_tokens")
+        if vectors is not None and len(vectors) != n:
+            raise InvalidDataError(f"{n} prompts but {len(vectors)} vectors; give one for each.")
+        embedder = self._same_embedder() if vectors is None else None
+        chosen, regions = np.empty(n, np.int32), np.empty(n, np.int32)
+        errors, costs, far = np.empty(n, np.float32), np.empty(n), np.empty(n, np.float32)
+        for start in range(0, n, CHUNK):
+            rows = slice(start, min(start + CHUNK, n))
+            some = prompts[rows]
+            X = self._given(vectors[rows], len(some)) if embedder is None else embed(embedder, some)  # type: ignore[index]
+            tokens = self.token_counter.count(some) if given is None else given[rows]
+            expected = pool.expect(X, tokens, None if cached is None else cached[rows], self.estimator, self.regions)
+            allowed = _allowed(pool, models, requires, tokens)
+            if allowed is not None and not allowed.any(axis=-1).all():
+                row = int(np.argmin(np.atleast_2d(allowed).any(axis=1)))
+                raise NoCandidateError(
+                    f"Prompt {start + row}: {_none_left(_reasons(pool, models, requires, float(tokens[row])))}"
+                )
+            picks = choose(expected.prediction.errors, expected.costs, weight, allowed)
+            at = np.arange(len(picks))
+            chosen[rows], regions[rows], far[rows] = picks, expected.regions, expected.far
+            errors[rows], costs[rows] = expected.prediction.errors[at, picks], expected.costs[at, picks]
+
+        def decide(position: int) -> Decision:
+            return self.route(
+                prompts[position],
+                cost_weight=weight,
+                models=models,
+                requires=requires,
+                vector=None if vectors is None else vectors[position],
+                tokens_in=None if given is None else given[position],
+                cached_tokens=0 if cached is None else cached[position],
+            )
+
+        return Decisions(pool.models, chosen, errors, costs, regions, far, decide)
+
+    def explain(self, prompt: str, *, neighbours: int = 5, **route: Any) -> Explanation:
+        """Return why a prompt goes where it goes: its region, the validation prompts like it, and all candidates.
+
+        Parameters
+        ----------
+        prompt : str
+        neighbours : int
+            How many of the nearest validation prompts to show.
+        **route
+            As `route` takes.
+        """
+        from unirouter_core.explanation import explain
+
+        vector = route.pop("vector", None)
+        X = embed(self._same_embedder(), [prompt]) if vector is None else self._given(np.asarray(vector)[None], 1)
+        return explain(self.route(prompt, vector=X[0], **route), X, neighbours)
+
+    # --- Keep -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str], *, texts: bool = True) -> None:
+        """Write the router to `folder`, atomically; see `unirouter_core.artifact`.
+
+        A folder of the same fit gains this router's models and loses those retired here; models that another process
+        has added meanwhile stay. A folder of another fit is replaced whole.
+
+        Parameters
+        ----------
+        folder : path
+        texts : bool
+            Whether to keep the validation prompts' text; False keeps only their digests.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ArtifactError
+            When `folder` is something else than a router, or cannot be written.
+        """
+        self._require_fitted()
+        artifact.save(self, Path(folder), texts=texts)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, embedder: Any = None, estimator: Estimator | None = None) -> Self:
+        """Return the router in `folder`, checked.
+
+        Parameters
+        ----------
+        folder : path
+        embedder : Embedder or anything `as_embedder` takes, optional
+            Needed when the router was fitted with another than the default; its vectors are compared with the
+            router's own at first use.
+        estimator : Estimator, optional
+            Needed when the router was fitted with an estimator of your own: an unfitted one of the same class.
+
+        Raises
+        ------
+        ArtifactError
+            When the folder is missing, truncated, edited, newer, foreign, or mixes fits; the file and field are named.
+        """
+        return artifact.load(cls, Path(folder), None if embedder is None else as_embedder(embedder), estimator)
+
+    @classmethod
+    def starter(cls, *, examples: bool = False) -> Self:
+        """Return a router with ready-made prompt features, to onboard your own models on with no training data.
+
+        Parameters
+        ----------
+        examples : bool
+            Whether to bring the recorded example models, dated and from public evaluations; for a first look only.
+        """
+        router = cls.load(Path(__file__).parent / "starter" / "starter.router")
+        if not examples:
+            router.replace_pool(Pool())
+        return router
+
+    # --- Inside ---------------------------------------------------------------------------------------------------
+
+    def _require_fitted(self) -> None:
+        if self.fit_id is None:
+            raise NotFittedError("This router is not fitted; call fit(outcomes) first, or use UniRouter.starter().")
+
+    def _ready(self, cost_weight: float | None) -> tuple[Pool, float]:
+        self._require_fitted()
+        pool = self._pool
+        if not pool.models:
+            raise NoCandidateError("The pool holds no model; onboard one first.")
+        return pool, self.cost_weight if cost_weight is None else check_cost_weight(cost_weight)
+
+    def _can_embed(self) -> bool:
+        return self.embedder is not None and not (
+            isinstance(self.embedder, HashingEmbedder) and not hasattr(self.embedder, "table_")
+        )
+
+    def _embedder(self) -> Embedder:
+        if self.embedder is None or not self._can_embed():
+            raise NotFittedError(
+                "This router has no embedder; load it with embedder=..., or give the prompts' vectors."
+            )
+        return self.embedder
+
+    def _same_embedder(self) -> Embedder:
+        """Return the embedder, after it has once been seen to give the vectors the router was fitted on."""
+        embedder = self._embedder()
+        if not self._checked and self.check_vectors is not None:
+            check_same_embedder(embedder, self.check_vectors)
+            self._checked = True
+        return embedder
+
+    def _given(self, vectors: Any, n: int) -> Array:
+        """Return given vectors (n, d) with rows of length 1, checked against the router's dimension."""
+        X = np.asarray(vectors, np.float32)
+        if X.ndim != 2 or len(X) != n:
+            raise InvalidDataError(f"Vectors of shape {X.shape} for {n} prompts; give one row for each.")
+        if self.fit_id is not None and X.shape[1] != self.regions.centroids_.shape[1]:
+            raise InvalidDataError(
+                f"Vectors have {X.shape[1]} numbers, but the router was fitted on {self.regions.centroids_.shape[1]}."
+            )
+        return normalise(X)
+
+    def _measured(self, validation: ValidationSet, vectors: Array | None) -> MeasuredPrompts:
+        """Return the validation prompts as the router keeps them; those it has already are not embedded again."""
+        known = None
+        if validation.known is not None and (
+            present := [model for model in self.training_models if model in validation.known.models]
+        ):
+            known = np.full((len(validation), len(self.training_models)), np.nan, np.float16)
+            known[:, [self.training_models.index(model) for model in present]] = validation.known.of(present).errors
+        digests = tuple(digest(prompt) for prompt in validation.prompts)
+        kept = {profile.measured.id: profile.measured for profile in self._pool.profiles.values()}
+        new = MeasuredPrompts(digests, tuple(validation.prompts), np.empty((0, 0)), known)
+        if vectors is None and new.id in kept:
+            return kept[new.id]
+        n = len(validation)
+        X = embed(self._same_embedder(), validation.prompts) if vectors is None else self._given(vectors, n)
+        return MeasuredPrompts(digests, tuple(validation.prompts), X.astype(np.float16), known)
+
+    def _spread(self, regions: Labels, errors: Array) -> float:
+        """Return the standard deviation of a model's error between regions, sampling noise shrunk away."""
+        means, _ = shrunken_means(regions, errors[:, None], len(self.regions.centroids_), PRIOR_ANSWERS)
+        return float(means.std())
+
+
+def _amounts(given: Any, n: int, what: str) -> Array:
+    """Return token counts as floats, (n,), checked."""
+    amounts = np.atleast_1d(np.asarray(given, np.float64))
+    if amounts.shape != (n,) or not np.isfinite(amounts).all() or (amounts < 0).any():
+        raise InvalidDataError(f"{what}={given!r} must be {n} finite number{'s' * (n > 1)} >= 0.")
+    return amounts
+
+
+def _allowed(pool: Pool, models: Sequence[str] | None, requires: Sequence[str], tokens: Array) -> Mask | None:
+    """Return the candidates, (m,) or (n, m), or None when all are."""
+    allowed = None if models is None else pool.columns(models)
+    if requires:
+        able = np.array([not profile.capabilities.lacks(requires) for profile in pool.profiles.values()])
+        allowed = able if allowed is None else allowed & able
+    if pool.smallest_window < np.inf and tokens.max(initial=0) > pool.smallest_window:
+        fits = tokens[:, None] <= pool.windows
+        allowed = fits if allowed is None else allowed & fits
+    return allowed
+
+
+def _reasons(pool: Pool, models: Sequence[str] | None, requires: Sequence[str], tokens: float) -> dict[str, str]:
+    """Return why each excluded model is."""
+    reasons = {}
+    for model, profile in pool.profiles.items():
+        window = profile.capabilities.context_window
+        if models is not None and model not in models:
+            reasons[model] = "not among the models asked for"
+        elif lacking := profile.capabilities.lacks(requires):
+            reasons[model] = f"lacks {', '.join(lacking)}"
+        elif window is not None and tokens > window:
+            reasons[model] = f"its context window of {window:,} tokens is less than the prompt's {tokens:,.0f}"
+    return reasons
+
+
+def _none_left(reasons: dict[str, str]) -> str:
+    each = "; ".join(f"{model}: {reason}" for model, reason in reasons.items())
+    return f"No model may answer this prompt ({each}). Onboard one that can, or ask for less."

@@ -1,0 +1,1 @@
+"""Doors to other packages; each plugin is imported by its own name."""
