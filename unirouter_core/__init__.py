@@ -32,7 +32,9 @@ from unirouter_core.outcomes import Outcomes
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
+from unirouter_core.tradeoff import Tuning, tune
 from unirouter_core.validation import Evaluation, ValidationSet
+from unirouter_core.verdict import Report, report
 
 __all__ = [
     "ArtifactError",
@@ -61,7 +63,9 @@ __all__ = [
     "Outcomes",
     "Prediction",
     "Prices",
+    "Report",
     "ShrunkenClustersEstimator",
+    "Tuning",
     "UniRouter",
     "UniRouterError",
     "UnknownModelError",
@@ -73,5 +77,7 @@ __all__ = [
     "measure",
     "oracle_curve",
     "read_outcomes",
+    "report",
+    "tune",
     "zero_router_curve",
 ]

@@ -201,7 +201,10 @@ def _write_models(router: UniRouter, folder: Path, texts: bool) -> None:
     profiles = router.pool.values()
     for measured in {profile.measured.id: profile.measured for profile in profiles}.values():
         known = {} if measured.known is None else {"known": measured.known}
-        _write(folder / "validation" / f"{measured.id}.npz", _pack({"vectors": measured.vectors, **known}))
+        _write(
+            folder / "validation" / f"{measured.id}.npz",
+            _pack({"vectors": measured.vectors, "tokens": measured.tokens, **known}),
+        )
         shown = measured.texts if texts else None
         rows = [
             {"digest": name} | ({} if shown is None else {"prompt": shown[i]})
@@ -415,12 +418,12 @@ def _read_measured(folder: Path, name: str) -> MeasuredPrompts:
         texts = tuple(row["prompt"] for row in rows) if all("prompt" in row for row in rows) else None
     except (OSError, ValueError, TypeError, KeyError) as failed:
         raise ArtifactError(f"{file}: cannot be read ({failed}); it is missing, truncated or edited.") from failed
-    vectors = arrays.get("vectors")
-    if vectors is None or vectors.ndim != 2 or len(vectors) != len(digests):
+    vectors, tokens = arrays.get("vectors"), arrays.get("tokens")
+    if vectors is None or tokens is None or vectors.ndim != 2 or not len(vectors) == len(tokens) == len(digests):
         raise ArtifactError(
-            f"{folder / name}.npz: field 'vectors' does not fit the {len(digests)} prompts of {file.name}."
+            f"{folder / name}.npz: field 'vectors' or 'tokens' does not fit the {len(digests)} prompts of {file.name}."
         )
-    measured = MeasuredPrompts(digests, texts, vectors, arrays.get("known"))
+    measured = MeasuredPrompts(digests, texts, vectors, tokens, arrays.get("known"))
     if measured.id != name:
         raise ArtifactError(f"{file}: its content is not what its name says; it was edited.")
     return measured

@@ -13,7 +13,7 @@ INIT_SAMPLE = 1_000  # or ten a cluster: k-means++ on more takes longer than Llo
 
 
 def fit_centroids(X: Array, k: int, seed: int) -> Array:
-    """Return at most `k` k-means centroids of the vectors X (n, d), shape (k, d), float32."""
+    """Return at most `k` k-means centroids of the vectors X (n, d), shape (k, d), float32; none without a vector."""
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
 
@@ -21,8 +21,9 @@ def fit_centroids(X: Array, k: int, seed: int) -> Array:
     sample = np.random.default_rng(seed).permutation(len(X))[: max(INIT_SAMPLE, 10 * k)]
     initial, _ = kmeans_plusplus(X[sample], k, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # equal prompts give equal centroids: the first serves
-        return np.asarray(KMeans(k, init=initial, n_init=1, max_iter=ITERATIONS).fit(X).cluster_centers_, np.float32)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # equal prompts give equal centroids: the first is kept
+        clusters = KMeans(k, init=initial, n_init=1, max_iter=ITERATIONS).fit(X)
+    return np.asarray(clusters.cluster_centers_[np.unique(clusters.labels_)], np.float32)
 
 
 def offsets(centroids: Array) -> Array:

@@ -159,7 +159,12 @@ class Outcomes:
 
 def _table(name: str, given: npt.ArrayLike | None, dtype: npt.DTypeLike, shape: tuple[int, int]) -> Array:
     """Return a column of the table as an array of `shape`, all NaN when it was not given."""
-    array = np.full(shape, np.nan, dtype) if given is None else np.asarray(given, dtype)
+    try:
+        array = np.full(shape, np.nan, dtype) if given is None else np.array(given, dtype)
+    except (ValueError, TypeError) as failed:
+        raise InvalidDataError(
+            f"{name} is not a table of numbers ({failed}); give one row for each prompt."
+        ) from failed
     if array.shape != shape:
         raise InvalidDataError(
             f"{name} has shape {array.shape}, but {shape[0]} prompts and {shape[1]} models need {shape}."

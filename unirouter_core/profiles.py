@@ -63,6 +63,8 @@ class MeasuredPrompts:
         Left out where prompts must not be kept.
     vectors : array (n_prompts, d)
         float16.
+    tokens : array (n_prompts,)
+        As the router counts them.
     known : array (n_prompts, n_training_models), optional
         The training models' errors on them, float16, NaN where not known.
     """
@@ -70,6 +72,7 @@ class MeasuredPrompts:
     digests: tuple[str, ...]
     texts: tuple[str, ...] | None
     vectors: Array
+    tokens: Array
     known: Array | None
 
     @cached_property

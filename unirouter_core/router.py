@@ -30,7 +30,7 @@ from unirouter_core.estimators import BlendEstimator, Estimator
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, NotFittedError
 from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.outcomes import Outcomes, check_prompts
-from unirouter_core.pool import Pool
+from unirouter_core.pool import Expected, Pool
 from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile, digest
 from unirouter_core.regions import Regions
 from unirouter_core.tokens import TokenCounter
@@ -239,7 +239,6 @@ class UniRouter:
         features = self.estimator.profile(X[answered], evaluation.errors[answered], known)
         labels, _ = self.regions.locate(X)
         n_regions = len(self.regions.centroids_)
-        counted = self.token_counter.count(evaluation.validation.prompts)
         spread = self._spread(labels[answered], evaluation.errors[answered])
         return ModelProfile(
             model=evaluation.model,
@@ -247,12 +246,12 @@ class UniRouter:
             error=evaluation.error,
             error_spread=spread,
             n=int(answered.sum()),
-            cost=CallCost.of(evaluation, counted, labels, n_regions, scalar=self.cost == "mean"),
+            cost=CallCost.of(evaluation, measured.tokens, labels, n_regions, scalar=self.cost == "mean"),
             prices=evaluation.prices,
             capabilities=Capabilities() if capabilities is None else capabilities,
             measured=measured,
             errors=evaluation.errors,
-            usd=evaluation.usd(counted),
+            usd=evaluation.usd(measured.tokens),
             provenance={
                 **evaluation.provenance,
                 "repeats": evaluation.repeats,
@@ -380,6 +379,19 @@ class UniRouter:
             )
 
         return Decisions(pool.models, chosen, errors, costs, regions, far, decide)
+
+    def expect(self, prompts: Sequence[str], *, vectors: Array | None = None) -> Expected:
+        """Return what every model of the pool is expected to do on each prompt, before any choice.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+        vectors : array (n, d), optional
+        """
+        pool, _ = self._ready(None)
+        check_prompts(prompts)
+        X = embed(self._same_embedder(), prompts) if vectors is None else self._given(vectors, len(prompts))
+        return pool.expect(X, self.token_counter.count(prompts), None, self.estimator, self.regions)
 
     def explain(self, prompt: str, *, neighbours: int = 5, **route: Any) -> Explanation:
         """Return why a prompt goes where it goes: its region, the validation prompts like it, and all candidates.
@@ -510,12 +522,13 @@ class UniRouter:
             known[:, [self.training_models.index(model) for model in present]] = validation.known.of(present).errors
         digests = tuple(digest(prompt) for prompt in validation.prompts)
         kept = {profile.measured.id: profile.measured for profile in self._pool.profiles.values()}
-        new = MeasuredPrompts(digests, tuple(validation.prompts), np.empty((0, 0)), known)
+        new = MeasuredPrompts(digests, tuple(validation.prompts), np.empty((0, 0)), np.empty(0), known)
         if vectors is None and new.id in kept:
             return kept[new.id]
         n = len(validation)
         X = embed(self._same_embedder(), validation.prompts) if vectors is None else self._given(vectors, n)
-        return MeasuredPrompts(digests, tuple(validation.prompts), X.astype(np.float16), known)
+        tokens = self.token_counter.count(validation.prompts)
+        return MeasuredPrompts(digests, tuple(validation.prompts), X.astype(np.float16), tokens, known)
 
     def _spread(self, regions: Labels, errors: Array) -> float:
         """Return the standard deviation of a model's error between regions, sampling noise shrunk away."""

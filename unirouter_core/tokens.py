@@ -20,6 +20,7 @@ BY_CHARACTERS = "characters / 4"
 """The name of the count that needs no table: close for English prose, low for code and other scripts."""
 
 _TABLE = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+_TABLE_DIGEST = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 _TABLE_FOLDERS = {"litellm": "litellm_core_utils/tokenizers", "llama_index": "core/_static/tiktoken_cache"}
 _FEW = 64  # prompts; starting threads for fewer costs more than it saves
 
@@ -67,10 +68,15 @@ def _folders() -> Iterator[Path]:
             yield Path(place) / inside
 
 
+def _is_table(file: Path) -> bool:
+    """Return whether `file` is the whole table: any other, tiktoken would delete and download anew."""
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == _TABLE_DIGEST
+
+
 def _load_table() -> Any:
     """Return tiktoken's encoding from a table on this machine, or None."""
     file = hashlib.sha1(_TABLE.encode(), usedforsecurity=False).hexdigest()  # how tiktoken names its copies
-    folder = next((folder for folder in _folders() if (folder / file).is_file()), None)
+    folder = next((folder for folder in _folders() if _is_table(folder / file)), None)
     if folder is None:
         return None
     import tiktoken

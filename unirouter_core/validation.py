@@ -64,7 +64,9 @@ class ValidationSet:
             if given is not None and len(given) != len(self.prompts):
                 raise InvalidDataError(f"{len(self.prompts)} prompts but {len(given)} {name}; give one for each.")
         if self.known is not None and self.known.prompts != tuple(self.prompts):
-            raise InvalidDataError("The known outcomes are of other prompts; give those of the validation prompts.")
+            raise InvalidDataError(
+                f"The known outcomes are of {len(self.known)} other prompts; give those of these {len(self)}, in order."
+            )
 
     def __len__(self) -> int:
         """Return the number of prompts."""
@@ -156,7 +158,7 @@ class Evaluation:
             check_amounts(arrays[name], what)
         usable = int((~np.isnan(arrays["errors"])).sum())
         if usable < FEWEST:
-            raise InvalidDataError(f"{model!r} has {usable} usable answers; at least {FEWEST} are needed.")
+            raise InvalidDataError(f"{model!r} has {usable} usable answers; give at least {FEWEST} that did not fail.")
         masks = {"failed": failed, "truncated": truncated}
         flags = {name: self._column(model, name, given, len(validation), 0.0) > 0 for name, given in masks.items()}
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -167,7 +169,12 @@ class Evaluation:
     @staticmethod
     def _column(model: str, name: str, given: npt.ArrayLike | None, n: int, absent: float = np.nan) -> Array:
         """Return one number for each prompt, `absent` when none were given."""
-        column = np.full(n, absent) if given is None else np.asarray(given, np.float64)
+        try:
+            column = np.full(n, absent) if given is None else np.array(given, np.float64)
+        except (ValueError, TypeError) as failed:
+            raise InvalidDataError(
+                f"{model!r}: {name} are not numbers ({failed}); give one for each prompt."
+            ) from failed
         if column.shape != (n,):
             raise InvalidDataError(f"{model!r}: {name} has shape {column.shape} for {n} prompts; give one for each.")
         return column
@@ -221,5 +228,6 @@ class Evaluation:
         if self.prices is None:
             return self.costs
         tokens_in = np.where(np.isnan(self.tokens_in), counted, self.tokens_in)
-        by_tokens = (tokens_in * self.prices.input + self.tokens_out * self.prices.output) / TOKENS_PER_PRICE
+        answers = self.tokens_out * self.prices.output if self.prices.output else 0.0  # $0, however long
+        by_tokens = (tokens_in * self.prices.input + answers) / TOKENS_PER_PRICE
         return np.where(np.isnan(self.costs), by_tokens, self.costs)

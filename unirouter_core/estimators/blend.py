@@ -27,7 +27,7 @@ COVERAGE, NORMAL_80 = 0.8, 1.2816
 FOLDS = 3
 FEWEST_MODELS, FEWEST_PROMPTS = 6, 300  # below, held-out models say nothing about new ones
 SAMPLE = 4_000  # prompts learned from, and prompts looked at, in each fold
-REGIONS, FEWEST_IN_REGION = 20, 25  # a region's true error is known only up to its own sampling
+REGIONS, FEWEST_IN_REGION = 20, 25  # at most, at least: a region's true error is known only up to its own sampling
 
 
 @dataclass(eq=False)
@@ -104,16 +104,25 @@ class BlendEstimator:
             raise MissingOutcomesError(f"{', '.join(self.left_out)} need training models' outcomes; fit with them.")
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        """Return the members' features one after the other; NaN for a member that cannot measure this model."""
+        """Return the members' features one after the other; NaN for a member that cannot measure this model.
+
+        Raises
+        ------
+        MissingOutcomesError
+            When no member can.
+        """
         require_fitted(self, "widths_")
-        parts = []
+        parts, missing = [], None
         for member, width in zip(self.members, self.widths_, strict=True):
             if width == 0:
                 continue
             try:
                 parts.append(member.profile(X, errors, known))
-            except MissingOutcomesError:
+            except MissingOutcomesError as failed:
                 parts.append(np.full(width, np.nan))
+                missing = failed
+        if missing is not None and all(np.isnan(part[0]) for part in parts):
+            raise missing
         return np.concatenate(parts).astype(np.float32)
 
     def predict(self, X: Array, features: Array) -> Prediction:
@@ -145,7 +154,8 @@ class BlendEstimator:
         n_val = min(self.n_val, n // 4)
         measured, learned, seen = np.split(order, [n_val, n_val + min(SAMPLE, (n - n_val) // 2)])
         seen = seen[:SAMPLE]
-        centroids = fit_centroids(X[learned], REGIONS, self.seed)
+        k = min(REGIONS, len(seen) // (2 * FEWEST_IN_REGION))
+        centroids = fit_centroids(X[learned], k, self.seed)
         regions = closeness(X[seen], centroids, offsets(centroids)).argmax(1)
         gaps = []
         for fold in range(FOLDS):
@@ -162,7 +172,8 @@ class BlendEstimator:
                 )
                 predicted = trial.predict(X[seen], features[None])
                 gaps.append(region_gaps(predicted, outcomes.errors[seen, j], regions))
-        return calibrated_scale(np.concatenate(gaps)) if gaps else None
+        measured_gaps = np.concatenate([np.empty((0, 3)), *gaps])
+        return calibrated_scale(measured_gaps) if len(measured_gaps) else None
 
 
 def region_gaps(predicted: Prediction, errors: Array, regions: Labels) -> Array:
@@ -186,7 +197,7 @@ def region_gaps(predicted: Prediction, errors: Array, regions: Labels) -> Array:
     sums, counts = cluster_sums(regions, columns, REGIONS)
     enough = counts[:, 0] >= FEWEST_IN_REGION
     mean, square, stderr = (sums[enough] / counts[enough]).T
-    return np.stack([mean, stderr, (square - mean**2) / counts[enough, 0]], axis=1)
+    return np.stack([mean, stderr, np.maximum(square - mean**2, 0) / counts[enough, 0]], axis=1)
 
 
 def coverage(gaps: Array, scale: float, width: float = NORMAL_80) -> float:

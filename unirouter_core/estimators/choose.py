@@ -28,14 +28,18 @@ class Truth:
 
     @classmethod
     def of(cls, X: Array, outcomes: Outcomes) -> Self | None:
-        """Return the gapless part of `outcomes`, or None when fewer than 2 models or 20 prompts are left."""
+        """Return the gapless part of `outcomes`, or None when too little is left to compare curves of quality over cost.
+
+        That is fewer than 2 models or 20 prompts, or no cost above 0.
+        """
         known = ~np.isnan(outcomes.errors)
         priced = (~np.isnan(outcomes.costs)).any(0)
         models = (known.mean(0) >= SCORED) & priced
         rows = known[:, models].all(1)
         if models.sum() < 2 or rows.sum() < 20:
             return None
-        return cls(X[rows], outcomes.errors[np.ix_(rows, models)], np.nanmean(outcomes.costs[:, models], axis=0))
+        costs = np.nanmean(outcomes.costs[:, models], axis=0)
+        return cls(X[rows], outcomes.errors[np.ix_(rows, models)], costs) if costs.max() > 0 else None
 
 
 def choose_by_area(candidates: Sequence[Estimator], truth: Truth, n_val: int | None, seed: int) -> int:

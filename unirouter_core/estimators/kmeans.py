@@ -56,7 +56,8 @@ class KMeansEstimator:
         truth = None if self.k is not None or outcomes is None else Truth.of(X, outcomes)
         if truth is None:
             return self._fit(X, WITHOUT_OUTCOMES if self.k is None else self.k)
-        candidates = [KMeansEstimator(k, seed=self.seed)._fit(X, k) for k in self.grid if k <= len(X)]
+        grid = [k for k in self.grid if k <= len(X)] or [len(X)]
+        candidates = [KMeansEstimator(k, seed=self.seed)._fit(X, k) for k in grid]
         chosen = candidates[choose_by_area(candidates, truth, self.n_val if self.rule == "n_val" else None, self.seed)]
         self.centroids_, self.offsets_ = chosen.centroids_, chosen.offsets_
         return self

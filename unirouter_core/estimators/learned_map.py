@@ -79,9 +79,11 @@ class LearnedMapEstimator:
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the errors in the clusters, weighted by the prompt's shares in them."""
+        require_fitted(self, "theta_")
         k = len(self.centroids_)
         weights = softmax(project(X, self.theta_) + self.thresholds_)
-        return Prediction(weights @ features[:, :k].T, lambda: weights @ features[:, k:].T)
+        errors = np.clip(weights @ features[:, :k].T, 0, 1)  # shares sum to 1 up to rounding
+        return Prediction(errors, lambda: weights @ features[:, k:].T)
 
     def _nearest(self, X: Array) -> Labels:
         require_fitted(self, "centroids_")

@@ -15,6 +15,7 @@ from unirouter_core.exceptions import MissingOutcomesError
 from unirouter_core.outcomes import Outcomes
 
 NEWTON_STEPS = 12  # the penalised logistic loss is convex and small; 6 to 8 suffice
+FLAT = 1e-8  # an axis along which errors vary by a standard deviation of 1e-4 is rounding
 LARGEST_LOGIT = 30.0  # beyond it the sigmoid is 0 or 1 to the last bit
 
 
@@ -29,7 +30,7 @@ class LowRankEstimator:
     Parameters
     ----------
     rank : int
-        The number of axes.
+        The most axes; fewer where the training models differ along fewer.
     ridge : float
         The penalty on the map from vectors to training models' errors.
     penalty : float
@@ -66,19 +67,18 @@ class LowRankEstimator:
             )
         slopes, intercepts = fit_ridge(X, outcomes.errors, self.ridge)
         slopes, intercepts = slopes[~np.isnan(intercepts)], intercepts[~np.isnan(intercepts)]
-        fitted = X @ slopes.T
+        fitted = (X @ slopes.T).astype(np.float64)
         centre = fitted.mean(0)
         fitted -= centre
         variances, components = np.linalg.eigh(fitted.T @ fitted / len(X))
-        first = np.argsort(variances)[::-1][: self.rank]
-        scale = components[:, first] / np.sqrt(np.maximum(variances[first], np.finfo(np.float32).tiny))
+        first = [axis for axis in np.argsort(variances)[::-1][: self.rank] if variances[axis] > FLAT]
+        scale = components[:, first] / np.sqrt(variances[first])
         self.axes_ = np.ascontiguousarray((scale.T @ slopes).astype(np.float32))
         self.intercepts_ = (-centre @ scale).astype(np.float32)
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
         """Return intercept and slopes, then their covariance row by row, shape ((r + 1) * (r + 2),)."""
-        require_fitted(self, "axes_")
         design = with_ones(self._axes(X)).astype(np.float64)
         penalty = np.diag([1e-3] + [self.penalty] * (design.shape[1] - 1))  # the first keeps a perfect model finite
         coefficients = np.zeros(design.shape[1])
@@ -105,6 +105,7 @@ class LowRankEstimator:
         return Prediction(errors, stderrs)
 
     def _axes(self, X: Array) -> Array:
+        require_fitted(self, "axes_")
         return project(X, self.axes_) + self.intercepts_
 
 

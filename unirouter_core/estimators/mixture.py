@@ -47,18 +47,19 @@ class MixtureEstimator:
     prior: float = 0.8
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Learn the training models' errors on the vectors X (n, d).
+        """Learn the training models' errors on the vectors X (n, d); one without answers is taken as average.
 
         Raises
         ------
         MissingOutcomesError
             When there are no outcomes.
         """
-        if outcomes is None:
+        if outcomes is None or np.isnan(outcomes.errors).all():
             raise MissingOutcomesError(
                 "MixtureEstimator needs training models' outcomes; fit it with them or leave it out."
             )
-        self.trained.fit(X, outcomes.errors)
+        unanswered = np.isnan(outcomes.errors).all(axis=0)
+        self.trained.fit(X, np.where(unanswered, np.nanmean(outcomes.errors), outcomes.errors))
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:

@@ -64,7 +64,8 @@ class NeighboursEstimator:
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the mean errors of the nearest `k`; features are (m, n_val, d + 1), short ones padded with NaN."""
-        means = np.empty((len(X), len(features)), np.float32)
+        require_fitted(self, "k_")
+        means, ks = np.empty((len(X), len(features)), np.float32), np.empty(len(features))
         done = np.zeros(len(features), bool)
         for model in range(len(features)):
             if done[model]:
@@ -77,6 +78,6 @@ class NeighboursEstimator:
             near = X @ vectors[usable].T
             k = min(int(self.k_), near.shape[1])
             nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
-            means[:, same] = features[same][:, usable, -1].T[nearest].mean(1)
+            means[:, same], ks[same] = features[same][:, usable, -1].T[nearest].mean(1), k
             done[same] = True
-        return Prediction(means, lambda: np.sqrt((means * (1 - means) + 0.25 / self.k_) / (self.k_ + 1)))
+        return Prediction(means, lambda: np.sqrt((means * (1 - means) + 0.25 / ks) / (ks + 1)))
