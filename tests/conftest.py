@@ -47,7 +47,10 @@ def make_world(seed=0):
     tokens_in = np.repeat([[len(prompt) // 4 + 5.0] for prompt in prompts], len(SKILLS), axis=1)
     tokens_out = np.round(usual * (1 + 2 * kinds[:, None]) * rng.uniform(0.5, 1.5, wrong.shape))
     prices = {model: skill[2] for model, skill in SKILLS.items()}
-    costs = [[p.cost(i, o) for p, i, o in zip(prices.values(), *row, strict=True)] for row in zip(tokens_in, tokens_out)]
+    costs = [
+        [p.cost(i, o) for p, i, o in zip(prices.values(), *row, strict=True)]
+        for row in zip(tokens_in, tokens_out, strict=True)
+    ]
     errors = rng.random(wrong.shape) < wrong
     return Outcomes(prompts, list(SKILLS), errors, costs, tokens_in, tokens_out, prices)
 

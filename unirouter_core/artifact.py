@@ -7,8 +7,9 @@
       validation/<id>.npz      their vectors and the training models' errors on them
       pool/<model>.json        one file for each model, its name percent-encoded
 
-A validation set is named by its content and never changed, and onboarding adds files of its own, so two machines that
-onboard two models into one folder cannot lose each other's work.
+A validation set is named by its content, and a save writes or removes the files of those models only that have changed
+in this router since it last read or wrote the folder, so two machines that work on two models in one folder cannot lose
+each other's work.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -30,10 +33,11 @@ import numpy as np
 
 from unirouter_core import estimators
 from unirouter_core.costs import CallCost, Prices
-from unirouter_core.embedding import Array, Embedder
-from unirouter_core.exceptions import ArtifactError
+from unirouter_core.decision import check_cost_weight
+from unirouter_core.embedding import Array, Embedder, name_of
+from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError, InvalidDataError
 from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.pool import Pool
+from unirouter_core.pool import Pool, predicts_errors
 from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile
 from unirouter_core.regions import Regions
 from unirouter_core.tokens import TokenCounter
@@ -50,6 +54,9 @@ _CLASSES: dict[str, Any] = {name: cls for name, cls in vars(estimators).items() 
 _CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions)}
 _NOT_SAVED = "not saved"
 
+LONGEST_NAME = 200
+"""Characters of a model's file name that are its own; file systems allow 255."""
+
 
 # --- Objects to settings and arrays, and back -------------------------------------------------------------------------
 
@@ -63,6 +70,8 @@ def settings_of(part: Any) -> dict[str, Any]:
 def _jsonable(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return settings_of(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
     return [_jsonable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -90,11 +99,13 @@ def _build(settings: Any, classes: Mapping[str, Any]) -> Any:
     """Return the unfitted object that `settings` describe; only known classes are ever made."""
     if isinstance(settings, list):
         return tuple(_build(item, classes) for item in settings)
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or "class" not in settings:
         return settings
-    name = str(settings.get("class"))
+    name = str(settings["class"])
     if name not in classes:
-        raise ArtifactError(f"router.json: class {name!r} is not known here; pass an unfitted one to load.")
+        raise ArtifactError(
+            f"router.json: class {name!r} is not known here; pass an unfitted one, load(..., estimator={name}())."
+        )
     try:
         return classes[name](**{key: _build(value, classes) for key, value in settings.items() if key != "class"})
     except TypeError as mismatch:
@@ -110,22 +121,32 @@ def _set_arrays(part: Any, arrays: Mapping[str, Array], prefix: str) -> None:
         _set_arrays(inner, arrays, f"{prefix}{name}.")
 
 
+def _parts(part: Any) -> Iterator[Any]:
+    """Yield an estimator and those inside it, to any depth; nothing for None."""
+    if part is not None:
+        yield part
+        for _, inner in _inner(part):
+            yield from _parts(inner)
+
+
 def _fitted_arrays(router: UniRouter) -> dict[str, Array]:
     arrays = arrays_of(router.estimator, "estimator.") | arrays_of(router.regions, "regions.")
-    if isinstance(router.embedder, HashingEmbedder):
+    if not router.fit_settings["embedder"].get(_NOT_SAVED):
         arrays |= arrays_of(router.embedder, "embedder.")
     return arrays if router.check_vectors is None else {**arrays, "check_vectors": router.check_vectors}
 
 
-def _described(router: UniRouter) -> dict[str, Any]:
+def described(router: UniRouter) -> dict[str, Any]:
     """Return what router.json says of the fit, apart from its id."""
-    ours = isinstance(router.embedder, HashingEmbedder)
+    embedder: dict[str, Any] = {"class": None, _NOT_SAVED: True}  # fitted on vectors, by whatever made them
+    if type(router.embedder) is HashingEmbedder and router.check_vectors is not None:
+        embedder = settings_of(router.embedder)
+    elif router.check_vectors is not None and router.embedder is not None:
+        embedder["class"] = name_of(router.embedder)
     return {
         "estimator": settings_of(router.estimator),
         "regions": settings_of(router.regions),
-        "embedder": settings_of(router.embedder)
-        if ours
-        else {"class": type(router.embedder).__name__, _NOT_SAVED: True},
+        "embedder": embedder,
         "token_counter": router.token_counter.name,
         "cost": router.cost,
         "training_models": list(router.training_models),
@@ -134,7 +155,7 @@ def _described(router: UniRouter) -> dict[str, Any]:
 
 def fit_id(router: UniRouter) -> str:
     """Return the id of what `fit` learned: the same arrays and settings give the same id, any edit another."""
-    return _content_id(_described(router), _fitted_arrays(router))
+    return _content_id(router.fit_settings, _fitted_arrays(router))
 
 
 def _content_id(described: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
@@ -148,77 +169,104 @@ def _content_id(described: Mapping[str, Any], arrays: Mapping[str, Array]) -> st
 # --- Write ------------------------------------------------------------------------------------------------------------
 
 
-def save(router: UniRouter, folder: Path, *, texts: bool) -> None:
-    """Write `router` to `folder`; see `UniRouter.save`."""
+def save(router: UniRouter, pool: Pool, folder: Path, *, held: Mapping[str, ModelProfile | None], texts: bool) -> None:
+    """Write `router` with `pool` to `folder`; see `UniRouter.save`.
+
+    Into a folder of the same fit go only the models that are not as `held`, and those of `held` that are not in
+    `pool` are removed: what others have changed there meanwhile stays.
+    """
     try:
         if folder.exists() and not folder.is_dir():
             raise ArtifactError(f"{folder} is a file; name a folder for the router.")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / "router.json").is_file():
             raise ArtifactError(f"{folder} holds something that is not a router; name another folder.")
         if (folder / "router.json").is_file() and _read_json(folder / "router.json").get("fit") == router.fit_id:
-            _write_models(router, folder, texts)
-            _write(folder / "router.json", _dump(_header(router)))
+            files = _files(router, pool, folder, texts)
+            for model, profile in pool.profiles.items():
+                if held.get(model) is profile:
+                    del files[_pool_file(folder, model)]
+            _replace_files(files, [_pool_file(folder, model) for model in held if model not in pool.profiles])
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            _write(beside / "weights.npz", _pack(_fitted_arrays(router)))
-            _write_models(router, beside, texts)
-            _write(beside / "router.json", _dump(_header(router)))
-            beside.chmod(0o755)
-            _put_in_place(beside, folder)
+            for place in ("pool", "validation"):
+                (beside / "new" / place).mkdir(parents=True)
+            _replace_files(_files(router, pool, beside / "new", texts))
+            _put_in_place(beside / "new", folder, beside / "old")
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            if folder.exists() or not (beside / "old").exists():
+                shutil.rmtree(beside, ignore_errors=True)
     except OSError as failed:
         raise ArtifactError(
             f"{folder} cannot be written: {failed.strerror or failed}; nothing was changed."
         ) from failed
 
 
-def _header(router: UniRouter) -> dict[str, Any]:
-    weight = "inf" if np.isinf(router.cost_weight) else router.cost_weight
-    return {"schema": SCHEMA, "fit": router.fit_id, "cost_weight": weight, **_described(router)}
-
-
-def _put_in_place(beside: Path, folder: Path) -> None:
-    """Rename `beside` to `folder`, which keeps its old content until then."""
-    if not folder.exists():
-        beside.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.rename(old)
+def _put_in_place(new: Path, folder: Path, old: Path) -> None:
+    """Rename `new` to `folder`, which keeps its old content until then."""
+    if folder.exists():
+        folder.rename(old)
     try:
-        beside.rename(folder)
-    except OSError:
-        old.rename(folder)
+        new.rename(folder)
+    except OSError as failed:
+        try:
+            if old.exists():
+                old.rename(folder)
+        except OSError:
+            raise ArtifactError(
+                f"{folder} cannot be written: {failed.strerror}; its old content is in {old}."
+            ) from failed
         raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_models(router: UniRouter, folder: Path, texts: bool) -> None:
-    for place in (folder / "pool", folder / "validation"):
-        place.mkdir(exist_ok=True)
-    profiles = router.pool.values()
+def _files(router: UniRouter, pool: Pool, folder: Path, texts: bool) -> dict[Path, bytes]:
+    """Return the content of each file of the router, in an order in which no file names one that comes later."""
+    arrays = _fitted_arrays(router)
+    if _content_id(router.fit_settings, arrays) != router.fit_id:
+        raise ArtifactError("The router's estimator or embedder was changed after its fit; fit it again before saving.")
+    files = {folder / "weights.npz": _pack(arrays)}
+    profiles = pool.profiles.values()
     for measured in {profile.measured.id: profile.measured for profile in profiles}.values():
         known = {} if measured.known is None else {"known": measured.known}
-        _write(
-            folder / "validation" / f"{measured.id}.npz",
-            _pack({"vectors": measured.vectors, "tokens": measured.tokens, **known}),
-        )
-        shown = measured.texts if texts else None
-        rows = [
-            {"digest": name} | ({} if shown is None else {"prompt": shown[i]})
-            for i, name in enumerate(measured.digests)
-        ]
-        _write(folder / "validation" / f"{measured.id}.jsonl", b"".join(_dump(row, None) for row in rows))
+        arrays = {"vectors": measured.vectors, "tokens": measured.tokens, **known}
+        files[folder / "validation" / f"{measured.id}.npz"] = _pack(arrays)
+        files[folder / "validation" / f"{measured.id}.jsonl"] = _prompt_lines(measured.digests, measured.texts)
+    if not texts:
+        files |= _without_texts(files, folder / "validation")
     for profile in profiles:
-        _write(_pool_file(folder, profile.model), _dump(_profile_to_json(profile, router.fit_id)))
-    for model in router.retired:
-        _pool_file(folder, model).unlink(missing_ok=True)
+        try:
+            files[_pool_file(folder, profile.model)] = _dump(_profile_to_json(profile, router.fit_id))
+        except (TypeError, ValueError) as failed:
+            raise InvalidDataError(
+                f"The provenance of {profile.model!r} cannot be kept as JSON ({failed}); onboard it with plain values."
+            ) from failed
+    weight = check_cost_weight(router.cost_weight)
+    shown = "inf" if np.isinf(weight) else weight
+    header = {"schema": SCHEMA, "fit": router.fit_id, "cost_weight": shown, **router.fit_settings}
+    return {**files, folder / "router.json": _dump(header)}
+
+
+def _prompt_lines(digests: Sequence[str], texts: Sequence[str] | None) -> bytes:
+    rows = [{"digest": name} | ({} if texts is None else {"prompt": texts[i]}) for i, name in enumerate(digests)]
+    return b"".join(_dump(row, None) for row in rows)
+
+
+def _without_texts(files: Mapping[Path, bytes], folder: Path) -> dict[Path, bytes]:
+    """Return all prompt files, of `files` and of those in `folder` already, without the prompts' text."""
+    contents = {file: file.read_bytes() for file in folder.glob("*.jsonl")} | dict(files)
+    return {
+        file: _prompt_lines([row["digest"] for row in _rows(content, file)], None)
+        for file, content in contents.items()
+        if file.suffix == ".jsonl"
+    }
 
 
 def _pool_file(folder: Path, model: str) -> Path:
-    return folder / "pool" / f"{quote(model, safe=' ')}.json"
+    name = quote(model, safe=" ", errors="surrogatepass")
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return folder / "pool" / f"{name}.json"
 
 
 def _profile_to_json(profile: ModelProfile, fit: str | None) -> dict[str, Any]:
@@ -251,31 +299,70 @@ def _numbers(array: Array) -> list[float | None]:
 
 def _dump(value: Any, indent: int | None = 1) -> bytes:
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    text = re.sub(r"\[[^][{}\"]*\]", lambda numbers: " ".join(numbers[0].split()), text)  # a row of numbers on one line
+    # A row of numbers on one line. A line break marks it as a list: within a string it would be written \\n.
+    text = re.sub(r"\[\n[^][{}\"]*\]", lambda numbers: " ".join(numbers[0].split()), text)
     return (text + "\n").encode("utf-8", "surrogatepass")
 
 
 def _pack(arrays: Mapping[str, Array]) -> bytes:
+    """Return the arrays as an .npz: the same arrays give the same bytes, and what would not shrink is read faster."""
     packed = io.BytesIO()
-    np.savez(packed, **arrays)  # type: ignore[arg-type]
+    with zipfile.ZipFile(packed, "w") as file:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
+            shrinks = len(zlib.compress(content.getvalue(), 1)) < len(content.getvalue()) / 2
+            kind = zipfile.ZIP_DEFLATED if shrinks else zipfile.ZIP_STORED
+            file.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), kind)
     return packed.getvalue()
 
 
-def _write(file: Path, content: bytes) -> None:
-    """Write beside, flush to disk, rename: whoever reads sees the old file or the new one."""
-    if file.is_file() and file.read_bytes() == content:
-        return
-    handle, beside = tempfile.mkstemp(prefix=f".{file.name[:40]}.", dir=file.parent)
+def _replace_files(files: Mapping[Path, bytes], removed: Sequence[Path] = ()) -> None:
+    """Write all files beside their places and to disk, then rename them: all are new or, after a failure, all are old.
+
+    Whoever reads meanwhile sees each file as it was or as it will be. Files that hold their content already are left.
+    """
+    before = {file: file.read_bytes() if file.is_file() else None for file in [*files, *removed]}
+    beside: dict[Path, Path] = {}
+    touched: list[Path] = []
+    try:
+        for file, content in files.items():
+            if content != before[file]:
+                beside[file] = _write_beside(file, content)
+        for file, written in beside.items():
+            touched.append(file)
+            os.replace(written, file)
+        for file in removed:
+            touched.append(file)
+            file.unlink(missing_ok=True)
+    except BaseException:
+        for written in beside.values():
+            written.unlink(missing_ok=True)
+        for file in touched:
+            _put_back(file, before[file])
+        raise
+
+
+def _write_beside(file: Path, content: bytes) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name[:40]}.", dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as written:
             written.write(content)
             written.flush()
             os.fsync(written.fileno())
-        os.chmod(beside, 0o644)
-        os.replace(beside, file)
+        os.chmod(name, 0o644)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        os.unlink(name)
         raise
+    return Path(name)
+
+
+def _put_back(file: Path, content: bytes | None) -> None:
+    if content is None:
+        file.unlink(missing_ok=True)
+    elif not file.is_file() or file.read_bytes() != content:
+        file.write_bytes(content)
 
 
 # --- Read -------------------------------------------------------------------------------------------------------------
@@ -287,33 +374,37 @@ def load(cls: type[AnyRouter], folder: Path, embedder: Embedder | None, estimato
     if not file.is_file():
         raise ArtifactError(f"{folder} is not a router: it has no router.json. Fit one and save it there.")
     header = _read_json(file)
-    schema = _field(header, "schema", int, file)
-    if schema > SCHEMA:
-        raise ArtifactError(
-            f"{file}: schema {schema} is newer than this unirouter reads ({SCHEMA}); upgrade unirouter."
-        )
+    _check_schema(header, file)
     arrays = _read_arrays(folder / "weights.npz")
     described = {name: _field(header, name, kind, file) for name, kind in _DESCRIBED.items()}
     if _content_id(described, arrays) != _field(header, "fit", str, file):
         raise ArtifactError(f"{folder}: router.json and weights.npz are not what was saved together; save it again.")
-    classes = _CLASSES if estimator is None else {**_CLASSES, type(estimator).__name__: type(estimator)}
+    classes = {**_CLASSES, **{type(part).__name__: type(part) for part in _parts(estimator)}}
     saved = not described["embedder"].get(_NOT_SAVED)
-    router = cls(
-        _build(described["embedder"], classes) if saved and embedder is None else embedder,
-        _build(described["estimator"], classes),
-        cost_weight=float(_field(header, "cost_weight", (int, float, str), file)),
-        cost=described["cost"],
-    )
+    if saved and embedder is not None:
+        raise EmbedderMismatchError(
+            f"{folder} keeps the embedder that its fit has taught; load it without embedder={name_of(embedder)}."
+        )
+    try:
+        router = cls(
+            _build(described["embedder"], classes) if saved else embedder,
+            _build(described["estimator"], classes),
+            cost_weight=float(_field(header, "cost_weight", (int, float, str), file)),
+            cost=described["cost"],
+        )
+    except ValueError as failed:
+        raise failed if isinstance(failed, ArtifactError) else ArtifactError(f"{file}: {failed}") from failed
     router.regions = _build(described["regions"], classes)
     _set_arrays(router.estimator, arrays, "estimator.")
     _set_arrays(router.regions, arrays, "regions.")
-    if saved and embedder is None:
+    if saved:
         _set_arrays(router.embedder, arrays, "embedder.")
+    router.fit_settings = described
     router.token_counter = TokenCounter(described["token_counter"])
     router.training_models = tuple(described["training_models"])
     router.check_vectors = arrays.get("check_vectors")
     router.fit_id = header["fit"]
-    router.replace_pool(_read_pool(router, folder))
+    router.replace_pool(_read_pool(router, folder), kept_in=folder.resolve())
     return router
 
 
@@ -332,6 +423,7 @@ def _read_pool(router: UniRouter, folder: Path) -> Pool:
     profiles = {}
     for file in sorted((folder / "pool").glob("*.json")):
         content = _read_json(file)
+        _check_schema(content, file)
         if _field(content, "fit", str, file) != router.fit_id:
             raise ArtifactError(
                 f"{file}: belongs to another fit ({content['fit']}, not {router.fit_id}); onboard the model anew."
@@ -339,6 +431,7 @@ def _read_pool(router: UniRouter, folder: Path) -> Pool:
         name = _field(content, "validation", str, file)
         if name not in measured:
             measured[name] = _read_measured(folder / "validation", name)
+            _check_measured(router, measured[name], folder / "validation" / f"{name}.npz")
         profile = _profile_from_json(content, measured[name], file)
         if _pool_file(folder, profile.model) != file:
             raise ArtifactError(
@@ -349,16 +442,38 @@ def _read_pool(router: UniRouter, folder: Path) -> Pool:
     return Pool(profiles)
 
 
+def _check_schema(content: Mapping[str, Any], file: Path) -> None:
+    schema = _field(content, "schema", int, file)
+    if schema > SCHEMA:
+        raise ArtifactError(
+            f"{file}: schema {schema} is newer than this unirouter reads ({SCHEMA}); upgrade unirouter."
+        )
+
+
+def _check_measured(router: UniRouter, measured: MeasuredPrompts, file: Path) -> None:
+    n, width = len(measured), router.regions.centroids_.shape[1]
+    vectors, tokens, known = measured.vectors, measured.tokens, measured.known
+    checks = {
+        "vectors": vectors.shape == (n, width) and bool(np.isfinite(vectors).all()),
+        "tokens": tokens.shape == (n,) and bool(((tokens >= 0) & (tokens < np.inf)).all()),
+        "known": known is None
+        or (known.shape == (n, len(router.training_models)) and not ((known < 0) | (known > 1)).any()),
+    }
+    for name, fine in checks.items():
+        if not fine:
+            raise ArtifactError(f"{file}: field {name!r} is out of range or does not fit the router; it was edited.")
+
+
 def _try_out(router: UniRouter, profile: ModelProfile, file: Path) -> None:
     """Raise `ArtifactError` unless the estimator can use the profile's features."""
     try:
-        errors = router.estimator.predict(router.regions.centroids_[:1], profile.features[None]).errors
+        usable = predicts_errors(router.estimator, router.regions, profile.features)
     except (ValueError, IndexError, TypeError) as failed:
         raise ArtifactError(
             f"{file}: field 'features' does not fit the estimator ({failed}); onboard the model anew."
         ) from failed
-    if errors.shape != (1, 1) or not np.isfinite(errors).all():
-        raise ArtifactError(f"{file}: field 'features' gives no finite error; onboard the model anew.")
+    if not usable:
+        raise ArtifactError(f"{file}: field 'features' gives errors outside [0, 1]; onboard the model anew.")
     if profile.cost.per_answer.shape != (len(router.regions.centroids_),):
         raise ArtifactError(
             f"{file}: field 'cost' has {profile.cost.per_answer.size} regions, not {len(router.regions.centroids_)}."
@@ -385,17 +500,22 @@ def _profile_from_json(content: dict[str, Any], measured: MeasuredPrompts, file:
             usd=_array(answers["usd"], np.float64),
             provenance=_field(content, "provenance", dict, file),
         )
-    except (KeyError, TypeError, ValueError) as failed:
-        raise (
-            failed if isinstance(failed, ArtifactError) else ArtifactError(f"{file}: {failed}; onboard the model anew.")
-        ) from failed
+    except ArtifactError:
+        raise
+    except KeyError as missing:
+        raise ArtifactError(f"{file}: field {missing} is missing; onboard the model anew.") from missing
+    except (TypeError, ValueError) as failed:
+        raise ArtifactError(f"{file}: {failed}; onboard the model anew.") from failed
+    answered = profile.errors[~np.isnan(profile.errors)]
     usd = [profile.cost.per_token, profile.cost.per_cached_token, *profile.cost.per_answer]
     checks = {
         "error": 0 <= profile.error <= 1,
         "error_spread": 0 <= profile.error_spread <= 1,
         "cost": bool(np.isfinite(usd).all()) and min(usd) >= 0,
         "answers": profile.errors.shape == profile.usd.shape == (len(measured),)
-        and not (np.nan_to_num(profile.errors) > 1).any(),
+        and not ((profile.errors < 0) | (profile.errors > 1)).any()
+        and not (profile.usd < 0).any(),
+        "n": profile.n == len(answered),
     }
     for name, fine in checks.items():
         if not fine:
@@ -412,12 +532,11 @@ def _array(values: list[float | None], dtype: Any) -> Array:
 def _read_measured(folder: Path, name: str) -> MeasuredPrompts:
     file = folder / f"{name}.jsonl"
     arrays = _read_arrays(folder / f"{name}.npz")
-    try:
-        rows = [json.loads(line) for line in file.read_text("utf-8", "surrogatepass").splitlines()]
-        digests = tuple(row["digest"] for row in rows)
-        texts = tuple(row["prompt"] for row in rows) if all("prompt" in row for row in rows) else None
-    except (OSError, ValueError, TypeError, KeyError) as failed:
-        raise ArtifactError(f"{file}: cannot be read ({failed}); it is missing, truncated or edited.") from failed
+    if not file.is_file():
+        raise ArtifactError(f"{file} is missing; onboard the models measured on it anew.")
+    rows = _rows(file.read_bytes(), file)
+    digests = tuple(row["digest"] for row in rows)
+    texts = tuple(row["prompt"] for row in rows) if all("prompt" in row for row in rows) else None
     vectors, tokens = arrays.get("vectors"), arrays.get("tokens")
     if vectors is None or tokens is None or vectors.ndim != 2 or not len(vectors) == len(tokens) == len(digests):
         raise ArtifactError(
@@ -427,6 +546,19 @@ def _read_measured(folder: Path, name: str) -> MeasuredPrompts:
     if measured.id != name:
         raise ArtifactError(f"{file}: its content is not what its name says; it was edited.")
     return measured
+
+
+def _rows(content: bytes, file: Path) -> list[dict[str, str]]:
+    """Return the digests, and texts where they were kept, that the lines of a prompt file hold."""
+    try:
+        rows = [json.loads(line) for line in content.splitlines()]
+    except ValueError as failed:
+        raise ArtifactError(f"{file}: cannot be read ({failed}); it is truncated or edited.") from failed
+    for line, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not all(isinstance(row.get(name, ""), str) for name in ("digest", "prompt")):
+            raise ArtifactError(f"{file}: line {line} holds no prompt; it was edited.")
+        _field(row, "digest", str, file)
+    return rows
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -441,8 +573,11 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _read_arrays(file: Path) -> dict[str, Array]:
     try:
-        with np.load(file, allow_pickle=False) as packed:
-            return {name: packed[name] for name in packed.files}
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as packed:  # numpy would leave it open
+            arrays: dict[str, Any] = {name: packed[name] for name in packed.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it holds something else than arrays")
+        return arrays
     except Exception as failed:  # a damaged zip raises almost anything
         raise ArtifactError(f"{file}: cannot be read ({failed}); it is missing, truncated or edited.") from failed
 

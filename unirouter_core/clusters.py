@@ -13,7 +13,7 @@ INIT_SAMPLE = 1_000  # or ten a cluster: k-means++ on more takes longer than Llo
 
 
 def fit_centroids(X: Array, k: int, seed: int) -> Array:
-    """Return at most `k` k-means centroids of the vectors X (n, d), shape (k, d), float32; none without a vector."""
+    """Return at most `k` k-means centroids of the vectors X (n, d), each nearest to some of them."""
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
 
@@ -31,19 +31,9 @@ def offsets(centroids: Array) -> Array:
     return np.asarray(np.einsum("kd,kd->k", centroids, centroids) / 2)
 
 
-def project(X: Array, axes: Array) -> Array:
-    """Return X (n, d) times axes (k, d) transposed, shape (n, k).
-
-    One row goes round BLAS: its threads, on a busy machine, would turn microseconds into milliseconds.
-    """
-    if len(X) == 1:
-        return np.asarray(np.einsum("kd,d->k", axes, X[0])[None])
-    return X @ axes.T
-
-
 def closeness(X: Array, centroids: Array, centroid_offsets: Array) -> Array:
     """Return c·x - |c|²/2, shape (n, k): largest at the centroid nearest to x; the squared distance is 1 - twice it."""
-    return project(X, centroids) - centroid_offsets
+    return np.asarray(X @ centroids.T - centroid_offsets)
 
 
 def cluster_sums(labels: Labels, values: Array, k: int) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ def check_cost_weight(cost_weight: float) -> float:
     """Return `cost_weight`; raise `InvalidDataError` unless it is a number >= 0, inf included."""
     if not isinstance(cost_weight, (int, float, np.number)) or not cost_weight >= 0:
         raise InvalidDataError(
-            f"cost_weight={cost_weight!r} must be a number >= 0, the error that one USD is worth, or inf for the cheapest."
+            f"cost_weight={cost_weight!r} must be a number >= 0, the error that one USD is worth; inf is the cheapest."
         )
     return float(cost_weight)
 

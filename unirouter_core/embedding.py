@@ -45,12 +45,12 @@ class Embedder(Protocol):
 class _FunctionEmbedder:
     """An embedder around one batch function."""
 
-    def __init__(self, function: Callable[[list[str]], Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[list[str]], Any], name: str) -> None:
+        self._function, self.name = function, name
 
     def encode(self, prompts: Sequence[str]) -> Array:
         """Return the function's vectors, shape (n_prompts, d)."""
-        return np.asarray(self._function(list(prompts)), np.float32)
+        return _rows(self._function(list(prompts)), self.name)
 
 
 def as_embedder(source: Any) -> Embedder:
@@ -72,17 +72,36 @@ def as_embedder(source: Any) -> Embedder:
     >>> as_embedder(lambda prompts: [[len(prompt), 1.0] for prompt in prompts]).encode(["four"]).tolist()
     [[4.0, 1.0]]
     """
-    if isinstance(source, Embedder):
+    name = type(source).__name__
+    if isinstance(source, type):
+        raise InvalidDataError(f"{source.__name__} is a class, not an embedder; give an object of it.")
+    if any(cls.__module__.startswith("sentence_transformers") for cls in type(source).__mro__):
+        return _FunctionEmbedder(source.encode, name)  # its `fit` trains the network, which is not ours to start
+    if isinstance(source, Embedder) and not isinstance(source, str):  # a str encodes too, to bytes
         return source
     for method in ("embed_documents", "get_text_embedding_batch"):  # LangChain, LlamaIndex
         if hasattr(source, method):
-            return _FunctionEmbedder(getattr(source, method))
+            return _FunctionEmbedder(getattr(source, method), name)
     if callable(source):
-        return _FunctionEmbedder(source)
+        return _FunctionEmbedder(source, getattr(source, "__name__", name))
     raise InvalidDataError(
-        f"{type(source).__name__} is not an embedder; give an object with encode(prompts), a LangChain Embeddings, "
+        f"{source!r:.40} is not an embedder; give an object with encode(prompts), a LangChain Embeddings, "
         "a LlamaIndex BaseEmbedding, or a function from prompts to vectors."
     )
+
+
+def name_of(embedder: Embedder) -> str:
+    """Return what messages and a saved router call `embedder`."""
+    return embedder.name if isinstance(embedder, _FunctionEmbedder) else type(embedder).__name__
+
+
+def _rows(returned: Any, name: str) -> Array:
+    try:
+        return np.asarray(returned, np.float32)
+    except (TypeError, ValueError) as failed:
+        raise InvalidDataError(
+            f"{name} returned no table of numbers ({failed}); it must return one row of numbers for each prompt."
+        ) from failed
 
 
 def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
@@ -95,10 +114,10 @@ def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
     InvalidDataError
         When the embedder returns another number of rows, or numbers that are not finite.
     """
-    vectors = np.asarray(embedder.encode(prompts), np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(prompts):
+    vectors = _rows(embedder.encode(list(prompts)), name_of(embedder))
+    if vectors.ndim != 2 or len(vectors) != len(prompts) or not vectors.shape[1]:
         raise InvalidDataError(
-            f"{type(embedder).__name__} returned shape {vectors.shape} for {len(prompts)} prompts; "
+            f"{name_of(embedder)} returned shape {vectors.shape} for {len(prompts)} prompts; "
             "encode must return one row of numbers for each prompt."
         )
     return normalise(vectors)
@@ -117,7 +136,8 @@ def normalise(vectors: Array) -> Array:
     if not np.isfinite(lengths).all():
         row = int(np.argmin(np.isfinite(lengths)))
         raise InvalidDataError(f"The vector of prompt {row} holds NaN or infinity; check the embedder on that prompt.")
-    return np.asarray(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0))
+    lengths[lengths == 0] = 1
+    return np.asarray(vectors / lengths)
 
 
 def check_same_embedder(embedder: Embedder, kept: Array) -> None:
@@ -125,12 +145,12 @@ def check_same_embedder(embedder: Embedder, kept: Array) -> None:
     vectors = embed(embedder, CHECK_PROMPTS)
     if vectors.shape != kept.shape:
         raise EmbedderMismatchError(
-            f"{type(embedder).__name__} gives {vectors.shape[1]} numbers a prompt, but the router was fitted on "
+            f"{name_of(embedder)} gives {vectors.shape[1]} numbers a prompt, but the router was fitted on "
             f"{kept.shape[1]}; load it with the embedder it was fitted with, or fit it again."
         )
     cosines = np.einsum("ij,ij->i", vectors, kept) + (~vectors.any(1) & ~kept.any(1))
     if cosines.min() < SAME_VECTOR:
         raise EmbedderMismatchError(
-            f"{type(embedder).__name__} gives other vectors than the router was fitted on (cosine {cosines.min():.3f}, "
+            f"{name_of(embedder)} gives other vectors than the router was fitted on (cosine {cosines.min():.3f}, "
             f"at least {SAME_VECTOR} is needed); load it with the embedder it was fitted with, or fit it again."
         )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unirouter_core.clusters import project
 from unirouter_core.decision import Decision
 from unirouter_core.embedding import Array, normalise
 from unirouter_core.profiles import MeasuredPrompts
@@ -60,8 +59,9 @@ class Explanation:
     def __str__(self) -> str:
         decision = self.decision
         far = f", {decision.far:.0%} far from all that was seen" if decision.far else ""
+        least = "cost" if np.isinf(decision.cost_weight) else f"error + {decision.cost_weight:g} * cost"
         lines = [
-            f"{decision.model}: least error + {decision.cost_weight:g} * cost (region {decision.region}{far})",
+            f"{decision.model}: least {least} (region {decision.region}{far})",
             f"{'model':<32} {'error ± stderr':>16} {'n':>6} {'USD':>10} {'score':>9}",
         ]
         for row in decision.ranking:
@@ -82,7 +82,7 @@ def explain(decision: Decision, X: Array, n_neighbours: int) -> Explanation:
     found: dict[str, Neighbour] = {}
     sets: dict[str, MeasuredPrompts] = {profile.measured.id: profile.measured for profile in decision.profiles}
     for measured in sets.values():
-        near = project(X, normalise(measured.vectors))[0]
+        near = (X @ normalise(measured.vectors).T)[0]
         for row in np.argsort(-near, kind="stable")[:n_neighbours].tolist():
             text = measured.digests[row] if measured.texts is None else measured.texts[row]
             errors = found[text].errors if text in found else {}

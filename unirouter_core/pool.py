@@ -17,8 +17,18 @@ from unirouter_core.regions import Regions
 FAR_STDERR = 0.1
 """The least standard error for a kind of prompt that no region is like."""
 
+ROUNDING = 1e-3
+"""A predicted error may lie this far outside [0, 1]."""
 
-@dataclass(frozen=True, eq=False)
+
+def predicts_errors(estimator: Estimator, regions: Regions, features: Array) -> bool:
+    """Return whether a model's features give an error in [0, 1] in each region."""
+    errors = estimator.predict(regions.centroids_, features[None]).errors
+    inside = (errors >= -ROUNDING) & (errors <= 1 + ROUNDING)  # NaN is not
+    return errors.shape == (len(regions.centroids_), 1) and bool(inside.all())
+
+
+@dataclass(slots=True, eq=False)
 class Expected:
     """What each model of a pool is expected to do on each prompt.
 
@@ -90,9 +100,9 @@ class Pool:
         return np.array([profile.cost.per_token for profile in self.profiles.values()])
 
     @cached_property
-    def cached_discount(self) -> Array:
-        """USD less for each prompt token that is cached, (m,)."""
-        return self.per_token - [profile.cost.per_cached_token for profile in self.profiles.values()]
+    def per_cached_token(self) -> Array:
+        """USD for each prompt token that is cached, (m,)."""
+        return np.array([profile.cost.per_cached_token for profile in self.profiles.values()])
 
     @cached_property
     def per_answer(self) -> Array:
@@ -119,7 +129,8 @@ class Pool:
             When one of them is not in the pool.
         """
         self.check_known(models)
-        return np.isin(self.models, list(models))
+        wanted = set(models)
+        return np.array([model in wanted for model in self.models])
 
     def expect(
         self, X: Array, tokens_in: Array, cached_tokens: Array | None, estimator: Estimator, regions: Regions
@@ -129,13 +140,14 @@ class Pool:
         prediction = estimator.predict(X, self.features)
         if far.any():
             prediction = self._pulled(prediction, far[:, None])
-        costs = tokens_in[:, None] * self.per_token + self.per_answer[labels]
+        fresh = tokens_in if cached_tokens is None else tokens_in - cached_tokens
+        costs = fresh[:, None] * self.per_token + self.per_answer[labels]
         if cached_tokens is not None:
-            costs -= cached_tokens[:, None] * self.cached_discount
+            costs += cached_tokens[:, None] * self.per_cached_token
         return Expected(prediction, costs, labels, far)
 
     def _pulled(self, prediction: Prediction, far: Array) -> Prediction:
-        """Return the prediction pulled to the models' overall errors, and less sure, by how far (n, 1) the prompts are."""
+        """Return the prediction pulled to the models' overall errors, and less sure, by how `far` they are (n, 1)."""
         return Prediction(
             prediction.errors + far * (self.errors - prediction.errors),
             lambda: np.sqrt(((1 - far) * prediction.stderrs) ** 2 + (far * self.far_stderrs) ** 2),

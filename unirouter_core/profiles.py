@@ -26,12 +26,25 @@ class Capabilities:
         Tool calls, images, answers held to a JSON schema.
     context_window : int, optional
         The most tokens of prompt and answer; None is without limit.
+
+    Raises
+    ------
+    InvalidDataError
+        When one of the first three is neither True nor False, or the window is no int > 0.
     """
 
     tools: bool = True
     vision: bool = True
     json: bool = True
     context_window: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in CAPABILITIES:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidDataError(f"{name}={getattr(self, name)!r} must be True or False.")
+        window = self.context_window
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+            raise InvalidDataError(f"context_window={window!r} must be an int > 0, in tokens, or None.")
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
         """Return those of `requires` that the model cannot do.

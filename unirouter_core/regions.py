@@ -49,5 +49,6 @@ class Regions:
     def locate(self, X: Array) -> tuple[Labels, Array]:
         """Return each vector's region and how far it is: 0 as training prompts are, 1 unlike them all; both (n,)."""
         near = closeness(X, self.centroids_, self.offsets_)
-        unlike, usual = self.nearness_
-        return near.argmax(1), np.clip((usual - near.max(1)) / (usual - unlike), 0, 1)
+        unlike, usual = self.nearness_.tolist()
+        far = (usual - near.max(1)) / (usual - unlike)
+        return near.argmax(1), np.minimum(np.maximum(far, 0), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import warnings
@@ -24,13 +25,14 @@ from unirouter_core.embedding import (
     as_embedder,
     check_same_embedder,
     embed,
+    name_of,
     normalise,
 )
 from unirouter_core.estimators import BlendEstimator, Estimator
-from unirouter_core.exceptions import InvalidDataError, NoCandidateError, NotFittedError
+from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NoCandidateError, NotFittedError
 from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.outcomes import Outcomes, check_prompts
-from unirouter_core.pool import Expected, Pool
+from unirouter_core.pool import Expected, Pool, predicts_errors
 from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile, digest
 from unirouter_core.regions import Regions
 from unirouter_core.tokens import TokenCounter
@@ -93,6 +95,12 @@ class UniRouter:
     ) -> None:
         if cost not in ("expected", "mean"):
             raise InvalidDataError(f"cost={cost!r} must be 'expected' or 'mean'.")
+        if n_regions < 1:
+            raise InvalidDataError(f"n_regions={n_regions!r} must be at least 1.")
+        if estimator is not None and (isinstance(estimator, type) or not dataclasses.is_dataclass(estimator)):
+            raise InvalidDataError(
+                f"{estimator!r:.60} is not an estimator; give an object of a dataclass, as Estimator says."
+            )
         self.embedder: Embedder | None = HashingEmbedder(seed=seed) if embedder is None else as_embedder(embedder)
         self.estimator: Estimator = BlendEstimator(seed=seed) if estimator is None else estimator
         self.cost_weight = check_cost_weight(cost_weight)
@@ -101,10 +109,12 @@ class UniRouter:
         self.token_counter = TokenCounter()
         self.training_models: tuple[str, ...] = ()
         self.fit_id: str | None = None
+        self.fit_settings: dict[str, Any] = {}  # what router.json says of the fit
         self.check_vectors: Array | None = None
         self._checked = False  # whether the embedder has given the vectors it is known by
         self._pool = Pool()
         self._retired: set[str] = set()
+        self._saved: dict[Path, dict[str, ModelProfile]] = {}  # what folders hold, as far as this router knows
         self._lock = threading.Lock()
 
     # --- Learn prompt features ------------------------------------------------------------------------------------
@@ -112,7 +122,8 @@ class UniRouter:
     def fit(self, prompts: Outcomes | Sequence[str], *, vectors: Array | None = None) -> Self:
         """Learn prompt features from prompts and, where they are given, what training models did on them.
 
-        The pool is emptied: profiles belong to the features they were measured with.
+        The pool is emptied: profiles belong to the features they were measured with. A router whose `fit` fails while
+        it learns is not fitted.
 
         Parameters
         ----------
@@ -126,37 +137,42 @@ class UniRouter:
         ------
         InvalidDataError
             When there are fewer than 10 prompts, one is empty, or `vectors` do not fit them.
+        EmbedderMismatchError
+            When `vectors` have another dimension than the embedder's.
         """
         outcomes = prompts if isinstance(prompts, Outcomes) else None
-        texts = prompts.prompts if isinstance(prompts, Outcomes) else prompts
-        check_prompts(texts)
+        texts = _checked(prompts.prompts if isinstance(prompts, Outcomes) else prompts)
         if len(texts) < FEWEST_PROMPTS:
             raise InvalidDataError(f"{len(texts)} prompts are too few to learn from; give at least {FEWEST_PROMPTS}.")
         if outcomes is not None:
             answered = (~np.isnan(outcomes.errors)).any(axis=0)
             models = [outcomes.models[j] for j in np.flatnonzero(answered)]
             outcomes = outcomes.of(models) if models else None
-        if vectors is None:
+        given = None if vectors is None else normalise(_rows(vectors, len(texts)))
+        self.fit_id = None
+        self.replace_pool(Pool())
+        if given is None:
             learn = getattr(self.embedder, "fit", None)
             if learn is not None:
                 learn(texts)
-            X = embed(self._embedder(), texts)
-        else:
-            X = self._given(vectors, len(texts))
+        X = embed(self._embedder(), texts) if given is None else given
+        self.check_vectors = embed(self._embedder(), CHECK_PROMPTS) if given is None or self._can_embed() else None
+        if self.check_vectors is not None and self.check_vectors.shape[1] != X.shape[1]:
+            raise EmbedderMismatchError(
+                f"The vectors given have {X.shape[1]} numbers, but {name_of(self._embedder())} gives "
+                f"{self.check_vectors.shape[1]}; give the embedder that made them, UniRouter(embedder=...)."
+            )
         self.regions.fit(X)
         self.estimator.fit(X, outcomes)
         if left_out := getattr(self.estimator, "left_out", None):
             warnings.warn(
-                f"Fitted without {', '.join(left_out)}: training models' outcomes are needed, and only prompts were given.",
+                f"Fitted without {', '.join(left_out)}: training models' outcomes are needed and only prompts given.",
                 stacklevel=2,
             )
         self.training_models = () if outcomes is None else tuple(outcomes.models)
-        self.check_vectors = (
-            None if vectors is not None and not self._can_embed() else embed(self._embedder(), CHECK_PROMPTS)
-        )
         self._checked = True
+        self.fit_settings = artifact.described(self)
         self.fit_id = artifact.fit_id(self)
-        self.replace_pool(Pool())
         return self
 
     # --- Models come and go ---------------------------------------------------------------------------------------
@@ -205,15 +221,11 @@ class UniRouter:
             self._retired.discard(profile.model)
         return profile
 
-    @property
-    def retired(self) -> frozenset[str]:
-        """The models retired since the last `fit` or `load`."""
-        return frozenset(self._retired)
-
-    def replace_pool(self, pool: Pool) -> None:
-        """Take `pool`, made with this router's fit, as it is."""
+    def replace_pool(self, pool: Pool, *, kept_in: Path | None = None) -> None:
+        """Take `pool`, made with this router's fit, as it is; `kept_in` is the folder that holds the same."""
         with self._lock:
             self._pool, self._retired = pool, set()
+            self._saved = {} if kept_in is None else {kept_in: pool.profiles}
 
     def retire(self, model: str) -> None:
         """Take `model` out of the pool; the others stay as they were.
@@ -236,7 +248,12 @@ class UniRouter:
         X = normalise(measured.vectors)
         answered = ~np.isnan(evaluation.errors)
         known = None if measured.known is None else measured.known[answered].astype(np.float32)
-        features = self.estimator.profile(X[answered], evaluation.errors[answered], known)
+        features = np.asarray(self.estimator.profile(X[answered], evaluation.errors[answered], known), np.float32)
+        if not predicts_errors(self.estimator, self.regions, features):
+            raise InvalidDataError(
+                f"{type(self.estimator).__name__} predicts errors outside [0, 1] for {evaluation.model!r}; fit it on "
+                "more prompts, or take another estimator."
+            )
         labels, _ = self.regions.locate(X)
         n_regions = len(self.regions.centroids_)
         spread = self._spread(labels[answered], evaluation.errors[answered])
@@ -254,7 +271,7 @@ class UniRouter:
             usd=evaluation.usd(measured.tokens),
             provenance={
                 **evaluation.provenance,
-                "repeats": evaluation.repeats,
+                "repeats": int(evaluation.repeats),
                 "failed": int(evaluation.failed.sum()),
                 "truncated": int(evaluation.truncated.sum()),
             },
@@ -301,10 +318,26 @@ class UniRouter:
             When the pool is empty or every model is excluded.
         """
         pool, weight = self._ready(cost_weight)
+        return self._decide(
+            pool, weight, prompt, _names(models), _names(requires) or (), vector, tokens_in, cached_tokens
+        )
+
+    def _decide(
+        self,
+        pool: Pool,
+        weight: float,
+        prompt: str,
+        models: Sequence[str] | None,
+        requires: Sequence[str],
+        vector: Array | None,
+        tokens_in: float | None,
+        cached_tokens: float,
+    ) -> Decision:
+        """Return the decision on one prompt in `pool`, whatever has become of the router's own since."""
         check_prompts([prompt])
-        X = embed(self._same_embedder(), [prompt]) if vector is None else self._given(np.asarray(vector)[None], 1)
-        tokens = self.token_counter.count([prompt]) if tokens_in is None else _amounts(tokens_in, 1, "tokens_in")
-        cached = _amounts(cached_tokens, 1, "cached_tokens") if cached_tokens else None
+        X = self._embed([prompt]) if vector is None else self._given(_rows([vector], 1))
+        tokens = self.token_counter.count([prompt]) if tokens_in is None else _amount(tokens_in, "tokens_in")
+        cached = _part(_amount(cached_tokens, "cached_tokens"), tokens) if cached_tokens else None
         expected = pool.expect(X, tokens, cached, self.estimator, self.regions)
         allowed = _allowed(pool, models, requires, tokens)
         if allowed is None:
@@ -341,21 +374,20 @@ class UniRouter:
             As `route` does.
         """
         pool, weight = self._ready(cost_weight)
-        check_prompts(prompts)
+        prompts, models, requires = _checked(prompts), _names(models), _names(requires) or ()
         n = len(prompts)
         given = None if tokens_in is None else _amounts(tokens_in, n, "tokens_in")
         cached = None if cached_tokens is None else _amounts(cached_tokens, n, "cached_tokens")
-        if vectors is not None and len(vectors) != n:
-            raise InvalidDataError(f"{n} prompts but {len(vectors)} vectors; give one for each.")
-        embedder = self._same_embedder() if vectors is None else None
+        rows_given = None if vectors is None else _rows(vectors, n)
         chosen, regions = np.empty(n, np.int32), np.empty(n, np.int32)
         errors, costs, far = np.empty(n, np.float32), np.empty(n), np.empty(n, np.float32)
         for start in range(0, n, CHUNK):
             rows = slice(start, min(start + CHUNK, n))
             some = prompts[rows]
-            X = self._given(vectors[rows], len(some)) if embedder is None else embed(embedder, some)  # type: ignore[index]
+            X = self._embed(some) if rows_given is None else self._given(rows_given[rows])
             tokens = self.token_counter.count(some) if given is None else given[rows]
-            expected = pool.expect(X, tokens, None if cached is None else cached[rows], self.estimator, self.regions)
+            some_cached = None if cached is None else _part(cached[rows], tokens)
+            expected = pool.expect(X, tokens, some_cached, self.estimator, self.regions)
             allowed = _allowed(pool, models, requires, tokens)
             if allowed is not None and not allowed.any(axis=-1).all():
                 row = int(np.argmin(np.atleast_2d(allowed).any(axis=1)))
@@ -368,14 +400,15 @@ class UniRouter:
             errors[rows], costs[rows] = expected.prediction.errors[at, picks], expected.costs[at, picks]
 
         def decide(position: int) -> Decision:
-            return self.route(
+            return self._decide(
+                pool,
+                weight,
                 prompts[position],
-                cost_weight=weight,
-                models=models,
-                requires=requires,
-                vector=None if vectors is None else vectors[position],
-                tokens_in=None if given is None else given[position],
-                cached_tokens=0 if cached is None else cached[position],
+                models,
+                requires,
+                None if rows_given is None else rows_given[position],
+                None if given is None else given[position],
+                0 if cached is None else cached[position],
             )
 
         return Decisions(pool.models, chosen, errors, costs, regions, far, decide)
@@ -389,8 +422,8 @@ class UniRouter:
         vectors : array (n, d), optional
         """
         pool, _ = self._ready(None)
-        check_prompts(prompts)
-        X = embed(self._same_embedder(), prompts) if vectors is None else self._given(vectors, len(prompts))
+        prompts = _checked(prompts)
+        X = self._embed(prompts) if vectors is None else self._given(_rows(vectors, len(prompts)))
         return pool.expect(X, self.token_counter.count(prompts), None, self.estimator, self.regions)
 
     def explain(self, prompt: str, *, neighbours: int = 5, **route: Any) -> Explanation:
@@ -406,8 +439,12 @@ class UniRouter:
         """
         from unirouter_core.explanation import explain
 
+        if neighbours < 0:
+            raise InvalidDataError(f"neighbours={neighbours!r} must be >= 0.")
+        self._ready(None)
+        check_prompts([prompt])
         vector = route.pop("vector", None)
-        X = embed(self._same_embedder(), [prompt]) if vector is None else self._given(np.asarray(vector)[None], 1)
+        X = self._embed([prompt]) if vector is None else self._given(_rows([vector], 1))
         return explain(self.route(prompt, vector=X[0], **route), X, neighbours)
 
     # --- Keep -----------------------------------------------------------------------------------------------------
@@ -415,24 +452,30 @@ class UniRouter:
     def save(self, folder: str | os.PathLike[str], *, texts: bool = True) -> None:
         """Write the router to `folder`, atomically; see `unirouter_core.artifact`.
 
-        A folder of the same fit gains this router's models and loses those retired here; models that another process
-        has added meanwhile stay. A folder of another fit is replaced whole.
+        A folder of the same fit gains the models onboarded here and loses those retired here since the last `load` or
+        `save`; what another process has added, replaced or retired meanwhile stays. A folder of another fit is replaced
+        whole.
 
         Parameters
         ----------
         folder : path
         texts : bool
-            Whether to keep the validation prompts' text; False keeps only their digests.
+            Whether to keep the validation prompts' text; False keeps only their digests, of those in the folder too.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         ArtifactError
-            When `folder` is something else than a router, or cannot be written.
+            When `folder` is something else than a router, or cannot be written; it is then as it was before.
         """
         self._require_fitted()
-        artifact.save(self, Path(folder), texts=texts)
+        place = Path(folder).resolve()
+        with self._lock:
+            pool, held = self._pool, self._saved.get(place, dict.fromkeys(self._retired))
+        artifact.save(self, pool, place, held=held, texts=texts)
+        with self._lock:
+            self._saved[place] = pool.profiles
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, embedder: Any = None, estimator: Estimator | None = None) -> Self:
@@ -479,7 +522,7 @@ class UniRouter:
         pool = self._pool
         if not pool.models:
             raise NoCandidateError("The pool holds no model; onboard one first.")
-        return pool, self.cost_weight if cost_weight is None else check_cost_weight(cost_weight)
+        return pool, check_cost_weight(self.cost_weight if cost_weight is None else cost_weight)
 
     def _can_embed(self) -> bool:
         return self.embedder is not None and not (
@@ -488,8 +531,10 @@ class UniRouter:
 
     def _embedder(self) -> Embedder:
         if self.embedder is None or not self._can_embed():
+            name = self.fit_settings.get("embedder", {}).get("class")
+            fitted = f"it was fitted with {name}" if name else "it was fitted on vectors"
             raise NotFittedError(
-                "This router has no embedder; load it with embedder=..., or give the prompts' vectors."
+                f"This router has no embedder, as {fitted}; load it with embedder=..., or give the prompts' vectors."
             )
         return self.embedder
 
@@ -501,16 +546,25 @@ class UniRouter:
             self._checked = True
         return embedder
 
-    def _given(self, vectors: Any, n: int) -> Array:
-        """Return given vectors (n, d) with rows of length 1, checked against the router's dimension."""
-        X = np.asarray(vectors, np.float32)
-        if X.ndim != 2 or len(X) != n:
-            raise InvalidDataError(f"Vectors of shape {X.shape} for {n} prompts; give one row for each.")
-        if self.fit_id is not None and X.shape[1] != self.regions.centroids_.shape[1]:
-            raise InvalidDataError(
-                f"Vectors have {X.shape[1]} numbers, but the router was fitted on {self.regions.centroids_.shape[1]}."
+    def _embed(self, prompts: Sequence[str]) -> Array:
+        """Return the prompts' vectors by the embedder, (n, d)."""
+        X, width = embed(self._same_embedder(), prompts), self.regions.centroids_.shape[1]
+        if X.shape[1] != width:
+            raise EmbedderMismatchError(
+                f"{name_of(self._embedder())} gives {X.shape[1]} numbers a prompt, but the router was fitted on {width}"
+                "; load it with the embedder it was fitted with, or fit it again."
             )
-        return normalise(X)
+        return X
+
+    def _given(self, vectors: Array) -> Array:
+        """Return given vectors (n, d) with rows of length 1, checked against the router's dimension."""
+        width = self.regions.centroids_.shape[1]
+        if vectors.shape[1] != width:
+            raise InvalidDataError(
+                f"The vectors given have {vectors.shape[1]} numbers, but the router was fitted on {width}; give those "
+                "of the embedder it was fitted with."
+            )
+        return normalise(vectors)
 
     def _measured(self, validation: ValidationSet, vectors: Array | None) -> MeasuredPrompts:
         """Return the validation prompts as the router keeps them; those it has already are not embedded again."""
@@ -526,7 +580,7 @@ class UniRouter:
         if vectors is None and new.id in kept:
             return kept[new.id]
         n = len(validation)
-        X = embed(self._same_embedder(), validation.prompts) if vectors is None else self._given(vectors, n)
+        X = self._embed(validation.prompts) if vectors is None else self._given(_rows(vectors, n))
         tokens = self.token_counter.count(validation.prompts)
         return MeasuredPrompts(digests, tuple(validation.prompts), X.astype(np.float16), tokens, known)
 
@@ -536,11 +590,62 @@ class UniRouter:
         return float(means.std())
 
 
+def _amount(given: float, what: str) -> Array:
+    """Return one token count as an array (1,), checked without numpy, which takes longer than all the rest."""
+    if not isinstance(given, (int, float, np.number)) or not 0 <= given < np.inf:
+        raise InvalidDataError(f"{what}={given!r} must be a finite number >= 0.")
+    return np.array([given], np.float64)
+
+
+def _checked(prompts: Sequence[str]) -> list[str]:
+    """Return the prompts as a list of their own, checked; a generator is read once."""
+    prompts = prompts if isinstance(prompts, str) else list(prompts)
+    check_prompts(prompts)
+    return list(prompts)
+
+
+def _names(given: Sequence[str] | None) -> list[str] | None:
+    """Return names as a list of their own, None as it is."""
+    if isinstance(given, str):
+        raise InvalidDataError(f"{given!r} is one name, not a list of names; put it in a list.")
+    return None if given is None else list(given)
+
+
+def _rows(vectors: Any, n: int) -> Array:
+    """Return given vectors as an array (n, d), checked to be numbers."""
+    try:
+        array = np.asarray(vectors)
+    except ValueError as ragged:
+        raise InvalidDataError(
+            f"The vectors given differ in length ({ragged}); give one row for each prompt."
+        ) from ragged
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or len(array) != n:
+        raise InvalidDataError(
+            f"The vectors given have shape {array.shape} and type {array.dtype} for {n} prompts; give one row of "
+            "numbers for each."
+        )
+    return array
+
+
+def _part(cached: Array, tokens: Array) -> Array:
+    """Return the cached tokens (n,), checked to be part of `tokens` (n,)."""
+    if (cached > tokens).any():
+        row = int(np.argmax(cached > tokens))
+        raise InvalidDataError(
+            f"cached_tokens={cached[row]:g} are part of tokens_in={tokens[row]:g} and cannot be more; give tokens_in, "
+            "the tokens of all that will be sent."
+        )
+    return cached
+
+
 def _amounts(given: Any, n: int, what: str) -> Array:
     """Return token counts as floats, (n,), checked."""
-    amounts = np.atleast_1d(np.asarray(given, np.float64))
+    try:
+        amounts = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        amounts = np.array(np.nan)  # refused below, by its value
     if amounts.shape != (n,) or not np.isfinite(amounts).all() or (amounts < 0).any():
-        raise InvalidDataError(f"{what}={given!r} must be {n} finite number{'s' * (n > 1)} >= 0.")
+        raise InvalidDataError(f"{what}={given!r} must be {n} finite numbers >= 0.")
     return amounts
 
 

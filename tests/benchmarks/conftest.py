@@ -19,7 +19,9 @@ def table() -> Outcomes:
     if not (DATA / "mmlu_pro").is_dir():
         pytest.skip(f"the recorded outcomes are not at {DATA}; set UNIROUTER_DATA")
     outcomes = read_outcomes(DATA / "mmlu_pro")
-    return outcomes.of([model for model in outcomes.models if np.nanmean(outcomes.costs[:, outcomes.column(model)]) > 0])
+    return outcomes.of(
+        [model for model in outcomes.models if np.nanmean(outcomes.costs[:, outcomes.column(model)]) > 0]
+    )
 
 
 @pytest.fixture(scope="session")

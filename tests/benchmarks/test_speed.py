@@ -68,7 +68,9 @@ def test_a_million_vectors(benchmark, router: UniRouter, vectors: np.ndarray) ->
 
 
 def test_fit_on_given_vectors(benchmark, table: Outcomes, vectors: np.ndarray) -> None:
-    benchmark.pedantic(lambda: UniRouter(embedder=lambda p: np.ones((len(p), 384))).fit(table, vectors=vectors), rounds=3)
+    benchmark.pedantic(
+        lambda: UniRouter(embedder=lambda p: np.ones((len(p), 384))).fit(table, vectors=vectors), rounds=3
+    )
 
 
 def test_fit_with_the_default_embedder(benchmark, table: Outcomes) -> None:

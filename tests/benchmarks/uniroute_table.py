@@ -6,7 +6,6 @@ python tests/benchmarks/uniroute_table.py --trials 20 mmlu_pro zeroeval bfcl2024
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unirouter_core.curves import deferral_curve, zero_router_curve
+from unirouter_core.clusters import closeness, fit_centroids, offsets
+from unirouter_core.curves import Curve, deferral_curve, zero_router_curve
 from unirouter_core.embedding import Array, normalise
 from unirouter_core.estimators import (
     BlendEstimator,
@@ -24,9 +24,12 @@ from unirouter_core.estimators import (
     LowRankEstimator,
     MixtureEstimator,
     NeighboursEstimator,
+    Prediction,
     ShrunkenClustersEstimator,
     TrainedModels,
 )
+from unirouter_core.estimators.blend import REGIONS, coverage, region_gaps
+from unirouter_core.metrics import measure
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.readers import read_outcomes
 
@@ -47,7 +50,7 @@ METHODS: dict[str, Callable[[int], Estimator]] = {
 
 
 def load(name: str) -> tuple[Outcomes, Array]:
-    """Return the gapless table of `name` (models with 98 % of the prompts and a cost above 0) and its MiniLM vectors."""
+    """Return the gapless table of `name` (models with 98 % of the prompts, a cost above 0) and its MiniLM vectors."""
     outcomes = read_outcomes(DATA / name)
     X = normalise(np.load(DATA / name / "minilm.npy").astype(np.float32))
     known = ~np.isnan(outcomes.errors)
@@ -74,37 +77,88 @@ def split_models(models: tuple[str, ...], rng: np.random.Generator) -> tuple[lis
 
 
 def trial(outcomes: Outcomes, X: Array, n_val: int, seed: int, methods: list[str]) -> dict[str, dict[str, float]]:
-    """Return Area, QNC, Brier score and seconds of every method on one split."""
+    """Return Area, QNC, Brier score, coverage of 80 % intervals and seconds of every method on one split."""
     rng = np.random.default_rng(seed)
-    train_models, new_models = split_models(tuple(outcomes.models), rng)
-    order = rng.permutation(len(outcomes))
-    train, val, test = np.split(order, [int(0.5 * len(order)), int(0.7 * len(order))])
+    train_models, new_models = split_models(outcomes.models, rng)
+    train, val, test = np.split(order := rng.permutation(len(outcomes)), [len(order) // 2, len(order) * 7 // 10])
     val = val[:n_val]
     errors, costs = outcomes.errors, np.nanmean(outcomes.costs, axis=0)
     wrong, price = errors[np.ix_(test, new_models)], costs[new_models]
     training = outcomes.of([outcomes.models[j] for j in train_models]).rows(train)
+    centroids = fit_centroids(X[train], REGIONS, seed)
+    regions = closeness(X[test], centroids, offsets(centroids)).argmax(axis=1)
     rows = {}
 
-    def score(name: str, predicted: Array | None, seconds: float) -> None:
-        if predicted is None:
-            curve = zero_router_curve(errors[np.ix_(val, new_models)], price, wrong, price)
-        else:
-            curve = deferral_curve(predicted, price, wrong, price)
-        quality = 1 - wrong.mean(0)
+    def score(name: str, curve: Curve, prediction: Prediction | None, seconds: float) -> None:
+        measured = measure(curve, wrong, price)
+        covered = float("nan")
+        if prediction is not None:
+            gaps = [region_gaps(_one(prediction, j), wrong[:, j], regions) for j in range(len(new_models))]
+            covered = coverage(np.concatenate(gaps), 1.0)
         rows[name] = {
-            "area": curve.hull().area(price.max()),
-            "qnc": min(curve.hull().cost_at(quality.max()) / price.max(), 1.0),
-            "brier": float("nan") if predicted is None else float(((predicted - wrong) ** 2).mean()),
+            "area": measured.area,
+            "qnc": measured.qnc,
+            "brier": float("nan") if prediction is None else float(((prediction.errors - wrong) ** 2).mean()),
+            "covered": covered,
             "seconds": seconds,
         }
 
-    score("ZeroRouter", None, 0)
+    score("ZeroRouter", zero_router_curve(errors[np.ix_(val, new_models)], price, wrong, price), None, 0)
     for name in methods:
         start = time.perf_counter()
         estimator = METHODS[name](n_val).fit(X[train], training)
         known = errors[np.ix_(val, train_models)]
         features = np.stack([estimator.profile(X[val], errors[val, j], known) for j in new_models])
-        score(name, estimator.predict(X[test], features).errors, time.perf_counter() - start)
-    everything = TrainedModels().fit(X[train], errors[np.ix_(train, new_models)])
-    score("clairvoyant", np.clip(everything.predict(X[test]), 0, 1), 0)
+        prediction = estimator.predict(X[test], features)
+        score(name, deferral_curve(prediction.errors, price, wrong, price), prediction, time.perf_counter() - start)
+    ceiling = np.clip(TrainedModels().fit(X[train], errors[np.ix_(train, new_models)]).predict(X[test]), 0, 1)
+    score("clairvoyant", deferral_curve(ceiling, price, wrong, price), None, 0)
     return rows
+
+
+def _one(prediction: Prediction, model: int) -> Prediction:
+    return Prediction(prediction.errors[:, [model]], lambda: prediction.stderrs[:, [model]])
+
+
+def table(trials: list[dict[str, dict[str, float]]]) -> list[str]:
+    """Return the lines of a Markdown table: means over the trials, and the default's paired wins."""
+    lines = [
+        "| method | Area | QNC % | Brier | 80 % covers | default ahead | by | s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    read = {
+        name: {key: np.array([each[name][key] for each in trials]) for key in trials[0][name]} for name in trials[0]
+    }
+    ours = read["default"]["area"] if "default" in read else np.full(len(trials), np.nan)
+    for name, columns in read.items():
+        ahead = ours - columns["area"]
+        area, covered = columns["area"], 100 * columns["covered"].mean()
+        lines.append(
+            f"| {name} | {area.mean():.4f} ± {area.std() / len(trials) ** 0.5:.4f} | {100 * columns['qnc'].mean():.0f} "
+            f"| {columns['brier'].mean():.4f} | {covered:.0f} % | {(ahead > 0).sum()}/{len(trials)} "
+            f"| {ahead.mean():+.4f} | {columns['seconds'].mean():.1f} |"
+        )
+    closed = (ours - read["ZeroRouter"]["area"]).mean() / (
+        read["clairvoyant"]["area"] - read["ZeroRouter"]["area"]
+    ).mean()
+    return [*lines, f"Gap from ZeroRouter to clairvoyant closed by the default: {closed:.0%}"]
+
+
+def main() -> None:
+    """Print the table of every set and both sizes of the validation set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", default=list(VALIDATION))
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--methods", default="|".join(METHODS), help="names joined by |")
+    asked = parser.parse_args()
+    for name in asked.sets:
+        outcomes, X = load(name)
+        for n_val in VALIDATION[name]:
+            trials = [trial(outcomes, X, n_val, seed, asked.methods.split("|")) for seed in range(asked.trials)]
+            size = f"{len(outcomes)} prompts, {len(outcomes.models)} models, N_val {n_val}"
+            print(f"\n### {name}: {size}, {asked.trials} trials\n")
+            print("\n".join(table(trials)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -10,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from unirouter_core.clusters import closeness, cluster_sums, fit_centroids, offsets
-from unirouter_core.embedding import Array, Labels, Mask
+from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.estimator import Estimator, Prediction, require_fitted
 from unirouter_core.estimators.low_rank import LowRankEstimator
 from unirouter_core.estimators.mixture import MixtureEstimator
@@ -20,6 +21,9 @@ from unirouter_core.outcomes import Outcomes
 
 UNCALIBRATED = 1.5
 """The scale of the standard errors when there are too few training models to measure it."""
+
+LEAST_SCALE = 0.5
+"""Where few answers lie in the regions, their own sampling covers the gaps, and any smaller scale would do."""
 
 COVERAGE, NORMAL_80 = 0.8, 1.2816
 """Intervals of ± 1.2816 standard errors are to hold the truth 80 % of the time."""
@@ -89,7 +93,7 @@ class BlendEstimator:
             try:
                 member.fit(X, outcomes)
                 feature = member.profile(
-                    X[:2], np.array([0.0, 1.0]), known=np.zeros((2, n_models)) if n_models else None
+                    X[[0, -1]], np.array([0.0, 1.0]), known=np.zeros((2, n_models)) if n_models else None
                 )
             except MissingOutcomesError:
                 widths.append(0)
@@ -128,20 +132,17 @@ class BlendEstimator:
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the mean of the members' errors, over those that measured the model."""
         require_fitted(self, "widths_")
-        parts, present, start = [], [], 0
+        parts, start = [], 0
         for member, width in zip(self.members, self.widths_.tolist(), strict=True):
             if width:
-                part = features[:, start : start + width]
-                present.append(part[:, 0] == part[:, 0])
-                parts.append(member.predict(X, part))
+                parts.append(member.predict(X, features[:, start : start + width]))
                 start += width
-        return Prediction(_mean([part.errors for part in parts], present), lambda: self._stderrs(parts, present))
+        return Prediction(_mean([part.errors for part in parts]), lambda: self._stderrs(parts))
 
-    def _stderrs(self, parts: list[Prediction], present: list[Mask]) -> Array:
+    def _stderrs(self, parts: list[Prediction]) -> Array:
         """Return the members' mean standard error and their disagreement, in quadrature, times the calibrated scale."""
-        own = _mean([part.stderrs for part in parts], present)
-        middle = _mean([part.errors for part in parts], present)
-        apart = _mean([(part.errors - middle) ** 2 for part in parts], present)
+        own, middle = _mean([part.stderrs for part in parts]), _mean([part.errors for part in parts])
+        apart = _mean([(part.errors - middle) ** 2 for part in parts])
         return np.asarray(self.scale_ * np.sqrt(own**2 + apart))
 
     def _calibrate(self, X: Array, outcomes: Outcomes) -> float | None:
@@ -208,17 +209,12 @@ def coverage(gaps: Array, scale: float, width: float = NORMAL_80) -> float:
 
 def calibrated_scale(gaps: Array) -> float:
     """Return the smallest scale, of a fine grid, at which `coverage` reaches 80 %."""
-    scales = np.geomspace(0.05, 20, 241)
+    scales = np.geomspace(LEAST_SCALE, 20, 161)
     covered = [coverage(gaps, scale) >= COVERAGE for scale in scales]
     return float(scales[int(np.argmax(covered))]) if any(covered) else float(scales[-1])
 
 
-def _mean(arrays: list[Array], present: list[Mask]) -> Array:
-    """Return the mean of arrays (n, m) over those whose model is present (m,)."""
-    if all(mask.all() for mask in present):
-        total = arrays[0] + arrays[1] if len(arrays) > 1 else arrays[0]
-        for array in arrays[2:]:
-            total = total + array
-        return total / len(arrays)
-    total = np.sum([np.where(mask, array, 0) for array, mask in zip(arrays, present, strict=True)], axis=0)
-    return np.asarray(total / np.sum(present, axis=0))
+def _mean(arrays: list[Array]) -> Array:
+    """Return the mean of arrays (n, m), NaN left out: a member predicts NaN for a model that it has not measured."""
+    total = functools.reduce(np.add, arrays) / len(arrays)
+    return np.nanmean(arrays, axis=0) if np.isnan(total).any() else total

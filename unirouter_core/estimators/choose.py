@@ -28,10 +28,7 @@ class Truth:
 
     @classmethod
     def of(cls, X: Array, outcomes: Outcomes) -> Self | None:
-        """Return the gapless part of `outcomes`, or None when too little is left to compare curves of quality over cost.
-
-        That is fewer than 2 models or 20 prompts, or no cost above 0.
-        """
+        """Return the gapless part of `outcomes`; None for fewer than 2 models or 20 prompts, or no cost above 0."""
         known = ~np.isnan(outcomes.errors)
         priced = (~np.isnan(outcomes.costs)).any(0)
         models = (known.mean(0) >= SCORED) & priced

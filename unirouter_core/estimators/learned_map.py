@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from unirouter_core.clusters import closeness, project, shrunken_means
+from unirouter_core.clusters import closeness, shrunken_means
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.estimator import Prediction, require_fitted
 from unirouter_core.estimators.kmeans import KMeansEstimator
@@ -81,7 +81,7 @@ class LearnedMapEstimator:
         """Return the errors in the clusters, weighted by the prompt's shares in them."""
         require_fitted(self, "theta_")
         k = len(self.centroids_)
-        weights = softmax(project(X, self.theta_) + self.thresholds_)
+        weights = softmax(X @ self.theta_.T + self.thresholds_)
         errors = np.clip(weights @ features[:, :k].T, 0, 1)  # shares sum to 1 up to rounding
         return Prediction(errors, lambda: weights @ features[:, k:].T)
 
@@ -128,7 +128,9 @@ def _expected(X: Array, psi: Array, parameters: Array) -> tuple[Array, Array]:
 
 def _loss(X: Array, errors: Array, psi: Array, parameters: Array) -> float:
     _, expected = _expected(X, psi, parameters)
-    return float(-np.nanmean(errors * np.log(expected) + (1 - errors) * np.log(1 - expected)))
+    losses = -(errors * np.log(expected) + (1 - errors) * np.log(1 - expected))
+    answered = losses[~np.isnan(losses)]
+    return float(answered.mean()) if answered.size else 0.0  # no answer to judge by
 
 
 def _gradient(X: Array, errors: Array, psi: Array, parameters: Array) -> Array:

@@ -7,7 +7,6 @@ from typing import Self
 
 import numpy as np
 
-from unirouter_core.clusters import project
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.estimator import Prediction, require_fitted
 from unirouter_core.estimators.ridge import fit_ridge
@@ -16,7 +15,6 @@ from unirouter_core.outcomes import Outcomes
 
 NEWTON_STEPS = 12  # the penalised logistic loss is convex and small; 6 to 8 suffice
 FLAT = 1e-8  # an axis along which errors vary by a standard deviation of 1e-4 is rounding
-LARGEST_LOGIT = 30.0  # beyond it the sigmoid is 0 or 1 to the last bit
 
 
 @dataclass(eq=False)
@@ -106,7 +104,7 @@ class LowRankEstimator:
 
     def _axes(self, X: Array) -> Array:
         require_fitted(self, "axes_")
-        return project(X, self.axes_) + self.intercepts_
+        return X @ self.axes_.T + self.intercepts_
 
 
 def with_ones(axes: Array) -> Array:
@@ -115,5 +113,5 @@ def with_ones(axes: Array) -> Array:
 
 
 def sigmoid(logits: Array) -> Array:
-    """Return 1 / (1 + e^-z) without overflow."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT))))
+    """Return 1 / (1 + e^-z), as a tanh because that cannot overflow."""
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits))

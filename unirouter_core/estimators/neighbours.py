@@ -15,6 +15,9 @@ from unirouter_core.outcomes import Outcomes
 WITHOUT_OUTCOMES = 30
 """k when there is nothing to choose it by."""
 
+ALIKE = 2**16
+"""Cosines that differ by less than one part in so many are equal: sums round differently alone and in a batch."""
+
 
 @dataclass(eq=False)
 class NeighboursEstimator:
@@ -75,9 +78,9 @@ class NeighboursEstimator:
                 j for j in range(model, len(features)) if np.array_equal(features[j, :, :-1], vectors, equal_nan=True)
             ]
             usable = ~np.isnan(features[model, :, -1])
-            near = X @ vectors[usable].T
-            k = min(int(self.k_), near.shape[1])
-            nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
+            far = np.rint(X @ vectors[usable].T * -ALIKE)
+            k = min(int(self.k_), far.shape[1])
+            nearest = np.argpartition(far, k - 1, axis=1)[:, :k]
             means[:, same], ks[same] = features[same][:, usable, -1].T[nearest].mean(1), k
             done[same] = True
         return Prediction(means, lambda: np.sqrt((means * (1 - means) + 0.25 / ks) / (ks + 1)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -43,14 +45,14 @@ class ShrunkenClustersEstimator:
     seed: int = 0
     centroids_: Array = field(init=False, repr=False)
     offsets_: Array = field(init=False, repr=False)
-    ends_: Labels = field(init=False, repr=False)
+    bounds_: Labels = field(init=False, repr=False)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Cluster the vectors X (n, d); outcomes are not needed."""
         parts = [fit_centroids(X, k, self.seed) for k in self.grid if k < len(X)] or [fit_centroids(X, 1, self.seed)]
         self.centroids_ = np.concatenate(parts)
         self.offsets_ = offsets(self.centroids_)
-        self.ends_ = np.cumsum([len(part) for part in parts])
+        self.bounds_ = np.cumsum([0] + [len(part) for part in parts])
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
@@ -60,39 +62,27 @@ class ShrunkenClustersEstimator:
     def profiles(self, X: Array, errors: Array) -> Array:
         """Return the features of m models from their errors (n, m), NaN left out, shape (m, 2 * n_clusters)."""
         means, stderrs = [], []
-        for labels, start, end in zip(self._nearest(X), self._starts(), self.ends_, strict=True):
-            mean, stderr = shrunken_means(labels - start, errors, end - start, self.prior)
+        for labels, k in zip(self._nearest(X), np.diff(self.bounds_).tolist(), strict=True):
+            mean, stderr = shrunken_means(labels, errors, k, self.prior)
             means.append(mean)
             stderrs.append(stderr)
         return np.concatenate(means + stderrs).T.astype(np.float32)
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the mean over the clusterings of the errors in the nearest clusters (Φ is their indicator)."""
-        nearest = self._nearest(X)
-        by_cluster = features.T
-        n_clusters = len(self.centroids_)
+        nearest, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
         return Prediction(
-            gather_mean(by_cluster[:n_clusters], nearest), lambda: gather_mean(by_cluster[n_clusters:], nearest)
+            self._gather(by_cluster[:n_clusters], nearest), lambda: self._gather(by_cluster[n_clusters:], nearest)
         )
 
-    def _starts(self) -> Labels:
-        return np.concatenate([[0], self.ends_[:-1]])
-
     def _nearest(self, X: Array) -> list[Labels]:
-        """Return the row in `centroids_` of each vector's nearest centroid, (n,) for each clustering."""
+        """Return each vector's nearest cluster, (n,) for each clustering, counted from 0 in each."""
         require_fitted(self, "centroids_")
         near = closeness(X, self.centroids_, self.offsets_)
-        start, nearest = 0, []
-        for end in self.ends_.tolist():
-            nearest.append(near[:, start:end].argmax(1) + start)
-            start = end
-        return nearest
+        return [near[:, start:end].argmax(1) for start, end in pairwise(self.bounds_.tolist())]
 
-
-def gather_mean(table: Array, labels: list[Labels]) -> Array:
-    """Return the mean over `labels` of the rows of table (k, m) that each names, shape (n, m)."""
-    total = table.take(labels[0], axis=0)
-    for rows in labels[1:]:
-        total += table.take(rows, axis=0)
-    total /= len(labels)
-    return total
+    def _gather(self, table: Array, nearest: list[Labels]) -> Array:
+        """Return the mean over the clusterings of the rows of table (n_clusters, m) that `nearest` names, (n, m)."""
+        parts = zip(pairwise(self.bounds_.tolist()), nearest, strict=True)
+        total = functools.reduce(np.add, [table[start:end].take(labels, axis=0) for (start, end), labels in parts])
+        return np.asarray(total / len(nearest))

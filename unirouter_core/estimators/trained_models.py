@@ -7,7 +7,6 @@ from typing import Self
 
 import numpy as np
 
-from unirouter_core.clusters import project
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.estimator import require_fitted
 from unirouter_core.estimators.ridge import fit_ridge
@@ -51,5 +50,5 @@ class TrainedModels:
     def predict(self, X: Array) -> Array:
         """Return the models' expected errors on the vectors X (n, d), shape (n, m)."""
         require_fitted(self, "axes_")
-        by_ridge = project(X, self.axes_) + self.intercepts_
+        by_ridge = X @ self.axes_.T + self.intercepts_
         return np.asarray((by_ridge + self.clusters.predict(X, self.features_).errors) / 2)

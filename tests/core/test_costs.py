@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unirouter_core.costs import PRIOR_ANSWERS, CallCost, Prices, region_tokens, region_usd
+from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
+from unirouter_core.validation import Evaluation, ValidationSet
+
+DOLLAR = 1e6  # a token
+COUNTED = np.array([10.0, 20.0, 30.0, 40.0])
+REGIONS = np.array([0, 0, 1, 1])
+
+
+def evaluation(**columns):
+    return Evaluation("poet", ValidationSet(["a", "b", "c", "d"]), [0, 0, 1, 1], **columns)
+
+
+def call_cost(scalar=False, **columns):
+    return CallCost.of(evaluation(**columns), COUNTED, REGIONS, 3, scalar)
+
+
+# --- Prices -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["input", "output", "cached_input"])
+@pytest.mark.parametrize("price", [-1.0, np.nan, np.inf, "3"])
+def test_a_price_is_a_finite_number_that_is_not_negative(name, price):
+    with pytest.raises(InvalidDataError, match=f"Price {name}={price!r} must be a finite number of USD per million"):
+        Prices(**{"input": 1.0, "output": 1.0, name: price})
+
+
+def test_a_price_that_is_not_known_is_no_price():
+    with pytest.raises(InvalidDataError, match="Price output=None must be a finite number"):
+        Prices(1.0, None)
+
+
+def test_cached_tokens_are_part_of_the_prompts_and_cost_their_own_price():
+    # 600 fresh at $3, 400 cached at $0.30, 100 out at $15, a million.
+    assert Prices(3.0, 15.0, 0.3).cost(1_000, 100, cached_tokens=400) == pytest.approx(0.0018 + 0.00012 + 0.0015)
+    assert Prices(3.0, 15.0).cost(1_000, 100, cached_tokens=400) == pytest.approx(0.003 + 0.0015)
+
+
+def test_a_model_may_cost_nothing():
+    assert Prices(0.0, 0.0).cost(1_000, 1_000) == 0
+    for columns in ({"tokens_out": [1, 2, 3, 4]}, {}):
+        cost = call_cost(prices=Prices(0.0, 0.0), **columns)
+        assert (cost.per_token, cost.per_cached_token, cost.per_answer.tolist()) == (0, 0, [0, 0, 0])
+    assert call_cost(costs=[0.0] * 4).per_answer.tolist() == [0, 0, 0]
+
+
+# --- Expected tokens and USD of a region ------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 100_000)), min_size=1, max_size=50))
+def test_the_sum_of_the_expected_lengths_is_the_sum_of_those_seen(answers):
+    regions, lengths = np.array(answers).T
+    expected = region_tokens(lengths.astype(float), regions, 6)
+    assert (expected >= 0).all()
+    assert expected[regions].sum() == pytest.approx(lengths.sum(), abs=1e-6)
+
+
+def test_answers_of_one_length_are_expected_to_have_it_everywhere():
+    assert region_tokens(np.full(4, 50.0), REGIONS, 3) == pytest.approx([50, 50, 50])
+    assert region_tokens(np.zeros(4), REGIONS, 3) == pytest.approx([0, 0, 0])
+
+
+def test_a_regions_length_is_pulled_to_the_overall_one_by_ten_answers():
+    lengths = np.array([9.0, 9.0, 99.0, 99.0])  # with 1 more, logarithms of 10 are 1, 1, 2, 2
+    expected = region_tokens(lengths, REGIONS, 3) + 1
+    logs = np.array([(2 + 10 * 1.5) / 12, (4 + 10 * 1.5) / 12, 1.5])
+    factor = 220 / (2 * 10 ** logs[0] + 2 * 10 ** logs[1])
+    assert PRIOR_ANSWERS == 10
+    assert expected == pytest.approx(factor * 10**logs)
+
+
+def test_lengths_and_costs_that_are_not_known_are_left_out():
+    gaps = np.array([np.nan, 7.0, np.nan, 70.0])
+    assert region_tokens(gaps, REGIONS, 3).tolist() == region_tokens(gaps[[1, 3]], REGIONS[[1, 3]], 3).tolist()
+    assert region_usd(gaps, REGIONS, 3).tolist() == region_usd(gaps[[1, 3]], REGIONS[[1, 3]], 3).tolist()
+
+
+def test_a_regions_usd_is_pulled_to_the_mean_by_ten_answers():
+    # Mean 4. (1 + 3 + 40) / 12, (5 + 7 + 40) / 12, and where nothing was seen 4.
+    assert region_usd(np.array([1.0, 3.0, 5.0, 7.0]), REGIONS, 3) == pytest.approx([44 / 12, 52 / 12, 4])
+
+
+# --- What calls of a model cost ---------------------------------------------------------------------------------------
+
+
+def test_with_prices_and_tokens_a_call_costs_by_tokens():
+    cost = call_cost(prices=Prices(2 * DOLLAR, 3 * DOLLAR, DOLLAR), tokens_out=[50] * 4, costs=[9.0] * 4)
+    assert (cost.per_token, cost.per_cached_token) == (2, 1)
+    assert cost.per_answer == pytest.approx([150, 150, 150])
+
+
+def test_the_providers_tokens_scale_the_routers():
+    # Of the three prompts where both are known: 50 + 50 + 80 tokens there, 10 + 20 + 30 here.
+    cost = call_cost(
+        prices=Prices(2 * DOLLAR, DOLLAR, DOLLAR), tokens_in=[50, 50, 80, np.nan], tokens_out=[50, 50, 50, 50]
+    )
+    assert (cost.per_token, cost.per_cached_token) == (6, 3)
+    assert cost.per_answer == pytest.approx([50, 50, 50])
+
+
+def test_with_usd_alone_a_call_costs_the_regions_mean():
+    for prices in (None, Prices(1.0, 1.0)):  # list prices alone, without a length, tell nothing of the answer
+        cost = call_cost(costs=[1, 3, 5, 7], prices=prices)
+        assert (cost.per_token, cost.per_cached_token) == (0, 0)
+        assert cost.per_answer == pytest.approx([44 / 12, 52 / 12, 4])
+
+
+def test_the_papers_scalar_cost_is_the_mean_everywhere():
+    assert call_cost(scalar=True, costs=[1, 3, 5, np.nan]).per_answer.tolist() == [3, 3, 3]
+    by_tokens = call_cost(scalar=True, prices=Prices(DOLLAR, DOLLAR), tokens_out=[1, 1, 2, 2])
+    assert by_tokens.per_token == 0
+    assert by_tokens.per_answer.tolist() == [26.5, 26.5, 26.5]  # (10 + 20 + 30 + 40 + 1 + 1 + 2 + 2) / 4
+
+
+@pytest.mark.parametrize("scalar", [False, True])
+@pytest.mark.parametrize("columns", [{}, {"prices": Prices(1.0, 2.0)}, {"tokens_in": [1] * 4, "tokens_out": [1] * 4}])
+def test_a_cost_that_nothing_tells_is_never_taken_as_0(columns, scalar):
+    with pytest.raises(UnknownPriceError, match=r"'poet' costs is not known; give prices=Prices\(.*, or costs in USD"):
+        call_cost(scalar, **columns)

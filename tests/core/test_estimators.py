@@ -1,0 +1,402 @@
+import numpy as np
+import pytest
+
+from unirouter_core.curves import deferral_curve
+from unirouter_core.embedding import normalise
+from unirouter_core.estimators import (
+    BlendEstimator,
+    KMeansEstimator,
+    LearnedMapEstimator,
+    LowRankEstimator,
+    MixtureEstimator,
+    NeighboursEstimator,
+    ShrunkenClustersEstimator,
+    TrainedModels,
+)
+from unirouter_core.estimators.blend import UNCALIBRATED, calibrated_scale, coverage
+from unirouter_core.estimators.choose import Truth, choose_by_area
+from unirouter_core.estimators.low_rank import sigmoid
+from unirouter_core.estimators.ridge import fit_ridge
+from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
+from unirouter_core.outcomes import Outcomes
+
+RNG = np.random.default_rng(0)
+X = normalise(RNG.normal(size=(120, 8)))
+X_VAL = normalise(RNG.normal(size=(60, 8)))
+ERRORS = RNG.integers(0, 2, 60).astype(float)
+
+
+def table(errors, costs=None):
+    """Outcomes of nameless prompts and models."""
+    n, m = np.shape(errors)
+    costs = np.tile(np.geomspace(1e-4, 1e-2, m), (n, 1)) if costs is None else costs
+    return Outcomes([f"prompt {i}" for i in range(n)], [f"model {j}" for j in range(m)], errors, costs)
+
+
+def predict(estimator, errors=ERRORS, known=None):
+    """What `estimator` expects on X of the one model that erred so on X_VAL."""
+    return estimator.predict(X, estimator.profile(X_VAL, errors, known)[None]).errors[:, 0]
+
+
+# --- The paper's estimators -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 5, 60, 1_000])
+def test_neighbours_are_the_indicator_of_the_nearest_k_over_k_times_the_errors(k):
+    nearest = np.argsort(-X @ X_VAL.T, axis=1)[:, :k]
+    phi = np.zeros((120, 60))
+    np.put_along_axis(phi, nearest, 1 / min(k, 60), axis=1)
+    assert np.allclose(predict(NeighboursEstimator(k=k).fit(X)), phi @ ERRORS, atol=1e-6)
+
+
+def test_neighbours_of_models_measured_on_different_prompts_are_their_own():
+    estimator = NeighboursEstimator(k=1).fit(X)
+    long, short = estimator.profile(X[:4], np.array([0.0, 1.0, 0.0, 1.0])), estimator.profile(X[4:6], np.ones(2))
+    padded = np.pad(short, [(0, 2), (0, 0)], constant_values=np.nan)  # as a pool stacks them
+    assert estimator.predict(X[:2], np.stack([long, padded])).errors.tolist() == [[0.0, 1.0], [1.0, 1.0]]
+
+
+def test_fewer_neighbours_than_k_are_less_sure():
+    estimator = NeighboursEstimator(k=30).fit(X)
+    few, many = (estimator.profile(X_VAL[:n], ERRORS[:n]) for n in (4, 60))
+    assert estimator.predict(X, few[None]).stderrs.mean() > 2 * estimator.predict(X, many[None]).stderrs.mean()
+
+
+def test_of_validation_prompts_equally_near_the_same_count_alone_and_in_a_batch():
+    copies = X[RNG.integers(0, 12, 50)]
+    estimator = NeighboursEstimator(k=7).fit(X)
+    features = estimator.profile(copies, RNG.integers(0, 2, 50))[None]
+    alone = [estimator.predict(X[[row]], features).errors for row in range(len(X))]
+    assert np.array_equal(np.concatenate(alone), estimator.predict(X, features).errors)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        KMeansEstimator(k=1),
+        ShrunkenClustersEstimator(grid=(1,), prior=0),
+        ShrunkenClustersEstimator(grid=(1,), prior=50),
+        LearnedMapEstimator(k=1),
+        NeighboursEstimator(k=60),
+    ],
+)
+def test_one_cluster_of_all_prompts_ignores_the_prompt(estimator):
+    estimator.fit(X, table(RNG.integers(0, 2, (120, 3))))
+    assert np.allclose(predict(estimator), ERRORS.mean(), atol=1e-6)
+
+
+def test_k_means_is_the_indicator_of_the_nearest_centroid_times_the_clusters_mean_errors():
+    estimator = KMeansEstimator(k=5).fit(X)
+    nearest = [((V[:, None] - estimator.centroids_) ** 2).sum(2).argmin(1) for V in (X, X_VAL)]
+    psi = [ERRORS[nearest[1] == k].mean() for k in range(5)]
+    assert np.allclose(predict(estimator), np.eye(5)[nearest[0]] @ psi, atol=1e-6)
+
+
+def test_an_empty_cluster_has_the_models_overall_error():
+    corners = np.eye(3, dtype=np.float32)
+    for estimator in (KMeansEstimator(k=3), ShrunkenClustersEstimator(grid=(3,))):
+        estimator.fit(corners[[0, 1, 2] * 4])
+        features = estimator.profile(corners[[0, 1, 1, 1]], np.array([1.0, 0.0, 0.0, 0.0]))
+        assert estimator.predict(corners[[2]], features[None]).errors.tolist() == [[0.25]]
+
+
+def test_k_is_20_clusters_and_30_neighbours_without_outcomes_or_without_costs():
+    free = table(RNG.integers(0, 2, (120, 3)), np.zeros((120, 3)))
+    unknown = table(RNG.integers(0, 2, (120, 3)), np.full((120, 3), np.nan))
+    for outcomes in (None, free, unknown):
+        assert len(KMeansEstimator().fit(X, outcomes).centroids_) == 20
+        assert NeighboursEstimator().fit(X, outcomes).k_ == 30
+
+
+def test_a_grid_with_nothing_but_more_clusters_than_prompts_gives_a_cluster_a_prompt():
+    outcomes = table(RNG.integers(0, 2, (25, 3)))
+    assert len(KMeansEstimator(grid=(40, 80)).fit(X[:25], outcomes).centroids_) == 25
+    assert len(ShrunkenClustersEstimator(grid=(40, 80)).fit(X[:25]).centroids_) == 1
+
+
+def fine_world(seed):
+    """Forty groups of prompts; in each, models err as they please: more than 40 answers can tell apart."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 40, 1_200)
+    vectors = normalise(np.repeat(rng.normal(size=(40, 16)), 1, axis=0)[groups] + 0.05 * rng.normal(size=(1_200, 16)))
+    chance = np.linspace(0.6, 0.2, 8) + rng.choice([-0.2, 0.2], (40, 8))
+    return vectors, table(rng.random((1_200, 8)) < chance[groups])
+
+
+def test_the_papers_rule_takes_more_clusters_than_a_small_validation_set_can_measure():
+    for seed in (0, 1):
+        vectors, outcomes = fine_world(seed)
+        paper, ours = (
+            KMeansEstimator(rule=rule, grid=(1, 5, 40), n_val=40).fit(vectors, outcomes) for rule in ("paper", "n_val")
+        )
+        assert len(paper.centroids_) == 40
+        assert len(ours.centroids_) < 40
+
+
+def test_the_chosen_candidate_routes_training_models_with_the_largest_area():
+    vectors, outcomes = fine_world(0)
+    truth = Truth.of(vectors, outcomes)
+    order = np.random.default_rng([0, 0]).permutation(1_200)
+    measured, routed = order[:960], order[960:]
+    candidates = [KMeansEstimator(k=k).fit(vectors) for k in (1, 40)]
+    areas = []
+    for candidate in candidates:
+        features = np.stack([candidate.profile(vectors[measured], outcomes.errors[measured, j]) for j in range(8)])
+        predicted = candidate.predict(vectors[routed], features).errors
+        curve = deferral_curve(predicted, truth.costs, outcomes.errors[routed], truth.costs)
+        areas.append(curve.hull().area(truth.costs.max()))
+    assert areas[1] > areas[0]
+    assert choose_by_area(candidates, truth, None, seed=0) == 1
+
+
+def test_learned_map_moves_the_borders_that_clusters_put_in_the_wrong_place():
+    vectors = normalise(np.random.default_rng(0).normal(size=(800, 2)))
+    wrong = (vectors[:, 1] > 0.3).astype(float)  # a border that runs through clusters on the circle
+    plain = KMeansEstimator(k=7).fit(vectors)
+    learned = LearnedMapEstimator(k=7).fit(vectors, table(np.c_[wrong, 1 - wrong]))
+    gaps = [
+        np.abs(estimator.predict(vectors, estimator.profile(vectors, wrong)[None]).errors[:, 0] - wrong).mean()
+        for estimator in (plain, learned)
+    ]
+    assert np.array_equal(plain.centroids_, learned.centroids_)
+    assert gaps[1] < 0.8 * gaps[0]
+
+
+def test_learned_map_without_an_answer_to_judge_by_keeps_its_start():
+    errors = np.full((120, 2), np.nan)
+    errors[0] = [0.0, 1.0]
+    learned = LearnedMapEstimator(k=4).fit(X, table(errors))
+    assert np.allclose(learned.theta_, 10 * learned.centroids_, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [LearnedMapEstimator(), LowRankEstimator(), MixtureEstimator()])
+def test_an_estimator_that_learns_from_training_models_says_so(estimator):
+    with pytest.raises(MissingOutcomesError, match=f"{type(estimator).__name__} needs training models' outcomes; fit"):
+        estimator.fit(X)
+
+
+# --- Shrunken clusters (A) --------------------------------------------------------------------------------------------
+
+
+def test_shrunken_clusters_without_a_prior_are_k_means():
+    shrunken, plain = ShrunkenClustersEstimator(grid=(6,), prior=0).fit(X), KMeansEstimator(k=6).fit(X)
+    nearly = ShrunkenClustersEstimator(grid=(6,), prior=1e-9).fit(X)
+    assert np.array_equal(predict(shrunken), predict(plain))
+    assert np.allclose(predict(nearly), predict(plain), atol=1e-6)
+
+
+def test_shrunken_clusters_with_a_huge_prior_are_the_overall_error():
+    assert np.allclose(predict(ShrunkenClustersEstimator(grid=(4, 6), prior=1e9).fit(X)), ERRORS.mean(), atol=1e-6)
+
+
+def test_shrunken_clusters_are_the_mean_of_one_for_each_k():
+    both = predict(ShrunkenClustersEstimator(grid=(4, 9)).fit(X))
+    four, nine = (predict(ShrunkenClustersEstimator(grid=(k,)).fit(X)) for k in (4, 9))
+    assert np.allclose(both, (four + nine) / 2, atol=1e-6)
+
+
+# --- Low rank (B) -----------------------------------------------------------------------------------------------------
+
+
+def test_low_rank_finds_the_difficulty_that_all_models_share():
+    rng = np.random.default_rng(0)
+    vectors = normalise(rng.normal(size=(2_000, 8)) + 0.5)
+    difficulty = 3 * vectors[:, 0]
+    ability = rng.normal(size=12)
+    outcomes = table(rng.random((2_000, 12)) < sigmoid(3 * difficulty[:, None] - ability))
+    estimator = LowRankEstimator(rank=1).fit(vectors, outcomes)
+    axis = (vectors @ estimator.axes_.T + estimator.intercepts_)[:, 0]
+    assert abs(np.corrcoef(axis, difficulty)[0, 1]) > 0.97
+    assert axis.mean() == pytest.approx(0, abs=1e-3)
+    assert axis.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_low_rank_has_no_more_axes_than_the_training_models_differ_along():
+    wrong = (X[:, [0]] > 0).astype(float)
+    assert LowRankEstimator(rank=2).fit(X, table(np.repeat(wrong, 3, axis=1))).axes_.shape == (1, 8)
+    assert LowRankEstimator(rank=2).fit(X, table(np.full((120, 3), 0.3))).axes_.shape == (0, 8)
+
+
+def test_low_rank_meets_the_optimum_of_its_penalised_logistic_regression():
+    estimator = LowRankEstimator().fit(X, table(X[:, :3] > 0))
+    b, *a = estimator.profile(X_VAL, ERRORS)[:3].astype(float)
+    axes = X_VAL @ estimator.axes_.T + estimator.intercepts_
+    gap = sigmoid(b + axes @ a) - ERRORS
+    assert gap.sum() + 1e-3 * b == pytest.approx(0, abs=1e-3)
+    assert np.allclose(axes.T @ gap + estimator.penalty * np.array(a), 0, atol=1e-3)
+
+
+def test_low_rank_stays_finite_for_models_that_are_always_or_never_right():
+    estimator = LowRankEstimator().fit(X, table(X[:, :3] > 0))
+    for errors in (np.zeros(60), np.ones(60)):
+        assert np.allclose(predict(estimator, errors), errors[0], atol=0.01)
+
+
+# --- Mixture (C) ------------------------------------------------------------------------------------------------------
+
+
+def test_the_copy_of_a_training_model_is_known_as_its_twin():
+    rng = np.random.default_rng(0)
+    outcomes = table(rng.random((120, 5)) < 0.5)
+    known = (rng.random((60, 5)) < 0.5).astype(float)
+    estimator = MixtureEstimator(penalty=0.1).fit(X, outcomes)
+    intercept, *weights = estimator.profile(X_VAL, known[:, 2], known)[:6]
+    assert np.allclose(weights, [0, 0, 1, 0, 0], atol=0.03)
+    assert intercept == pytest.approx(0, abs=0.03)
+
+
+def test_a_mixture_is_linear_in_what_the_training_models_are_expected_to_do():
+    outcomes = table(RNG.integers(0, 2, (120, 4)))
+    known = RNG.integers(0, 2, (60, 4)).astype(float)
+    estimator = MixtureEstimator().fit(X, outcomes)
+    features = estimator.profile(X_VAL, ERRORS, known)
+    expected = MixtureEstimator().trained.fit(X, outcomes.errors).predict(X) @ features[1:-1] + features[0]
+    assert np.allclose(estimator.predict(X, features[None]).errors[:, 0], expected.clip(0, 1), atol=1e-5)
+
+
+def test_a_mixture_without_a_signal_is_the_even_one():
+    estimator = MixtureEstimator(penalty=1e9).fit(X, table(RNG.integers(0, 2, (120, 4))))
+    features = estimator.profile(X_VAL, ERRORS, RNG.integers(0, 2, (60, 4)).astype(float))
+    assert np.allclose(features[1:-1], 0.8 / 4, atol=1e-5)
+
+
+def test_a_mixture_needs_the_training_models_answers_on_the_validation_prompts():
+    estimator = MixtureEstimator().fit(X, table(RNG.integers(0, 2, (120, 4))))
+    for known in (None, np.full((60, 4), np.nan)):
+        with pytest.raises(MissingOutcomesError, match="answers on the validation prompts; give them as known"):
+            estimator.profile(X_VAL, ERRORS, known)
+
+
+def test_trained_models_are_the_mean_of_their_clusters_and_their_ridge():
+    errors = RNG.integers(0, 2, (120, 3)).astype(float)
+    errors[:, 2] = np.nan
+    clusters = ShrunkenClustersEstimator(grid=(5,))
+    expected = TrainedModels(clusters, ridge=2.0).fit(X, errors).predict(X_VAL)
+    axes, intercepts = fit_ridge(X, errors, 2.0)
+    by_cluster = clusters.predict(X_VAL, clusters.profiles(X, errors)).errors
+    assert np.allclose(expected[:, :2], ((X_VAL @ axes.T + intercepts + by_cluster) / 2)[:, :2], atol=1e-6)
+    assert np.isnan(expected[:, 2]).all()  # what is not known is never 0
+
+
+def test_ridge_fits_each_column_on_the_rows_where_it_is_known():
+    Y = RNG.normal(size=(120, 3))
+    Y[:50, 0], Y[60:, 1], Y[:, 2] = np.nan, np.nan, np.nan
+    axes, intercepts = fit_ridge(X, Y, 2.0)
+    for column, rows in ((0, slice(50, None)), (1, slice(None, 60))):
+        centred = X[rows] - X[rows].mean(0)
+        slopes = np.linalg.solve(centred.T @ centred + 2 * np.eye(8), centred.T @ Y[rows, column])
+        assert np.allclose(axes[column], slopes, atol=1e-4)
+        assert intercepts[column] == pytest.approx(Y[rows, column].mean() - X[rows].mean(0) @ slopes, abs=1e-4)
+    assert np.isnan(axes[2]).all()
+
+
+# --- Blend ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_blend_fitted_on_bare_prompts_leaves_out_who_needs_outcomes():
+    blend = BlendEstimator().fit(X)
+    assert blend.left_out == ["LowRankEstimator", "MixtureEstimator"]
+    assert np.allclose(predict(blend), predict(ShrunkenClustersEstimator().fit(X)), atol=1e-6)
+    assert blend.scale_ == UNCALIBRATED
+
+
+def test_a_blend_takes_the_mixture_only_for_models_whose_prompts_training_models_answered():
+    outcomes = table(RNG.integers(0, 2, (120, 4)))
+    known = RNG.integers(0, 2, (60, 4)).astype(float)
+    blend = BlendEstimator().fit(X, outcomes)
+    a, b, c = (
+        ShrunkenClustersEstimator().fit(X),
+        LowRankEstimator().fit(X, outcomes),
+        MixtureEstimator().fit(X, outcomes),
+    )
+    with_c, without_c = blend.profile(X_VAL, ERRORS, known), blend.profile(X_VAL, ERRORS)
+    both = blend.predict(X, np.stack([with_c, without_c]))  # one pool holds both
+    assert blend.left_out == []
+    assert np.allclose(both.errors[:, 0], (predict(a) + predict(b) + predict(c, known=known)) / 3, atol=1e-5)
+    assert np.allclose(both.errors[:, 1], (predict(a) + predict(b)) / 2, atol=1e-5)
+    assert np.isfinite(both.stderrs).all()
+
+
+def test_members_that_disagree_make_a_blend_less_sure():
+    members = [ShrunkenClustersEstimator(grid=(k,)) for k in (2, 9)]
+    blend = BlendEstimator(members).fit(X)
+    both = blend.predict(X, blend.profile(X_VAL, ERRORS)[None])
+    a, b = (member.predict(X, member.profile(X_VAL, ERRORS)[None]) for member in members)
+    apart = ((a.errors - b.errors) / 2) ** 2  # the variance of two numbers
+    assert np.allclose(both.stderrs, 1.5 * np.sqrt(((a.stderrs + b.stderrs) / 2) ** 2 + apart), atol=1e-6)
+
+
+def test_a_mixture_puts_no_weight_on_training_models_without_answers_here():
+    known = RNG.integers(0, 2, (60, 4)).astype(float)
+    known[:, 1] = np.nan
+    estimator = MixtureEstimator().fit(X, table(RNG.integers(0, 2, (120, 4))))
+    weights = estimator.profile(X_VAL, ERRORS, known)[1:-1]
+    assert weights[1] == 0
+    assert (weights[[0, 2, 3]] > 0).all()
+
+
+def test_a_blend_that_no_member_can_serve_says_what_is_missing():
+    with pytest.raises(MissingOutcomesError, match="LowRankEstimator, MixtureEstimator need training models' outcomes"):
+        BlendEstimator([LowRankEstimator(), MixtureEstimator()]).fit(X)
+    blend = BlendEstimator([MixtureEstimator()]).fit(X, table(RNG.integers(0, 2, (120, 4))))
+    with pytest.raises(MissingOutcomesError, match="give them as known"):
+        blend.profile(X_VAL, ERRORS)
+
+
+def test_a_blend_refuses_features_that_grow_with_the_prompts():
+    with pytest.raises(InvalidDataError, match="NeighboursEstimator cannot be blended"):
+        BlendEstimator([NeighboursEstimator()]).fit(X)
+
+
+def many_models(n=1_500, m=30):
+    """Vectors, chances of error by region-like kinds and by a shared difficulty, and errors drawn from them."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 8, n)
+    vectors = normalise(rng.normal(size=(8, 12))[kinds] + 0.3 * rng.normal(size=(n, 12)))
+    slopes = rng.normal(1, 0.3, m)
+    logits = slopes * (2 * vectors[:, [0]]) + rng.normal(size=m) + 0.5 * rng.normal(size=(8, m))[kinds]
+    return vectors, sigmoid(logits), rng.random((n, m)) < sigmoid(logits), kinds
+
+
+def test_intervals_of_80_percent_hold_the_errors_of_new_models_in_about_80_percent_of_the_regions():
+    vectors, chances, errors, kinds = many_models()
+    outcomes = table(errors)
+    training = outcomes.models[:20]
+    blend = BlendEstimator(n_val=200).fit(vectors[:1_000], outcomes.rows(range(1_000)).of(training))
+    measured, seen = slice(1_000, 1_200), slice(1_200, None)
+    features = [
+        blend.profile(vectors[measured], e, errors[measured, :20].astype(float)) for e in errors[measured, 20:].T
+    ]
+    predicted = blend.predict(vectors[seen], np.stack(features))
+    inside = []
+    for kind in range(8):
+        rows = kinds[seen] == kind
+        gap = chances[seen, 20:][rows].mean(0) - predicted.errors[rows].mean(0)
+        inside.append(np.abs(gap) <= 1.2816 * predicted.stderrs[rows].mean(0))
+    assert blend.scale_ != UNCALIBRATED
+    assert 0.65 <= np.mean(inside) <= 0.95
+
+
+@pytest.mark.parametrize("answered", [299, 30, 2])
+def test_a_blend_with_too_few_answers_to_calibrate_on_is_not_calibrated(answered):
+    vectors, _, errors, _ = many_models(600, 6)
+    errors = errors.astype(float)
+    errors[answered:] = np.nan
+    n = 299 if answered == 299 else 600
+    assert BlendEstimator().fit(vectors[:n], table(errors[:n])).scale_ == UNCALIBRATED
+
+
+@pytest.mark.parametrize("n", [300, 400])
+def test_the_calibrated_scale_is_never_absurd(n):
+    vectors, _, errors, _ = many_models(n, 6)
+    errors = errors.astype(float)
+    errors[3:, 5] = np.nan  # a model with next to no answers
+    scale = BlendEstimator().fit(vectors, table(errors)).scale_
+    assert 0.5 <= scale < 5
+
+
+def test_the_calibrated_scale_is_the_least_that_covers_80_percent():
+    # Ten gaps of .1 to 1.0 at a standard error of .1: the eighth, .8, is reached at .8 / (1.2816 * .1) = 6.24.
+    gaps = np.stack([np.arange(1, 11) / 10, np.full(10, 0.1), np.zeros(10)], axis=1)
+    assert calibrated_scale(gaps) == pytest.approx(6.24, rel=0.03)
+    assert coverage(gaps, calibrated_scale(gaps)) == 0.8

@@ -1,0 +1,506 @@
+import threading
+
+import numpy as np
+import pytest
+
+from tests.conftest import N_FIT, evaluation, fitted, is_sum, small_blend
+from unirouter_core.costs import Prices
+from unirouter_core.embedding import embed
+from unirouter_core.estimators import KMeansEstimator, LowRankEstimator, Prediction, ShrunkenClustersEstimator
+from unirouter_core.exceptions import (
+    EmbedderMismatchError,
+    InvalidDataError,
+    MissingOutcomesError,
+    NoCandidateError,
+    NotFittedError,
+    UniRouterError,
+    UnknownModelError,
+    UnknownPriceError,
+)
+from unirouter_core.hashing import HashingEmbedder
+from unirouter_core.outcomes import Outcomes
+from unirouter_core.profiles import Capabilities
+from unirouter_core.router import UniRouter
+from unirouter_core.validation import Evaluation, ValidationSet
+
+SUM, POEM = "What is 14 plus 33?", "Write a poem of 5 lines about the moon."
+
+
+def fit_on(world, n=N_FIT, **how):
+    return UniRouter(HashingEmbedder(dims=16), ShrunkenClustersEstimator(grid=(4,)), n_regions=3).fit(
+        world.rows(range(n)), **how
+    )
+
+
+# --- It does its work -------------------------------------------------------------------------------------------------
+
+
+def test_sums_go_to_the_sage_and_poems_to_the_poet(world, router):
+    rest = world.prompts[N_FIT:]
+    models = router.route_batch(rest, cost_weight=100, models=["poet", "sage"]).models
+    right = [model == ("sage" if is_sum(prompt) else "poet") for prompt, model in zip(rest, models, strict=True)]
+    assert np.mean(right) > 0.9
+
+
+def test_the_routers_own_cost_weight_is_used_where_none_is_given(world):
+    router = fitted(world, cost_weight=np.inf)
+    for model in ("poet", "sage"):
+        router.onboard(evaluation(world, model))
+    assert router.route(SUM).model == "poet"
+    assert router.route(SUM, cost_weight=0).model == "sage"
+    assert router.route_batch([SUM]).models == ["poet"]
+
+
+def test_one_decision_is_one_prompts_of_the_batch(world, router):
+    prompts = world.prompts[:40]
+    batch = router.route_batch(prompts, cost_weight=300)
+    single = [router.route(prompt, cost_weight=300) for prompt in prompts]
+    assert [one.model for one in single] == batch.models
+    assert np.allclose([one.error for one in single], batch.errors, atol=1e-5)
+    assert np.allclose([one.cost for one in single], batch.costs, rtol=1e-9)
+    assert [one.region for one in single] == batch.regions.tolist()
+
+
+def test_a_batch_beyond_the_size_of_a_chunk_is_whole(world, router, monkeypatch):
+    whole = router.route_batch(world.prompts, cost_weight=300)
+    monkeypatch.setattr("unirouter_core.router.CHUNK", 7)
+    parts = router.route_batch(world.prompts, cost_weight=300)
+    assert parts.models == whole.models
+    assert np.allclose(parts.errors, whole.errors, atol=1e-6)
+
+
+def test_vectors_given_are_the_embedders(world, router):
+    X = embed(router.embedder, world.prompts)
+    plain = router.route_batch(world.prompts, cost_weight=300)
+    assert router.route_batch(world.prompts, cost_weight=300, vectors=X).models == plain.models
+    assert router.route_batch(world.prompts, cost_weight=300, vectors=(5 * X).tolist()).models == plain.models
+    assert router.route(SUM, vector=list(X[0])).model == router.route(SUM, vector=X[0].astype(np.float64)).model
+    assert router.route_batch(world.prompts[:3], vectors=X[:3])[1].error == pytest.approx(
+        router.route(world.prompts[1]).error, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        lambda prompts: (prompt for prompt in prompts),
+        np.array,
+        tuple,
+        lambda prompts: [np.str_(prompt) for prompt in prompts],
+        lambda prompts: dict.fromkeys(prompts).keys(),
+    ],
+    ids=["generator", "array", "tuple", "numpy strings", "keys"],
+)
+def test_prompts_may_come_in_any_collection(world, router, prompts):
+    decisions = router.route_batch(prompts(world.prompts[:5]), cost_weight=300)
+    assert decisions.models == router.route_batch(world.prompts[:5], cost_weight=300).models
+    assert decisions[4].model == decisions.models[4]
+    assert len(fit_on(world).fit(prompts(world.prompts[:20])).fit_id) == 16
+
+
+def test_no_prompts_make_no_decisions(router):
+    decisions = router.route_batch([])
+    assert (len(decisions), decisions.models, sum(decisions.shares.values())) == (0, [], 0)
+
+
+def test_a_very_long_prompt_is_routed(router):
+    assert router.route("What is 14 plus 33? " * 50_000).model == "sage"
+
+
+def test_tokens_in_are_what_the_cost_is_of(world, router):
+    # The ratio of the provider's tokens to ours is the same for all prompts of a model, so cost is linear in tokens.
+    few, some, many = (router.route(SUM, models=["sage"], tokens_in=n).cost for n in (0, 1000, 3000))
+    assert many - few == pytest.approx(3 * (some - few))
+    assert some > few > 0
+
+
+def test_cached_tokens_cost_what_cached_tokens_cost(router):
+    # The sage's cached tokens cost a tenth; the poet's have no price of their own.
+    for model, share in (("sage", 0.1), ("poet", 1.0)):
+        none, all_, fresh = (
+            router.route(SUM, models=[model], tokens_in=n, cached_tokens=c).cost
+            for n, c in ((0, 0), (1000, 1000), (1000, 0))
+        )
+        assert all_ - none == pytest.approx(share * (fresh - none))
+    batch = router.route_batch([SUM] * 2, models=["sage"], tokens_in=[1000, 1000], cached_tokens=[1000, 0])
+    assert batch.costs[0] < batch.costs[1]
+    assert batch[0].cost == pytest.approx(batch.costs[0])
+
+
+def test_mean_costs_are_those_of_the_evaluation_whatever_the_prompt(world):
+    router = fitted(world, cost="mean")
+    router.onboard(evaluation(world, "sage"))
+    expected = world.costs[N_FIT:, world.column("sage")].mean()
+    assert router.route(SUM).cost == pytest.approx(router.route(POEM, tokens_in=10**6).cost) == pytest.approx(expected)
+
+
+def test_models_known_by_usd_alone_cost_what_their_region_costs(world, router):
+    given = evaluation(world, "sage")
+    router.onboard(Evaluation("by usd", given.validation, given.errors, costs=given.costs))
+    assert router.route(POEM, models=["by usd"]).cost == pytest.approx(
+        router.route(POEM, models=["sage"]).cost, rel=0.3
+    )
+
+
+def test_a_model_of_0_usd_is_the_cheapest(world, router):
+    given = evaluation(world, "clerk")
+    router.onboard(
+        Evaluation("local", given.validation, given.errors, tokens_out=given.tokens_out, prices=Prices(0, 0))
+    )
+    assert router.route(SUM, cost_weight=np.inf).model == "local"
+    assert router.route(SUM, cost_weight=np.inf).cost == 0
+
+
+def test_fit_needs_no_outcomes(world):
+    with pytest.warns(
+        UserWarning, match="Fitted without LowRankEstimator, MixtureEstimator: training models' outcomes"
+    ):
+        router = fitted(world).fit(world.prompts[:N_FIT])
+    router.onboard(evaluation(world, "poet"))
+    assert router.training_models == ()
+    assert router.route(SUM).error > router.route(POEM).error
+
+
+def test_fit_leaves_out_training_models_without_answers(world):
+    table = world.rows(range(N_FIT))
+    errors = table.errors.copy()
+    errors[:, 2] = np.nan
+    router = fit_on(world).fit(Outcomes(table.prompts, table.models, errors, table.costs))
+    assert "clerk" not in router.training_models
+    assert len(router.training_models) == 7
+
+
+def test_the_same_fit_has_the_same_id_and_another_another(world):
+    assert fitted(world).fit_id == fitted(world).fit_id
+    ids = {fitted(world).fit_id, fitted(world, n_regions=5).fit_id, fitted(world, cost="mean").fit_id}
+    assert len(ids) == 3
+
+
+def test_fitting_again_begins_anew(world):
+    router = fitted(world)
+    router.onboard(evaluation(world, "sage"))
+    X = np.random.default_rng(0).normal(size=(len(world), 5))
+    with pytest.raises(EmbedderMismatchError, match="vectors given have 5 numbers, but HashingEmbedder gives 32"):
+        router.fit(world, vectors=X)
+    with pytest.raises(NotFittedError, match="not fitted; call fit"):
+        router.route(SUM)
+    assert router.fit(world.rows(range(N_FIT))).pool == {}
+    assert router.fit_id == fitted(world).fit_id
+
+
+def test_a_router_on_vectors_alone_never_embeds(world):
+    X = np.random.default_rng(0).normal(size=(len(world), 5))
+    router = UniRouter(estimator=small_blend(), n_regions=4)
+    for _ in range(2):
+        router.fit(world.rows(range(N_FIT)), vectors=X[:N_FIT])
+    router.onboard(evaluation(world, "sage"), vectors=X[N_FIT:])
+    assert router.route("anything", vector=X[0]).model == "sage"
+    with pytest.raises(NotFittedError, match="give the prompts' vectors"):
+        router.route("anything")
+
+
+# --- Models come and go -----------------------------------------------------------------------------------------------
+
+
+def test_onboarding_a_model_leaves_the_others_as_they_were(world, router):
+    before = router.expect(world.prompts)
+    router.onboard(evaluation(world, "bard"))
+    after = router.expect(world.prompts)
+    others = [j for j, model in enumerate(router.pool) if model != "bard"]
+    assert np.array_equal(after.prediction.errors[:, others], before.prediction.errors)
+    assert np.array_equal(after.costs[:, others], before.costs)
+
+
+def test_a_model_is_replaced_only_when_told_so(world, router):
+    with pytest.raises(InvalidDataError, match="'sage' is in the pool already; pass replace=True to measure it anew"):
+        router.onboard(evaluation(world, "sage"))
+    given = evaluation(world, "poet")
+    router.onboard(Evaluation("sage", given.validation, given.errors, given.costs), replace=True)
+    assert router.pool["sage"].error == router.pool["poet"].error
+
+
+def test_profile_changes_nothing(world, router):
+    profile = router.profile(evaluation(world, "bard"))
+    assert (profile.model, profile.n, "bard" in router.pool) == ("bard", 80, False)
+    assert repr(profile) == f"ModelProfile('bard', error={profile.error:.3f}, n=80)"
+
+
+def test_the_pool_given_out_is_a_copy(router):
+    router.pool.clear()
+    assert len(router.pool) == 4
+
+
+def test_failed_and_truncated_answers_are_counted_apart(world, router):
+    validation = ValidationSet(world.prompts[N_FIT : N_FIT + 4])
+    given = Evaluation(
+        "novice", validation, [0, 1, np.nan, 0], costs=[1, 1, np.nan, 1], failed=[0, 0, 1, 0], truncated=[0, 1, 0, 0]
+    )
+    profile = router.onboard(given)
+    assert (profile.n, profile.error) == (3, pytest.approx(1 / 3))
+    assert (profile.provenance["failed"], profile.provenance["truncated"]) == (1, 1)
+
+
+def test_models_that_lack_something_are_left_out(world, router):
+    router.onboard(evaluation(world, "coder"), capabilities=Capabilities(vision=False))
+    for model in ("poet", "sage", "tutor", "scholar"):
+        router.retire(model)
+    assert router.route(SUM, requires=["tools"]).model == "coder"
+    with pytest.raises(NoCandidateError, match=r"No model may answer this prompt \(coder: lacks vision\)"):
+        router.route(SUM, requires=("tools", "vision"))
+
+
+def test_a_prompt_beyond_the_context_window_goes_elsewhere(world):
+    router = fitted(world)
+    router.onboard(evaluation(world, "sage"))
+    router.onboard(evaluation(world, "poet"), capabilities=Capabilities(context_window=100))
+    tokens = [100, 101]
+    assert router.route_batch([POEM] * 2, cost_weight=np.inf, tokens_in=tokens).models == ["poet", "sage"]
+    assert [router.route(POEM, cost_weight=np.inf, tokens_in=n).model for n in tokens] == ["poet", "sage"]
+    with pytest.raises(
+        NoCandidateError, match=r"Prompt 1: .*poet: its context window of 100 tokens is less than .* 101"
+    ):
+        router.route_batch([POEM] * 2, models=["poet"], tokens_in=tokens)
+
+
+def test_candidates_may_come_from_a_generator(world, router):
+    requires = (name for name in ["tools", "vision"])
+    decisions = router.route_batch([SUM, POEM], models=(name for name in ["poet", "tutor"]), requires=requires)
+    assert set(decisions.models) <= {"poet", "tutor"}
+    assert decisions[0].model == decisions.models[0]
+    router.onboard(evaluation(world, "coder"), capabilities=Capabilities(vision=False), replace=True)
+    router.onboard(evaluation(world, "bard"), capabilities=Capabilities(vision=False))
+    excluded = router.route(SUM, requires=(name for name in ["vision"])).ranking[-2:]
+    assert [row.model for row in excluded] == ["bard", "coder"]
+
+
+# --- Bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "Prompt 0 is empty; remove it or give it text"),
+        (" \n", "Prompt 0 is empty"),
+        (None, "Prompt 0 is NoneType None, not a string"),
+        (3, "Prompt 0 is int 3, not a string"),
+        (b"sum", "Prompt 0 is bytes"),
+        (["a"], "Prompt 0 is list"),
+    ],
+    ids=repr,
+)
+def test_a_prompt_is_a_string_with_text(world, router, prompt, message):
+    for use in (
+        router.route,
+        router.explain,
+        lambda prompt: router.route_batch([prompt]),
+        lambda p: router.expect([p]),
+    ):
+        with pytest.raises(InvalidDataError, match=message):
+            use(prompt)
+    with pytest.raises(InvalidDataError, match=message):
+        fit_on(world).fit([prompt] * 20)
+
+
+def test_one_string_is_no_list_of_prompts(router):
+    with pytest.raises(InvalidDataError, match="must be a list of strings, not one string 'What is"):
+        router.route_batch(SUM)
+
+
+def test_few_prompts_are_too_few_to_learn_from(world):
+    with pytest.raises(InvalidDataError, match="9 prompts are too few to learn from; give at least 10"):
+        UniRouter().fit(world.prompts[:9])
+
+
+@pytest.mark.parametrize("use", ["route", "explain", "save", "onboard", "expect"])
+def test_a_router_that_is_not_fitted_says_so(world, tmp_path, use):
+    argument = {"save": tmp_path / "a", "onboard": evaluation(world, "sage"), "expect": [SUM]}.get(use, SUM)
+    with pytest.raises(NotFittedError, match=r"This router is not fitted; call fit\(outcomes\) first"):
+        getattr(UniRouter(), use)(argument)
+
+
+def test_an_empty_pool_says_so(world):
+    for use in (fitted(world).route, fitted(world).explain, lambda prompt: fitted(world).route_batch([prompt])):
+        with pytest.raises(NoCandidateError, match="The pool holds no model; onboard one first"):
+            use(SUM)
+
+
+def test_an_unknown_model_is_named_with_those_known(world, router):
+    known = "'wizard' is not in the pool; the pool holds 'poet', 'sage', 'scholar', 'tutor'. Onboard it first"
+    for use in (lambda: router.retire("wizard"), lambda: router.route(SUM, models=["sage", "wizard"])):
+        with pytest.raises(UnknownModelError, match=known):
+            use()
+    with pytest.raises(UnknownModelError, match="'sage' is not in the pool; the pool holds no model"):
+        fitted(world).retire("sage")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"cost_weight": float("nan")}, "cost_weight=nan must be a number >= 0"),
+        ({"cost_weight": -0.1}, "cost_weight=-0.1 must be a number >= 0"),
+        ({"models": "sage"}, "'sage' is one name, not a list of names; put it in a list"),
+        ({"requires": "tools"}, "'tools' is one name, not a list"),
+        ({"requires": ["magic"]}, "'magic' is no capability; require one of tools, vision, json"),
+        ({"tokens_in": -1}, "tokens_in=-1 must be"),
+        ({"tokens_in": float("nan")}, "tokens_in=nan must be"),
+        ({"tokens_in": "many"}, "tokens_in='many' must be"),
+        ({"cached_tokens": -1}, "cached_tokens=-1 must be"),
+        ({"tokens_in": 5, "cached_tokens": 6}, "cached_tokens=6 are part of tokens_in=5 and cannot be more"),
+        ({"vector": [1.0, 2.0]}, "vectors given have 2 numbers, but the router was fitted on 32"),
+        ({"vector": [float("nan")] * 32}, "NaN or infinity"),
+        ({"vector": ["a"] * 32}, "type <U1 for 1 prompts; give one row of numbers"),
+        ({"vector": [[1.0] * 32]}, r"shape \(1, 1, 32\)"),
+        ({"vector": 3.0}, r"shape \(1,\)"),
+    ],
+    ids=str,
+)
+def test_what_route_cannot_use_is_named(router, how, message):
+    for use in (router.route, router.explain):
+        with pytest.raises(InvalidDataError, match=message):
+            use(SUM, **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"vectors": np.ones((1, 32))}, r"shape \(1, 32\) and type float64 for 2 prompts"),
+        ({"vectors": np.ones((2, 31))}, "have 31 numbers, but the router was fitted on 32"),
+        ({"vectors": [[1.0], [2.0, 3.0]]}, "vectors given differ in length"),
+        ({"tokens_in": [1]}, "tokens_in=.1. must be 2 finite numbers"),
+        ({"tokens_in": 7}, "tokens_in=7 must be 2 finite numbers"),
+        ({"tokens_in": ["a", "b"]}, "tokens_in=.'a', 'b'. must be 2 finite numbers"),
+        ({"cached_tokens": [1, np.inf]}, "cached_tokens=.1, inf. must be"),
+        ({"tokens_in": [9, 9], "cached_tokens": [9, 10]}, "cached_tokens=10 are part of tokens_in=9"),
+        ({"models": []}, "not among the models asked for"),
+    ],
+    ids=str,
+)
+def test_what_route_batch_cannot_use_is_named(router, how, message):
+    with pytest.raises(UniRouterError, match=message):
+        router.route_batch([SUM, POEM], **how)
+
+
+def test_what_fit_cannot_use_is_named_and_changes_nothing(world, router):
+    before = router.route(SUM).as_dict()
+    for vectors, message in (
+        (np.ones((3, 2)), r"shape \(3, 2\)"),
+        ([[1.0], [1.0, 2.0]], "differ in length"),
+        (np.full((len(world), 2), np.nan), "prompt 0 holds NaN"),
+    ):
+        with pytest.raises(InvalidDataError, match=message):
+            router.fit(world, vectors=vectors)
+    assert router.route(SUM).as_dict() == before
+
+
+def test_a_fit_that_fails_while_it_learns_leaves_no_mixture(world):
+    router = fitted(world, LowRankEstimator())
+    router.onboard(evaluation(world, "sage"))
+    with pytest.raises(MissingOutcomesError, match="LowRankEstimator needs training models' outcomes"):
+        router.fit(world.prompts[:50])
+    with pytest.raises(NotFittedError, match="not fitted"):
+        router.route(SUM)
+
+
+def test_an_embedder_that_changes_its_dimension_is_refused(world):
+    class Growing:
+        dims = 3
+
+        def encode(self, prompts):
+            return [[len(prompt) + i * i for i in range(self.dims)] for prompt in prompts]
+
+    router = fitted(world, embedder=(embedder := Growing()))
+    router.onboard(evaluation(world, "sage"))
+    embedder.dims = 4
+    with pytest.raises(EmbedderMismatchError, match="Growing gives 4 numbers a prompt, but the router was fitted on 3"):
+        router.route(SUM)
+
+
+def test_vectors_of_validation_prompts_are_checked(world, router):
+    with pytest.raises(InvalidDataError, match=r"shape \(2, 32\) and type float64 for 80 prompts"):
+        router.onboard(evaluation(world, "bard"), vectors=np.ones((2, 32)))
+    with pytest.raises(InvalidDataError, match="prompt 0 holds NaN"):
+        router.onboard(evaluation(world, "bard"), vectors=np.full((80, 32), np.nan))
+    assert "bard" not in router.pool
+
+
+def test_a_model_of_unknown_price_is_not_taken_as_free(world, router):
+    given = evaluation(world, "sage")
+    with pytest.raises(UnknownPriceError, match="What 'new' costs is not known; give prices="):
+        router.onboard(Evaluation("new", given.validation, given.errors))
+    assert "new" not in router.pool
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cost_weight": -1}, "cost_weight=-1 must be a number >= 0"),
+        ({"cost": "dear"}, "cost='dear' must be 'expected' or 'mean'"),
+        ({"n_regions": 0}, "n_regions=0 must be at least 1"),
+        ({"estimator": KMeansEstimator}, "KMeansEstimator'> is not an estimator; give an object of a dataclass"),
+        ({"estimator": "k-means"}, "'k-means' is not an estimator"),
+        ({"embedder": "minilm"}, "'minilm' is not an embedder"),
+    ],
+    ids=str,
+)
+def test_settings_are_checked_when_given(settings, message):
+    with pytest.raises(InvalidDataError, match=message):
+        UniRouter(**settings)
+
+
+@pytest.mark.parametrize("wrong", [{"context_window": 0}, {"context_window": "8k"}, {"tools": "yes"}], ids=str)
+def test_capabilities_are_checked_when_given(wrong):
+    with pytest.raises(InvalidDataError, match=f"{next(iter(wrong))}="):
+        Capabilities(**wrong)
+
+
+def test_an_estimator_that_predicts_no_errors_is_refused_when_onboarding(world):
+    class Wild(KMeansEstimator):
+        def predict(self, X, features):
+            return Prediction(2 + super().predict(X, features).errors, lambda: np.ones((len(X), len(features))))
+
+    router = fitted(world, Wild(k=2))
+    with pytest.raises(InvalidDataError, match=r"Wild predicts errors outside \[0, 1\] for 'sage'"):
+        router.onboard(evaluation(world, "sage"))
+
+
+# --- Many threads -----------------------------------------------------------------------------------------------------
+
+
+def test_threads_that_route_see_a_whole_pool_while_models_come_and_go(world, router):
+    vectors = embed(router.embedder, world.prompts)
+    profiles = [evaluation(world, model) for model in ("bard", "coder")]
+    stop, failures = threading.Event(), []
+
+    def keep_routing():
+        try:
+            while not stop.is_set():
+                decisions = router.route_batch(world.prompts, cost_weight=50, vectors=vectors)
+                assert set(decisions.models) <= set(decisions.pool_models)
+                decision = router.route(SUM, vector=vectors[0])
+                assert len(decision.ranking) in (4, 5, 6)
+                assert decisions[3].model == decisions.models[3]
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=keep_routing) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(40):
+        for profile in profiles:
+            router.onboard(profile)
+        for profile in profiles:
+            router.retire(profile.model)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_threads_that_onboard_at_once_lose_nothing(world):
+    router = fitted(world)
+    threads = [threading.Thread(target=router.onboard, args=[evaluation(world, model)]) for model in world.models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(router.pool) == set(world.models)

@@ -1,0 +1,480 @@
+"""The command line as a user and a script see it: what it prints, where, and how it exits."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from unirouter_core import Prices, UniRouter
+from unirouter_plugins.cli import app
+
+# The sage's $0.0014 for a sum are worth 0.4, less than the poet gets wrong there; $0.0019 for a poem are worth more.
+WEIGHED = ("--models", "poet,sage", "--cost-weight", 300)
+POOL = ("poet", "sage", "tutor", "scholar")
+SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
+
+
+def run(*arguments, stdin=None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def output(*arguments, code=0, stdin=None):
+    """What a command prints, as JSON."""
+    done = run(*arguments, "--json", stdin=stdin)
+    assert done.exit_code == code, done.stderr
+    return json.loads(done.stdout)
+
+
+def refusal(*arguments, stdin=None):
+    """The one sentence of a command that cannot be done."""
+    done = run(*arguments, stdin=stdin)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def write(path, outcomes, *, usd=True, tokens=False):
+    """Write outcomes in our own form."""
+    lines = []
+    for i, prompt in enumerate(outcomes.prompts):
+        for j, model in enumerate(outcomes.models):
+            line = {"prompt": prompt, "model": model, "error": float(outcomes.errors[i, j])}
+            line |= {"cost": float(outcomes.costs[i, j])} if usd else {}
+            line |= {"tokens_in": float(outcomes.tokens_in[i, j])} if tokens else {}
+            line |= {"tokens_out": float(outcomes.tokens_out[i, j])} if tokens else {}
+            lines.append(json.dumps(line))
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(world, tmp_path_factory):
+    """A folder with what the first two commands of the README make."""
+    folder = tmp_path_factory.mktemp("made")
+    write(folder / "fit.jsonl", world.rows(range(160)))
+    write(folder / "recorded.jsonl", world.rows(range(160, 240)))
+    output("fit", folder / "fit.jsonl", "--router", folder / "my.router")
+    output("onboard", folder / "my.router", *POOL, "--recorded", folder / "recorded.jsonl")
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of it, to change."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+# --- fit --------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_says_what_was_learned_from_and_what_comes_next(made, tmp_path):
+    done = run("fit", made / "fit.jsonl", "--router", tmp_path / "new.router", "--models", "poet, sage")
+
+    assert done.exit_code == 0
+    assert "160 prompts and 2 models" in done.stdout
+    assert f"unirouter onboard {tmp_path / 'new.router'} --all --recorded" in done.stdout
+    assert UniRouter.load(tmp_path / "new.router").training_models == ("poet", "sage")
+
+
+def test_fit_keeps_its_hands_off_a_router_that_holds_models(folder):
+    sentence = refusal("fit", folder / "fit.jsonl", "--router", folder / "my.router")
+
+    assert "holds 4 models" in sentence
+    assert "--force" in sentence
+    assert set(UniRouter.load(folder / "my.router").pool) == set(POOL)
+
+
+def test_fit_with_force_replaces_it(folder):
+    output("fit", folder / "recorded.jsonl", "--router", folder / "my.router", "--force")
+
+    assert not UniRouter.load(folder / "my.router").pool
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl", "strings.jsonl"])
+def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path, name):
+    lines = {
+        "prompts.txt": str,
+        "prompts.jsonl": lambda p: json.dumps({"id": 1, "prompt": p}),
+        "strings.jsonl": json.dumps,
+    }
+    (tmp_path / name).write_text("\n\n".join(lines[name](prompt) for prompt in world.prompts[:40]))
+
+    done = run("fit", tmp_path / name, "--router", tmp_path / "my.router", "--json")
+
+    assert json.loads(done.stdout) == {"router": str(tmp_path / "my.router"), "prompts": 40, "training_models": []}
+    assert "Note: Fitted without" in done.stderr
+
+
+def test_fit_of_outcomes_with_a_fault_does_not_take_them_for_prompts(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "model": "poet"}\n')
+
+    assert "neither error nor quality" in refusal("fit", tmp_path / "bad.jsonl", "--router", tmp_path / "my.router")
+
+
+def test_models_of_bare_prompts_are_refused(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+
+    assert "leave --models out" in refusal("fit", tmp_path / "prompts.txt", "--models", "poet")
+
+
+# --- onboard, models, retire ------------------------------------------------------------------------------------------
+
+
+def test_onboard_prints_the_new_profile(world, folder):
+    new = output("onboard", folder / "my.router", "clerk", "--recorded", folder / "recorded.jsonl")["onboarded"]
+
+    errors, costs = world.errors[160:, 2], world.costs[160:, 2]
+    assert [row["model"] for row in new] == ["clerk"]
+    assert new[0]["n"] == 80
+    assert new[0]["error"] == pytest.approx(errors.mean())
+    assert new[0]["stderr"] == pytest.approx(errors.std() / np.sqrt(80))
+    assert new[0]["usd_per_1000"] == pytest.approx(1000 * costs.mean())
+    assert "clerk" in UniRouter.load(folder / "my.router").pool
+
+
+def test_onboard_all_passes_over_models_that_are_in_the_pool(folder):
+    done = output("onboard", folder / "my.router", "--all", "--recorded", folder / "recorded.jsonl")
+
+    assert set(done["skipped"]) == set(POOL)
+    assert [row["model"] for row in done["onboarded"]] == ["clerk", "bard", "coder", "editor"]
+
+
+def test_onboarding_adds_all_models_or_none(folder):
+    sentence = refusal("onboard", folder / "my.router", "clerk", "nobody", "--recorded", folder / "recorded.jsonl")
+
+    assert "'nobody' is not in the table" in sentence
+    assert set(UniRouter.load(folder / "my.router").pool) == set(POOL)
+
+
+def test_a_model_of_the_pool_is_measured_anew_only_with_replace(world, folder):
+    again = write(folder / "again.jsonl", world.rows(range(200, 240)))
+
+    assert "--replace" in refusal("onboard", folder / "my.router", "poet", "--recorded", again)
+    output("onboard", folder / "my.router", "poet", "--recorded", again, "--replace")
+    assert UniRouter.load(folder / "my.router").pool["poet"].n == 40
+
+
+def test_prices_are_given_in_usd_per_million_tokens(world, folder):
+    unpriced = write(folder / "unpriced.jsonl", world.rows(range(160, 240)), usd=False, tokens=True)
+    command = ("onboard", folder / "my.router", "clerk", "--recorded", unpriced)
+
+    assert "--price-in" in refusal(*command)
+    assert "--price-out" in refusal(*command, "--price-in", 1)
+    assert "one at a time" in refusal(*command, "bard", "--price-in", 1, "--price-out", 2)
+    assert output(*command, "--price-in", 1, "--price-out", 2)["onboarded"][0]["prices"]["output"] == 2
+    assert UniRouter.load(folder / "my.router").pool["clerk"].prices == Prices(1, 2)
+
+
+def test_a_router_that_does_not_exist_is_an_offer_to_make_one(made, tmp_path):
+    sentence = refusal("onboard", tmp_path / "no.router", "poet", "--recorded", made / "recorded.jsonl")
+
+    assert "unirouter fit DATA" in sentence
+    assert "--starter" in sentence
+    assert not (tmp_path / "no.router").exists()
+
+
+def test_onboard_asks_for_what_is_missing(made):
+    router = made / "my.router"
+
+    assert "--recorded" in refusal("onboard", router, "clerk")
+    assert "--all" in refusal("onboard", router, "--recorded", made / "recorded.jsonl")
+    assert "one of the two" in refusal("onboard", router, "clerk", "--all", "--recorded", made / "recorded.jsonl")
+
+
+def test_two_processes_that_onboard_at_once_keep_each_others_models(folder):
+    def start(model):
+        return spawn("onboard", folder / "my.router", model, "--recorded", folder / "recorded.jsonl")
+
+    both = [start("clerk"), start("bard")]
+
+    assert [process.communicate(timeout=60)[1] for process in both] == ["", ""]
+    assert {"clerk", "bard", *POOL} == set(UniRouter.load(folder / "my.router").pool)
+
+
+def test_models_lists_what_is_known_of_each(made):
+    listed = output("models", "--router", made / "my.router")["models"]
+    done = run("models", "-r", made / "my.router")
+
+    assert [row["model"] for row in listed] == sorted(POOL)
+    assert listed[0]["provenance"]["source"] == "recorded outcomes"
+    assert all(model in done.stdout for model in POOL)
+    assert listed[0]["provenance"]["date"] in done.stdout
+
+
+def test_models_shows_a_column_only_where_it_tells_models_apart(folder):
+    before = run("models", "-r", folder / "my.router").stdout
+    file = folder / "my.router" / "pool" / "poet.json"
+    profile = json.loads(file.read_text())
+    profile["capabilities"] |= {"tools": False, "context_window": 8000}
+    profile["provenance"]["date"] = "2024-02-29"
+    file.write_text(json.dumps(profile))
+
+    after = run("models", "-r", folder / "my.router").stdout
+
+    assert "lacks" not in before
+    assert "2024-02-29  tools, > 8,000" in after
+
+
+def test_retire_takes_out_one_model(folder):
+    assert output("retire", folder / "my.router", "poet")["models"] == ["sage", "scholar", "tutor"]
+    assert set(UniRouter.load(folder / "my.router").pool) == set(POOL) - {"poet"}
+    assert "'poet' is not in the pool" in refusal("retire", folder / "my.router", "poet")
+
+
+# --- route ------------------------------------------------------------------------------------------------------------
+
+
+def test_route_says_the_model_first(made):
+    router = made / "my.router"
+
+    assert run("route", SUM, "-r", router, *WEIGHED).stdout.splitlines()[0] == "sage"
+    assert run("route", POEM, "-r", router, *WEIGHED).stdout.splitlines()[0] == "poet"
+    assert run("route", SUM, "-r", router, "--cost-weight", "inf").stdout.splitlines()[0] == "poet"
+
+
+def test_route_as_json_is_the_decision(made):
+    row = output("route", SUM, "--router", made / "my.router", "--cost-weight", 300)
+
+    decision = UniRouter.load(made / "my.router").route(SUM, cost_weight=300)
+    assert row["prompt"] == SUM
+    assert (row["model"], row["error"], row["cost"]) == (decision.model, decision.error, decision.cost)
+    assert [candidate["model"] for candidate in row["ranking"]] == [each.model for each in decision.ranking]
+
+
+def test_a_dash_reads_the_prompt_from_stdin(made):
+    assert output("route", "-", "-r", made / "my.router", stdin=f"{SUM}\n")["prompt"] == SUM
+    assert "empty" in refusal("route", "-", "-r", made / "my.router", stdin="")
+
+
+def test_explain_shows_the_prompts_most_like_it(made):
+    command = ("route", SUM, "-r", made / "my.router", "--explain")
+
+    assert len(output(*command)["neighbours"]) == 5
+    assert "What is" in run(*command).stdout
+
+
+def test_the_candidates_can_be_named(made):
+    command = ("route", SUM, "-r", made / "my.router", "--models", "poet, tutor")
+
+    assert output(*command, "--cost-weight", "0")["model"] == "tutor"
+    assert "Excluded, not among the models asked for: sage, scholar." in run(*command).stdout
+    assert "'nobody' is not in the pool" in refusal("route", SUM, "-r", made / "my.router", "--models", "nobody")
+    assert "no capability" in refusal("route", SUM, "-r", made / "my.router", "--requires", "wings")
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
+def test_a_file_of_prompts_gives_a_line_of_json_each(made, tmp_path, name):
+    prompts = [SUM, POEM, "Ein Gedicht über Öl, 3 Zeilen."]
+    lines = prompts if name == "prompts.txt" else [json.dumps({"prompt": prompt}) for prompt in prompts]
+    (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+
+    done = run("route", "--file", tmp_path / name, "-r", made / "my.router", *WEIGHED, "--json")
+
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["prompt"] for row in rows] == prompts
+    assert [row["model"] for row in rows[:2]] == ["sage", "poet"]
+
+
+def test_a_file_of_prompts_can_be_explained_line_by_line(made, tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"{SUM}\n{POEM}\n")
+    command = ("route", "--file", tmp_path / "prompts.txt", "-r", made / "my.router", "--explain")
+
+    assert [len(json.loads(line)["neighbours"]) for line in run(*command, "--json").stdout.splitlines()] == [5, 5]
+    assert POEM in run(*command).stdout
+
+
+def test_many_prompts_are_shown_as_the_first_of_them_and_shares(world, made, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(world.prompts))
+
+    done = run("route", "--file", tmp_path / "prompts.txt", "-r", made / "my.router", *WEIGHED)
+
+    assert "… and 220 more; --json writes them all." in done.stdout
+    assert "sage" in done.stdout.split("share")[1]
+
+
+def test_route_wants_exactly_one_source_of_prompts(made, tmp_path):
+    (tmp_path / "none.txt").write_text("\n \n")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
+
+    assert "one of the three" in refusal("route")
+    assert "one of the three" in refusal("route", SUM, "--file", tmp_path / "none.txt")
+    assert "holds no prompts" in refusal("route", "--file", tmp_path / "none.txt")
+    assert "line 2" in refusal("route", "--file", tmp_path / "bad.jsonl")
+
+
+# --- tune, report -----------------------------------------------------------------------------------------------------
+
+
+def test_tune_saves_the_cost_weight_and_nothing_else(folder):
+    router = folder / "my.router"
+    before = {file.name: file.read_bytes() for file in (router / "pool").iterdir()}
+
+    tuned = output("tune", "-r", router, "--usd-per-error", 0.01, "--save")
+
+    assert (tuned["cost_weight"], tuned["met"], tuned["saved"]) == (100, True, True)
+    assert UniRouter.load(router).cost_weight == 100
+    assert {file.name: file.read_bytes() for file in (router / "pool").iterdir()} == before
+
+
+def test_a_goal_that_cannot_be_met_exits_with_3_and_saves_nothing(folder):
+    router = folder / "my.router"
+
+    tuned = output("tune", "-r", router, "--usd-per-1000", 1e-9, "--save", code=3)
+
+    assert (tuned["met"], tuned["saved"]) == (False, False)
+    assert UniRouter.load(router).cost_weight == 0
+
+
+def test_tune_shows_quality_cost_shares_and_verdict(made):
+    done = run("tune", "-r", made / "my.router", "--keep-quality", 0.97)
+
+    assert done.exit_code == 0
+    assert all(word in done.stdout for word in ("routing", "sage", "90% interval", "share", "To keep 0.97"))
+
+
+def test_tune_wants_one_goal_and_somewhere_to_save(made):
+    assert "--usd-per-1000" in refusal("tune", "-r", made / "my.router")
+    assert "one goal" in refusal("tune", "-r", made / "my.router", "--keep-quality", 0.9, "--usd-per-error", 1)
+    assert "--router" in refusal("tune", "--keep-quality", 0.9, "--save")
+
+
+def test_report_exits_with_0_where_routing_pays(made, tmp_path):
+    done = run("report", "-r", made / "my.router", "--png", tmp_path / "curve.png")
+
+    assert done.exit_code == 0
+    assert "Routing reaches the quality" in done.stdout.replace("\n", " ")
+    assert "best mixture" in done.stdout
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_picture_without_matplotlib_is_refused_with_the_cure(made, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "unirouter_plugins.report", raising=False)
+
+    assert "pip install 'unirouter[report]'" in refusal("report", "-r", made / "my.router", "--png", "curve.png")
+
+
+def test_report_exits_with_3_where_routing_does_not_pay(folder):
+    for model in ("poet", "tutor", "scholar"):
+        output("retire", folder / "my.router", model)
+
+    assert output("report", "-r", folder / "my.router", code=3)["pays"] is False
+
+
+def test_report_on_other_data_uses_none_that_was_measured_on(made):
+    on_others = output("report", "-r", made / "my.router", "--data", made / "fit.jsonl")
+
+    assert on_others["n"] == 160
+    assert "0 prompts are left" in refusal("report", "-r", made / "my.router", "--data", made / "recorded.jsonl")
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def test_an_input_that_is_missing_or_foreign_is_one_sentence_and_exit_code_2(made, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+
+    assert "does not exist" in refusal("models", "-r", tmp_path / "no.router")
+    assert "is not a router" in refusal("models", "-r", tmp_path)
+    assert "No such file" in refusal("fit", tmp_path / "no.jsonl")
+    assert "not UTF-8" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
+    assert run("route", "--wings").exit_code == 2
+
+
+def test_help_documents_the_exit_codes():
+    done = run("--help")
+
+    assert "0 fine; 2 usage or bad input; 3 a goal that cannot be met" in " ".join(done.stdout.split())
+    assert "Exit code 3" in run("tune", "--help").stdout
+
+
+def test_tables_fit_into_80_columns_and_keep_long_names_whole(world, folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "together_ai/meta-llama/Meta-Llama-3.1-405B-Instruct-Turbo"
+    text = (folder / "recorded.jsonl").read_text().replace('"clerk"', f'"{long}"')
+    (folder / "recorded.jsonl").write_text(text)
+    output("onboard", folder / "my.router", long, "--recorded", folder / "recorded.jsonl")
+
+    done = run("models", "-r", folder / "my.router")
+
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "…" not in done.stdout
+    assert long[:20] in done.stdout
+    assert long[-10:] in done.stdout
+
+
+def spawn(*arguments, **settings):
+    """A process of the real command."""
+    program = [sys.executable, "-W", "error", "-c", "from unirouter_plugins.cli import app; app()"]
+    return subprocess.Popen(
+        [*program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
+    )
+
+
+def test_json_is_all_there_is_on_stdout_and_progress_is_not(made, tmp_path):
+    process = spawn("fit", made / "fit.jsonl", "-r", tmp_path / "my.router", "--json")
+    stdout, stderr = process.communicate(timeout=60)
+
+    assert json.loads(stdout)["prompts"] == 160
+    assert stderr == ""
+
+
+def test_a_terminal_that_is_not_utf8_loses_bars_but_no_answer(made):
+    process = spawn("report", "-r", made / "my.router", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    stdout, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert "Routing reaches" in stdout
+
+
+def test_routing_from_the_shell_imports_no_scikit_learn_no_matplotlib_and_for_json_no_rich(made):
+    program = (
+        "import sys; from unirouter_plugins.cli import app\n"
+        f"try: app(['route', {SUM!r}, '-r', {str(made / 'my.router')!r}, '--json'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('sklearn', 'matplotlib', 'scipy', 'rich') if name in sys.modules], file=sys.stderr)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stderr.strip() == "[]"
+
+
+# --- The starter ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_router_the_starters_examples_answer_and_say_that_they_are_recorded():
+    done = run("route", "What is 17 times 23?", "--json")
+
+    assert json.loads(done.stdout)["router"] == "starter"
+    assert "recorded examples" in done.stderr
+    assert "not live" in done.stderr
+
+
+def test_onboard_with_starter_begins_with_its_features_and_an_empty_pool(made, tmp_path):
+    recorded = made / "recorded.jsonl"
+
+    output("onboard", tmp_path / "my.router", "poet", "sage", "--recorded", recorded, "--starter")
+
+    assert set(UniRouter.load(tmp_path / "my.router").pool) == {"poet", "sage"}
+
+
+def test_onboard_with_starter_leaves_no_router_behind_when_a_model_cannot_be_added(made, tmp_path):
+    refusal("onboard", tmp_path / "my.router", "nobody", "--recorded", made / "recorded.jsonl", "--starter")
+
+    assert not (tmp_path / "my.router").exists()
+
+
+def test_the_starters_examples_can_be_listed_tuned_and_reported():
+    assert output("models")["models"]
+    assert output("tune", "--usd-per-error", 0.02)["cost_weight"] == 50
+    assert output("report", code=run("report").exit_code)["models"]

@@ -1,0 +1,54 @@
+"""What the commands share: their common options, the router they name, and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unirouter_core.exceptions import ArtifactError
+from unirouter_core.router import UniRouter
+
+Router = Annotated[Path, typer.Argument(metavar="ROUTER", help="The router's folder.")]
+MaybeRouter = Annotated[
+    Path | None,
+    typer.Option("--router", "-r", metavar="ROUTER", help="The router's folder; recorded examples when not given."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="What the models did on other prompts; the router's own when not given."),
+]
+
+
+def load(folder: Path | None) -> UniRouter:
+    """Return the router in `folder`, or the starter's with its examples, and say so."""
+    if folder is None:
+        router = UniRouter.starter(examples=True)
+        newest = max((str(profile.provenance.get("date", "")) for profile in router.pool.values()), default="")
+        typer.echo(
+            f"No --router given: these are recorded examples of {newest or 'unknown date'}, at prices of that day, not "
+            "live ones. For your own models: unirouter fit --help",
+            err=True,
+        )
+        return router
+    if not folder.exists():
+        raise ArtifactError(f"{folder} does not exist; make it with: unirouter fit DATA --router {folder}")
+    return UniRouter.load(folder)
+
+
+def split(names: str | None) -> list[str] | None:
+    """Return the names in "a,b", or None when none were given."""
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def emit(document: object, *, line: bool = False) -> None:
+    """Print JSON on stdout, ASCII so that any terminal and pipe takes it."""
+    typer.echo(json.dumps(document, indent=None if line else 2, allow_nan=False))
+
+
+def named(folder: Path | None) -> str:
+    """Return what JSON calls the router in `folder`."""
+    return "starter" if folder is None else str(folder)

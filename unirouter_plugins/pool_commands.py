@@ -1,0 +1,148 @@
+"""The commands that make a router and change its pool: fit, onboard, models, retire."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unirouter_core.costs import Prices
+from unirouter_core.exceptions import ArtifactError, InvalidDataError, UnknownPriceError
+from unirouter_core.profiles import ModelProfile
+from unirouter_core.readers import read_outcomes
+from unirouter_core.router import UniRouter
+from unirouter_core.validation import Evaluation
+from unirouter_plugins import tables
+from unirouter_plugins.options import Json, MaybeRouter, Router, emit, load, named, split
+from unirouter_plugins.prompts import read_fitting
+
+
+def fit(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="What models did (.jsonl, .csv, .parquet, a folder), or prompts (.txt, .jsonl)."
+        ),
+    ],
+    router: Annotated[
+        Path, typer.Option("--router", "-r", metavar="ROUTER", help="The folder to save the router in.")
+    ] = Path("my.router"),
+    models: Annotated[str | None, typer.Option(metavar="A,B", help="Learn from these models of DATA only.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a router that holds models.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Learn prompt features from DATA and save a router with an empty pool."""
+    if not force and (held := len(list((router / "pool").glob("*.json")))):
+        raise InvalidDataError(
+            f"{router} holds {held} model{'s' * (held > 1)}, which a new fit removes; give --force to do so, or name "
+            "another folder with --router."
+        )
+    with tables.working(f"Learning from {data}"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted = UniRouter().fit(given := read_fitting(data, split(models)))
+        fitted.save(router)
+    for warning in caught:
+        typer.echo(f"Note: {warning.message}", err=True)
+    if as_json:
+        emit({"router": str(router), "prompts": len(given), "training_models": list(fitted.training_models)})
+        return
+    learned = f"{len(given):,} prompts" + (f" and {n} models" if (n := len(fitted.training_models)) else "")
+    typer.echo(f"{router} has learned from {learned}. Now add the models to choose from:")
+    typer.echo(f"  unirouter onboard {router} --all --recorded {data if n else 'OUTCOMES'}")
+
+
+def onboard(
+    router: Router,
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="The models to add.")] = None,
+    recorded: Annotated[Path | None, typer.Option(metavar="FILE", help="What the models did on prompts.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All models of FILE that are not in the pool yet.")] = False,
+    price_in: Annotated[float | None, typer.Option(metavar="USD", help="Per million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(metavar="USD", help="Per million answer tokens.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Measure models of the pool anew.")] = False,
+    starter: Annotated[
+        bool, typer.Option("--starter", help="Begin with the starter's prompt features if ROUTER does not exist.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Add models to a router by what they did on prompts: all of them, or none when one cannot be added."""
+    if recorded is None:
+        raise InvalidDataError("What the models did is missing; give --recorded FILE.")
+    if bool(models) == every:
+        raise InvalidDataError("Name the models to add, or give --all for all those of the file: one of the two.")
+    if not router.exists() and not starter:
+        raise ArtifactError(
+            f"{router} does not exist; learn it from your own prompts with: unirouter fit DATA --router {router}, or "
+            "begin with ready-made prompt features by adding --starter."
+        )
+    into = UniRouter.load(router) if router.exists() else UniRouter.starter()
+    with tables.working("Onboarding") as status:
+        table = read_outcomes(recorded)
+        names = list(dict.fromkeys(models or table.models))
+        if known := [name for name in names if name in into.pool and not replace]:
+            if not every:
+                raise InvalidDataError(f"{known[0]!r} is in the pool already; give --replace to measure it anew.")
+            names = [name for name in names if name not in known]
+        prices = _prices(price_in, price_out, names)
+        added = []
+        for name in names:
+            status.update(f"Onboarding {name}")
+            added.append(_onboard(into, Evaluation.recorded(name, table, prices=prices)))
+        into.save(router)
+    if as_json:
+        emit({"router": str(router), "onboarded": [tables.profile_row(p) for p in added], "skipped": known})
+        return
+    for name in known:
+        typer.echo(f"Note: {name} is in the pool already; --replace measures it anew.", err=True)
+    tables.show_models(added, f"{router} now holds {len(into.pool)} models; added:" if added else "Nothing to add.")
+
+
+def _onboard(router: UniRouter, evaluation: Evaluation) -> ModelProfile:
+    """Add a model, or measure it anew; what it can do stays as it was."""
+    before = router.pool.get(evaluation.model)
+    try:
+        return router.onboard(evaluation, capabilities=None if before is None else before.capabilities, replace=True)
+    except UnknownPriceError as unpriced:
+        raise UnknownPriceError(
+            f"What {evaluation.model!r} costs is not known; give the file a cost column (USD), or tokens_in and "
+            "tokens_out with --price-in and --price-out."
+        ) from unpriced
+
+
+def _prices(price_in: float | None, price_out: float | None, models: Sequence[str]) -> Prices | None:
+    if price_in is None and price_out is None:
+        return None
+    if price_in is None or price_out is None:
+        raise InvalidDataError("Only one price was given; give both --price-in and --price-out.")
+    if len(models) > 1:
+        raise InvalidDataError(f"One price for {len(models)} models; onboard models with --price-in one at a time.")
+    return Prices(price_in, price_out)
+
+
+def list_models(router: MaybeRouter = None, as_json: Json = False) -> None:
+    """List the models of a router, and how and when they were measured."""
+    held = load(router)
+    profiles = list(held.pool.values())
+    if as_json:
+        weight = tables.weight_json(held.cost_weight)
+        emit({"router": named(router), "cost_weight": weight, "models": [tables.profile_row(p) for p in profiles]})
+        return
+    none = "No models yet; add some with: unirouter onboard ROUTER --all --recorded FILE"
+    tables.show_models(profiles, "" if profiles else none)
+
+
+def retire(
+    router: Router,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to take out.")],
+    as_json: Json = False,
+) -> None:
+    """Take a model out of a router; the others stay as they were."""
+    held = load(router)
+    held.retire(model)
+    held.save(router)
+    if as_json:
+        emit({"router": str(router), "retired": model, "models": list(held.pool)})
+        return
+    typer.echo(f"{model} is retired; {router} holds {', '.join(held.pool) or 'no model'}.")
