@@ -80,10 +80,21 @@ def world():
     return make_world()
 
 
-@pytest.fixture
-def router(world):
+def onboarded(world):
     """A fresh router with poet, sage, tutor and scholar in its pool."""
     router = fitted(world)
     for model in ("poet", "sage", "tutor", "scholar"):
         router.onboard(evaluation(world, model))
     return router
+
+
+@pytest.fixture
+def router(world):
+    """A fresh router with poet, sage, tutor and scholar in its pool."""
+    return onboarded(world)
+
+
+@pytest.fixture(scope="session")
+def asked_router(world):
+    """The same router for all tests that only ask it and change nothing."""
+    return onboarded(world)

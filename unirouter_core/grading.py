@@ -13,12 +13,15 @@ from typing import Any, TypeAlias
 
 from unirouter_core.embedding import Embedder, embed
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.graders.answers import bare, fenced, final_part, first_line, mentions, normalised
+from unirouter_core.graders.answers import bare, fenced, final_part, first_line, normalised
 from unirouter_core.graders.choices import LETTERS, find_label, find_letter
 from unirouter_core.graders.constraints import broken_rules, check_rules, holds_any
 from unirouter_core.graders.json_values import check_schema, find_json, fits, is_sound, same
 from unirouter_core.graders.numbers import final_number
 from unirouter_core.graders.patterns import check_pattern, found
+from unirouter_core.graders.refusals import is_refusal
+
+__all__ = ["GRADERS", "GRADER_VERSION", "Grade", "Grader", "is_refusal", "parse_grader"]
 
 GRADER_VERSION = 1
 """Part of every grader's `key`; raised when a grader here starts to judge an answer differently."""
@@ -156,21 +159,21 @@ def _regex(*, pattern: str, whole: bool = False) -> Grade:
     return lambda answer, _: not found(pattern, answer.strip(), whole=whole)
 
 
-def _contains(*, all: list[Any] | None = None, any: list[str] | None = None, none: list[str] | None = None) -> Grade:
-    """Take an answer that mentions `all` (a list in it is alternatives), `any`, and `none` of them.
+def _contains(
+    *, all_of: list[Any] | None = None, any_of: list[str] | None = None, none_of: list[str] | None = None
+) -> Grade:
+    """Take an answer that mentions `all_of` (a list in it is alternatives), one of `any_of`, and none of `none_of`.
 
     With no lists, the reference must be mentioned.
     """
-    for texts in (all, any, none):
-        if texts is not None:
-            check_rules({"must_include": texts})
+    given = [texts for texts in (all_of, any_of, none_of) if texts is not None]
+    for texts in given:
+        check_rules({"must_include": texts})
+    wanted = [*(all_of or []), *([any_of] if any_of else [])]
 
     def grade(answer: str, reference: str) -> float:
-        wanted = [*(all or []), *([any] if any else [])] or ([] if none else [reference])
-        return not (
-            min((holds_any(answer, phrase) for phrase in wanted), default=True)
-            and not max((mentions(answer, phrase) for phrase in none or []), default=False)
-        )
+        phrases = wanted if given else [reference]
+        return not all(holds_any(answer, phrase) for phrase in phrases) or holds_any(answer, none_of or [])
 
     return grade
 
@@ -336,33 +339,3 @@ def _check_parameters(name: str, parameters: Mapping[str, Any], make: Callable[.
     missing = [p.name for p in known.values() if p.default is p.empty and p.name not in parameters]
     if missing:
         raise InvalidDataError(f"The grader {name!r} needs {' and '.join(map(repr, missing))}.")
-
-
-_REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am)? (?:really |truly )?(?:can't|cannot|can not|won't|will not|(?:am |'m )?(?:not able|unable) to"
-    r"|not able to|unable to|must decline to|have to decline to|not comfortable)"
-    r"(?: \w+){0,2}? (?:help|assist|provide|comply|fulfil+|answer|do (?:that|this)|discuss|engage|generate|create"
-    r"|support|share|give|continue|participat\w+|process|respond)"
-    r"|(?:sorry|apologi[sz]e),? (?:but )?(?:i |that )?(?:can't|cannot|can not|won't|am unable|'m unable|isn't something)"
-    r"(?! (?:find|see|come|make|attend|be|wait))"
-    r"|as an ai(?: \w+){0,3},? i (?:can't|cannot|am unable|'m unable|don't|do not)"
-    r"|(?:against|violates?) (?:my|our) (?:guidelines|polic\w+|programming)"
-    r"|(?:ich kann|tut mir leid).{0,40}\bnicht (?:helfen|beantworten|weiterhelfen|unterstützen|erfüllen)"
-    r"|je (?:ne peux|suis désolée?).{0,40}\b(?:pas|aider) ?(?:vous |t')?(?:aider|répondre|fournir|à cela)?"
-    r"|(?:no puedo|lo siento).{0,40}\b(?:ayudar|responder|proporcionar|cumplir))",
-)
-_OPENING = 300  # characters; a refusal says so at once
-
-
-def is_refusal(answer: str) -> bool:
-    """Return whether `answer` declines the task, in English, German, French or Spanish.
-
-    Read from its opening alone. "I do not know" is no refusal; it is a wrong answer.
-
-    Examples
-    --------
-    >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("I do not know.")
-    (True, False)
-    """
-    opening = re.sub(r"\s+", " ", answer[:_OPENING].replace("’", "'")).casefold()
-    return _REFUSAL.search(opening) is not None

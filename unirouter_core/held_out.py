@@ -109,12 +109,9 @@ def _on_others(router: UniRouter, outcomes: Outcomes) -> HeldOut:
 
 def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
     profiles = list(router.pool.values())
-    shared = [
-        name
-        for name in profiles[0].measured.digests
-        if all(name in profile.measured.digests for profile in profiles[1:])
-    ]
-    rows = [np.array([profile.measured.digests.index(name) for name in shared], int) for profile in profiles]
+    places = [{name: row for row, name in enumerate(profile.measured.digests)} for profile in profiles]
+    shared = [name for name in places[0] if all(name in place for place in places[1:])]
+    rows = [np.array([place[name] for name in shared], int) for place in places]
     errors = np.stack([profile.errors[at] for profile, at in zip(profiles, rows, strict=True)], axis=1)
     answered = ~np.isnan(errors).any(axis=1)
     if answered.sum() < FEWEST_PROMPTS:

@@ -40,7 +40,7 @@ class Tuning:
     single_model : str
         The most accurate single model; `single_quality` and `single_cost` are its own.
     alternative : str or None
-        A single model that serves the goal as well as routing does, as far as these prompts can tell.
+        A single model that costs no more and is as good as routing, as far as these prompts can tell.
     shares : dict of model to float
         The share of the prompts that goes to each.
     n : int
@@ -208,7 +208,10 @@ def _as_good(
 ) -> str | None:
     """Return the single model that costs no more than routing and whose errors cannot be told from more, if any."""
     mean_costs, generator = held.costs.mean(axis=0), np.random.default_rng(seed)
-    ceiling = costs.mean() if goal.budget is None else max(goal.budget, costs.mean())
+    if goal.cost_weight is not None:
+        ceiling = np.inf  # cost is in the comparison itself
+    else:
+        ceiling = costs.mean() if goal.budget is None else max(goal.budget, costs.mean())
     draws = generator.integers(len(held), size=(trials, len(held)))
     for model in np.lexsort((mean_costs, held.errors.mean(axis=0))):
         if mean_costs[model] > ceiling * (1 + 1e-9):
@@ -232,5 +235,5 @@ def _tuning_verdict(tuning: Tuning) -> str:
     else:
         verdict = f"To {tuning.goal}: {gives}; {single}."
     if tuning.alternative is not None:
-        verdict += f" On these {tuning.n} prompts always using {tuning.alternative} is as good."
+        verdict += f" On these {tuning.n} prompts it cannot be told from always using {tuning.alternative}."
     return verdict

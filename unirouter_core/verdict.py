@@ -16,6 +16,9 @@ from unirouter_core.outcomes import Outcomes
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
 
+NEARLY = 0.97
+"""The share of the most accurate model's quality that most applications can spare the rest of."""
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -132,7 +135,11 @@ def _report_verdict(made: Report) -> str:
     if not made.metrics.reached:
         return f"Routing beats every mixture of models on {made.n} held-out prompts, but does not reach {single}."
     low, high = made.saving
+    at_par = f"saves {1 - made.metrics.qnc_own:.0%} ({low:.0%} to {high:.0%})"
+    hull = made.curve.hull()
+    nearly = hull.cost_at(NEARLY * quality) / cost if cost else 1.0
     return (
-        f"Routing reaches the quality of {single} for {made.metrics.qnc_own:.0%} of its cost: it saves "
-        f"{1 - made.metrics.qnc_own:.0%} ({low:.0%} to {high:.0%}) on {made.n} held-out prompts."
+        f"Routing pays on these {made.n} held-out prompts. Against {single} it {at_par} at equal quality, and "
+        f"{1 - nearly:.0%} at {NEARLY:.0%} of it; its Area is {made.area_gain[0]:.4f} to {made.area_gain[1]:.4f} above "
+        "that of the best mixture of models."
     )

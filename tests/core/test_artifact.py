@@ -28,10 +28,17 @@ from unirouter_core.validation import Evaluation, ValidationSet
 SUM = "What is 14 plus 33?"
 
 
+@pytest.fixture(scope="session")
+def saved(asked_router, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "my.router"
+    asked_router.save(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(router, tmp_path):
-    router.save(tmp_path / "my.router")
-    return tmp_path / "my.router"
+def folder(saved, tmp_path):
+    """What saving `router` writes."""
+    return shutil.copytree(saved, tmp_path / "my.router")
 
 
 def content(folder):

@@ -68,12 +68,12 @@ def test_a_cost_weight_may_be_any_number(number):
 
 @pytest.mark.parametrize("cost_weight", [0.0, 100.0, 600.0, 1e4, np.inf])
 @pytest.mark.parametrize("prompt", [SUM, POEM, "bonjour"])
-def test_the_ranking_is_the_rule_again_and_again(router, prompt, cost_weight):
-    left, order = list(router.pool), []
+def test_the_ranking_is_the_rule_again_and_again(asked_router, prompt, cost_weight):
+    left, order = list(asked_router.pool), []
     while left:
-        order.append(router.route(prompt, cost_weight=cost_weight, models=left).model)
+        order.append(asked_router.route(prompt, cost_weight=cost_weight, models=left).model)
         left.remove(order[-1])
-    decision = router.route(prompt, cost_weight=cost_weight)
+    decision = asked_router.route(prompt, cost_weight=cost_weight)
     assert [row.model for row in decision.ranking] == order
     assert order[0] == decision.model
 
@@ -92,8 +92,8 @@ def test_the_excluded_come_last_by_name_each_with_its_reason(world, router):
     assert [row.model for row in decision.ranking[2:]] == ["bard", "coder", "poet", "scholar"]
 
 
-def test_a_ranked_candidate_has_its_numbers(router):
-    decision = router.route(SUM, cost_weight=100)
+def test_a_ranked_candidate_has_its_numbers(asked_router):
+    decision = asked_router.route(SUM, cost_weight=100)
     first = decision.ranking[0]
     assert (first.model, first.error, first.cost) == (decision.model, decision.error, decision.cost)
     assert first.score == pytest.approx(first.error + 100 * first.cost)
@@ -101,28 +101,30 @@ def test_a_ranked_candidate_has_its_numbers(router):
     assert 0 < first.stderr < 0.5
 
 
-def test_the_score_is_the_cost_when_only_cost_counts(router):
-    assert all(row.score == row.cost for row in router.route(SUM, cost_weight=np.inf).ranking)
+def test_the_score_is_the_cost_when_only_cost_counts(asked_router):
+    assert all(row.score == row.cost for row in asked_router.route(SUM, cost_weight=np.inf).ranking)
 
 
-def test_the_margin_is_to_the_next_in_the_ranking(router):
-    decision = router.route(SUM, cost_weight=100)
+def test_the_margin_is_to_the_next_in_the_ranking(asked_router):
+    decision = asked_router.route(SUM, cost_weight=100)
     assert decision.margin == pytest.approx(decision.ranking[1].score - decision.ranking[0].score)
-    assert router.route(SUM, models=["sage"]).margin == np.inf
+    assert asked_router.route(SUM, models=["sage"]).margin == np.inf
 
 
-def test_a_decision_is_json(router):
-    read = json.loads(json.dumps(router.route(SUM, cost_weight=np.inf, models=["poet"]).as_dict(), allow_nan=False))
+def test_a_decision_is_json(asked_router):
+    read = json.loads(
+        json.dumps(asked_router.route(SUM, cost_weight=np.inf, models=["poet"]).as_dict(), allow_nan=False)
+    )
     assert (read["model"], read["cost_weight"]) == ("poet", "inf")
     assert [row["model"] for row in read["ranking"]] == ["poet", "sage", "scholar", "tutor"]
 
 
-def test_a_decision_shows_its_numbers(router):
-    assert repr(router.route(POEM, cost_weight=600)).startswith("Decision(model='poet', error=0.")
+def test_a_decision_shows_its_numbers(asked_router):
+    assert repr(asked_router.route(POEM, cost_weight=600)).startswith("Decision(model='poet', error=0.")
 
 
-def test_decisions_are_the_single_decisions_by_position(world, router):
-    decisions = router.route_batch(world.prompts[:9], cost_weight=300)
+def test_decisions_are_the_single_decisions_by_position(world, asked_router):
+    decisions = asked_router.route_batch(world.prompts[:9], cost_weight=300)
     assert len(decisions) == len(list(decisions)) == 9
     assert [decision.model for decision in decisions] == decisions.models
     assert decisions[-1].model == decisions[8].model == decisions.models[8]
@@ -130,8 +132,8 @@ def test_decisions_are_the_single_decisions_by_position(world, router):
         decisions[9]
 
 
-def test_shares_count_every_model_of_the_pool(world, router):
-    decisions = router.route_batch(world.prompts, cost_weight=np.inf)
+def test_shares_count_every_model_of_the_pool(world, asked_router):
+    decisions = asked_router.route_batch(world.prompts, cost_weight=np.inf)
     assert decisions.shares == {"poet": 1.0, "sage": 0.0, "scholar": 0.0, "tutor": 0.0}
 
 
@@ -142,17 +144,17 @@ def test_decisions_stay_those_of_their_pool(world, router):
     assert [decision.model for decision in decisions] == before
 
 
-def test_a_far_prompt_pulls_errors_to_the_overall_error_and_is_less_sure(router):
-    near, far = router.route(SUM), router.route("Übermäßig zärtliche Grüße")
+def test_a_far_prompt_pulls_errors_to_the_overall_error_and_is_less_sure(asked_router):
+    near, far = asked_router.route(SUM), asked_router.route("Übermäßig zärtliche Grüße")
     assert (near.far, far.far) == (0, pytest.approx(1, abs=0.05))
     for row in far.ranking:
-        assert row.error == pytest.approx(router.pool[row.model].error, abs=0.02)
+        assert row.error == pytest.approx(asked_router.pool[row.model].error, abs=0.02)
         assert row.stderr >= 0.09
         assert row.stderr > next(same.stderr for same in near.ranking if same.model == row.model)
 
 
-def test_how_unsure_a_far_prompt_is_follows_how_models_differ_between_kinds(router):
-    stderrs = {row.model: row.stderr for row in router.route("Übermäßig zärtliche Grüße").ranking}
+def test_how_unsure_a_far_prompt_is_follows_how_models_differ_between_kinds(asked_router):
+    stderrs = {row.model: row.stderr for row in asked_router.route("Übermäßig zärtliche Grüße").ranking}
     assert stderrs["poet"] > 0.5  # it is right on all poems and wrong on all sums
     assert stderrs["sage"] < 0.2
 

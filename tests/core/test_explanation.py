@@ -12,26 +12,26 @@ from unirouter_core.validation import Evaluation, ValidationSet
 SUM = "What is 14 plus 33?"
 
 
-def test_the_nearest_validation_prompt_is_the_prompt_itself(world, router):
+def test_the_nearest_validation_prompt_is_the_prompt_itself(world, asked_router):
     prompt = world.prompts[N_FIT + 3]
-    nearest = router.explain(prompt).neighbours[0]
+    nearest = asked_router.explain(prompt).neighbours[0]
     assert nearest.prompt == prompt
     assert nearest.similarity == pytest.approx(1, abs=1e-3)
-    assert nearest.errors == {model: world.errors[N_FIT + 3, world.column(model)] for model in router.pool}
+    assert nearest.errors == {model: world.errors[N_FIT + 3, world.column(model)] for model in asked_router.pool}
 
 
-def test_neighbours_are_the_most_similar_first_and_as_many_as_asked(router):
-    neighbours = router.explain(SUM, neighbours=7).neighbours
+def test_neighbours_are_the_most_similar_first_and_as_many_as_asked(asked_router):
+    neighbours = asked_router.explain(SUM, neighbours=7).neighbours
     similarities = [neighbour.similarity for neighbour in neighbours]
     assert len(neighbours) == 7
     assert similarities == sorted(similarities, reverse=True)
     assert all(neighbour.prompt.startswith("What is") for neighbour in neighbours)
-    assert router.explain(SUM, neighbours=0).neighbours == ()
+    assert asked_router.explain(SUM, neighbours=0).neighbours == ()
 
 
-def test_a_number_of_neighbours_is_not_negative(router):
+def test_a_number_of_neighbours_is_not_negative(asked_router):
     with pytest.raises(InvalidDataError, match="neighbours=-1 must be >= 0"):
-        router.explain(SUM, neighbours=-1)
+        asked_router.explain(SUM, neighbours=-1)
 
 
 def test_models_measured_on_prompts_of_their_own_are_explained_by_those(router):
@@ -49,9 +49,9 @@ def test_an_answer_that_is_not_known_is_left_out(world, router):
     assert "novice" not in nearest.errors
 
 
-def test_the_decision_explained_is_the_one_that_route_makes(world, router):
+def test_the_decision_explained_is_the_one_that_route_makes(world, asked_router):
     for how in ({"cost_weight": 600}, {"models": ["tutor", "poet"]}, {"tokens_in": 3000, "cached_tokens": 2000}):
-        explained, routed = router.explain(SUM, **how).decision, router.route(SUM, **how)
+        explained, routed = asked_router.explain(SUM, **how).decision, asked_router.route(SUM, **how)
         assert explained.model == routed.model
         assert [row.score for row in explained.ranking] == pytest.approx([row.score for row in routed.ranking])
 
@@ -67,39 +67,43 @@ def test_exclusions_are_explained(world, router):
     assert "lacks json" in str(router.explain(SUM, requires=["json"]))
 
 
-def test_a_vector_in_the_place_of_the_embedder_explains_alike(router):
-    vector = router.embedder.encode([SUM])[0]
-    assert router.explain(SUM, vector=vector).as_dict() == router.explain(SUM).as_dict()
+def test_a_vector_in_the_place_of_the_embedder_explains_alike(asked_router):
+    vector = asked_router.embedder.encode([SUM])[0]
+    assert asked_router.explain(SUM, vector=vector).as_dict() == asked_router.explain(SUM).as_dict()
 
 
-def test_as_dict_is_json(router):
-    read = json.loads(json.dumps(router.explain(SUM, cost_weight=600).as_dict(), allow_nan=False))
+def test_as_dict_is_json(asked_router):
+    read = json.loads(json.dumps(asked_router.explain(SUM, cost_weight=600).as_dict(), allow_nan=False))
     assert read["margin"] == pytest.approx(read["ranking"][1]["score"] - read["ranking"][0]["score"])
     assert read["neighbours"][0]["prompt"].startswith("What is")
-    assert json.loads(json.dumps(router.explain(SUM, models=["sage"]).as_dict(), allow_nan=False))["margin"] is None
+    assert (
+        json.loads(json.dumps(asked_router.explain(SUM, models=["sage"]).as_dict(), allow_nan=False))["margin"] is None
+    )
 
 
-def test_printed_it_is_a_table_of_all_models(router):
-    lines = str(router.explain(SUM, cost_weight=600, neighbours=2)).splitlines()
+def test_printed_it_is_a_table_of_all_models(asked_router):
+    lines = str(asked_router.explain(SUM, cost_weight=600, neighbours=2)).splitlines()
     assert lines[0].startswith("tutor: least error + 600 * cost (region ")
     assert lines[1].split() == ["model", "error", "±", "stderr", "n", "USD", "score"]
-    assert [line.split()[0] for line in lines[2:6]] == [row.model for row in router.route(SUM, cost_weight=600).ranking]
+    assert [line.split()[0] for line in lines[2:6]] == [
+        row.model for row in asked_router.route(SUM, cost_weight=600).ranking
+    ]
     assert lines[6].startswith("margin to the next: 0.")
     assert lines[7].startswith("like (1.00) 'What is 14 plus 33?': errors poet 1, sage 0")
     assert len(lines) == 9
 
 
-def test_printed_it_says_when_only_cost_counts_and_when_a_prompt_is_far(router):
-    printed = str(router.explain("Übermäßig zärtliche Grüße", cost_weight=np.inf))
+def test_printed_it_says_when_only_cost_counts_and_when_a_prompt_is_far(asked_router):
+    printed = str(asked_router.explain("Übermäßig zärtliche Grüße", cost_weight=np.inf))
     assert printed.startswith("poet: least cost (region ")
     assert "far from all that was seen" in printed
 
 
-def test_an_unfitted_router_and_an_empty_prompt_explain_nothing(router):
+def test_an_unfitted_router_and_an_empty_prompt_explain_nothing(asked_router):
     with pytest.raises(NotFittedError, match="This router is not fitted; call fit"):
         UniRouter().explain(SUM)
     with pytest.raises(InvalidDataError, match="Prompt 0 is empty"):
-        router.explain(" ")
+        asked_router.explain(" ")
 
 
 def test_without_texts_neighbours_go_by_their_digests(router, tmp_path):

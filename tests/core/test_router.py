@@ -35,9 +35,9 @@ def fit_on(world, n=N_FIT, **how):
 # --- It does its work -------------------------------------------------------------------------------------------------
 
 
-def test_sums_go_to_the_sage_and_poems_to_the_poet(world, router):
+def test_sums_go_to_the_sage_and_poems_to_the_poet(world, asked_router):
     rest = world.prompts[N_FIT:]
-    models = router.route_batch(rest, cost_weight=100, models=["poet", "sage"]).models
+    models = asked_router.route_batch(rest, cost_weight=100, models=["poet", "sage"]).models
     right = [model == ("sage" if is_sum(prompt) else "poet") for prompt, model in zip(rest, models, strict=True)]
     assert np.mean(right) > 0.9
 
@@ -51,32 +51,35 @@ def test_the_routers_own_cost_weight_is_used_where_none_is_given(world):
     assert router.route_batch([SUM]).models == ["poet"]
 
 
-def test_one_decision_is_one_prompts_of_the_batch(world, router):
+def test_one_decision_is_one_prompts_of_the_batch(world, asked_router):
     prompts = world.prompts[:40]
-    batch = router.route_batch(prompts, cost_weight=300)
-    single = [router.route(prompt, cost_weight=300) for prompt in prompts]
+    batch = asked_router.route_batch(prompts, cost_weight=300)
+    single = [asked_router.route(prompt, cost_weight=300) for prompt in prompts]
     assert [one.model for one in single] == batch.models
     assert np.allclose([one.error for one in single], batch.errors, atol=1e-5)
     assert np.allclose([one.cost for one in single], batch.costs, rtol=1e-9)
     assert [one.region for one in single] == batch.regions.tolist()
 
 
-def test_a_batch_beyond_the_size_of_a_chunk_is_whole(world, router, monkeypatch):
-    whole = router.route_batch(world.prompts, cost_weight=300)
+def test_a_batch_beyond_the_size_of_a_chunk_is_whole(world, asked_router, monkeypatch):
+    whole = asked_router.route_batch(world.prompts, cost_weight=300)
     monkeypatch.setattr("unirouter_core.router.CHUNK", 7)
-    parts = router.route_batch(world.prompts, cost_weight=300)
+    parts = asked_router.route_batch(world.prompts, cost_weight=300)
     assert parts.models == whole.models
     assert np.allclose(parts.errors, whole.errors, atol=1e-6)
 
 
-def test_vectors_given_are_the_embedders(world, router):
-    X = embed(router.embedder, world.prompts)
-    plain = router.route_batch(world.prompts, cost_weight=300)
-    assert router.route_batch(world.prompts, cost_weight=300, vectors=X).models == plain.models
-    assert router.route_batch(world.prompts, cost_weight=300, vectors=(5 * X).tolist()).models == plain.models
-    assert router.route(SUM, vector=list(X[0])).model == router.route(SUM, vector=X[0].astype(np.float64)).model
-    assert router.route_batch(world.prompts[:3], vectors=X[:3])[1].error == pytest.approx(
-        router.route(world.prompts[1]).error, abs=1e-6
+def test_vectors_given_are_the_embedders(world, asked_router):
+    X = embed(asked_router.embedder, world.prompts)
+    plain = asked_router.route_batch(world.prompts, cost_weight=300)
+    assert asked_router.route_batch(world.prompts, cost_weight=300, vectors=X).models == plain.models
+    assert asked_router.route_batch(world.prompts, cost_weight=300, vectors=(5 * X).tolist()).models == plain.models
+    assert (
+        asked_router.route(SUM, vector=list(X[0])).model
+        == asked_router.route(SUM, vector=X[0].astype(np.float64)).model
+    )
+    assert asked_router.route_batch(world.prompts[:3], vectors=X[:3])[1].error == pytest.approx(
+        asked_router.route(world.prompts[1]).error, abs=1e-6
     )
 
 
@@ -91,38 +94,38 @@ def test_vectors_given_are_the_embedders(world, router):
     ],
     ids=["generator", "array", "tuple", "numpy strings", "keys"],
 )
-def test_prompts_may_come_in_any_collection(world, router, prompts):
-    decisions = router.route_batch(prompts(world.prompts[:5]), cost_weight=300)
-    assert decisions.models == router.route_batch(world.prompts[:5], cost_weight=300).models
+def test_prompts_may_come_in_any_collection(world, asked_router, prompts):
+    decisions = asked_router.route_batch(prompts(world.prompts[:5]), cost_weight=300)
+    assert decisions.models == asked_router.route_batch(world.prompts[:5], cost_weight=300).models
     assert decisions[4].model == decisions.models[4]
     assert len(fit_on(world).fit(prompts(world.prompts[:20])).fit_id) == 16
 
 
-def test_no_prompts_make_no_decisions(router):
-    decisions = router.route_batch([])
+def test_no_prompts_make_no_decisions(asked_router):
+    decisions = asked_router.route_batch([])
     assert (len(decisions), decisions.models, sum(decisions.shares.values())) == (0, [], 0)
 
 
-def test_a_very_long_prompt_is_routed(router):
-    assert router.route("What is 14 plus 33? " * 50_000).model == "sage"
+def test_a_very_long_prompt_is_routed(asked_router):
+    assert asked_router.route("What is 14 plus 33? " * 50_000).model == "sage"
 
 
-def test_tokens_in_are_what_the_cost_is_of(world, router):
+def test_tokens_in_are_what_the_cost_is_of(world, asked_router):
     # The ratio of the provider's tokens to ours is the same for all prompts of a model, so cost is linear in tokens.
-    few, some, many = (router.route(SUM, models=["sage"], tokens_in=n).cost for n in (0, 1000, 3000))
+    few, some, many = (asked_router.route(SUM, models=["sage"], tokens_in=n).cost for n in (0, 1000, 3000))
     assert many - few == pytest.approx(3 * (some - few))
     assert some > few > 0
 
 
-def test_cached_tokens_cost_what_cached_tokens_cost(router):
+def test_cached_tokens_cost_what_cached_tokens_cost(asked_router):
     # The sage's cached tokens cost a tenth; the poet's have no price of their own.
     for model, share in (("sage", 0.1), ("poet", 1.0)):
         none, all_, fresh = (
-            router.route(SUM, models=[model], tokens_in=n, cached_tokens=c).cost
+            asked_router.route(SUM, models=[model], tokens_in=n, cached_tokens=c).cost
             for n, c in ((0, 0), (1000, 1000), (1000, 0))
         )
         assert all_ - none == pytest.approx(share * (fresh - none))
-    batch = router.route_batch([SUM] * 2, models=["sage"], tokens_in=[1000, 1000], cached_tokens=[1000, 0])
+    batch = asked_router.route_batch([SUM] * 2, models=["sage"], tokens_in=[1000, 1000], cached_tokens=[1000, 0])
     assert batch.costs[0] < batch.costs[1]
     assert batch[0].cost == pytest.approx(batch.costs[0])
 
@@ -288,12 +291,12 @@ def test_candidates_may_come_from_a_generator(world, router):
     ],
     ids=repr,
 )
-def test_a_prompt_is_a_string_with_text(world, router, prompt, message):
+def test_a_prompt_is_a_string_with_text(world, asked_router, prompt, message):
     for use in (
-        router.route,
-        router.explain,
-        lambda prompt: router.route_batch([prompt]),
-        lambda p: router.expect([p]),
+        asked_router.route,
+        asked_router.explain,
+        lambda prompt: asked_router.route_batch([prompt]),
+        lambda p: asked_router.expect([p]),
     ):
         with pytest.raises(InvalidDataError, match=message):
             use(prompt)
@@ -301,9 +304,9 @@ def test_a_prompt_is_a_string_with_text(world, router, prompt, message):
         fit_on(world).fit([prompt] * 20)
 
 
-def test_one_string_is_no_list_of_prompts(router):
+def test_one_string_is_no_list_of_prompts(asked_router):
     with pytest.raises(InvalidDataError, match="must be a list of strings, not one string 'What is"):
-        router.route_batch(SUM)
+        asked_router.route_batch(SUM)
 
 
 def test_few_prompts_are_too_few_to_learn_from(world):
@@ -324,9 +327,9 @@ def test_an_empty_pool_says_so(world):
             use(SUM)
 
 
-def test_an_unknown_model_is_named_with_those_known(world, router):
+def test_an_unknown_model_is_named_with_those_known(world, asked_router):
     known = "'wizard' is not in the pool; the pool holds 'poet', 'sage', 'scholar', 'tutor'. Onboard it first"
-    for use in (lambda: router.retire("wizard"), lambda: router.route(SUM, models=["sage", "wizard"])):
+    for use in (lambda: asked_router.retire("wizard"), lambda: asked_router.route(SUM, models=["sage", "wizard"])):
         with pytest.raises(UnknownModelError, match=known):
             use()
     with pytest.raises(UnknownModelError, match="'sage' is not in the pool; the pool holds no model"):
@@ -354,8 +357,8 @@ def test_an_unknown_model_is_named_with_those_known(world, router):
     ],
     ids=str,
 )
-def test_what_route_cannot_use_is_named(router, how, message):
-    for use in (router.route, router.explain):
+def test_what_route_cannot_use_is_named(asked_router, how, message):
+    for use in (asked_router.route, asked_router.explain):
         with pytest.raises(InvalidDataError, match=message):
             use(SUM, **how)
 
@@ -375,9 +378,9 @@ def test_what_route_cannot_use_is_named(router, how, message):
     ],
     ids=str,
 )
-def test_what_route_batch_cannot_use_is_named(router, how, message):
+def test_what_route_batch_cannot_use_is_named(asked_router, how, message):
     with pytest.raises(UniRouterError, match=message):
-        router.route_batch([SUM, POEM], **how)
+        asked_router.route_batch([SUM, POEM], **how)
 
 
 def test_what_fit_cannot_use_is_named_and_changes_nothing(world, router):

@@ -1,4 +1,4 @@
-r"""Which part of an answer is the answer (a box, what follows "the answer is", a code fence), and text made comparable."""
+"""Which part of an answer is the answer (a box, a code fence, what follows a cue), and text made comparable."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _CUE = re.compile(
     r"\b(?:answer|antwort|lösung|réponse|respuesta|solución)\b[*_`]*"
     r"(?:\s(?:to|of|for|auf|à|a)\b[^.:\n]{0,60}?)?"
     r"\s*(?:\b(?:is|are|would be|should be|must be|ist|lautet|est|es)\b\s*:?|[:=])"
-    r"(?!\s*(?:not|nicht)\b)[*_`\s]*"
+    r"(?!\s*(?:not|nicht)\b)(?:[*_]{1,2}(?=\s))?\s*"
     r"|^####\s*(?=\W?\d)",
     re.IGNORECASE | re.MULTILINE,
 )
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)\n?[ \t]*```", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n((?:.*?\n)??)[ \t]*```", re.DOTALL | re.MULTILINE)
 _BOX = re.compile(r"\\boxed\s*\{")
 _WRAPPING = re.compile(r"\\(?:text|textbf|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 _QUOTES = str.maketrans("‘’‛“”„«»−‐‑‒–—", '\'\'\'"""""------')
@@ -21,6 +21,7 @@ _PUNCTUATION = re.compile(r"(?<!\w)[.,;:!?¿¡\"'()\[\]{}*_`…·•~]|[.,;:!?¿
 _HYPHEN = re.compile(r"(?<=\w)-|-(?!\d)")
 _ARTICLES = frozenset({"a", "an", "the"})
 _LONGEST_BOX = 2_000  # characters between the braces; what is longer is not a final answer
+_MOST_BOXES = 3  # looked at from the end, while their braces do not close
 
 
 def final_part(answer: str) -> str | None:
@@ -34,8 +35,7 @@ def final_part(answer: str) -> str | None:
     >>> final_part("3 + 4 = 7, so the answer is 7.")
     '7.'
     """
-    boxes = list(_BOX.finditer(answer))
-    for box in reversed(boxes):
+    for box in list(_BOX.finditer(answer))[: -_MOST_BOXES - 1 : -1]:
         depth = 1
         for position in range(box.end(), min(len(answer), box.end() + _LONGEST_BOX)):
             depth += {"{": 1, "}": -1}.get(answer[position], 0)
@@ -54,7 +54,7 @@ def first_line(text: str) -> str:
 
 def fenced(answer: str) -> list[str]:
     """Return what stands in each code fence."""
-    return _FENCE.findall(answer)
+    return [block.removesuffix("\n") for block in _FENCE.findall(answer)]
 
 
 def bare(text: str) -> str:

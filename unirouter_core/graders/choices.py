@@ -17,8 +17,9 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _MARKED = re.compile(r"(?<!\w)(?:\(([A-J])\)|\*\*\(?([A-J])[).:]?\*\*|\[([A-J])\]|[\"'`]([A-J])[\"'`])(?!\w)")
-_ALONE = re.compile(r"(?<![\w'’-])([A-J])(?=\s*(?:[.,;:!?)]|$))", re.MULTILINE)
+_ALONE = re.compile(r"(?<![\w'’-])([A-J])(?=\s*(?:[.,;:!?)]|$)|\s+(?:or|and)\s+\(?[A-J]\b)", re.MULTILINE)
 _DENIED = re.compile(r"[)\]*_`\"'.]*\s*(?:is|are|was|seems?)?\s*(?:n't|not\b|wrong\b|incorrect\b|false\b|out\b)")
+_NOT = re.compile(r"(?:\bnot|n['’]t)\W*$")
 
 
 def find_letter(answer: str, options: Mapping[str, str] | None = None) -> str | None:
@@ -49,17 +50,25 @@ def find_letter(answer: str, options: Mapping[str, str] | None = None) -> str | 
         if named is not None:
             return named
     opening = _LINE_START.match(first_line(answer))
-    if opening and len({found[1] for line in answer.splitlines() if (found := _LINE_START.match(line))}) == 1:
+    if (
+        opening
+        and not _is_denied(opening)
+        and len({found[1] for line in answer.splitlines() if (found := _LINE_START.match(line))}) == 1
+    ):
         return opening[1]
     for pattern in (_NAMED, _MARKED, _ALONE):
         letters = {
-            next(filter(None, found.groups())).upper()
-            for found in pattern.finditer(answer)
-            if not _DENIED.match(answer, found.end())
+            next(filter(None, found.groups())).upper() for found in pattern.finditer(answer) if not _is_denied(found)
         }
         if letters:
             return letters.pop() if len(letters) == 1 else None
     return _option_named(answer, options)
+
+
+def _is_denied(found: re.Match[str]) -> bool:
+    """Return whether the text calls the letter wrong, right before or right after it."""
+    before = found.string[max(0, found.start() - 8) : found.start()]
+    return bool(_DENIED.match(found.string, found.end()) or _NOT.search(before))
 
 
 def _option_named(text: str, options: Mapping[str, str] | None) -> str | None:

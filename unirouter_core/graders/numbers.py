@@ -50,16 +50,18 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen \
-seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _WORDS = {word: n for n, word in enumerate(_ONES)} | {word: 10 * n for n, word in enumerate(_TENS, 2)}
 _WORD = re.compile(
     rf"\b(?:(?P<tens>{'|'.join(_TENS)})(?:[-\s](?P<ones>{'|'.join(_ONES[1:10])}))?|(?P<one>{'|'.join(_ONES)}))\b",
     re.IGNORECASE,
 )
 _MARKER = re.compile(r"^\s*(?:[-*•]\s+)?\d{1,2}[.)]\s+(?=\S)")
-_BOLD = re.compile(r"\*\*[^*\w]*([^*]+)\*\*")
+_BOLD = re.compile(r"\*\*([^*]+)\*\*")
 _REMARK = re.compile(r"(?<=[\w%°$€£*)]) ?\([^()]*\)")
 _EQUATION = re.compile(r"(?:(?!\b(?:because|since|as|weil|denn|car|porque)\b)(?:[^,;\n]|,(?=\d)))*=", re.IGNORECASE)
 _LONGEST_NUMERAL = 60
@@ -74,7 +76,10 @@ class Number:
     percent: bool = False
 
     def equals(self, other: Number, *, tolerance: Fraction, relative: Fraction) -> bool:
-        """Return whether the two are as near as asked. 12 % is 12 and also 0.12, unless the other is in % too."""
+        """Return whether the two are as near as asked.
+
+        12 % is 12 (the sign as a unit) and also 0.12, unless the other is in % too.
+        """
         mine, theirs = {self.value}, {other.value}
         if self.percent and not other.percent:
             mine.add(self.value / 100)

@@ -1,0 +1,122 @@
+"""Goals to cost weights, and whether what is promised is what comes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from unirouter_core import Evaluation, InvalidDataError, NoCandidateError, Outcomes, UniRouter, report, tune
+from unirouter_core.held_out import held_out
+
+
+@pytest.fixture(scope="module")
+def desk() -> tuple[UniRouter, Outcomes]:
+    """A router between a dear sage and a cheap poet on 200 measured prompts, and 400 prompts it has not seen."""
+    rng = np.random.default_rng(0)
+    sums = [f"What is {a} plus {b}?" for a in range(25) for b in range(14)]
+    poems = [f"Write {n} lines of verse about the {thing}." for n in range(2, 37) for thing in "sea moon rain fog sun elm owl oak fen ivy".split()]
+    prompts = [str(prompt) for prompt in rng.permutation(sums + poems)]
+    adds = np.array([prompt.startswith("What") for prompt in prompts])
+    wrong = np.stack([np.where(adds, 0.9, 0.05), np.full(len(prompts), 0.05), np.where(adds, 0.1, 0.9)], axis=1)
+    errors = (rng.random(wrong.shape) < wrong).astype(float)
+    table = Outcomes(prompts, ["poet", "sage", "clerk"], errors, np.tile([1e-5, 1e-3, 9e-4], (len(prompts), 1)))
+    made = UniRouter(cost_weight=300).fit(table.rows(range(100)))
+    for model in ("poet", "sage"):
+        made.onboard(Evaluation.recorded(model, table.rows(range(100, 300))))
+    return made, table.rows(range(300, 700))
+
+
+def test_keeping_97_percent_of_the_quality_sends_the_poems_to_the_poet(desk) -> None:
+    tuning = tune(desk[0], keep_quality=0.97)
+    assert tuning.met
+    assert tuning.quality >= 0.97 * tuning.single_quality
+    assert tuning.cost < 0.75 * tuning.single_cost
+    assert tuning.single_model == "sage"
+    assert tuning.alternative is None
+
+
+def test_the_promised_quality_and_cost_come_true_on_prompts_never_seen(desk) -> None:
+    router, unseen = desk
+    tuning = tune(router, keep_quality=0.97)
+    chosen = router.route_batch(unseen.prompts, cost_weight=tuning.cost_weight).models
+    columns = [unseen.column(model) for model in chosen]
+    quality = 1 - unseen.errors[np.arange(len(unseen)), columns].mean()
+    cost = unseen.costs[np.arange(len(unseen)), columns].mean()
+    noise = 1.64 * np.sqrt(0.05 / len(unseen))
+    assert tuning.quality_interval[0] - noise < quality < tuning.quality_interval[1] + noise
+    assert tuning.cost_interval[0] * 0.9 < cost < tuning.cost_interval[1] * 1.1
+
+
+def test_a_budget_is_kept(desk) -> None:
+    tuning = tune(desk[0], usd_per_1000=0.3)
+    assert tuning.met
+    assert tuning.cost <= 0.3 / 1000
+    assert tuning.shares["poet"] > 0.5
+
+
+def test_a_budget_below_the_cheapest_model_is_not_met_and_says_so(desk) -> None:
+    tuning = tune(desk[0], usd_per_1000=0.001)
+    assert not tuning.met
+    assert "No routing met the goal" in tuning.verdict
+
+
+def test_the_price_of_an_error_is_the_cost_weight_s_inverse(desk) -> None:
+    assert tune(desk[0], usd_per_error=0.02).cost_weight == 50
+
+
+def test_a_single_model_that_does_as_well_is_named(desk) -> None:
+    tuning = tune(desk[0], usd_per_1000=0.01)  # the poet's own cost
+    assert tuning.alternative == "poet"
+    assert "always using poet" in tuning.verdict
+
+
+def test_prompts_that_profiles_were_measured_on_do_not_judge_them(desk) -> None:
+    router, unseen = desk
+    assert len(held_out(router, unseen)) == len(unseen)
+    measured = next(iter(router.pool.values())).measured.texts
+    again = Outcomes(measured, ["poet", "sage"], np.zeros((len(measured), 2)))
+    with pytest.raises(InvalidDataError, match="0 prompts are left"):
+        held_out(router, again)
+
+
+def test_routing_pays_where_models_differ_by_kind_of_prompt(desk) -> None:
+    made = report(desk[0])
+    assert made.pays
+    assert made.area_gain[0] > 0
+    assert "Routing pays" in made.verdict
+    json.dumps(made.as_dict())
+
+
+def test_routing_does_not_pay_between_equals(desk) -> None:
+    router, unseen = desk
+    coin = np.random.default_rng(1).random((200, 2)) < 0.3  # errors that no prompt tells
+    table = Outcomes(unseen.prompts[:200], ["heads", "tails"], coin.astype(float), np.tile([1e-5, 1e-3], (200, 1)))
+    plain = UniRouter().fit(unseen.of(["poet", "sage", "clerk"]).rows(range(200, 400)))
+    for model in table.models:
+        plain.onboard(Evaluation.recorded(model, table))
+    made = report(plain)
+    assert not made.pays
+    assert "does not pay" in made.verdict
+
+
+@pytest.mark.parametrize(
+    ("goal", "sentence"),
+    [
+        ({}, "0 goals were given; give one of"),
+        ({"keep_quality": 0.9, "usd_per_1000": 1.0}, "2 goals were given; give one of"),
+        ({"keep_quality": 1.5}, "keep_quality=1.5 must be a share above 0, at most 1"),
+        ({"usd_per_1000": -1.0}, "usd_per_1000=-1.0 must be a finite number of USD above 0"),
+        ({"usd_per_error": 0.0}, "usd_per_error=0.0 must be a finite number of USD above 0"),
+    ],
+)
+def test_a_goal_that_makes_no_sense_is_refused(desk, goal: dict[str, float], sentence: str) -> None:
+    with pytest.raises(InvalidDataError, match=sentence):
+        tune(desk[0], **goal)
+
+
+def test_an_empty_pool_cannot_be_tuned(desk) -> None:
+    empty = UniRouter().fit(desk[1])
+    with pytest.raises(NoCandidateError, match="Onboard one first|onboard one first"):
+        tune(empty, keep_quality=0.9)
