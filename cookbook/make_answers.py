@@ -12,9 +12,15 @@ PLACES = ("Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Perth", "Turin", "Osak
 THINGS = ("kettle", "lamp", "backpack", "keyboard", "tent", "bicycle", "blender", "jacket", "drone", "mattress")
 KINDS = {
     "sums": lambda a, b, place, thing: f"An order of {a} {thing}s at ${b}.50 each, with 12 % off: what is the total?",
-    "extraction": lambda a, b, place, thing: f"Give order number and city as JSON: 'My {thing}, order {a}{b}, never came to {place}.'",
-    "letters": lambda a, b, place, thing: f"Write a kind reply to a customer in {place} whose {thing} arrived {a} days late.",
-    "code": lambda a, b, place, thing: f"Write a SQL query: how many {thing}s were shipped to {place} in the last {a} days?",
+    "extraction": lambda a, b, place, thing: (
+        f"Give order number and city as JSON: 'My {thing}, order {a}{b}, never came to {place}.'"
+    ),
+    "letters": lambda a, b, place, thing: (
+        f"Write a kind reply to a customer in {place} whose {thing} arrived {a} days late."
+    ),
+    "code": lambda a, b, place, thing: (
+        f"Write a SQL query: how many {thing}s were shipped to {place} in the last {a} days?"
+    ),
 }
 # name: USD per million tokens in and out, then the share of wrong answers to sums, extraction, letters and code
 MODELS = {

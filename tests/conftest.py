@@ -14,7 +14,6 @@ from unirouter_core import (
     ShrunkenClustersEstimator,
     UniRouter,
 )
-from unirouter_core.estimators import TrainedModels
 
 N_FIT = 160  # the rest, 80 prompts, is what models are measured on
 
@@ -58,8 +57,7 @@ def make_world(seed=0):
 def small_blend():
     """The default estimator with fewer clusters, so that it fits in milliseconds."""
     clusters = ShrunkenClustersEstimator(grid=(4, 8))
-    mixture = MixtureEstimator(TrainedModels(ShrunkenClustersEstimator(grid=(4, 8))))
-    return BlendEstimator((clusters, LowRankEstimator(), mixture))
+    return BlendEstimator((clusters, LowRankEstimator(), MixtureEstimator()))
 
 
 def fitted(world, estimator=None, **settings):

@@ -13,7 +13,9 @@ NOTEBOOKS = sorted((ROOT / "cookbook").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Jupyter's
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Jupyter's
 def test_the_notebook_runs_and_its_claims_hold(notebook: Path) -> None:
     read = nbformat.read(notebook, as_version=4)
     assert "assert" in read.cells[-1].source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ def check_cost_weight(cost_weight: float) -> float:
 
 def score(errors: Array, costs: Array, cost_weight: float) -> Array:
     """Return error + cost_weight * cost, shape as given; cost alone when the weight is inf. Paper §3, Prop. 1."""
-    return costs if np.isinf(cost_weight) else errors + cost_weight * costs
+    return costs if math.isinf(cost_weight) else errors + cost_weight * costs
 
 
 def choose(errors: Array, costs: Array, cost_weight: float, allowed: Mask | None = None) -> Labels:
@@ -61,7 +62,7 @@ def choose(errors: Array, costs: Array, cost_weight: float, allowed: Mask | None
     if allowed is not None:
         scores = np.where(allowed, scores, np.inf)
     least = scores.min(axis=1, keepdims=True)
-    tied = scores <= least + (SAME_COST * np.abs(least) if np.isinf(cost_weight) else TIE)
+    tied = scores <= least + (SAME_COST * np.abs(least) if math.isinf(cost_weight) else TIE)
     if np.count_nonzero(tied) == len(tied):
         return np.asarray(tied.argmax(axis=1))
     tied_costs = np.where(tied, costs, np.inf)
@@ -198,8 +199,9 @@ class Decision:
     def as_dict(self) -> dict[str, object]:
         """Return the decision as JSON can hold it."""
         ranking = [{name: getattr(row, name) for name in Candidate.__slots__} for row in self.ranking]
-        weight = "inf" if np.isinf(self.cost_weight) else self.cost_weight
-        return {"model": self.model, "cost_weight": weight, "region": self.region, "far": self.far, "ranking": ranking}
+        weight = "inf" if math.isinf(self.cost_weight) else self.cost_weight
+        numbers = {"error": self.error, "cost": self.cost, "cost_weight": weight}
+        return {"model": self.model, **numbers, "region": self.region, "far": self.far, "ranking": ranking}
 
     def __repr__(self) -> str:
         numbers = f"error={self.error:.3f}, cost={self.cost:.3g}, cost_weight={self.cost_weight:g}"

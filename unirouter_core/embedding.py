@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -133,10 +134,11 @@ def normalise(vectors: Array) -> Array:
     """
     vectors = np.asarray(vectors, np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    if not np.isfinite(lengths).all():
+    if not math.isfinite(lengths.sum()):
         row = int(np.argmin(np.isfinite(lengths)))
         raise InvalidDataError(f"The vector of prompt {row} holds NaN or infinity; check the embedder on that prompt.")
-    lengths[lengths == 0] = 1
+    if not lengths.all():
+        lengths[lengths == 0] = 1
     return np.asarray(vectors / lengths)
 
 
@@ -154,3 +156,19 @@ def check_same_embedder(embedder: Embedder, kept: Array) -> None:
             f"{name_of(embedder)} gives other vectors than the router was fitted on (cosine {cosines.min():.3f}, "
             f"at least {SAME_VECTOR} is needed); load it with the embedder it was fitted with, or fit it again."
         )
+
+
+def as_rows(vectors: Any, n: int) -> Array:
+    """Return given vectors as an array (n, d), checked to be numbers."""
+    try:
+        array = np.asarray(vectors)
+    except ValueError as ragged:
+        raise InvalidDataError(
+            f"The vectors given differ in length ({ragged}); give one row for each prompt."
+        ) from ragged
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or len(array) != n:
+        raise InvalidDataError(
+            f"The vectors given have shape {array.shape} and type {array.dtype} for {n} prompts; give one row of "
+            "numbers for each."
+        )
+    return array

@@ -60,20 +60,21 @@ class Explanation:
         decision = self.decision
         far = f", {decision.far:.0%} far from all that was seen" if decision.far else ""
         least = "cost" if np.isinf(decision.cost_weight) else f"error + {decision.cost_weight:g} * cost"
+        width = max(len(row.model) for row in decision.ranking)
         lines = [
             f"{decision.model}: least {least} (region {decision.region}{far})",
-            f"{'model':<32} {'error ± stderr':>16} {'n':>6} {'USD':>10} {'score':>9}",
+            f"{'model':<{width}} {'error ± stderr':>16} {'n':>6} {'USD':>10} {'score':>9}",
         ]
         for row in decision.ranking:
             excluded = f"  excluded: {row.excluded}" if row.excluded else ""
             lines.append(
-                f"{row.model:<32} {row.error:>8.3f} ± {row.stderr:.3f} {row.n:>6} {row.cost:>10.3g} {row.score:>9.4g}"
+                f"{row.model:<{width}} {row.error:>8.3f} ± {row.stderr:.3f} {row.n:>6} {row.cost:>10.3g} {row.score:>9.4g}"
                 f"{excluded}"
             )
         lines.append(f"margin to the next: {decision.margin:.4g}")
         for near in self.neighbours:
-            wrong = ", ".join(f"{model} {error:g}" for model, error in near.errors.items())
-            lines.append(f"like ({near.similarity:.2f}) {near.prompt[:60]!r}: errors {wrong}")
+            wrong = ", ".join(f"{model} {error:g}" for model, error in near.errors.items() if error) or "no model"
+            lines.append(f"like ({near.similarity:.2f}) {near.prompt[:60]!r}: wrong were {wrong}")
         return "\n".join(lines)
 
 

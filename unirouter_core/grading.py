@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from unirouter_core.embedding import Embedder, embed
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.graders.answers import bare, fenced, final_part, first_line, normalised
+from unirouter_core.graders.answers import bare, first_line, marked_parts, normalised, stated
 from unirouter_core.graders.choices import LETTERS, find_label, find_letter
 from unirouter_core.graders.constraints import broken_rules, check_rules, holds_any
 from unirouter_core.graders.json_values import check_schema, find_json, fits, is_sound, same
@@ -91,29 +91,36 @@ class Grader:
 
 
 def _exact(*, ignore_case: bool = False, ignore_spaces: bool = False) -> Grade:
-    """Take the same characters: the whole answer, its only code fence, or what it marks as final."""
+    """Take the same characters: the whole answer, or the one part that it marks (fence, back-ticks, bold, final)."""
 
     def same_form(text: str) -> str:
         text = re.sub(r"\s+", "", text) if ignore_spaces else text
         return text.casefold() if ignore_case else text
 
     def grade(answer: str, reference: str) -> float:
-        blocks, part = fenced(answer), final_part(answer)
-        candidates = [answer, *(blocks if len(blocks) == 1 else []), *([] if part is None else [part])]
+        candidates = [answer, *marked_parts(answer)]
         wanted = {same_form(bare(reference)), same_form(reference.strip())}
         return not wanted & {form for text in candidates for form in (same_form(bare(text)), same_form(text.strip()))}
 
     return grade
 
 
-def _text(*, also: list[str] | None = None) -> Grade:
-    """Take the same words: the whole answer, its first line, or what it marks as final; `also` lists other answers."""
+def _text(*, also: list[str] | None = None, separator: str | None = None) -> Grade:
+    """Take the same words: the whole answer, its first line, what that states ("... is X"), or the part it marks.
+
+    `also` lists other right answers. With a `separator`, items between it are compared one by one, in order.
+    """
+    if separator == "":
+        raise InvalidDataError("The separator is empty; leave it out or give a comma, a line break or the like.")
+
+    def items(text: str) -> tuple[str, ...]:
+        return tuple(normalised(item) for item in (text.split(separator) if separator else [text]) if item.strip())
 
     def grade(answer: str, reference: str) -> float:
-        part = final_part(answer)
-        marked = [] if part is None else [part, first_line(part)]
-        wanted = {normalised(text) for text in [reference, *(also or [])]}
-        return not wanted & {normalised(text) for text in [answer, first_line(answer), *marked]}
+        opening = first_line(answer)
+        candidates = [answer, opening, *stated(opening), *marked_parts(answer)]
+        wanted = {items(text) for text in [reference, *(also or [])]}
+        return not wanted & {items(text) for text in candidates}
 
     return grade
 

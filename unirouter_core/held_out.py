@@ -26,6 +26,9 @@ FEWEST_PROMPTS = 20
 """Fewer held-out prompts say nothing about a goal."""
 
 
+FITTED_ON = " The router was fitted on these prompts, which flatters it: measure it on others."
+
+
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """What a router predicts, and what happened, on prompts that its profiles were not measured on.
@@ -34,6 +37,8 @@ class HeldOut:
     ----------
     models : tuple of str
     predicted_errors, predicted_costs, errors, costs : array (n_prompts, n_models)
+    fitted_on : bool
+        Whether the router's prompt features were fitted on these prompts, which flatters it.
     """
 
     models: tuple[str, ...]
@@ -41,6 +46,7 @@ class HeldOut:
     predicted_costs: Array
     errors: Array
     costs: Array
+    fitted_on: bool = False
 
     def __len__(self) -> int:
         """Return the number of prompts."""
@@ -73,9 +79,10 @@ def held_out(router: UniRouter, outcomes: Outcomes | None = None, *, seed: int =
     ----------
     router : UniRouter
     outcomes : Outcomes, optional
-        What the pool's models did on other prompts; any that profiles were measured on are left out. Without them,
-        the validation prompts that all models answered are used: each fifth is predicted by profiles measured on
-        the other four fifths (expected costs are those of the whole set).
+        What the pool's models did on other prompts; any that profiles were measured on, or the router fitted on,
+        are left out. Without them, the validation prompts that all models answered are used: each fifth is predicted
+        by profiles measured on the other four fifths (expected costs are those of the whole set), and those the
+        router was fitted on judge it only when there are no others.
     seed : int
 
     Raises
@@ -95,11 +102,12 @@ def _on_others(router: UniRouter, outcomes: Outcomes) -> HeldOut:
     table = outcomes.of(models)
     measured = {name for profile in router.pool.values() for name in profile.measured.digests}
     new = np.array([digest(prompt) not in measured for prompt in table.prompts])
+    new &= ~router.has_seen(table.prompts)
     rows = np.flatnonzero(new & ~np.isnan(table.errors).any(axis=1))
     if len(rows) < FEWEST_PROMPTS:
         raise InvalidDataError(
-            f"{len(rows)} prompts are left that every model of the pool answered and none was measured on; give at "
-            f"least {FEWEST_PROMPTS} such prompts."
+            f"{len(rows)} prompts are left that every model of the pool answered and none was measured or fitted "
+            f"on; give at least {FEWEST_PROMPTS} such prompts."
         )
     table = table.rows(rows)
     expected = router.expect(table.prompts)
@@ -135,5 +143,8 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
         tokens = profiles[0].measured.tokens[rows[0][judged]]
         found = Pool(refitted).expect(vectors, tokens, None, router.estimator, router.regions)
         predicted[judged], expected[judged] = found.prediction.errors, found.costs
-    models = tuple(profile.model for profile in profiles)
-    return HeldOut(models, predicted, expected, errors, np.where(np.isnan(usd), expected, usd))
+    models, costs = tuple(profile.model for profile in profiles), np.where(np.isnan(usd), expected, usd)
+    seen = np.isin([int(name, 16) for name, kept in zip(shared, answered, strict=True) if kept], router.seen)
+    fitted_on = (~seen).sum() < FEWEST_PROMPTS
+    kept = np.full(len(seen), True) if fitted_on else ~seen
+    return HeldOut(models, predicted[kept], expected[kept], errors[kept], costs[kept], bool(fitted_on))

@@ -13,15 +13,19 @@ from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 
 
-def check_prompts(prompts: Sequence[str]) -> None:
-    """Raise `InvalidDataError` unless `prompts` are non-blank strings; name the first that is not."""
+def check_prompts(prompts: Iterable[str]) -> list[str]:
+    """Return the prompts as a list; raise `InvalidDataError` unless they are non-blank strings, naming the first."""
     if isinstance(prompts, str):
         raise InvalidDataError(f"Prompts must be a list of strings, not one string {prompts[:40]!r}; put it in a list.")
+    prompts = list(prompts)
     for position, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
-            raise InvalidDataError(f"Prompt {position} is {type(prompt).__name__} {prompt!r:.40}, not a string.")
+            raise InvalidDataError(
+                f"Prompt {position} is {type(prompt).__name__} {prompt!r:.40}, not a string; remove it or make it one."
+            )
         if not prompt or prompt.isspace():
             raise InvalidDataError(f"Prompt {position} is empty; remove it or give it text.")
+    return prompts
 
 
 def check_errors(errors: Array, names: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from unirouter_core.costs import CallCost, Prices
 from unirouter_core.embedding import Array
@@ -63,6 +66,11 @@ class Capabilities:
 def digest(prompt: str) -> str:
     """Return the name that a prompt goes by where its text is left out."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def as_numbers(prompts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Return the prompts' digests as numbers, (n,)."""
+    return np.array([int(digest(prompt), 16) for prompt in prompts], np.uint64)
 
 
 @dataclass(frozen=True, eq=False)

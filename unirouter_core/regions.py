@@ -50,5 +50,7 @@ class Regions:
         """Return each vector's region and how far it is: 0 as training prompts are, 1 unlike them all; both (n,)."""
         near = closeness(X, self.centroids_, self.offsets_)
         unlike, usual = self.nearness_.tolist()
-        far = (usual - near.max(1)) / (usual - unlike)
-        return near.argmax(1), np.minimum(np.maximum(far, 0), 1)
+        beyond = usual - near.max(1)
+        if beyond.max(initial=0) <= 0:
+            return near.argmax(1), np.zeros(len(X))
+        return near.argmax(1), np.clip(beyond / (usual - unlike), 0, 1)

@@ -11,32 +11,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from unirouter_core import artifact
-from unirouter_core.clusters import shrunken_means
-from unirouter_core.costs import PRIOR_ANSWERS, CallCost
+from unirouter_core.candidates import Candidates
 from unirouter_core.decision import Decision, Decisions, check_cost_weight, choose
 from unirouter_core.embedding import (
     CHECK_PROMPTS,
     Array,
     Embedder,
-    Labels,
     Mask,
     as_embedder,
+    as_rows,
     check_same_embedder,
     embed,
     name_of,
     normalise,
 )
 from unirouter_core.estimators import BlendEstimator, Estimator
+from unirouter_core.estimators.blend import default_members
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NoCandidateError, NotFittedError
 from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.outcomes import Outcomes, check_prompts
-from unirouter_core.pool import Expected, Pool, predicts_errors
-from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile, digest
+from unirouter_core.pool import Expected, Pool
+from unirouter_core.profiles import Capabilities, ModelProfile, as_numbers
+from unirouter_core.profiling import make_profile
 from unirouter_core.regions import Regions
-from unirouter_core.tokens import TokenCounter
-from unirouter_core.validation import Evaluation, ValidationSet
+from unirouter_core.tokens import TokenCounter, check_cached, check_count, check_counts
+from unirouter_core.validation import Evaluation
 
 if TYPE_CHECKING:
     from unirouter_core.explanation import Explanation
@@ -102,7 +104,7 @@ class UniRouter:
                 f"{estimator!r:.60} is not an estimator; give an object of a dataclass, as Estimator says."
             )
         self.embedder: Embedder | None = HashingEmbedder(seed=seed) if embedder is None else as_embedder(embedder)
-        self.estimator: Estimator = BlendEstimator(seed=seed) if estimator is None else estimator
+        self.estimator: Estimator = BlendEstimator(default_members(seed), seed=seed) if estimator is None else estimator
         self.cost_weight = check_cost_weight(cost_weight)
         self.cost: Literal["expected", "mean"] = cost
         self.regions = Regions(n_regions, seed)
@@ -111,10 +113,11 @@ class UniRouter:
         self.fit_id: str | None = None
         self.fit_settings: dict[str, Any] = {}  # what router.json says of the fit
         self.check_vectors: Array | None = None
+        self.seen: npt.NDArray[np.uint64] = np.empty(0, np.uint64)  # the prompts fitted on, by the hash of each, sorted
         self._checked = False  # whether the embedder has given the vectors it is known by
         self._pool = Pool()
         self._retired: set[str] = set()
-        self._saved: dict[Path, dict[str, ModelProfile]] = {}  # what folders hold, as far as this router knows
+        self._saved: dict[Path, artifact.Held] = {}  # what folders hold, as far as this router knows
         self._lock = threading.Lock()
 
     # --- Learn prompt features ------------------------------------------------------------------------------------
@@ -141,14 +144,14 @@ class UniRouter:
             When `vectors` have another dimension than the embedder's.
         """
         outcomes = prompts if isinstance(prompts, Outcomes) else None
-        texts = _checked(prompts.prompts if isinstance(prompts, Outcomes) else prompts)
+        texts = check_prompts(prompts.prompts if isinstance(prompts, Outcomes) else prompts)
         if len(texts) < FEWEST_PROMPTS:
             raise InvalidDataError(f"{len(texts)} prompts are too few to learn from; give at least {FEWEST_PROMPTS}.")
         if outcomes is not None:
             answered = (~np.isnan(outcomes.errors)).any(axis=0)
             models = [outcomes.models[j] for j in np.flatnonzero(answered)]
             outcomes = outcomes.of(models) if models else None
-        given = None if vectors is None else normalise(_rows(vectors, len(texts)))
+        given = None if vectors is None else normalise(as_rows(vectors, len(texts)))
         self.fit_id = None
         self.replace_pool(Pool())
         if given is None:
@@ -162,20 +165,28 @@ class UniRouter:
                 f"The vectors given have {X.shape[1]} numbers, but {name_of(self._embedder())} gives "
                 f"{self.check_vectors.shape[1]}; give the embedder that made them, UniRouter(embedder=...)."
             )
-        self.regions.fit(X)
-        self.estimator.fit(X, outcomes)
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(limits=1):  # so that the same prompts give the same bits on any number of cores
+            self.regions.fit(X)
+            self.estimator.fit(X, outcomes)
         if left_out := getattr(self.estimator, "left_out", None):
             warnings.warn(
                 f"Fitted without {', '.join(left_out)}: training models' outcomes are needed and only prompts given.",
                 stacklevel=2,
             )
         self.training_models = () if outcomes is None else tuple(outcomes.models)
+        self.seen = np.unique(as_numbers(texts))
         self._checked = True
         self.fit_settings = artifact.described(self)
         self.fit_id = artifact.fit_id(self)
         return self
 
     # --- Models come and go ---------------------------------------------------------------------------------------
+
+    def has_seen(self, prompts: Sequence[str]) -> Mask:
+        """Return which of the prompts the router was fitted on, (n,): on those it looks better than it is."""
+        return np.isin(as_numbers(prompts), self.seen)
 
     @property
     def pool(self) -> dict[str, ModelProfile]:
@@ -225,7 +236,7 @@ class UniRouter:
         """Take `pool`, made with this router's fit, as it is; `kept_in` is the folder that holds the same."""
         with self._lock:
             self._pool, self._retired = pool, set()
-            self._saved = {} if kept_in is None else {kept_in: pool.profiles}
+            self._saved = {} if kept_in is None else {kept_in: artifact.Held(pool.profiles, self.cost_weight)}
 
     def retire(self, model: str) -> None:
         """Take `model` out of the pool; the others stay as they were.
@@ -244,38 +255,7 @@ class UniRouter:
     ) -> ModelProfile:
         """Return the profile that `onboard` would add, without adding it."""
         self._require_fitted()
-        measured = self._measured(evaluation.validation, vectors)
-        X = normalise(measured.vectors)
-        answered = ~np.isnan(evaluation.errors)
-        known = None if measured.known is None else measured.known[answered].astype(np.float32)
-        features = np.asarray(self.estimator.profile(X[answered], evaluation.errors[answered], known), np.float32)
-        if not predicts_errors(self.estimator, self.regions, features):
-            raise InvalidDataError(
-                f"{type(self.estimator).__name__} predicts errors outside [0, 1] for {evaluation.model!r}; fit it on "
-                "more prompts, or take another estimator."
-            )
-        labels, _ = self.regions.locate(X)
-        n_regions = len(self.regions.centroids_)
-        spread = self._spread(labels[answered], evaluation.errors[answered])
-        return ModelProfile(
-            model=evaluation.model,
-            features=features,
-            error=evaluation.error,
-            error_spread=spread,
-            n=int(answered.sum()),
-            cost=CallCost.of(evaluation, measured.tokens, labels, n_regions, scalar=self.cost == "mean"),
-            prices=evaluation.prices,
-            capabilities=Capabilities() if capabilities is None else capabilities,
-            measured=measured,
-            errors=evaluation.errors,
-            usd=evaluation.usd(measured.tokens),
-            provenance={
-                **evaluation.provenance,
-                "repeats": int(evaluation.repeats),
-                "failed": int(evaluation.failed.sum()),
-                "truncated": int(evaluation.truncated.sum()),
-            },
-        )
+        return make_profile(self, evaluation, capabilities or Capabilities(), vectors)
 
     # --- Route ----------------------------------------------------------------------------------------------------
 
@@ -318,33 +298,25 @@ class UniRouter:
             When the pool is empty or every model is excluded.
         """
         pool, weight = self._ready(cost_weight)
-        return self._decide(
-            pool, weight, prompt, _names(models), _names(requires) or (), vector, tokens_in, cached_tokens
-        )
+        return self._decide(pool, weight, Candidates.of(models, requires), prompt, vector, tokens_in, cached_tokens)
 
     def _decide(
         self,
         pool: Pool,
         weight: float,
+        candidates: Candidates,
         prompt: str,
-        models: Sequence[str] | None,
-        requires: Sequence[str],
         vector: Array | None,
         tokens_in: float | None,
         cached_tokens: float,
     ) -> Decision:
         """Return the decision on one prompt in `pool`, whatever has become of the router's own since."""
-        check_prompts([prompt])
-        X = self._embed([prompt]) if vector is None else self._given(_rows([vector], 1))
-        tokens = self.token_counter.count([prompt]) if tokens_in is None else _amount(tokens_in, "tokens_in")
-        cached = _part(_amount(cached_tokens, "cached_tokens"), tokens) if cached_tokens else None
+        X = self.encode([prompt], vectors=None if vector is None else [vector])
+        tokens = self.token_counter.count([prompt]) if tokens_in is None else check_count(tokens_in, "tokens_in")
+        cached = check_cached(check_count(cached_tokens, "cached_tokens"), tokens) if cached_tokens else None
         expected = pool.expect(X, tokens, cached, self.estimator, self.regions)
-        allowed = _allowed(pool, models, requires, tokens)
-        if allowed is None:
-            return Decision(pool, expected, weight)
-        reasons = _reasons(pool, models, requires, float(tokens[0]))
-        if not allowed.any():
-            raise NoCandidateError(_none_left(reasons))
+        allowed = candidates.among(pool, tokens)
+        reasons = {} if allowed is None else candidates.reasons(pool, float(tokens[0]))
         return Decision(pool, expected, weight, allowed, reasons)
 
     def route_batch(
@@ -374,44 +346,66 @@ class UniRouter:
             As `route` does.
         """
         pool, weight = self._ready(cost_weight)
-        prompts, models, requires = _checked(prompts), _names(models), _names(requires) or ()
+        candidates, prompts = Candidates.of(models, requires), check_prompts(prompts)
         n = len(prompts)
-        given = None if tokens_in is None else _amounts(tokens_in, n, "tokens_in")
-        cached = None if cached_tokens is None else _amounts(cached_tokens, n, "cached_tokens")
-        rows_given = None if vectors is None else _rows(vectors, n)
+        given = None if tokens_in is None else check_counts(tokens_in, n, "tokens_in")
+        cached = None if cached_tokens is None else check_counts(cached_tokens, n, "cached_tokens")
+        given_X = None if vectors is None else as_rows(vectors, n)
         chosen, regions = np.empty(n, np.int32), np.empty(n, np.int32)
         errors, costs, far = np.empty(n, np.float32), np.empty(n), np.empty(n, np.float32)
         for start in range(0, n, CHUNK):
             rows = slice(start, min(start + CHUNK, n))
-            some = prompts[rows]
-            X = self._embed(some) if rows_given is None else self._given(rows_given[rows])
-            tokens = self.token_counter.count(some) if given is None else given[rows]
-            some_cached = None if cached is None else _part(cached[rows], tokens)
+            X = self.encode(prompts[rows], vectors=None if given_X is None else given_X[rows])
+            tokens = self.token_counter.count(prompts[rows]) if given is None else given[rows]
+            some_cached = None if cached is None else check_cached(cached[rows], tokens)
             expected = pool.expect(X, tokens, some_cached, self.estimator, self.regions)
-            allowed = _allowed(pool, models, requires, tokens)
-            if allowed is not None and not allowed.any(axis=-1).all():
-                row = int(np.argmin(np.atleast_2d(allowed).any(axis=1)))
-                raise NoCandidateError(
-                    f"Prompt {start + row}: {_none_left(_reasons(pool, models, requires, float(tokens[row])))}"
-                )
+            allowed = candidates.among(pool, tokens, first=start)
             picks = choose(expected.prediction.errors, expected.costs, weight, allowed)
             at = np.arange(len(picks))
             chosen[rows], regions[rows], far[rows] = picks, expected.regions, expected.far
             errors[rows], costs[rows] = expected.prediction.errors[at, picks], expected.costs[at, picks]
 
         def decide(position: int) -> Decision:
-            return self._decide(
-                pool,
-                weight,
-                prompts[position],
-                models,
-                requires,
-                None if rows_given is None else rows_given[position],
-                None if given is None else given[position],
-                0 if cached is None else cached[position],
-            )
+            vector = None if given_X is None else given_X[position]
+            tokens_in = None if given is None else given[position]
+            cached_tokens = 0 if cached is None else cached[position]
+            return self._decide(pool, weight, candidates, prompts[position], vector, tokens_in, cached_tokens)
 
         return Decisions(pool.models, chosen, errors, costs, regions, far, decide)
+
+    def encode(self, prompts: Sequence[str], *, vectors: Any = None) -> Array:
+        """Return the prompts' vectors with rows of length 1, float32, (n, d): by the embedder, or those given, checked.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+        vectors : array (n, d), optional
+
+        Raises
+        ------
+        InvalidDataError
+            When a prompt is empty, or the vectors are not rows of the router's dimension, one for each.
+        EmbedderMismatchError
+            When the embedder is not the one that the router was fitted with.
+        """
+        self._require_fitted()
+        check_prompts(prompts)
+        width = self.regions.centroids_.shape[1]
+        if vectors is not None:
+            rows = as_rows(vectors, len(prompts))
+            if rows.shape[1] != width:
+                raise InvalidDataError(
+                    f"The vectors given have {rows.shape[1]} numbers, but the router was fitted on {width}; give those "
+                    "of the embedder it was fitted with."
+                )
+            return normalise(rows)
+        X = embed(self._same_embedder(), prompts)
+        if X.shape[1] != width:
+            raise EmbedderMismatchError(
+                f"{name_of(self._embedder())} gives {X.shape[1]} numbers a prompt, but the router was fitted on {width}"
+                "; load it with the embedder it was fitted with, or fit it again."
+            )
+        return X
 
     def expect(self, prompts: Sequence[str], *, vectors: Array | None = None) -> Expected:
         """Return what every model of the pool is expected to do on each prompt, before any choice.
@@ -422,8 +416,8 @@ class UniRouter:
         vectors : array (n, d), optional
         """
         pool, _ = self._ready(None)
-        prompts = _checked(prompts)
-        X = self._embed(prompts) if vectors is None else self._given(_rows(vectors, len(prompts)))
+        prompts = check_prompts(prompts)
+        X = self.encode(prompts, vectors=vectors)
         return pool.expect(X, self.token_counter.count(prompts), None, self.estimator, self.regions)
 
     def explain(self, prompt: str, *, neighbours: int = 5, **route: Any) -> Explanation:
@@ -442,9 +436,8 @@ class UniRouter:
         if neighbours < 0:
             raise InvalidDataError(f"neighbours={neighbours!r} must be >= 0.")
         self._ready(None)
-        check_prompts([prompt])
         vector = route.pop("vector", None)
-        X = self._embed([prompt]) if vector is None else self._given(_rows([vector], 1))
+        X = self.encode([prompt], vectors=None if vector is None else [vector])
         return explain(self.route(prompt, vector=X[0], **route), X, neighbours)
 
     # --- Keep -----------------------------------------------------------------------------------------------------
@@ -453,8 +446,8 @@ class UniRouter:
         """Write the router to `folder`, atomically; see `unirouter_core.artifact`.
 
         A folder of the same fit gains the models onboarded here and loses those retired here since the last `load` or
-        `save`; what another process has added, replaced or retired meanwhile stays. A folder of another fit is replaced
-        whole.
+        `save`, and `cost_weight` if it has changed here; what another process has added, replaced, retired or tuned
+        meanwhile stays. A folder of another fit is replaced whole.
 
         Parameters
         ----------
@@ -472,10 +465,11 @@ class UniRouter:
         self._require_fitted()
         place = Path(folder).resolve()
         with self._lock:
-            pool, held = self._pool, self._saved.get(place, dict.fromkeys(self._retired))
-        artifact.save(self, pool, place, held=held, texts=texts)
+            pool, weight = self._pool, self.cost_weight
+            held = self._saved.get(place, artifact.Held(dict.fromkeys(self._retired), None))
+        artifact.save(self, pool, weight, place, held=held, texts=texts)
         with self._lock:
-            self._saved[place] = pool.profiles
+            self._saved[place] = artifact.Held(pool.profiles, weight)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, embedder: Any = None, estimator: Estimator | None = None) -> Self:
@@ -545,136 +539,3 @@ class UniRouter:
             check_same_embedder(embedder, self.check_vectors)
             self._checked = True
         return embedder
-
-    def _embed(self, prompts: Sequence[str]) -> Array:
-        """Return the prompts' vectors by the embedder, (n, d)."""
-        X, width = embed(self._same_embedder(), prompts), self.regions.centroids_.shape[1]
-        if X.shape[1] != width:
-            raise EmbedderMismatchError(
-                f"{name_of(self._embedder())} gives {X.shape[1]} numbers a prompt, but the router was fitted on {width}"
-                "; load it with the embedder it was fitted with, or fit it again."
-            )
-        return X
-
-    def _given(self, vectors: Array) -> Array:
-        """Return given vectors (n, d) with rows of length 1, checked against the router's dimension."""
-        width = self.regions.centroids_.shape[1]
-        if vectors.shape[1] != width:
-            raise InvalidDataError(
-                f"The vectors given have {vectors.shape[1]} numbers, but the router was fitted on {width}; give those "
-                "of the embedder it was fitted with."
-            )
-        return normalise(vectors)
-
-    def _measured(self, validation: ValidationSet, vectors: Array | None) -> MeasuredPrompts:
-        """Return the validation prompts as the router keeps them; those it has already are not embedded again."""
-        known = None
-        if validation.known is not None and (
-            present := [model for model in self.training_models if model in validation.known.models]
-        ):
-            known = np.full((len(validation), len(self.training_models)), np.nan, np.float16)
-            known[:, [self.training_models.index(model) for model in present]] = validation.known.of(present).errors
-        digests = tuple(digest(prompt) for prompt in validation.prompts)
-        kept = {profile.measured.id: profile.measured for profile in self._pool.profiles.values()}
-        new = MeasuredPrompts(digests, tuple(validation.prompts), np.empty((0, 0)), np.empty(0), known)
-        if vectors is None and new.id in kept:
-            return kept[new.id]
-        n = len(validation)
-        X = self._embed(validation.prompts) if vectors is None else self._given(_rows(vectors, n))
-        tokens = self.token_counter.count(validation.prompts)
-        return MeasuredPrompts(digests, tuple(validation.prompts), X.astype(np.float16), tokens, known)
-
-    def _spread(self, regions: Labels, errors: Array) -> float:
-        """Return the standard deviation of a model's error between regions, sampling noise shrunk away."""
-        means, _ = shrunken_means(regions, errors[:, None], len(self.regions.centroids_), PRIOR_ANSWERS)
-        return float(means.std())
-
-
-def _amount(given: float, what: str) -> Array:
-    """Return one token count as an array (1,), checked without numpy, which takes longer than all the rest."""
-    if not isinstance(given, (int, float, np.number)) or not 0 <= given < np.inf:
-        raise InvalidDataError(f"{what}={given!r} must be a finite number >= 0.")
-    return np.array([given], np.float64)
-
-
-def _checked(prompts: Sequence[str]) -> list[str]:
-    """Return the prompts as a list of their own, checked; a generator is read once."""
-    prompts = prompts if isinstance(prompts, str) else list(prompts)
-    check_prompts(prompts)
-    return list(prompts)
-
-
-def _names(given: Sequence[str] | None) -> list[str] | None:
-    """Return names as a list of their own, None as it is."""
-    if isinstance(given, str):
-        raise InvalidDataError(f"{given!r} is one name, not a list of names; put it in a list.")
-    return None if given is None else list(given)
-
-
-def _rows(vectors: Any, n: int) -> Array:
-    """Return given vectors as an array (n, d), checked to be numbers."""
-    try:
-        array = np.asarray(vectors)
-    except ValueError as ragged:
-        raise InvalidDataError(
-            f"The vectors given differ in length ({ragged}); give one row for each prompt."
-        ) from ragged
-    if array.dtype.kind not in "fiu" or array.ndim != 2 or len(array) != n:
-        raise InvalidDataError(
-            f"The vectors given have shape {array.shape} and type {array.dtype} for {n} prompts; give one row of "
-            "numbers for each."
-        )
-    return array
-
-
-def _part(cached: Array, tokens: Array) -> Array:
-    """Return the cached tokens (n,), checked to be part of `tokens` (n,)."""
-    if (cached > tokens).any():
-        row = int(np.argmax(cached > tokens))
-        raise InvalidDataError(
-            f"cached_tokens={cached[row]:g} are part of tokens_in={tokens[row]:g} and cannot be more; give tokens_in, "
-            "the tokens of all that will be sent."
-        )
-    return cached
-
-
-def _amounts(given: Any, n: int, what: str) -> Array:
-    """Return token counts as floats, (n,), checked."""
-    try:
-        amounts = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
-        amounts = np.array(np.nan)  # refused below, by its value
-    if amounts.shape != (n,) or not np.isfinite(amounts).all() or (amounts < 0).any():
-        raise InvalidDataError(f"{what}={given!r} must be {n} finite numbers >= 0.")
-    return amounts
-
-
-def _allowed(pool: Pool, models: Sequence[str] | None, requires: Sequence[str], tokens: Array) -> Mask | None:
-    """Return the candidates, (m,) or (n, m), or None when all are."""
-    allowed = None if models is None else pool.columns(models)
-    if requires:
-        able = np.array([not profile.capabilities.lacks(requires) for profile in pool.profiles.values()])
-        allowed = able if allowed is None else allowed & able
-    if pool.smallest_window < np.inf and tokens.max(initial=0) > pool.smallest_window:
-        fits = tokens[:, None] <= pool.windows
-        allowed = fits if allowed is None else allowed & fits
-    return allowed
-
-
-def _reasons(pool: Pool, models: Sequence[str] | None, requires: Sequence[str], tokens: float) -> dict[str, str]:
-    """Return why each excluded model is."""
-    reasons = {}
-    for model, profile in pool.profiles.items():
-        window = profile.capabilities.context_window
-        if models is not None and model not in models:
-            reasons[model] = "not among the models asked for"
-        elif lacking := profile.capabilities.lacks(requires):
-            reasons[model] = f"lacks {', '.join(lacking)}"
-        elif window is not None and tokens > window:
-            reasons[model] = f"its context window of {window:,} tokens is less than the prompt's {tokens:,.0f}"
-    return reasons
-
-
-def _none_left(reasons: dict[str, str]) -> str:
-    each = "; ".join(f"{model}: {reason}" for model, reason in reasons.items())
-    return f"No model may answer this prompt ({each}). Onboard one that can, or ask for less."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from unirouter_core.embedding import Array
+from unirouter_core.exceptions import InvalidDataError
 
 ENCODING = "cl100k_base"
 """tiktoken's table for counting; a model's own ratio to it is measured when it is onboarded."""
@@ -22,6 +25,7 @@ BY_CHARACTERS = "characters / 4"
 _TABLE = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
 _TABLE_DIGEST = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 _TABLE_FOLDERS = {"litellm": "litellm_core_utils/tokenizers", "llama_index": "core/_static/tiktoken_cache"}
+_LOCK = threading.Lock()  # while the variable is another
 _FEW = 64  # prompts; starting threads for fewer costs more than it saves
 
 
@@ -31,6 +35,11 @@ class TokenCounter:
     The table is looked for, at the first count, where `TIKTOKEN_CACHE_DIR` points and where LiteLLM and LlamaIndex
     keep theirs; it is never downloaded.
 
+    Parameters
+    ----------
+    name : str, optional
+        The count that models were measured with; another one at hand is warned of, once.
+
     Examples
     --------
     >>> TokenCounter(BY_CHARACTERS).count(["What is 2 + 2?"]).tolist()
@@ -39,7 +48,7 @@ class TokenCounter:
 
     def __init__(self, name: str | None = None) -> None:
         self._encoding: Any = None
-        self._name = BY_CHARACTERS if name == BY_CHARACTERS else None
+        self._asked, self._name = name, BY_CHARACTERS if name == BY_CHARACTERS else None
 
     @property
     def name(self) -> str:
@@ -47,6 +56,12 @@ class TokenCounter:
         if self._name is None:
             self._encoding = _load_table()
             self._name = BY_CHARACTERS if self._encoding is None else ENCODING
+            if self._asked not in (None, self._name):
+                warnings.warn(
+                    f"Tokens are counted as {self._name}, but were as {self._asked} when the models were measured: "
+                    "expected costs are off by a little. Install litellm, or point TIKTOKEN_CACHE_DIR at the table.",
+                    stacklevel=3,
+                )
         return self._name
 
     def count(self, prompts: Sequence[str]) -> Array:
@@ -81,12 +96,42 @@ def _load_table() -> Any:
         return None
     import tiktoken
 
-    before = os.environ.get("TIKTOKEN_CACHE_DIR")
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)  # tiktoken takes a folder in no other way
+    with _LOCK:
+        before = os.environ.get("TIKTOKEN_CACHE_DIR")
+        os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)  # tiktoken takes a folder in no other way
+        try:
+            return tiktoken.get_encoding(ENCODING)
+        finally:
+            if before is None:
+                del os.environ["TIKTOKEN_CACHE_DIR"]
+            else:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+
+def check_count(given: float, what: str) -> Array:
+    """Return one token count as an array (1,), checked without numpy, which takes longer than all the rest."""
+    if not isinstance(given, (int, float, np.number)) or not 0 <= given < np.inf:
+        raise InvalidDataError(f"{what}={given!r} must be a finite number >= 0.")
+    return np.array([given], np.float64)
+
+
+def check_counts(given: Any, n: int, what: str) -> Array:
+    """Return token counts as floats, (n,), checked."""
     try:
-        return tiktoken.get_encoding(ENCODING)
-    finally:
-        if before is None:
-            del os.environ["TIKTOKEN_CACHE_DIR"]
-        else:
-            os.environ["TIKTOKEN_CACHE_DIR"] = before
+        amounts = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        amounts = np.array(np.nan)  # refused below, by its value
+    if amounts.shape != (n,) or not np.isfinite(amounts).all() or (amounts < 0).any():
+        raise InvalidDataError(f"{what}={given!r} must be {n} finite numbers >= 0.")
+    return amounts
+
+
+def check_cached(cached: Array, tokens: Array) -> Array:
+    """Return the cached tokens (n,), checked to be part of `tokens` (n,)."""
+    if (cached > tokens).any():
+        row = int(np.argmax(cached > tokens))
+        raise InvalidDataError(
+            f"cached_tokens={cached[row]:g} are part of tokens_in={tokens[row]:g} and cannot be more; give tokens_in, "
+            "the tokens of all that will be sent."
+        )
+    return cached

@@ -12,7 +12,7 @@ import numpy as np
 from unirouter_core.curves import Curve, Sweep
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.held_out import HeldOut, held_out
+from unirouter_core.held_out import FITTED_ON, HeldOut, held_out
 from unirouter_core.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def tune(
         n=len(held),
         verdict="",
     )
-    return dataclasses.replace(tuning, verdict=_tuning_verdict(tuning))
+    return dataclasses.replace(tuning, verdict=_tuning_verdict(tuning) + (FITTED_ON if held.fitted_on else ""))
 
 
 def _goal(keep_quality: float | None, usd_per_1000: float | None, usd_per_error: float | None) -> _Goal:

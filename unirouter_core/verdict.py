@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unirouter_core.curves import Curve
-from unirouter_core.held_out import held_out
+from unirouter_core.held_out import FITTED_ON, held_out
 from unirouter_core.metrics import Metrics, measure, resample
 from unirouter_core.outcomes import Outcomes
 
@@ -41,6 +41,8 @@ class Report:
         The router's own operating point.
     pays : bool
         Whether routing beats the mixture beyond doubt: `area_gain` is above 0.
+    fitted_on : bool
+        Whether the router was fitted on the very prompts that judge it.
     verdict : str
     """
 
@@ -57,6 +59,7 @@ class Report:
     cost: float
     shares: dict[str, float]
     pays: bool
+    fitted_on: bool
     verdict: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,9 +121,10 @@ def report(
         cost=float(held.costs[at, chosen].mean()),
         shares=held.shares(chosen),
         pays=bool(area_gain[0] > 0),
+        fitted_on=held.fitted_on,
         verdict="",
     )
-    return dataclasses.replace(made, verdict=_report_verdict(made))
+    return dataclasses.replace(made, verdict=_report_verdict(made) + (FITTED_ON if made.fitted_on else ""))
 
 
 def _report_verdict(made: Report) -> str:

@@ -192,3 +192,7 @@ def report(
 
 def _other_outcomes(data: Path | None) -> Outcomes | None:
     return None if data is None else read_outcomes(data)
+
+
+if __name__ == "__main__":
+    app()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import ArtifactError, InvalidDataError, UnknownPriceError
+from unirouter_core.outcomes import Outcomes
 from unirouter_core.profiles import ModelProfile
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
@@ -31,6 +34,9 @@ def fit(
         Path, typer.Option("--router", "-r", metavar="ROUTER", help="The folder to save the router in.")
     ] = Path("my.router"),
     models: Annotated[str | None, typer.Option(metavar="A,B", help="Learn from these models of DATA only.")] = None,
+    hold_out: Annotated[
+        float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Of the outcomes, kept back to onboard models on.")
+    ] = 0.3,
     force: Annotated[bool, typer.Option("--force", help="Replace a router that holds models.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -42,16 +48,26 @@ def fit(
         )
     with tables.working(f"Learning from {data}"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fitted = UniRouter().fit(given := read_fitting(data, split(models)))
+        given = read_fitting(data, split(models))
+        learned = _part(given, 1 - hold_out) if isinstance(given, Outcomes) else given
+        fitted = UniRouter().fit(learned)
         fitted.save(router)
     for warning in caught:
         typer.echo(f"Note: {warning.message}", err=True)
     if as_json:
-        emit({"router": str(router), "prompts": len(given), "training_models": list(fitted.training_models)})
+        counts = {"prompts": len(learned), "held_out": len(given) - len(learned)}
+        emit({"router": str(router), **counts, "training_models": list(fitted.training_models)})
         return
-    learned = f"{len(given):,} prompts" + (f" and {n} models" if (n := len(fitted.training_models)) else "")
-    typer.echo(f"{router} has learned from {learned}. Now add the models to choose from:")
+    from_what = f"{len(learned):,} prompts" + (f" and {n} models" if (n := len(fitted.training_models)) else "")
+    kept = f" {len(given) - len(learned):,} prompts were kept back to onboard on." if len(given) > len(learned) else ""
+    typer.echo(f"{router} has learned from {from_what}.{kept} Now add the models to choose from:")
     typer.echo(f"  unirouter onboard {router} --all --recorded {data if n else 'OUTCOMES'}")
+
+
+def _part(outcomes: Outcomes, share: float) -> Outcomes:
+    """Return a random part of the prompts, the same each time."""
+    order = np.random.default_rng(0).permutation(len(outcomes))
+    return outcomes.rows(np.sort(order[: math.ceil(share * len(outcomes))]))
 
 
 def onboard(
@@ -79,7 +95,7 @@ def onboard(
         )
     into = UniRouter.load(router) if router.exists() else UniRouter.starter()
     with tables.working("Onboarding") as status:
-        table = read_outcomes(recorded)
+        table, seen = _unseen(into, read_outcomes(recorded))
         names = list(dict.fromkeys(models or table.models))
         if known := [name for name in names if name in into.pool and not replace]:
             if not every:
@@ -94,9 +110,22 @@ def onboard(
     if as_json:
         emit({"router": str(router), "onboarded": [tables.profile_row(p) for p in added], "skipped": known})
         return
+    if seen:
+        typer.echo(f"Note: {seen}", err=True)
     for name in known:
         typer.echo(f"Note: {name} is in the pool already; --replace measures it anew.", err=True)
     tables.show_models(added, f"{router} now holds {len(into.pool)} models; added:" if added else "Nothing to add.")
+
+
+def _unseen(router: UniRouter, table: Outcomes) -> tuple[Outcomes, str]:
+    """Return the prompts that the router did not learn from, and what to say of it; all, when it has seen all."""
+    seen = router.has_seen(table.prompts)
+    if not seen.any():
+        return table, ""
+    if seen.all():
+        return table, "the router has learned from these very prompts, which flatters it; measure on others if you can."
+    new = table.rows(np.flatnonzero(~seen))
+    return new, f"measured on the {len(new):,} of {len(table):,} prompts that the router has not learned from."
 
 
 def _onboard(router: UniRouter, evaluation: Evaluation) -> ModelProfile:

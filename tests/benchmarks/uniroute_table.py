@@ -26,7 +26,7 @@ from unirouter_core.estimators import (
     NeighboursEstimator,
     Prediction,
     ShrunkenClustersEstimator,
-    TrainedModels,
+    clairvoyant,
 )
 from unirouter_core.estimators.blend import REGIONS, coverage, region_gaps
 from unirouter_core.metrics import measure
@@ -111,7 +111,7 @@ def trial(outcomes: Outcomes, X: Array, n_val: int, seed: int, methods: list[str
         features = np.stack([estimator.profile(X[val], errors[val, j], known) for j in new_models])
         prediction = estimator.predict(X[test], features)
         score(name, deferral_curve(prediction.errors, price, wrong, price), prediction, time.perf_counter() - start)
-    ceiling = np.clip(TrainedModels().fit(X[train], errors[np.ix_(train, new_models)]).predict(X[test]), 0, 1)
+    ceiling = clairvoyant(X[train], errors[np.ix_(train, new_models)], X[test])
     score("clairvoyant", deferral_curve(ceiling, price, wrong, price), None, 0)
     return rows
 

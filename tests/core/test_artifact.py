@@ -104,6 +104,13 @@ def test_the_cheapest_is_a_cost_weight_that_can_be_saved(router, tmp_path):
     assert UniRouter.load(tmp_path / "a").cost_weight == np.inf
 
 
+def test_the_prompts_fitted_on_are_known_again(world, router, folder):
+    loaded = UniRouter.load(folder)
+    assert loaded.seen.dtype == np.uint64
+    assert np.array_equal(loaded.seen, router.seen)
+    assert loaded.has_seen(world.prompts).tolist() == [True] * N_FIT + [False] * (len(world) - N_FIT)
+
+
 def test_profiles_come_back_whole(router, folder):
     for name, loaded in UniRouter.load(folder).pool.items():
         for field in dataclasses.fields(loaded):
@@ -345,10 +352,11 @@ def test_a_missing_file_is_named(folder, pattern):
     refused(folder, file.name)
 
 
-def test_an_edited_number_among_the_weights_is_seen(folder):
+@pytest.mark.parametrize(("name", "change"), [("regions.centroids_", 1e-6), ("seen", 1)])
+def test_an_edited_number_among_the_weights_is_noticed(folder, name, change):
     with np.load(folder / "weights.npz") as arrays:
         weights = dict(arrays)
-    weights["regions.centroids_"][0, 0] += 1e-6
+    weights[name].flat[0] += np.asarray(change, weights[name].dtype)
     np.savez(folder / "weights.npz", **weights)
     refused(folder, r"router.json and weights.npz are not what was saved together")
 
@@ -658,6 +666,49 @@ def test_what_another_has_done_since_is_not_undone(world, folder):
     now = UniRouter.load(folder).pool
     assert list(now) == ["bard", "sage", "scholar", "tutor"]
     assert now["tutor"].provenance["grader"] == "newer"
+
+
+def test_a_cost_weight_that_another_has_set_stays_until_it_is_changed_here(folder):
+    mine, theirs = UniRouter.load(folder), UniRouter.load(folder)
+    theirs.cost_weight = 5.0
+    theirs.save(folder)
+    mine.retire("sage")
+    for _ in range(2):
+        mine.save(folder)
+        assert UniRouter.load(folder).cost_weight == 5
+    mine.cost_weight = 7.0
+    mine.save(folder)
+    theirs.save(folder)
+    assert UniRouter.load(folder).cost_weight == 7
+
+
+def test_the_same_fit_made_anew_brings_its_own_cost_weight(world, router, folder):
+    anew = fitted(world, cost_weight=300.0)
+    assert anew.fit_id == router.fit_id
+    anew.save(folder)
+    assert UniRouter.load(folder).cost_weight == 300
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "another fit"])
+def test_a_first_save_that_comes_second_joins_the_first(world, folder, tmp_path, monkeypatch, there):
+    place, rename = tmp_path / "new" / "my.router", os.rename
+    first, second = UniRouter.load(folder), UniRouter.load(folder)
+    first.onboard(evaluation(world, "bard"))
+    second.onboard(evaluation(world, "coder"))
+    if there != "nothing":
+        place.mkdir(parents=True)
+    if there == "another fit":
+        fitted(world, KMeansEstimator(k=3)).save(place)
+
+    def rename_too_late(old, new):
+        monkeypatch.setattr(os, "rename", rename)
+        first.save(place)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", rename_too_late)
+    second.save(place)
+    assert list(UniRouter.load(place).pool) == ["bard", "coder", "poet", "sage", "scholar", "tutor"]
+    assert os.listdir(place.parent) == ["my.router"]
 
 
 def test_what_was_retired_before_the_first_save_is_removed_from_a_copy(router, folder):

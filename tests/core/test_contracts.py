@@ -15,7 +15,6 @@ from unirouter_core.estimators import (
     MixtureEstimator,
     NeighboursEstimator,
     ShrunkenClustersEstimator,
-    TrainedModels,
 )
 from unirouter_core.exceptions import NotFittedError
 from unirouter_core.hashing import HashingEmbedder
@@ -32,7 +31,7 @@ ESTIMATORS = {
     "neighbours, k chosen": lambda: NeighboursEstimator(grid=(3, 9), n_val=40),
     "shrunken clusters": lambda: ShrunkenClustersEstimator(grid=(4, 8)),
     "low rank": LowRankEstimator,
-    "mixture": lambda: MixtureEstimator(TrainedModels(ShrunkenClustersEstimator(grid=(4, 8)))),
+    "mixture": lambda: MixtureEstimator(),
     "blend": small_blend,
 }
 NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")

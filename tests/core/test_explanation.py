@@ -89,7 +89,7 @@ def test_printed_it_is_a_table_of_all_models(asked_router):
         row.model for row in asked_router.route(SUM, cost_weight=600).ranking
     ]
     assert lines[6].startswith("margin to the next: 0.")
-    assert lines[7].startswith("like (1.00) 'What is 14 plus 33?': errors poet 1, sage 0")
+    assert lines[7].startswith("like (1.00) 'What is 14 plus 33?': wrong were poet 1")
     assert len(lines) == 9
 
 

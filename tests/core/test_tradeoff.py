@@ -16,7 +16,11 @@ def desk() -> tuple[UniRouter, Outcomes]:
     """A router between a dear sage and a cheap poet on 200 measured prompts, and 400 prompts it has not seen."""
     rng = np.random.default_rng(0)
     sums = [f"What is {a} plus {b}?" for a in range(25) for b in range(14)]
-    poems = [f"Write {n} lines of verse about the {thing}." for n in range(2, 37) for thing in "sea moon rain fog sun elm owl oak fen ivy".split()]
+    poems = [
+        f"Write {n} lines of verse about the {thing}."
+        for n in range(2, 37)
+        for thing in ["sea", "moon", "rain", "fog", "sun", "elm", "owl", "oak", "fen", "ivy"]
+    ]
     prompts = [str(prompt) for prompt in rng.permutation(sums + poems)]
     adds = np.array([prompt.startswith("What") for prompt in prompts])
     wrong = np.stack([np.where(adds, 0.9, 0.05), np.full(len(prompts), 0.05), np.where(adds, 0.1, 0.9)], axis=1)
@@ -90,7 +94,7 @@ def test_routing_pays_where_models_differ_by_kind_of_prompt(desk) -> None:
 
 
 def test_routing_does_not_pay_between_equals(desk) -> None:
-    router, unseen = desk
+    unseen = desk[1]
     coin = np.random.default_rng(1).random((200, 2)) < 0.3  # errors that no prompt tells
     table = Outcomes(unseen.prompts[:200], ["heads", "tails"], coin.astype(float), np.tile([1e-5, 1e-3], (200, 1)))
     plain = UniRouter().fit(unseen.of(["poet", "sage", "clerk"]).rows(range(200, 400)))
@@ -118,5 +122,5 @@ def test_a_goal_that_makes_no_sense_is_refused(desk, goal: dict[str, float], sen
 
 def test_an_empty_pool_cannot_be_tuned(desk) -> None:
     empty = UniRouter().fit(desk[1])
-    with pytest.raises(NoCandidateError, match="Onboard one first|onboard one first"):
+    with pytest.raises(NoCandidateError, match="onboard one first"):
         tune(empty, keep_quality=0.9)

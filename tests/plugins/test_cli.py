@@ -80,7 +80,7 @@ def test_fit_says_what_was_learned_from_and_what_comes_next(made, tmp_path):
     done = run("fit", made / "fit.jsonl", "--router", tmp_path / "new.router", "--models", "poet, sage")
 
     assert done.exit_code == 0
-    assert "160 prompts and 2 models" in done.stdout
+    assert "112 prompts and 2 models. 48 prompts were kept back" in done.stdout.replace("\n", " ")
     assert f"unirouter onboard {tmp_path / 'new.router'} --all --recorded" in done.stdout
     assert UniRouter.load(tmp_path / "new.router").training_models == ("poet", "sage")
 
@@ -91,6 +91,24 @@ def test_fit_keeps_its_hands_off_a_router_that_holds_models(folder):
     assert "holds 4 models" in sentence
     assert "--force" in sentence
     assert set(UniRouter.load(folder / "my.router").pool) == set(POOL)
+
+
+def test_models_are_measured_on_the_prompts_that_fit_kept_back(made, tmp_path):
+    output("fit", made / "fit.jsonl", "--router", tmp_path / "new.router")
+
+    done = run("onboard", tmp_path / "new.router", "poet", "sage", "--recorded", made / "fit.jsonl")
+
+    assert "measured on the 48 of 160 prompts" in done.stderr.replace("\n", " ")
+    assert UniRouter.load(tmp_path / "new.router").pool["poet"].n == 48
+
+
+def test_models_measured_on_the_prompts_that_were_learned_from_are_said_to_be_flattered(made, tmp_path):
+    output("fit", made / "fit.jsonl", "--router", tmp_path / "new.router", "--hold-out", "0")
+
+    done = run("onboard", tmp_path / "new.router", "poet", "sage", "--recorded", made / "fit.jsonl")
+
+    assert "flatters" in done.stderr
+    assert "flatters" in run("report", "--router", tmp_path / "new.router").stdout.replace("\n", " ")
 
 
 def test_fit_with_force_replaces_it(folder):
@@ -110,7 +128,8 @@ def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path, nam
 
     done = run("fit", tmp_path / name, "--router", tmp_path / "my.router", "--json")
 
-    assert json.loads(done.stdout) == {"router": str(tmp_path / "my.router"), "prompts": 40, "training_models": []}
+    learned = json.loads(done.stdout)
+    assert (learned["prompts"], learned["held_out"], learned["training_models"]) == (40, 0, [])
     assert "Note: Fitted without" in done.stderr
 
 
@@ -351,7 +370,7 @@ def test_report_exits_with_0_where_routing_pays(made, tmp_path):
     done = run("report", "-r", made / "my.router", "--png", tmp_path / "curve.png")
 
     assert done.exit_code == 0
-    assert "Routing reaches the quality" in done.stdout.replace("\n", " ")
+    assert "Routing pays" in done.stdout.replace("\n", " ")
     assert "best mixture" in done.stdout
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -373,7 +392,7 @@ def test_report_exits_with_3_where_routing_does_not_pay(folder):
 def test_report_on_other_data_uses_none_that_was_measured_on(made):
     on_others = output("report", "-r", made / "my.router", "--data", made / "fit.jsonl")
 
-    assert on_others["n"] == 160
+    assert on_others["n"] == 48  # those that fit kept back
     assert "0 prompts are left" in refusal("report", "-r", made / "my.router", "--data", made / "recorded.jsonl")
 
 
@@ -424,7 +443,7 @@ def test_json_is_all_there_is_on_stdout_and_progress_is_not(made, tmp_path):
     process = spawn("fit", made / "fit.jsonl", "-r", tmp_path / "my.router", "--json")
     stdout, stderr = process.communicate(timeout=60)
 
-    assert json.loads(stdout)["prompts"] == 160
+    assert json.loads(stdout)["prompts"] == 112
     assert stderr == ""
 
 
@@ -433,7 +452,7 @@ def test_a_terminal_that_is_not_utf8_loses_bars_but_no_answer(made):
     stdout, _ = process.communicate(timeout=60)
 
     assert process.returncode == 0
-    assert "Routing reaches" in stdout
+    assert "Routing pays" in stdout
 
 
 def test_routing_from_the_shell_imports_no_scikit_learn_no_matplotlib_and_for_json_no_rich(made):

@@ -28,7 +28,21 @@ def report():
     models = {name: (COSTS[j], 1 - ERRORS[:, j].mean()) for j, name in enumerate(("poet", "tutor", "sage"))}
     metrics, worse = measure(curve, ERRORS, COSTS), measure(mixture, ERRORS, COSTS)
     return Report(
-        len(ERRORS), curve, mixture, models, metrics, worse, (0.1, 0.2), (0.1, 0.2), 60, 0.9, 6e-4, {}, True, "It pays."
+        len(ERRORS),
+        curve,
+        mixture,
+        models,
+        metrics,
+        worse,
+        (0.1, 0.2),
+        (0.1, 0.2),
+        60,
+        0.9,
+        6e-4,
+        {},
+        True,
+        False,
+        "It pays.",
     )
 
 

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -34,6 +35,11 @@ SAMPLE = 4_000  # prompts learned from, and prompts looked at, in each fold
 REGIONS, FEWEST_IN_REGION = 20, 25  # at most, at least: a region's true error is known only up to its own sampling
 
 
+def default_members(seed: int = 0) -> tuple[Estimator, ...]:
+    """Return shrunken clusters, low-rank logistic and the mixture of known models, not fitted."""
+    return ShrunkenClustersEstimator(seed=seed), LowRankEstimator(), MixtureEstimator()
+
+
 @dataclass(eq=False)
 class BlendEstimator:
     """The mean of `members`; each that cannot be used for want of training models' answers is left out.
@@ -59,13 +65,19 @@ class BlendEstimator:
     [[0.67], [0.33]]
     """
 
-    members: Sequence[Estimator] = field(
-        default_factory=lambda: (ShrunkenClustersEstimator(), LowRankEstimator(), MixtureEstimator())
-    )
+    members: Sequence[Estimator] = field(default_factory=lambda: default_members())
     n_val: int = 400
     seed: int = 0
     widths_: Labels = field(init=False, repr=False)
     scale_: Array = field(init=False, repr=False)
+
+    @cached_property
+    def _layout(self) -> list[tuple[Estimator, int, int]]:
+        """The members in use, and where their features begin and end."""
+        require_fitted(self, "widths_")
+        ends = self.widths_.cumsum().tolist()
+        parts = zip(self.members, ends, self.widths_.tolist(), strict=True)
+        return [(member, end - width, end) for member, end, width in parts if width]
 
     @property
     def left_out(self) -> list[str]:
@@ -104,6 +116,7 @@ class BlendEstimator:
                 )
             widths.append(len(feature))
         self.widths_ = np.array(widths)
+        self.__dict__.pop("_layout", None)
         if not self.widths_.any():
             raise MissingOutcomesError(f"{', '.join(self.left_out)} need training models' outcomes; fit with them.")
 
@@ -131,12 +144,7 @@ class BlendEstimator:
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the mean of the members' errors, over those that measured the model."""
-        require_fitted(self, "widths_")
-        parts, start = [], 0
-        for member, width in zip(self.members, self.widths_.tolist(), strict=True):
-            if width:
-                parts.append(member.predict(X, features[:, start : start + width]))
-                start += width
+        parts = [member.predict(X, features[:, start:end]) for member, start, end in self._layout]
         return Prediction(_mean([part.errors for part in parts]), lambda: self._stderrs(parts))
 
     def _stderrs(self, parts: list[Prediction]) -> Array:
@@ -217,4 +225,4 @@ def calibrated_scale(gaps: Array) -> float:
 def _mean(arrays: list[Array]) -> Array:
     """Return the mean of arrays (n, m), NaN left out: a member predicts NaN for a model that it has not measured."""
     total = functools.reduce(np.add, arrays) / len(arrays)
-    return np.nanmean(arrays, axis=0) if np.isnan(total).any() else total
+    return np.nanmean(arrays, axis=0) if np.count_nonzero(np.isnan(total)) else total

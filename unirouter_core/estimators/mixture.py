@@ -9,13 +9,9 @@ import numpy as np
 
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.estimator import Prediction, require_fitted
-from unirouter_core.estimators.shrunken_clusters import ShrunkenClustersEstimator
-from unirouter_core.estimators.trained_models import TrainedModels
+from unirouter_core.estimators.ridge import fit_ridge
 from unirouter_core.exceptions import MissingOutcomesError
 from unirouter_core.outcomes import Outcomes
-
-ONE_GRID = 40
-"""Training models have answers enough for one clustering: averaging several routes no better and takes longer."""
 
 
 @dataclass(eq=False)
@@ -28,8 +24,8 @@ class MixtureEstimator:
 
     Parameters
     ----------
-    trained : TrainedModels
-        Gives γ_j from all of the training models' answers.
+    ridge : float
+        The penalty on the map from vectors to each training model's errors, γ_j, made from all of its answers.
     penalty : float
         On the weights' squared distance from `prior`; the intercept is free.
     prior : float
@@ -40,15 +36,17 @@ class MixtureEstimator:
     >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
     >>> wrong = np.array([[1, 0], [0, 0]] * 20)
     >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = MixtureEstimator(TrainedModels(ridge=0.1), penalty=0.1).fit(X, training)
+    >>> estimator = MixtureEstimator(ridge=0.1, penalty=0.1).fit(X, training)
     >>> bard = estimator.profile(X, wrong[:, 0], known=wrong)
     >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
     [[1.0], [0.0]]
     """
 
-    trained: TrainedModels = field(default_factory=lambda: TrainedModels(ShrunkenClustersEstimator(grid=(ONE_GRID,))))
+    ridge: float = 10.0
     penalty: float = 30.0
     prior: float = 0.8
+    axes_: Array = field(init=False, repr=False)
+    intercepts_: Array = field(init=False, repr=False)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Learn the training models' errors on the vectors X (n, d); one without answers is taken as average.
@@ -63,7 +61,8 @@ class MixtureEstimator:
                 "MixtureEstimator needs training models' outcomes; fit it with them or leave it out."
             )
         unanswered = np.isnan(outcomes.errors).all(axis=0)
-        self.trained.fit(X, np.where(unanswered, np.nanmean(outcomes.errors), outcomes.errors))
+        known = np.where(unanswered, np.nanmean(outcomes.errors), outcomes.errors)
+        self.axes_, self.intercepts_ = fit_ridge(X, known, self.ridge)
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
@@ -81,7 +80,7 @@ class MixtureEstimator:
                 "MixtureEstimator needs the training models' answers on the validation prompts; give them as known."
             )
         answered = np.asarray(~np.isnan(known).all(axis=0))
-        filled = np.where(np.isnan(known), self.trained.predict(X), known)[:, answered].astype(np.float64)
+        filled = np.where(np.isnan(known), self._trained(X), known)[:, answered].astype(np.float64)
         n, m = filled.shape
         start = np.full(m, self.prior / m)
         centre = filled.mean(0)
@@ -99,7 +98,11 @@ class MixtureEstimator:
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the weighted errors of the training models, clipped to [0, 1]."""
-        require_fitted(self.trained, "axes_")
-        mixed = self.trained.predict(X) @ features[:, 1:-1].T + features[:, 0]
+        mixed = self._trained(X) @ features[:, 1:-1].T + features[:, 0]
         errors = np.minimum(np.maximum(mixed, 0), 1)  # np.clip takes three times as long on one row
         return Prediction(errors, lambda: np.broadcast_to(features[:, -1], errors.shape))
+
+    def _trained(self, X: Array) -> Array:
+        """Return the training models' own errors γ_j, (n, n_training_models)."""
+        require_fitted(self, "axes_")
+        return np.asarray(X @ self.axes_.T + self.intercepts_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Self
@@ -62,27 +61,27 @@ class ShrunkenClustersEstimator:
     def profiles(self, X: Array, errors: Array) -> Array:
         """Return the features of m models from their errors (n, m), NaN left out, shape (m, 2 * n_clusters)."""
         means, stderrs = [], []
-        for labels, k in zip(self._nearest(X), np.diff(self.bounds_).tolist(), strict=True):
-            mean, stderr = shrunken_means(labels, errors, k, self.prior)
+        for rows, (start, end) in zip(self._nearest(X), pairwise(self.bounds_.tolist()), strict=True):
+            mean, stderr = shrunken_means(rows - start, errors, end - start, self.prior)
             means.append(mean)
             stderrs.append(stderr)
         return np.concatenate(means + stderrs).T.astype(np.float32)
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the mean over the clusterings of the errors in the nearest clusters (Φ is their indicator)."""
-        nearest, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
+        rows, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
         return Prediction(
-            self._gather(by_cluster[:n_clusters], nearest), lambda: self._gather(by_cluster[n_clusters:], nearest)
+            _mean_of_rows(by_cluster[:n_clusters], rows), lambda: _mean_of_rows(by_cluster[n_clusters:], rows)
         )
 
-    def _nearest(self, X: Array) -> list[Labels]:
-        """Return each vector's nearest cluster, (n,) for each clustering, counted from 0 in each."""
+    def _nearest(self, X: Array) -> Labels:
+        """Return the row in `centroids_` of each vector's nearest centroid in each clustering, (n_grid, n)."""
         require_fitted(self, "centroids_")
         near = closeness(X, self.centroids_, self.offsets_)
-        return [near[:, start:end].argmax(1) for start, end in pairwise(self.bounds_.tolist())]
+        within = [near[:, start:end].argmax(1) for start, end in pairwise(self.bounds_.tolist())]
+        return np.asarray(np.array(within) + self.bounds_[:-1, None])
 
-    def _gather(self, table: Array, nearest: list[Labels]) -> Array:
-        """Return the mean over the clusterings of the rows of table (n_clusters, m) that `nearest` names, (n, m)."""
-        parts = zip(pairwise(self.bounds_.tolist()), nearest, strict=True)
-        total = functools.reduce(np.add, [table[start:end].take(labels, axis=0) for (start, end), labels in parts])
-        return np.asarray(total / len(nearest))
+
+def _mean_of_rows(table: Array, rows: Labels) -> Array:
+    """Return the mean over the clusterings of the rows of table (n_clusters, m) that `rows` (n_grid, n) names."""
+    return np.asarray(table.take(rows, axis=0).sum(axis=0) / len(rows))

@@ -17,9 +17,14 @@ _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n((?:.*?\n)??)[ \t]*```", re.DOTALL | re
 _BOX = re.compile(r"\\boxed\s*\{")
 _WRAPPING = re.compile(r"\\(?:text|textbf|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 _QUOTES = str.maketrans("‘’‛“”„«»−‐‑‒–—", '\'\'\'"""""------')
-_PUNCTUATION = re.compile(r"(?<!\w)[.,;:!?¿¡\"'()\[\]{}*_`…·•~]|[.,;:!?¿¡\"'()\[\]{}*_`…·•~](?!\w)")
+_PUNCTUATION = re.compile(r"[;!?¿¡\"()\[\]{}`…·•~]|(?<!\d),|,(?!\d)|(?<!\w)[.:'*_]|[.:'*_](?!\w)")
 _HYPHEN = re.compile(r"(?<=\w)-|-(?!\d)")
 _ARTICLES = frozenset({"a", "an", "the"})
+_MARKED = re.compile(r"(?<!not )(?:`([^`\n]+)`|\*\*([^*\n]+)\*\*)", re.IGNORECASE)
+_STATED = re.compile(
+    r".*\b(?:is|are|was|were|ist|sind|lautet|heißt|est|sont|es|son)\s+(?:called\s|known as\s)?(.+)", re.IGNORECASE
+)
+_LONGEST_SENTENCE = 400  # characters
 _LONGEST_BOX = 2_000  # characters between the braces; what is longer is not a final answer
 _MOST_BOXES = 3  # looked at from the end, while their braces do not close
 
@@ -47,6 +52,29 @@ def final_part(answer: str) -> str | None:
     return None if end is None else answer[end:]
 
 
+def marked_parts(answer: str) -> list[str]:
+    """Return the parts of `answer` that may be all that counts.
+
+    Its only code fence; its only stretch in back-ticks or in bold; what it marks as final, and the first line of that.
+
+    Examples
+    --------
+    >>> marked_parts("It prints `[1, 2]`.")
+    ['[1, 2]']
+    """
+    parts = fenced(answer)
+    spans = {code or bold for code, bold in _MARKED.findall(answer)} if not parts else set()
+    parts = [*(parts if len(parts) == 1 else []), *(spans if len(spans) == 1 else [])]
+    final = final_part(answer)
+    return parts if final is None else [*parts, final, first_line(final), first_line(final).removesuffix(".")]
+
+
+def stated(line: str) -> list[str]:
+    """Return what a sentence like "The capital of France is Paris." says last; nothing for other sentences."""
+    found = _STATED.match(line[:_LONGEST_SENTENCE])
+    return [found[1]] if found else []
+
+
 def first_line(text: str) -> str:
     """Return the first line that is not blank, or an empty string."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
@@ -70,9 +98,10 @@ def bare(text: str) -> str:
 def normalised(text: str) -> str:
     """Return `text` with what rarely matters made the same.
 
-    Unicode forms (NFKC), case, white space, quotes and dashes; punctuation goes, except inside a word or a number
-    ("3.5", "10:30", "don't"); hyphens become spaces, except the sign of a number; the English articles go, unless
-    nothing else is there. Accents, symbols (%, €, +, #) and the articles of other languages stay.
+    Unicode forms (NFKC), case, white space, quotes and dashes; punctuation goes, except dots, colons and apostrophes
+    inside a word or a number ("3.5", "10:30", "don't") and commas inside a number; hyphens become spaces, except the
+    sign of a number; the English articles go, unless nothing else is there. Accents, symbols (%, €, +, #) and the
+    articles of other languages stay.
 
     Examples
     --------

@@ -9,16 +9,18 @@ from unirouter_core.graders.answers import bare, final_part, first_line, normali
 
 LETTERS = "ABCDEFGHIJ"
 
-_AFTER_CUE = re.compile(r"[\W_]*(?:(?:option|choice|answer|letter)\s+)?[\W_]*([A-J])(?![\w'’])(?!\s+[a-z])")
+_LETTER = r"(?:[B-HJ](?![\w'’])|[AI](?![\w'’])(?!\s+(?!(?:is|was|because|since|as)\b)[a-z]))"  # not the words A and I
+_AFTER_CUE = re.compile(rf"[\W_]*(?:(?:option|choice|answer|letter)\s+)?[\W_]*({_LETTER})")
 _AFTER_CUE_WORD = re.compile(r"[\W_]*(?:option|choice|letter)[\W_]+([A-J])(?!\w)", re.IGNORECASE)
 _LINE_START = re.compile(r"[*_`(\[\s]*([A-J])(?:[*_`\s]*[).:\],;](?!\w)|[*_`]+(?!\w)|\s+[-–—=]\s)")
 _NAMED = re.compile(
-    r"\b(?:option|choice|letter|choose|pick|select)\s*[*_`(\[\"]*([A-J])(?![\w'’])(?!\s+(?!is\b|was\b|because\b|since\b|as\b)[a-z])",
-    re.IGNORECASE,
+    rf"\b(?i:option|choice|letter|choose|pick|select)\s*[*_`(\[\"]*({_LETTER})"
+    r"|(?<![\w'’-])([A-J])[*_`)\]]*\s+is\s+(?:the\s+)?(?:correct|right|true|best|answer)\b"
 )
 _MARKED = re.compile(r"(?<!\w)(?:\(([A-J])\)|\*\*\(?([A-J])[).:]?\*\*|\[([A-J])\]|[\"'`]([A-J])[\"'`])(?!\w)")
 _ALONE = re.compile(r"(?<![\w'’-])([A-J])(?=\s*(?:[.,;:!?)]|$)|\s+(?:or|and)\s+\(?[A-J]\b)", re.MULTILINE)
 _DENIED = re.compile(r"[)\]*_`\"'.]*\s*(?:is|are|was|seems?)?\s*(?:n't|not\b|wrong\b|incorrect\b|false\b|out\b)")
+_ANOTHER = re.compile(r"\s(?:and|or|und|oder|et|ou|y|o)\s")
 _NOT = re.compile(r"(?:\bnot|n['’]t)\W*$")
 
 
@@ -80,7 +82,8 @@ def find_label(answer: str, labels: Sequence[str]) -> str | None:
     """Return the one of `labels` that `answer` names, or None.
 
     In this order: what follows "the answer is", when it names one; the label that opens the first line; the only
-    one in the answer. The longest is looked for first, so "not spam" is not "spam".
+    one in the answer. One right after "not" or "rather than" does not count. The longest is looked for first, so
+    "not spam" is not "spam".
 
     Examples
     --------
@@ -90,21 +93,19 @@ def find_label(answer: str, labels: Sequence[str]) -> str | None:
     names = {normalised(label): label for label in labels}
     part = final_part(answer)
     if part is not None:
-        named = _names_in(first_line(part), names)
-        if named:
-            return names[named[0]]
+        first = _names_in(first_line(part), names)[:1]
+        if first:
+            return names[first[0]]
     opening = normalised(first_line(answer)) + " "
-    opened = [name for name in names if opening.startswith(name + " ")]
+    opened = [name for name in names if opening.startswith(name + " ") and not _ANOTHER.match(opening, len(name))]
     if opened:
         return names[max(opened, key=len)]
-    found = set(_names_in(answer, names))
-    return names[found.pop()] if len(found) == 1 else None
+    named = set(_names_in(answer, names))
+    return names[named.pop()] if len(named) == 1 else None
 
 
 def _names_in(text: str, names: Mapping[str, str]) -> list[str]:
-    """Return the names in `text`, in the order in which they stand; of overlapping ones the longest."""
-    longest_first = sorted((name for name in names if name), key=len, reverse=True)
-    if not longest_first:
-        return []
-    pattern = r"(?<!\S)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\S)"
-    return re.findall(pattern, normalised(text))
+    """Return the names in `text` that are not denied, in their order; of overlapping ones the longest."""
+    longest_first = sorted(names, key=len, reverse=True)
+    undenied = r"(?<!\S)(?<!not )(?<!nicht )(?<!pas )(?<!rather than )(?<!instead of )"
+    return re.findall(undenied + "(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\S)", normalised(text))

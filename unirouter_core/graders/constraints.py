@@ -12,6 +12,7 @@ from unirouter_core.graders.json_values import find_json, is_sound
 
 _BULLET = re.compile(r"\s*[-*•]\s+\S")
 _NUMBERED = re.compile(r"\s*\d{1,3}[.)]\s+\S")
+_MARKER = re.compile(r"(?:[-*•]|\d{1,3}[.)])\s+")
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)*_]*(?=\s|$)")
 
 
@@ -30,6 +31,11 @@ def holds_any(text: str, wanted: str | Sequence[str]) -> bool:
     return any(mentions(text, phrase) for phrase in ([wanted] if isinstance(wanted, str) else wanted))
 
 
+def unmarked_lines_in(text: str) -> list[str]:
+    """Return the lines of `text` that are not blank, without bullets and list numbers."""
+    return [_MARKER.sub("", line, count=1) if _MARKER.match(line) else line for line in lines_in(text)]
+
+
 def _is_one_json(text: str) -> bool:
     blocks = fenced(text)
     inside = blocks[0] if len(blocks) == 1 and text.startswith("```") and text.endswith("```") else text
@@ -39,6 +45,10 @@ def _is_one_json(text: str) -> bool:
 
 def _first_letters(text: str) -> str:
     return "".join(next((sign for sign in line if sign.isalnum()), "") for line in lines_in(text))
+
+
+def _paragraphs(text: str) -> list[str]:
+    return re.split(r"\n\s*\n", text)
 
 
 def _sentences(text: str) -> int:
@@ -54,8 +64,9 @@ _RULES: dict[str, tuple[str, Callable[[str, Any], bool]]] = {
     "max_characters": ("count", lambda text, n: len(text) <= n),
     "lines": ("count", lambda text, n: len(lines_in(text)) == n),
     "max_lines": ("count", lambda text, n: len(lines_in(text)) <= n),
-    "words_per_line": ("count", lambda text, n: all(len(words_in(line)) == n for line in lines_in(text))),
-    "paragraphs": ("count", lambda text, n: len(re.split(r"\n\s*\n", text)) == n),
+    "words_per_line": ("count", lambda text, n: all(len(words_in(line)) == n for line in unmarked_lines_in(text))),
+    "paragraphs": ("count", lambda text, n: len(_paragraphs(text)) == n),
+    "sentences_by_paragraph": ("counts", lambda text, ns: [_sentences(part) for part in _paragraphs(text)] == ns),
     "sentences": ("count", lambda text, n: _sentences(text) == n),
     "bullets": ("count", lambda text, n: sum(bool(_BULLET.match(line)) for line in lines_in(text)) == n),
     "numbered": ("count", lambda text, n: sum(bool(_NUMBERED.match(line)) for line in lines_in(text)) == n),
@@ -70,14 +81,22 @@ _RULES: dict[str, tuple[str, Callable[[str, Any], bool]]] = {
     "no_commas": ("flag", lambda text, _: "," not in text),
     "no_digits": ("flag", lambda text, _: not re.search(r"\d", text)),
     "only_letters": ("flag", lambda text, _: all(sign.isalpha() or sign.isspace() for sign in text)),
-    "sorted_lines": ("flag", lambda text, _: (lines := [x.casefold() for x in lines_in(text)]) == sorted(lines)),
+    "different_first_letters": (
+        "flag",
+        lambda text, _: len(firsts := [word[0].casefold() for word in words_in(text)]) == len(set(firsts)),
+    ),
+    "sorted_lines": (
+        "flag",
+        lambda text, _: (lines := [x.casefold() for x in unmarked_lines_in(text)]) == sorted(lines),
+    ),
     "is_json": ("flag", lambda text, _: _is_one_json(text)),
 }
 
 _TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "count": (
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-        "a whole number that is not negative",
+    "count": (lambda value: _is_count(value), "a whole number that is not negative"),
+    "counts": (
+        lambda value: isinstance(value, list) and bool(value) and all(_is_count(item) for item in value),
+        "a list of whole numbers that are not negative",
     ),
     "text": (lambda value: isinstance(value, str) and value != "", "a string that is not empty"),
     "texts": (
@@ -86,6 +105,10 @@ _TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "flag": (lambda value: value is True, "true"),
 }
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_text_or_texts(value: Any) -> bool:

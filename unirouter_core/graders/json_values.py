@@ -6,7 +6,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from unirouter_core.exceptions import InvalidDataError
@@ -17,6 +17,7 @@ Json: TypeAlias = Any
 """What ``json.loads`` gives."""
 
 _BRACKET = re.compile(r'[{}\[\]]|"(?:[^"\\\n]|\\.)*"')
+_DEEPEST = 60  # levels of a value that are compared, well within Python's recursion
 _MOST_SPANS = 200  # values that prose may hold before the last one
 
 
@@ -27,7 +28,7 @@ class Flawed:
 def find_json(answer: str) -> Json | Flawed:
     """Return the JSON value of `answer`: the whole of it, else that of its last code fence, else the last in its prose.
 
-    `Flawed` when there is none, or when it repeats a key or holds NaN.
+    `Flawed` when there is none, or when it repeats a key, holds NaN or is nested absurdly deep.
 
     Examples
     --------
@@ -36,10 +37,22 @@ def find_json(answer: str) -> Json | Flawed:
     """
     for text in (answer, *reversed(fenced(answer)), *reversed(_bracketed(answer))):
         try:
-            return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=lambda name: Flawed())
+            value = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=lambda name: Flawed())
+            return Flawed() if _is_too_deep(value) else value
         except (ValueError, RecursionError):
             continue
     return Flawed()
+
+
+def _is_too_deep(value: Json) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for item in level if isinstance(item, dict | list) for inner in _inside(item)]
+    return bool(level)
+
+
+def _inside(value: dict[str, Json] | list[Json]) -> Iterable[Json]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _without_repeats(pairs: list[tuple[str, Json]]) -> Json:
@@ -107,7 +120,9 @@ def _text(text: str, ignore_case: bool) -> str:
 
 
 def _is_number(value: Json) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 _TYPES: dict[str, Callable[[Json], bool]] = {
@@ -175,7 +190,7 @@ def fits(value: Json | Flawed, schema: Mapping[str, Any] | bool) -> bool:
 def is_sound(value: Json | Flawed) -> bool:
     """Return whether `value` is JSON all the way down."""
     if isinstance(value, dict | list):
-        return all(is_sound(item) for item in (value.values() if isinstance(value, dict) else value))
+        return all(is_sound(item) for item in _inside(value))
     return not isinstance(value, Flawed) and (not isinstance(value, float) or math.isfinite(value))
 
 

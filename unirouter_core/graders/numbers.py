@@ -63,6 +63,10 @@ _WORD = re.compile(
 _MARKER = re.compile(r"^\s*(?:[-*•]\s+)?\d{1,2}[.)]\s+(?=\S)")
 _BOLD = re.compile(r"\*\*([^*]+)\*\*")
 _REMARK = re.compile(r"(?<=[\w%°$€£*)]) ?\([^()]*\)")
+_REASON = re.compile(
+    r"(?:,\s*as|,?\s(?:because|since|weil|denn|car|porque))\b(?!.*\b(?:so|thus|hence|therefore|also|donc)\b).*",
+    re.IGNORECASE,
+)
 _EQUATION = re.compile(r"(?:(?!\b(?:because|since|as|weil|denn|car|porque)\b)(?:[^,;\n]|,(?=\d)))*=", re.IGNORECASE)
 _LONGEST_NUMERAL = 60
 _UNIT_WORDS = 2  # a line of one number and so many words after it is "nothing but a number"
@@ -93,7 +97,8 @@ def final_number(answer: str, *, decimal: str = ".") -> Number | None:
 
     Looked for in this order: in the last ``\boxed{}``; after the last "the answer is"; on the last line that has a
     number, or on the first line if that is nothing but a number with its unit and the last is prose. On a line the
-    number in bold counts, else the last one outside a remark in brackets. List markers ("2.") do not count.
+    number in bold counts, else the last one outside a remark in brackets or a reason ("because ..."). List markers
+    ("2.") do not count.
 
     "1,234" is 1234 and "1.234" is a decimal fraction, the other way round with `decimal` ","; "1.234,5", "1 234",
     "12,5" and "1'234" are read as the only thing they can be.
@@ -148,7 +153,8 @@ def _number_after_cue(part: str, decimal: str) -> Number | None:
 
 def _number_on(line: str, decimal: str) -> Number | None:
     bold = [found for span in _BOLD.findall(line) for found in _numbers(span, decimal)]
-    numbers = bold or _numbers(_REMARK.sub(" ", line), decimal) or _numbers(line, decimal)
+    bare = _REMARK.sub(" ", line)
+    numbers = bold or _numbers(_REASON.sub(" ", bare), decimal) or _numbers(bare, decimal) or _numbers(line, decimal)
     return numbers[-1] if numbers else None
 
 

@@ -40,8 +40,7 @@ EXAMPLES = {
 """The recorded example models and the month of their release; all measured on the same MMLU-Pro questions."""
 
 PREFIX = "recorded/"
-MADE = "2026-11-23"
-SOURCE = "recorded example: answers published in TIGER-AI-Lab/MMLU-Pro, list prices typed in by hand"
+SOURCE = "recorded example: answers published in TIGER-AI-Lab/MMLU-Pro, list prices typed in by hand; dated by release"
 N_VAL = 600
 EXAMPLE_COST_WEIGHT = 100.0
 """One wrong answer is worth one cent."""
@@ -88,7 +87,7 @@ def onboard_examples(router: UniRouter, table: Outcomes) -> None:
                 tokens_in=val.tokens_in[:, column],
                 tokens_out=val.tokens_out[:, column],
                 prices=val.prices[model],
-                provenance={"date": MADE, "source": SOURCE, "released": released},
+                provenance={"date": released, "source": SOURCE},
             )
         )
 
