@@ -68,8 +68,8 @@ class Explanation:
         for row in decision.ranking:
             excluded = f"  excluded: {row.excluded}" if row.excluded else ""
             lines.append(
-                f"{row.model:<{width}} {row.error:>8.3f} ± {row.stderr:.3f} {row.n:>6} {row.cost:>10.3g} {row.score:>9.4g}"
-                f"{excluded}"
+                f"{row.model:<{width}} {row.error:>8.3f} ± {row.stderr:.3f} {row.n:>6} "
+                f"{row.cost:>10.3g} {row.score:>9.4g}{excluded}"
             )
         lines.append(f"margin to the next: {decision.margin:.4g}")
         for near in self.neighbours:

@@ -1,4 +1,4 @@
-"""Draw the README's picture: eight recorded models that the router was not trained on, on function-calling prompts.
+"""Draw the README's picture: eight recorded models that the router was not trained on, on mathematics and code.
 
 python tests/benchmarks/draw_curve.py docs/curve.png
 """
@@ -16,27 +16,26 @@ from unirouter_plugins.report import draw
 
 DATA = Path(os.environ.get("UNIROUTER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 POOL = (
-    "claude-3-5-sonnet-20240620",
-    "claude-3-haiku-20240307",
-    "gpt-4-0125-preview",
+    "o1-mini-2024-09-12",
+    "gpt-4o-2024-08-06",
     "gpt-4o-mini-2024-07-18",
-    "gpt-3.5-turbo-0125",
-    "gemini-1.5-pro-preview-0514",
-    "meta-llama_Meta-Llama-3-70B-Instruct",
-    "gorilla-openfunctions-v2",
+    "claude-3-5-sonnet-20241022",
+    "claude-3-haiku-20240307",
+    "gemini-1.5-flash",
+    "Llama-3.1-405B-Inst@sambanova",
+    "Meta-Llama-3.1-8B-Instruct",
 )
 
 
 def main(picture: Path) -> None:
     """Fit on half of the prompts and all other models, onboard on 400 prompts, judge on the rest."""
-    outcomes = read_outcomes(DATA / "bfcl2024")
-    train, val, test = np.split(np.random.default_rng(0).permutation(len(outcomes)), [700, 1100])
-    twins = {*POOL, *(f"{model}-FC" for model in POOL)}
-    others = [model for model in outcomes.models if model not in twins]
+    outcomes = read_outcomes(DATA / "zeroeval")
+    train, val, test = np.split(np.random.default_rng(0).permutation(len(outcomes)), [1200, 1600])
+    others = [model for model in outcomes.models if model not in POOL]
     router = UniRouter().fit(outcomes.rows(train).of(others))
     for model in POOL:
         router.onboard(Evaluation.recorded(model, outcomes.rows(val)))
-    tuning = tune(router, keep_quality=1.0)
+    tuning = tune(router, keep_quality=0.97)
     print(tuning.verdict, tuning.quality_interval, tuning.cost_interval)
     router.cost_weight = tuning.cost_weight
     made = report(router, outcomes=outcomes.rows(test))

@@ -42,8 +42,8 @@ EXAMPLES = {
 PREFIX = "recorded/"
 SOURCE = "recorded example: answers published in TIGER-AI-Lab/MMLU-Pro, list prices typed in by hand; dated by release"
 N_VAL = 600
-EXAMPLE_COST_WEIGHT = 100.0
-"""One wrong answer is worth one cent."""
+EXAMPLE_COST_WEIGHT = 1 / 0.015
+"""One wrong answer is worth a cent and a half."""
 
 
 def join(tables: list[Outcomes]) -> Outcomes:
@@ -72,10 +72,15 @@ def fit(training: Outcomes, seed: int = 0) -> UniRouter:
     return router.fit(training)
 
 
-def onboard_examples(router: UniRouter, table: Outcomes) -> None:
-    """Onboard the example models on prompts that all of them answered."""
+def hold_out(table: Outcomes) -> tuple[Outcomes, Outcomes]:
+    """Return the prompts to fit on, and those to measure the examples on: all of these answered them."""
     answered = np.flatnonzero(~np.isnan(table.of(list(EXAMPLES)).errors).any(axis=1))
-    val = table.rows(np.random.default_rng(0).permutation(answered)[:N_VAL])
+    measured = np.random.default_rng(0).permutation(answered)[:N_VAL]
+    return table.rows(np.setdiff1d(np.arange(len(table)), measured)), table.rows(measured)
+
+
+def onboard_examples(router: UniRouter, val: Outcomes) -> None:
+    """Onboard the example models on the prompts of `val`."""
     validation = ValidationSet(val.prompts, known=val)
     for model, released in EXAMPLES.items():
         column = val.column(model)
@@ -94,9 +99,10 @@ def onboard_examples(router: UniRouter, table: Outcomes) -> None:
 
 def main(data: Path) -> None:
     """Make the starter from the folders in `data` and write it."""
-    tables = [read_outcomes(data / name) for name in SETS]
-    router = fit(join(tables))
-    onboard_examples(router, tables[0])
+    first, second = (read_outcomes(data / name) for name in SETS)
+    training, val = hold_out(first)
+    router = fit(join([training, second]))
+    onboard_examples(router, val)
     router.save(FOLDER, texts=False)
     size = sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file())
     sys.stdout.write(f"{FOLDER}: {size / 2**20:.2f} MiB, fit {router.fit_id}, {len(router.pool)} example models\n")
