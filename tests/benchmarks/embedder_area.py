@@ -1,0 +1,60 @@
+"""Area and Brier score with the default embedder against MiniLM vectors, on the same splits.
+
+python tests/benchmarks/embedder_area.py --trials 10 mmlu_pro zeroeval bfcl2024
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from uniroute_table import METHODS, VALIDATION, load, split_models
+
+from unirouter_core import HashingEmbedder, Outcomes, deferral_curve
+from unirouter_core.embedding import Array, embed
+
+
+def trial(outcomes: Outcomes, minilm: Array, n_val: int, seed: int) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return Area and Brier score by embedder and method on one split."""
+    rng = np.random.default_rng(seed)
+    train_models, new_models = split_models(outcomes.models, rng)
+    train, val, test = np.split(order := rng.permutation(len(outcomes)), [len(order) // 2, len(order) * 7 // 10])
+    val = val[:n_val]
+    hashing = HashingEmbedder().fit([outcomes.prompts[row] for row in train])
+    training = outcomes.of([outcomes.models[j] for j in train_models]).rows(train)
+    prices, wrong = np.nanmean(outcomes.costs, axis=0)[new_models], outcomes.errors[np.ix_(test, new_models)]
+    scores = {}
+    for name, X in (("MiniLM", minilm), ("HashingEmbedder", embed(hashing, outcomes.prompts))):
+        for method in ("(A + B) / 2", "default"):
+            estimator = METHODS[method](n_val).fit(X[train], training)
+            known = outcomes.errors[np.ix_(val, train_models)]
+            features = np.stack([estimator.profile(X[val], outcomes.errors[val, j], known) for j in new_models])
+            predicted = estimator.predict(X[test], features).errors
+            area = deferral_curve(predicted, prices, wrong, prices).hull().area(prices.max())
+            scores[name, method] = area, float(((predicted - wrong) ** 2).mean())
+    return scores
+
+
+def main() -> None:
+    """Print both embedders' Areas and the paired differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", default=list(VALIDATION))
+    parser.add_argument("--trials", type=int, default=10)
+    asked = parser.parse_args()
+    print("| set | method | Area, MiniLM | Area, HashingEmbedder | difference | Brier difference |")
+    print("|---|---|---|---|---|---|")
+    for name in asked.sets:
+        outcomes, minilm = load(name)
+        trials = [trial(outcomes, minilm, VALIDATION[name][0], seed) for seed in range(asked.trials)]
+        for method in ("(A + B) / 2", "default"):
+            theirs, ours = (np.array([each[e, method] for each in trials]) for e in ("MiniLM", "HashingEmbedder"))
+            away = ours - theirs
+            error = away[:, 0].std() / len(away) ** 0.5
+            print(
+                f"| {name} | {method} | {theirs[:, 0].mean():.4f} | {ours[:, 0].mean():.4f} "
+                f"| {away[:, 0].mean():+.4f} ± {error:.4f} | {away[:, 1].mean():+.4f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
