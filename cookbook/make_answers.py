@@ -32,12 +32,12 @@ MODELS = {
     "sage": (5.00, 25.00, (0.03, 0.03, 0.02, 0.05)),
     "newcomer": (0.25, 1.00, (0.08, 0.05, 0.10, 0.40)),
 }
-PROMPTS_OF_A_KIND = 90
+PROMPTS_OF_A_KIND = 150
 TOKENS_OUT = {"sums": 90, "extraction": 25, "letters": 180, "code": 70}
 
 
 def main() -> None:
-    """Write 2,520 lines, a model's answer to a prompt each, in no order of kinds."""
+    """Write 4,200 lines, a model's answer to a prompt each, in no order of kinds."""
     rng = np.random.default_rng(0)
     prompts = [(kind, i) for kind in KINDS for i in range(PROMPTS_OF_A_KIND)]
     lines = []

@@ -1,7 +1,7 @@
 """unirouter: send each prompt to the cheapest model that will answer it well."""
 
 from unirouter_core.costs import Prices
-from unirouter_core.curves import Curve, deferral_curve, oracle_curve, zero_router_curve
+from unirouter_core.curves import Curve, Sweep, deferral_curve, oracle_curve, sweep, zero_router_curve
 from unirouter_core.decision import Candidate, Decision, Decisions
 from unirouter_core.embedding import Embedder, as_embedder
 from unirouter_core.estimators import (
@@ -14,6 +14,7 @@ from unirouter_core.estimators import (
     NeighboursEstimator,
     Prediction,
     ShrunkenClustersEstimator,
+    clairvoyant,
 )
 from unirouter_core.exceptions import (
     ArtifactError,
@@ -26,8 +27,9 @@ from unirouter_core.exceptions import (
     UnknownModelError,
     UnknownPriceError,
 )
+from unirouter_core.explanation import Explanation
 from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.metrics import Metrics, bootstrap, measure
+from unirouter_core.metrics import Metrics, bootstrap, measure, paired_interval, sign_test_p
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.readers import read_outcomes
@@ -48,6 +50,7 @@ __all__ = [
     "EmbedderMismatchError",
     "Estimator",
     "Evaluation",
+    "Explanation",
     "HashingEmbedder",
     "InvalidDataError",
     "KMeansEstimator",
@@ -65,6 +68,7 @@ __all__ = [
     "Prices",
     "Report",
     "ShrunkenClustersEstimator",
+    "Sweep",
     "Tuning",
     "UniRouter",
     "UniRouterError",
@@ -73,11 +77,15 @@ __all__ = [
     "ValidationSet",
     "as_embedder",
     "bootstrap",
+    "clairvoyant",
     "deferral_curve",
     "measure",
     "oracle_curve",
+    "paired_interval",
     "read_outcomes",
     "report",
+    "sign_test_p",
+    "sweep",
     "tune",
     "zero_router_curve",
 ]

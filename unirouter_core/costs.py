@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-
-if TYPE_CHECKING:  # an evaluation holds prices, so it comes later in the flow
-    from unirouter_core.validation import Evaluation
+from unirouter_core.exceptions import InvalidDataError
 
 TOKENS_PER_PRICE = 1e6  # prices are quoted per million tokens, as every provider does
 
@@ -115,42 +111,33 @@ class CallCost:
     per_cached_token: float
     per_answer: Array
 
-    @classmethod
-    def of(cls, evaluation: Evaluation, counted: Array, regions: Labels, n_regions: int, scalar: bool) -> CallCost:
-        """Return the costs that an evaluation and the model's prices tell.
 
-        With prices and output tokens, cost is by tokens; with USD alone, it is the region's mean; with `scalar`,
-        it is the mean over all prompts (c(h) in the paper).
+EXACT = 0.02
+"""Recorded costs that two prices explain to this share are list prices times tokens."""
 
-        Parameters
-        ----------
-        evaluation : Evaluation
-        counted : array (n,)
-            The prompts' tokens as the router counts them. Where the provider's own counts are known, their ratio
-            makes up for another tokenizer and for what the system prompt adds.
-        regions : array (n,)
-        n_regions : int
-        scalar : bool
 
-        Raises
-        ------
-        UnknownPriceError
-            When neither tell.
-        """
-        prices, known_out = evaluation.prices, ~np.isnan(evaluation.tokens_out)
-        by_tokens = prices is not None and bool(known_out.any())
-        if by_tokens and not scalar:
-            assert prices is not None
-            both = ~np.isnan(evaluation.tokens_in) & (counted > 0)
-            ratio = evaluation.tokens_in[both].sum() / counted[both].sum() if both.any() else 1.0
-            tokens_out = region_tokens(evaluation.tokens_out, regions, n_regions)
-            scale = ratio / TOKENS_PER_PRICE
-            return cls(prices.input * scale, prices.cached * scale, prices.output * tokens_out / TOKENS_PER_PRICE)
-        usd = evaluation.usd(counted)
-        if np.isnan(usd).all():
-            raise UnknownPriceError(
-                f"What {evaluation.model!r} costs is not known; give prices=Prices(input=..., output=...) in USD per "
-                "million tokens and output tokens, or costs in USD for its answers."
-            )
-        answer = np.full(n_regions, np.nanmean(usd)) if scalar else region_usd(usd, regions, n_regions)
-        return cls(0.0, 0.0, answer)
+def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices | None:
+    """Return the prices that recorded costs were made with, or None when no two prices explain them.
+
+    Parameters
+    ----------
+    costs : array (n,)
+        USD.
+    tokens_in, tokens_out : array (n,)
+        As the provider counted them.
+
+    Examples
+    --------
+    >>> implied_prices(np.array([5.0, 8.0]), np.array([1e6, 1e6]), np.array([1e6, 2e6]))
+    Prices(input=2.0, output=3.0, cached_input=None)
+    """
+    known = ~np.isnan(costs + tokens_in + tokens_out)
+    if known.sum() < 2 or not costs[known].any():
+        return None
+    tokens = np.stack([tokens_in[known], tokens_out[known]], axis=1) / TOKENS_PER_PRICE
+    prices, *_ = np.linalg.lstsq(tokens, costs[known], rcond=None)
+    apart = np.abs(tokens @ prices - costs[known]).max() / costs[known].max()
+    if np.linalg.matrix_rank(tokens) < 2 or prices.min() < -EXACT * prices.max() or apart > EXACT:
+        return None
+    each = [float(f"{max(price, 0.0):.6g}") for price in prices]  # rounding in the file is not a price
+    return Prices(*each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -249,6 +250,7 @@ class Decisions:
         return len(self.chosen)
 
     def __getitem__(self, position: int) -> Decision:
+        position = operator.index(position)
         if not -len(self) <= position < len(self):
             raise IndexError(f"There are {len(self)} decisions; {position} is none of them.")
         return self.decide(position % len(self))

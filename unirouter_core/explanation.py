@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from unirouter_core.decision import Decision
-from unirouter_core.embedding import Array, normalise
+from unirouter_core.embedding import Array, Mask, normalise
 from unirouter_core.profiles import MeasuredPrompts
+from unirouter_core.regions import Regions
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,13 @@ class Explanation:
     decision : Decision
     neighbours : tuple of Neighbour
         The most similar first.
+    in_region : dict of model to (float, int)
+        Each model's mean error on the validation prompts of the prompt's region, and how many they are.
     """
 
     decision: Decision
     neighbours: tuple[Neighbour, ...]
+    in_region: dict[str, tuple[float, int]]
 
     def as_dict(self) -> dict[str, object]:
         """Return the explanation as JSON can hold it."""
@@ -50,6 +54,7 @@ class Explanation:
         return {
             **self.decision.as_dict(),
             "margin": None if np.isinf(margin) else margin,
+            "in_region": {model: {"error": error, "n": n} for model, (error, n) in self.in_region.items()},
             "neighbours": [
                 {"prompt": near.prompt, "similarity": near.similarity, "errors": near.errors}
                 for near in self.neighbours
@@ -72,18 +77,23 @@ class Explanation:
                 f"{row.cost:>10.3g} {row.score:>9.4g}{excluded}"
             )
         lines.append(f"margin to the next: {decision.margin:.4g}")
+        there = ", ".join(f"{model} {error:.2f} (n={n})" for model, (error, n) in self.in_region.items())
+        lines.append(f"errors in region {decision.region}: {there or 'nobody was measured there'}")
         for near in self.neighbours:
-            wrong = ", ".join(f"{model} {error:g}" for model, error in near.errors.items() if error) or "no model"
-            lines.append(f"like ({near.similarity:.2f}) {near.prompt[:60]!r}: wrong were {wrong}")
+            did = ", ".join(f"{model} {error:g}" for model, error in near.errors.items())
+            lines.append(f"like ({near.similarity:.2f}) {near.prompt[:60]!r}: errors {did}")
         return "\n".join(lines)
 
 
-def explain(decision: Decision, X: Array, n_neighbours: int) -> Explanation:
-    """Return the decision on the prompt of vector X (1, d) with the `n_neighbours` validation prompts nearest to it."""
+def explain(decision: Decision, X: Array, n_neighbours: int, regions: Regions) -> Explanation:
+    """Return the decision on the prompt of vector X (1, d), its region, and `n_neighbours` prompts like it."""
+    there: dict[str, Mask] = {}
     found: dict[str, Neighbour] = {}
     sets: dict[str, MeasuredPrompts] = {profile.measured.id: profile.measured for profile in decision.profiles}
     for measured in sets.values():
-        near = (X @ normalise(measured.vectors).T)[0]
+        vectors = normalise(measured.vectors)
+        there[measured.id] = regions.locate(vectors)[0] == decision.region
+        near = (X @ vectors.T)[0]
         for row in np.argsort(-near, kind="stable")[:n_neighbours].tolist():
             text = measured.digests[row] if measured.texts is None else measured.texts[row]
             errors = found[text].errors if text in found else {}
@@ -92,4 +102,9 @@ def explain(decision: Decision, X: Array, n_neighbours: int) -> Explanation:
                     errors[profile.model] = float(profile.errors[row])
             found[text] = Neighbour(text, float(near[row]), dict(sorted(errors.items())))
     nearest = sorted(found.values(), key=lambda neighbour: -neighbour.similarity)[:n_neighbours]
-    return Explanation(decision, tuple(nearest))
+    in_region = {}
+    for profile in decision.profiles:
+        errors_there = profile.errors[there[profile.measured.id] & ~np.isnan(profile.errors)]
+        if len(errors_there):
+            in_region[profile.model] = (float(errors_there.mean()), len(errors_there))
+    return Explanation(decision, tuple(nearest), in_region)

@@ -116,7 +116,7 @@ def _buckets(prompts: Sequence[str]) -> Labels:
     return np.concatenate(parts, axis=1)
 
 
-@dataclass
+@dataclass(eq=False)
 class HashingEmbedder:
     """The default embedder: TF-IDF of hashed words and word pairs, reduced by SVD. It learns in seconds.
 

@@ -59,7 +59,7 @@ class HeldOut:
 
     @property
     def mixture(self) -> Sweep:
-        """The choices of a router that ignores the prompt, favoured: it knows these prompts' means."""
+        """The choices of a router that ignores the prompt but knows these prompts' mean errors and costs."""
         return sweep(self.errors.mean(axis=0), self.costs.mean(axis=0), self.errors, self.costs)
 
     def chosen(self, cost_weight: float) -> Labels:

@@ -138,7 +138,7 @@ def bootstrap(
     """
     draws = list(resample(sweep, errors, costs, trials=trials, seed=seed))
     names = [each.name for each in fields(Metrics)]
-    return {name: _middle(np.array([getattr(draw, name) for draw in draws], np.float64), level) for name in names}
+    return {name: interval(np.array([getattr(draw, name) for draw in draws], np.float64), level) for name in names}
 
 
 def paired_interval(
@@ -166,17 +166,28 @@ def paired_interval(
         raise InvalidDataError(f"Differences {pairs} must be one or more finite numbers; leave out pairs not known.")
     generator = np.random.default_rng(seed)
     means = [pairs[generator.integers(pairs.size, size=pairs.size)].mean() for _ in range(trials)]
-    return _middle(np.array(means), level)
+    return interval(np.array(means), level)
 
 
-def _middle(values: Array, level: float) -> tuple[float, float]:
-    """Return the ends of the middle `level` of the resampled `values`."""
-    if not values.size:
-        raise InvalidDataError("An interval needs trials; draw at least 1, better 1,000.")
-    if not 0 < level < 1:
-        raise InvalidDataError(f"The level of an interval is {level:g}; give a share between 0 and 1, such as 0.9.")
+def interval(values: Array, level: float) -> tuple[float, float]:
+    """Return the ends of the middle `level` of resampled `values`.
+
+    Raises
+    ------
+    InvalidDataError
+        When `level` is not inside (0, 1), or there is no value.
+    """
+    check_trials(level, values.size)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def check_trials(level: float, trials: int) -> None:
+    """Raise `InvalidDataError` unless `level` is inside (0, 1) and there is a trial."""
+    if trials < 1:
+        raise InvalidDataError(f"An interval needs trials, not {trials}; draw at least 1, better 1,000.")
+    if not 0 < level < 1:
+        raise InvalidDataError(f"The level of an interval is {level:g}; give a share between 0 and 1, such as 0.9.")
 
 
 def sign_test_p(wins: int, losses: int) -> float:

@@ -116,6 +116,9 @@ class Outcomes:
         """Return the number of prompts."""
         return len(self.prompts)
 
+    def __repr__(self) -> str:
+        return f"Outcomes({len(self)} prompts, {len(self.models)} models)"
+
     def rows(self, positions: Iterable[int]) -> Outcomes:
         """Return the table of the prompts at `positions`, in that order."""
         rows = np.asarray(list(positions), int)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from unirouter_core.costs import TOKENS_PER_PRICE
 from unirouter_core.embedding import Array, Labels, Mask
 from unirouter_core.estimators.estimator import Estimator, Prediction
 from unirouter_core.exceptions import UnknownModelError
@@ -105,6 +106,13 @@ class Pool:
         return np.array([profile.cost.per_cached_token for profile in self.profiles.values()])
 
     @cached_property
+    def ratios(self) -> Array:
+        """How many tokens each provider charged for one that the router counted, (m,); 1 where that is not known."""
+        listed = [0.0 if p.prices is None else p.prices.input / TOKENS_PER_PRICE for p in self.profiles.values()]
+        charged = (np.array(listed) > 0) & (self.per_token > 0)
+        return np.where(charged, self.per_token / np.where(charged, listed, 1.0), 1.0)
+
+    @cached_property
     def per_answer(self) -> Array:
         """USD of the answer in each region, (n_regions, m)."""
         return np.stack([profile.cost.per_answer for profile in self.profiles.values()], axis=1)
@@ -133,22 +141,34 @@ class Pool:
         return np.array([model in wanted for model in self.models])
 
     def expect(
-        self, X: Array, tokens_in: Array, cached_tokens: Array | None, estimator: Estimator, regions: Regions
+        self,
+        X: Array,
+        tokens_in: Array,
+        cached_tokens: Array | None,
+        estimator: Estimator,
+        regions: Regions,
+        *,
+        whole: bool = False,
     ) -> Expected:
-        """Return what every model is expected to do on the prompts with vectors X (n, d)."""
+        """Return what every model is expected to do on the prompts with vectors X (n, d).
+
+        `whole` says that `tokens_in` (n,) are all that will be sent, at the list price; otherwise they are the prompt's
+        alone, and what the models' system prompts and tokenizers added when they were measured comes on top.
+        """
         labels, far = regions.locate(X)
         prediction = estimator.predict(X, self.features)
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
             prediction = self._pulled(prediction, far[:, None])
         fresh = tokens_in if cached_tokens is None else tokens_in - cached_tokens
-        costs = fresh[:, None] * self.per_token + self.per_answer[labels]
+        per_token = self.per_token / self.ratios if whole else self.per_token
+        costs = fresh[:, None] * per_token + self.per_answer[labels]
         if cached_tokens is not None:
-            costs += cached_tokens[:, None] * self.per_cached_token
+            costs += cached_tokens[:, None] * (self.per_cached_token / self.ratios if whole else self.per_cached_token)
         return Expected(prediction, costs, labels, far)
 
     def _pulled(self, prediction: Prediction, far: Array) -> Prediction:
         """Return the prediction pulled to the models' overall errors, and less sure, by how `far` they are (n, 1)."""
         return Prediction(
             prediction.errors + far * (self.errors - prediction.errors),
-            lambda: np.sqrt(((1 - far) * prediction.stderrs) ** 2 + (far * self.far_stderrs) ** 2),
+            lambda: np.sqrt(prediction.stderrs**2 + (far * self.far_stderrs) ** 2),
         )

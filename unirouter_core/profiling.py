@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unirouter_core.clusters import shrunken_means
-from unirouter_core.costs import PRIOR_ANSWERS, CallCost
-from unirouter_core.embedding import Array, normalise
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.costs import PRIOR_ANSWERS, TOKENS_PER_PRICE, CallCost, implied_prices, region_tokens, region_usd
+from unirouter_core.embedding import Array, Labels, normalise
+from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import predicts_errors
 from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile, digest
 from unirouter_core.validation import Evaluation, ValidationSet
@@ -22,7 +23,7 @@ def make_profile(
     router: UniRouter, evaluation: Evaluation, capabilities: Capabilities, vectors: Array | None
 ) -> ModelProfile:
     """Return the profile of an evaluated model; see `UniRouter.onboard`."""
-    measured = measure_prompts(router, evaluation.validation, vectors)
+    measured, evaluation = measure_prompts(router, evaluation.validation, vectors), with_prices(evaluation)
     X = normalise(measured.vectors)
     answered = ~np.isnan(evaluation.errors)
     known = None if measured.known is None else measured.known[answered].astype(np.float32)
@@ -41,7 +42,7 @@ def make_profile(
         error=evaluation.error,
         error_spread=float(by_region.std()),
         n=int(answered.sum()),
-        cost=CallCost.of(evaluation, measured.tokens, labels, n_regions, scalar=router.cost == "mean"),
+        cost=call_cost(evaluation, measured.tokens, labels, n_regions, scalar=router.cost == "mean"),
         prices=evaluation.prices,
         capabilities=capabilities,
         measured=measured,
@@ -78,3 +79,53 @@ def _known(router: UniRouter, validation: ValidationSet) -> Array | None:
     known = np.full((len(validation), len(router.training_models)), np.nan, np.float16)
     known[:, [router.training_models.index(model) for model in present]] = validation.known.of(present).errors
     return known
+
+
+def with_prices(evaluation: Evaluation) -> Evaluation:
+    """Return the evaluation with the prices that its recorded costs and tokens imply, where it has none."""
+    if evaluation.prices is not None:
+        return evaluation
+    implied = implied_prices(evaluation.costs, evaluation.tokens_in, evaluation.tokens_out)
+    if implied is None:
+        return evaluation
+    priced = copy.copy(evaluation)
+    object.__setattr__(priced, "prices", implied)
+    return priced
+
+
+def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions: int, *, scalar: bool) -> CallCost:
+    """Return what calls are expected to cost, as an evaluation and the model's prices tell.
+
+    With prices, and output tokens of at least half of the answers, cost is by tokens; with USD alone it is the region's
+    mean; with `scalar` it is the mean over all prompts (c(h) in the paper).
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    counted : array (n,)
+        The prompts' tokens as the router counts them. Where the provider's own counts are known, their ratio makes up
+        for another tokenizer and for what the system prompt adds.
+    regions : array (n,)
+    n_regions : int
+    scalar : bool
+
+    Raises
+    ------
+    UnknownPriceError
+        When neither tell.
+    """
+    prices, usd = evaluation.prices, evaluation.usd(counted)
+    known_out = ~np.isnan(evaluation.tokens_out)
+    if prices is not None and not scalar and known_out.any() and 2 * known_out.sum() >= (~np.isnan(usd)).sum():
+        both = ~np.isnan(evaluation.tokens_in) & (counted > 0)
+        ratio = evaluation.tokens_in[both].sum() / counted[both].sum() if both.any() else 1.0
+        tokens_out = region_tokens(evaluation.tokens_out, regions, n_regions)
+        scale = ratio / TOKENS_PER_PRICE
+        return CallCost(prices.input * scale, prices.cached * scale, prices.output * tokens_out / TOKENS_PER_PRICE)
+    if np.isnan(usd).all():
+        raise UnknownPriceError(
+            f"What {evaluation.model!r} costs is not known; give prices=Prices(input=..., output=...) in USD per "
+            "million tokens and output tokens, or costs in USD for its answers."
+        )
+    answer = np.full(n_regions, np.nanmean(usd)) if scalar else region_usd(usd, regions, n_regions)
+    return CallCost(0.0, 0.0, answer)

@@ -114,6 +114,7 @@ class UniRouter:
         self.fit_settings: dict[str, Any] = {}  # what router.json says of the fit
         self.check_vectors: Array | None = None
         self.seen: npt.NDArray[np.uint64] = np.empty(0, np.uint64)  # the prompts fitted on, by the hash of each, sorted
+        self.keeps_texts = True  # whether `save` writes prompts' text to a new folder: as the one loaded from does
         self._checked = False  # whether the embedder has given the vectors it is known by
         self._pool = Pool()
         self._retired: set[str] = set()
@@ -284,7 +285,8 @@ class UniRouter:
         vector : array (d,), optional
             The prompt's vector, where the embedder has made it already.
         tokens_in : float, optional
-            The tokens of all that will be sent, where that is more than the prompt.
+            The tokens of all that will be sent, charged at the list price. When not given, the prompt's own are
+            counted, and what system prompts and other tokenizers added when models were measured comes on top.
         cached_tokens : float
             Those of them that the provider has cached.
 
@@ -314,7 +316,8 @@ class UniRouter:
         X = self.encode([prompt], vectors=None if vector is None else [vector])
         tokens = self.token_counter.count([prompt]) if tokens_in is None else check_count(tokens_in, "tokens_in")
         cached = check_cached(check_count(cached_tokens, "cached_tokens"), tokens) if cached_tokens else None
-        expected = pool.expect(X, tokens, cached, self.estimator, self.regions)
+        whole = tokens_in is not None
+        expected = pool.expect(X, tokens, cached, self.estimator, self.regions, whole=whole)
         allowed = candidates.among(pool, tokens)
         reasons = {} if allowed is None else candidates.reasons(pool, float(tokens[0]))
         return Decision(pool, expected, weight, allowed, reasons)
@@ -351,22 +354,29 @@ class UniRouter:
         given = None if tokens_in is None else check_counts(tokens_in, n, "tokens_in")
         cached = None if cached_tokens is None else check_counts(cached_tokens, n, "cached_tokens")
         given_X = None if vectors is None else as_rows(vectors, n)
+        repeatable = given_X is not None or isinstance(self.embedder, HashingEmbedder)
+        kept: list[Array] = []  # vectors that an embedder may charge for are made once
         chosen, regions = np.empty(n, np.int32), np.empty(n, np.int32)
         errors, costs, far = np.empty(n, np.float32), np.empty(n), np.empty(n, np.float32)
         for start in range(0, n, CHUNK):
             rows = slice(start, min(start + CHUNK, n))
             X = self.encode(prompts[rows], vectors=None if given_X is None else given_X[rows])
+            if not repeatable:
+                kept.append(X)
             tokens = self.token_counter.count(prompts[rows]) if given is None else given[rows]
             some_cached = None if cached is None else check_cached(cached[rows], tokens)
-            expected = pool.expect(X, tokens, some_cached, self.estimator, self.regions)
+            whole = given is not None
+            expected = pool.expect(X, tokens, some_cached, self.estimator, self.regions, whole=whole)
             allowed = candidates.among(pool, tokens, first=start)
             picks = choose(expected.prediction.errors, expected.costs, weight, allowed)
             at = np.arange(len(picks))
             chosen[rows], regions[rows], far[rows] = picks, expected.regions, expected.far
             errors[rows], costs[rows] = expected.prediction.errors[at, picks], expected.costs[at, picks]
 
+        known_X = np.concatenate(kept) if kept else given_X
+
         def decide(position: int) -> Decision:
-            vector = None if given_X is None else given_X[position]
+            vector = None if known_X is None else known_X[position]
             tokens_in = None if given is None else given[position]
             cached_tokens = 0 if cached is None else cached[position]
             return self._decide(pool, weight, candidates, prompts[position], vector, tokens_in, cached_tokens)
@@ -438,11 +448,11 @@ class UniRouter:
         self._ready(None)
         vector = route.pop("vector", None)
         X = self.encode([prompt], vectors=None if vector is None else [vector])
-        return explain(self.route(prompt, vector=X[0], **route), X, neighbours)
+        return explain(self.route(prompt, vector=X[0], **route), X, neighbours, self.regions)
 
     # --- Keep -----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | os.PathLike[str], *, texts: bool = True) -> None:
+    def save(self, folder: str | os.PathLike[str], *, texts: bool | None = None) -> None:
         """Write the router to `folder`, atomically; see `unirouter_core.artifact`.
 
         A folder of the same fit gains the models onboarded here and loses those retired here since the last `load` or
@@ -452,15 +462,18 @@ class UniRouter:
         Parameters
         ----------
         folder : path
-        texts : bool
+        texts : bool, optional
             Whether to keep the validation prompts' text; False keeps only their digests, of those in the folder too.
+            The folder remembers it; when not given, as the folder does, and a new one as the folder loaded from, else
+            True. Turning it on again brings back what this router still knows. Digests are plain hashes: whoever can
+            guess a prompt, as one can a short one, can tell whether it was there.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         ArtifactError
-            When `folder` is something else than a router, or cannot be written; it is then as it was before.
+            When `folder` is something else than a router or a newer one, or cannot be written; it is then as it was.
         """
         self._require_fitted()
         place = Path(folder).resolve()
@@ -501,9 +514,23 @@ class UniRouter:
             Whether to bring the recorded example models, dated and from public evaluations; for a first look only.
         """
         router = cls.load(Path(__file__).parent / "starter" / "starter.router")
+        router.keeps_texts = True  # the starter leaves out its own, not those of your models
         if not examples:
             router.replace_pool(Pool())
+            router.cost_weight = 0.0
         return router
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold: all but the lock, of which each has its own."""
+        with self._lock:
+            state = {**self.__dict__, "_retired": set(self._retired), "_saved": dict(self._saved)}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` gave."""
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     # --- Inside ---------------------------------------------------------------------------------------------------
 

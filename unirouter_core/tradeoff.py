@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,14 @@ from unirouter_core.curves import Curve, Sweep
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.held_out import FITTED_ON, HeldOut, held_out
+from unirouter_core.metrics import check_trials, interval
 from unirouter_core.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
 
-OUT_OF_BAG = 0.368
-"""The share of the prompts that a bootstrap draw leaves out: 1 / e."""
+LEFT_OUT = 0.368
+"""The share of the prompts that a bootstrap draw leaves out, on average: 1 / e."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,12 @@ class Tuning:
         The share of the prompts that goes to each.
     n : int
         The held-out prompts.
+    met_share : float
+        How often the goal is met on prompts that a resampled choice of the weight left out.
+    mixture_quality : float
+        What the most favourable mixture of models, chosen without reading the prompt, gives at this cost.
     verdict : str
-        All that in a sentence or two.
+        All that in a few sentences.
     """
 
     goal: str
@@ -62,6 +66,8 @@ class Tuning:
     alternative: str | None
     shares: dict[str, float]
     n: int
+    met_share: float
+    mixture_quality: float
     verdict: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,13 +77,19 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class _Goal:
-    """A goal as a choice among the points of a curve."""
+class Goal:
+    """A goal as a choice among the points of a curve: a share of quality, a budget in USD a prompt, or a weight."""
 
     words: str
     quality_share: float | None = None
     budget: float | None = None
     cost_weight: float | None = None
+
+    def met(self, quality: float, cost: float, best_quality: float) -> bool:
+        """Return whether mean quality and USD a prompt meet the goal."""
+        if self.quality_share is not None:
+            return quality >= self.quality_share * best_quality - 1e-12
+        return self.budget is None or cost <= self.budget * (1 + 1e-12)
 
     def pick(self, curve: Curve, best_quality: float) -> tuple[float, bool]:
         """Return the cost_weight that serves the goal on `curve`, and whether it meets it."""
@@ -124,7 +136,7 @@ def tune(
     Raises
     ------
     InvalidDataError
-        When not exactly one goal is given, or it is outside its range.
+        When not exactly one goal is given, or it, `level` or `trials` is outside its range.
 
     Examples
     --------
@@ -133,6 +145,7 @@ def tune(
     >>> tuning.cost_weight
     50.0
     """
+    check_trials(level, trials)
     goal = _goal(keep_quality, usd_per_1000, usd_per_error)
     held = held_out(router, outcomes, seed=seed)
     swept = held.sweep
@@ -142,28 +155,30 @@ def tune(
     chosen = held.chosen(cost_weight)
     at = np.arange(len(held))
     errors, costs = held.errors[at, chosen], held.costs[at, chosen]
-    drawn = np.array(list(_out_of_bag(held, swept, goal, best, trials, seed)))
+    drawn = out_of_bag(held, swept, goal, best, trials, seed)
     alternative = _as_good(held, errors, costs, cost_weight, goal, level, trials, seed)
     tuning = Tuning(
         goal=goal.words,
         cost_weight=cost_weight,
         met=met,
         quality=1 - float(errors.mean()),
-        quality_interval=_interval(drawn[:, 0], level, upper=1.0),
+        quality_interval=fresh_interval(drawn[:, 0], level, upper=1.0),
         cost=float(costs.mean()),
-        cost_interval=_interval(drawn[:, 1], level),
+        cost_interval=fresh_interval(drawn[:, 1], level),
         single_model=held.models[best],
         single_quality=best_quality,
         single_cost=float(held.costs[:, best].mean()),
         alternative=alternative,
         shares=held.shares(chosen),
         n=len(held),
+        met_share=float(drawn[:, 2].mean()),
+        mixture_quality=float(held.mixture.curve().hull().quality_at(costs.mean())),
         verdict="",
     )
     return dataclasses.replace(tuning, verdict=_tuning_verdict(tuning) + (FITTED_ON if held.fitted_on else ""))
 
 
-def _goal(keep_quality: float | None, usd_per_1000: float | None, usd_per_error: float | None) -> _Goal:
+def _goal(keep_quality: float | None, usd_per_1000: float | None, usd_per_error: float | None) -> Goal:
     given = {"keep_quality": keep_quality, "usd_per_1000": usd_per_1000, "usd_per_error": usd_per_error}
     goals = [name for name, value in given.items() if value is not None]
     if len(goals) != 1:
@@ -174,37 +189,44 @@ def _goal(keep_quality: float | None, usd_per_1000: float | None, usd_per_error:
         allowed = "a share above 0, at most 1" if keep_quality is not None else "a finite number of USD above 0"
         raise InvalidDataError(f"{goals[0]}={value!r} must be {allowed}.")
     if keep_quality is not None:
-        return _Goal(f"keep {value:.4g} of the most accurate model's quality", quality_share=value)
+        return Goal(f"keep {value:.4g} of the most accurate model's quality", quality_share=value)
     if usd_per_1000 is not None:
-        return _Goal(f"spend at most ${value:g} per 1,000 prompts", budget=value / 1000)
-    return _Goal(f"pay ${value:g} to avoid one wrong answer", cost_weight=1 / value)
+        return Goal(f"spend at most ${value:g} per 1,000 prompts", budget=value / 1000)
+    return Goal(f"pay ${value:g} to avoid one wrong answer", cost_weight=1 / value)
 
 
-def _out_of_bag(
-    held: HeldOut, swept: Sweep, goal: _Goal, best: int, trials: int, seed: int
-) -> Iterator[tuple[float, float]]:
-    """Yield (quality, cost) on the prompts that a draw left out, at the cost_weight that the draw chose."""
+def out_of_bag(held: HeldOut, swept: Sweep, goal: Goal, best: int, trials: int, seed: int) -> Array:
+    """Return quality, cost and whether the goal is met on the prompts each draw leaves out, (trials, 3).
+
+    Each draw chooses its own cost_weight, on the prompts it holds.
+    """
     generator, n = np.random.default_rng(seed), len(held)
-    for _ in range(trials):
+    drawn = np.empty((trials, 3))
+    for trial in range(trials):
         counts = np.bincount(generator.integers(n, size=n), minlength=n)
-        left_out = (counts == 0).astype(float)
-        best_quality = 1 - float(counts @ held.errors[:, best]) / n
-        weight, _ = goal.pick(swept.curve(counts), best_quality)
+        left_out = (counts == 0) / max((counts == 0).sum(), 1)
+        weight, _ = goal.pick(swept.curve(counts), 1 - float(counts @ held.errors[:, best]) / n)
         until = int(np.searchsorted(swept.cost_weights, weight, side="right"))
-        kept = left_out[swept.prompts[:until]] / left_out.sum()
-        yield float(kept @ swept.quality_changes[:until]), float(kept @ swept.cost_changes[:until])
+        kept = left_out[swept.prompts[:until]]
+        quality, cost = float(kept @ swept.quality_changes[:until]), float(kept @ swept.cost_changes[:until])
+        drawn[trial] = quality, cost, goal.met(quality, cost, 1 - float(left_out @ held.errors[:, best]))
+    return drawn
 
 
-def _interval(drawn: Array, level: float, upper: float = np.inf) -> tuple[float, float]:
-    """Return the middle `level` of out-of-bag draws, narrowed from the prompts left out to all of them."""
+def fresh_interval(drawn: Array, level: float, upper: float = np.inf) -> tuple[float, float]:
+    """Return the middle `level` of `out_of_bag` means, their spread made that of a mean over fresh prompts.
+
+    A mean over the share q of n prompts that a draw leaves out varies by (1 - q) / (q n), one over n fresh prompts by
+    1 / n.
+    """
     centre = drawn.mean()
-    around = centre + (drawn - centre) * np.sqrt(OUT_OF_BAG)
-    low, high = np.quantile(around, [(1 - level) / 2, (1 + level) / 2])
-    return float(max(low, 0.0)), float(min(high, upper))
+    around = centre + (drawn - centre) * np.sqrt(LEFT_OUT / (1 - LEFT_OUT))
+    low, high = interval(around, level)
+    return max(low, 0.0), min(high, upper)
 
 
 def _as_good(
-    held: HeldOut, errors: Array, costs: Array, cost_weight: float, goal: _Goal, level: float, trials: int, seed: int
+    held: HeldOut, errors: Array, costs: Array, cost_weight: float, goal: Goal, level: float, trials: int, seed: int
 ) -> str | None:
     """Return the single model that costs no more than routing and whose errors cannot be told from more, if any."""
     mean_costs, generator = held.costs.mean(axis=0), np.random.default_rng(seed)
@@ -225,15 +247,22 @@ def _as_good(
 
 
 def _tuning_verdict(tuning: Tuning) -> str:
-    per_1000 = f"${1000 * tuning.cost:.4g} per 1,000 prompts"
-    gives = f"quality {tuning.quality:.3f} for {per_1000} (cost_weight {tuning.cost_weight:.4g})"
-    single = f"{tuning.single_model} alone gives {tuning.single_quality:.3f} for ${1000 * tuning.single_cost:.4g}"
-    if not tuning.met:
-        verdict = (
-            f"No routing met the goal to {tuning.goal} on {tuning.n} held-out prompts; nearest is {gives}. {single}."
-        )
+    low, high = tuning.quality_interval
+    cheap, dear = (1000 * end for end in tuning.cost_interval)
+    gives = (
+        f"quality {tuning.quality:.3f} ({low:.3f} to {high:.3f}) for ${1000 * tuning.cost:.4g} "
+        f"({cheap:.4g} to {dear:.4g}) per 1,000 prompts, at cost_weight {tuning.cost_weight:.4g}"
+    )
+    single = f"{tuning.single_model} alone gives {tuning.single_quality:.3f} for ${1000 * tuning.single_cost:.4g}."
+    if tuning.met:
+        often = f" It is met on {tuning.met_share:.0%} of resampled prompts." if tuning.met_share < 1 else ""
+        verdict = f"To {tuning.goal}: {gives}.{often} {single}"
     else:
-        verdict = f"To {tuning.goal}: {gives}; {single}."
+        verdict = (
+            f"No routing met the goal to {tuning.goal} on {tuning.n} held-out prompts; nearest is {gives}. {single}"
+        )
+    if tuning.mixture_quality > tuning.quality:
+        verdict += f" Mixing models without reading the prompt would give {tuning.mixture_quality:.3f} at this cost."
     if tuning.alternative is not None:
-        verdict += f" On these {tuning.n} prompts it cannot be told from always using {tuning.alternative}."
+        verdict += f" On these prompts, routing cannot be told from always using {tuning.alternative}."
     return verdict

@@ -72,6 +72,9 @@ class ValidationSet:
         """Return the number of prompts."""
         return len(self.prompts)
 
+    def __repr__(self) -> str:
+        return f"ValidationSet({len(self)} prompts)"
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class Evaluation:
@@ -91,7 +94,7 @@ class Evaluation:
     repeats : int
         How many answers each error is the mean of.
     failed, truncated : array (n_prompts,) of bool, optional
-        Calls without an answer, and answers that met the token limit.
+        Calls without an answer, whose errors are not known, and answers that met the token limit.
     prices : Prices, optional
         The price list on the day.
     provenance : mapping, optional
@@ -156,11 +159,12 @@ class Evaluation:
             ("latencies", "Latency"),
         ):
             check_amounts(arrays[name], what)
+        masks = {"failed": failed, "truncated": truncated}
+        flags = {name: self._column(model, name, given, len(validation), 0.0) > 0 for name, given in masks.items()}
+        arrays["errors"] = np.where(flags["failed"], np.nan, arrays["errors"])  # no answer is no wrong answer
         usable = int((~np.isnan(arrays["errors"])).sum())
         if usable < FEWEST:
             raise InvalidDataError(f"{model!r} has {usable} usable answers; give at least {FEWEST} that did not fail.")
-        masks = {"failed": failed, "truncated": truncated}
-        flags = {name: self._column(model, name, given, len(validation), 0.0) > 0 for name, given in masks.items()}
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         fields = {"model": model, "validation": validation, **arrays, "repeats": repeats, **flags, "prices": prices}
         for name, value in {**fields, "provenance": {"date": today, **(provenance or {})}}.items():
@@ -209,8 +213,11 @@ class Evaluation:
             outcomes.tokens_in[:, column],
             outcomes.tokens_out[:, column],
             prices=outcomes.prices.get(model) if prices is None else prices,
-            provenance={"source": "recorded outcomes"} if provenance is None else provenance,
+            provenance={"date": "unknown", "source": "recorded outcomes"} if provenance is None else provenance,
         )
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.model!r}, error={self.error:.3f}, {len(self.validation)} prompts)"
 
     @property
     def error(self) -> float:
@@ -218,7 +225,10 @@ class Evaluation:
         return float(np.nanmean(self.errors))
 
     def usd(self, counted: Array) -> Array:
-        """Return the USD of each answer, (n_prompts,): as recorded, else by prices and tokens, else NaN.
+        """Return the USD of each answer, (n_prompts,), NaN where nothing tells.
+
+        By the prices and the provider's own token counts, where both are known; else as recorded; else by the prices
+        and the prompts' tokens as counted here.
 
         Parameters
         ----------
@@ -230,4 +240,5 @@ class Evaluation:
         tokens_in = np.where(np.isnan(self.tokens_in), counted, self.tokens_in)
         answers = self.tokens_out * self.prices.output if self.prices.output else 0.0  # $0, however long
         by_tokens = (tokens_in * self.prices.input + answers) / TOKENS_PER_PRICE
-        return np.where(np.isnan(self.costs), by_tokens, self.costs)
+        recorded = ~np.isnan(self.costs) & (np.isnan(self.tokens_in) | np.isnan(by_tokens))
+        return np.where(recorded, self.costs, by_tokens)

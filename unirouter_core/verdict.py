@@ -8,13 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unirouter_core.curves import Curve
-from unirouter_core.held_out import FITTED_ON, held_out
-from unirouter_core.metrics import Metrics, measure, resample
+from unirouter_core.curves import Curve, sweep
+from unirouter_core.embedding import Array
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.held_out import FITTED_ON, HeldOut, held_out
+from unirouter_core.metrics import Metrics, check_trials, interval, measure, resample
 from unirouter_core.outcomes import Outcomes
+from unirouter_core.tradeoff import Goal, fresh_interval, out_of_bag
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
+
+PERMUTATIONS = 200
+"""Deals of the predictions to wrong prompts; the smallest p they can show is 1 / 201."""
+
+SURE = 0.05
+"""Routing pays when chance alone does as well at most this often."""
+
+TINY = 1e-300
+"""Keeps a share of nothing from dividing by 0."""
 
 NEARLY = 0.97
 """The share of the most accurate model's quality that most applications can spare the rest of."""
@@ -34,13 +46,17 @@ class Report:
         Always using one model.
     metrics, mixture_metrics : Metrics
     area_gain : tuple of float
-        The interval of the routing's Area minus the mixture's.
-    saving : tuple of float
-        The interval of the share of the most accurate model's cost that routing saves at its quality.
+        The interval of the routing's Area minus the mixture's, less what predictions dealt out to the wrong prompts
+        gain: a curve with many points climbs noise.
+    chance : float
+        How often predictions dealt out to the wrong prompts reach the routing's Area: the p of a permutation test.
+    quality_kept, saving : tuple of float
+        When tuned to keep 97 % of the most accurate model's quality: the intervals of the share of its quality that is
+        kept and of its cost that is saved, on prompts that the weight was not chosen on.
     cost_weight, quality, cost, shares
         The router's own operating point.
     pays : bool
-        Whether routing beats the mixture beyond doubt: `area_gain` is above 0.
+        Whether routing beats the mixture: `chance` is at most .05.
     fitted_on : bool
         Whether the router was fitted on the very prompts that judge it.
     verdict : str
@@ -53,6 +69,8 @@ class Report:
     metrics: Metrics
     mixture_metrics: Metrics
     area_gain: tuple[float, float]
+    chance: float
+    quality_kept: tuple[float, float]
     saving: tuple[float, float]
     cost_weight: float
     quality: float
@@ -96,35 +114,61 @@ def report(
     trials, seed : int
         Of the bootstrap.
     """
+    check_trials(level, trials)
     held = held_out(router, outcomes, seed=seed)
+    costs, qualities = held.costs.mean(axis=0), 1 - held.errors.mean(axis=0)
+    best = int(np.lexsort((costs, -qualities))[0])
+    if not costs.any():
+        raise InvalidDataError(
+            f"Every model of the pool is free on these prompts: use the most accurate, {held.models[best]} (quality "
+            f"{qualities[best]:.3f}), or onboard the models with prices."
+        )
     swept, mixed = held.sweep, held.mixture
     curve, mixture = swept.curve(), mixed.curve()
-    draws = list(resample(swept, held.errors, held.costs, trials=trials, seed=seed))
-    rivals = list(resample(mixed, held.errors, held.costs, trials=trials, seed=seed))
-    gains = [ours.area - theirs.area for ours, theirs in zip(draws, rivals, strict=True)]
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    area_gain, saving = np.quantile(gains, ends), np.quantile([1 - draw.qnc_own for draw in draws], ends)
+    dearest = float(costs.max())
+    by_chance = _areas_by_chance(held, dearest, seed)
+    climbed = float(np.mean(by_chance)) - mixture.hull().area(dearest)
+    draws = resample(swept, held.errors, held.costs, trials=trials, seed=seed)
+    rivals = resample(mixed, held.errors, held.costs, trials=trials, seed=seed)
+    gains = np.array([ours.area - theirs.area for ours, theirs in zip(draws, rivals, strict=True)]) - climbed
+    chance = float((1 + (by_chance >= curve.hull().area(dearest)).sum()) / (1 + len(by_chance)))
+    tuned = out_of_bag(held, swept, Goal("", quality_share=NEARLY), best, trials, seed)
+    quality_kept = fresh_interval(tuned[:, 0] / max(qualities[best], TINY), level)
+    spent = fresh_interval(tuned[:, 1] / max(costs[best], TINY), level)
     chosen = held.chosen(router.cost_weight)
     at = np.arange(len(held))
-    costs, qualities = held.costs.mean(axis=0).tolist(), (1 - held.errors.mean(axis=0)).tolist()
+    models = zip(held.models, costs.tolist(), qualities.tolist(), strict=True)
     made = Report(
         n=len(held),
         curve=curve,
         mixture=mixture,
-        models={name: (cost, quality) for name, cost, quality in zip(held.models, costs, qualities, strict=True)},
+        models={name: (cost, quality) for name, cost, quality in models},
         metrics=measure(curve, held.errors, held.costs),
         mixture_metrics=measure(mixture, held.errors, held.costs),
-        area_gain=(float(area_gain[0]), float(area_gain[1])),
-        saving=(float(saving[0]), float(saving[1])),
+        area_gain=interval(gains, level),
+        chance=chance,
+        quality_kept=quality_kept,
+        saving=(1 - spent[1], 1 - spent[0]),
         cost_weight=router.cost_weight,
         quality=1 - float(held.errors[at, chosen].mean()),
         cost=float(held.costs[at, chosen].mean()),
         shares=held.shares(chosen),
-        pays=bool(area_gain[0] > 0),
+        pays=chance <= SURE,
         fitted_on=held.fitted_on,
         verdict="",
     )
     return dataclasses.replace(made, verdict=_report_verdict(made) + (FITTED_ON if made.fitted_on else ""))
+
+
+def _areas_by_chance(held: HeldOut, dearest: float, seed: int) -> Array:
+    """Return the Areas of routing by predictions dealt out to the wrong prompts, (PERMUTATIONS,)."""
+    generator = np.random.default_rng(seed)
+    areas = []
+    for _ in range(PERMUTATIONS):
+        dealt = held.predicted_errors[generator.permutation(len(held))]
+        curve = sweep(dealt, held.predicted_costs, held.errors, held.costs).curve()
+        areas.append(curve.hull().area(dearest))
+    return np.array(areas)
 
 
 def _report_verdict(made: Report) -> str:
@@ -134,16 +178,12 @@ def _report_verdict(made: Report) -> str:
     if not made.pays:
         return (
             f"Routing does not pay on these {made.n} prompts: it cannot be told from mixing models without reading the "
-            f"prompt. Compare with {single}."
+            f"prompt (p = {made.chance:.2f}). Compare with {single}."
         )
-    if not made.metrics.reached:
-        return f"Routing beats every mixture of models on {made.n} held-out prompts, but does not reach {single}."
-    low, high = made.saving
-    at_par = f"saves {1 - made.metrics.qnc_own:.0%} ({low:.0%} to {high:.0%})"
-    hull = made.curve.hull()
-    nearly = hull.cost_at(NEARLY * quality) / cost if cost else 1.0
+    low, high = made.area_gain
+    kept, saved = made.quality_kept, made.saving
     return (
-        f"Routing pays on these {made.n} held-out prompts. Against {single} it {at_par} at equal quality, and "
-        f"{1 - nearly:.0%} at {NEARLY:.0%} of it; its Area is {made.area_gain[0]:.4f} to {made.area_gain[1]:.4f} above "
-        "that of the best mixture of models."
+        f"Routing pays on these {made.n} held-out prompts: its Area is {low:.4f} to {high:.4f} above that of the most "
+        f"favourable mixture of models. Against {single}, tuned to keep {NEARLY:.0%} of its quality, it keeps "
+        f"{kept[0]:.0%} to {kept[1]:.0%} of it and saves {saved[0]:.0%} to {saved[1]:.0%} of its cost."
     )

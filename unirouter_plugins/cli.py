@@ -8,21 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from typer.core import TyperGroup
 
 import unirouter_core
-from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_core.decision import Decisions
+from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UniRouterError
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins import tables
+from unirouter_plugins.explained import show_grounds
 from unirouter_plugins.options import Data, Json, MaybeRouter, emit, load, named, split
 from unirouter_plugins.pool_commands import fit, list_models, onboard, retire
+from unirouter_plugins.progress import each, working
 from unirouter_plugins.prompts import read_prompts
 
 BAD_INPUT, NOT_WORTH_IT = 2, 3
-_UNUSABLE = (UniRouterError, ImportError, FileNotFoundError, IsADirectoryError, PermissionError, UnicodeDecodeError)
+_UNUSABLE = (UniRouterError, ImportError, OSError, UnicodeDecodeError)
+
+SLICE = 8_192
+"""Prompts routed between two steps of the progress bar."""
 
 
 class _Commands(TyperGroup):
@@ -35,6 +42,8 @@ class _Commands(TyperGroup):
                 stream.reconfigure(errors="replace")  # a pipe that is not UTF-8 loses a bar, not the answer
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # the reader has had enough; typer ends quietly
         except _UNUSABLE as failed:
             typer.echo(f"Error: {_sentence(failed)}", err=True)
             raise typer.Exit(BAD_INPUT) from failed
@@ -61,6 +70,26 @@ app.command()(fit)
 app.command()(onboard)
 app.command("models")(list_models)
 app.command()(retire)
+
+
+def _show_version(asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        typer.echo(f"unirouter {version('unirouter')}")
+    except PackageNotFoundError:
+        typer.echo("unirouter, of no known version: it runs from its source and is not installed")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -93,25 +122,44 @@ def route(
     if file is not None and not explain:
         _route_many(chosen_by, prompts, how, as_json)
         return
-    for text in prompts:
-        explanation = chosen_by.explain(text, **how) if explain else None
-        decision = chosen_by.route(text, **how) if explanation is None else explanation.decision
-        if as_json:
-            made = (decision if explanation is None else explanation).as_dict()
-            rest = {"prompt": text, "error": decision.error, "cost": decision.cost, **made}
-            emit(rest if file is not None else {"router": named(router), **rest}, line=file is not None)
-        else:
-            tables.show_decision(decision, explanation, text if file is not None else "")
+    with each(prompts, "Explaining", prints=True) as texts:
+        for text in texts:
+            explanation = chosen_by.explain(text, **how) if explain else None
+            decision = chosen_by.route(text, **how) if explanation is None else explanation.decision
+            if as_json:
+                made = (decision if explanation is None else explanation).as_dict()
+                rest = {"prompt": text, "error": decision.error, "cost": decision.cost, **made}
+                emit(rest if file is not None else {"router": named(router), **rest}, line=file is not None)
+            else:
+                tables.show_decision(decision, text if file is not None else "", every=explain)
+                if explanation is not None:
+                    show_grounds(explanation)
 
 
 def _route_many(router: UniRouter, prompts: Sequence[str], how: dict[str, Any], as_json: bool) -> None:
-    with tables.working(f"Routing {len(prompts):,} prompts"):
-        decisions = router.route_batch(prompts, **how)
+    decisions = _in_slices(router, prompts, how)
     if as_json:
         for row in tables.decision_rows(prompts, decisions):
             emit(row, line=True)
     else:
         tables.show_decisions(prompts, decisions)
+
+
+def _in_slices(router: UniRouter, prompts: Sequence[str], how: dict[str, Any]) -> Decisions:
+    """Return the decisions of one `route_batch`, made slice by slice."""
+    parts = []
+    with each(range(0, len(prompts), SLICE), f"Routing {len(prompts):,} prompts") as starts:
+        for start in starts:
+            try:
+                parts.append(router.route_batch(prompts[start : start + SLICE], **how))
+            except NoCandidateError as failed:
+                raise NoCandidateError(f"Counted from prompt {start:,}: {failed}" if start else str(failed)) from failed
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    arrays = {name: joined(name) for name in ("chosen", "errors", "costs", "regions", "far")}
+    return Decisions(parts[0].pool_models, **arrays, decide=lambda at: parts[at // SLICE][at % SLICE])
 
 
 # --- What it is worth -------------------------------------------------------------------------------------------------
@@ -139,7 +187,7 @@ def tune(
     if save and router is None:
         raise InvalidDataError("There is no router to save to; name it with --router.")
     tuned = load(router)
-    with tables.working("Tuning"):
+    with working("Tuning"):
         tuning = unirouter_core.tune(
             tuned,
             keep_quality=keep_quality,
@@ -174,9 +222,11 @@ def report(
 ) -> None:
     """Show what routing is worth beside single models. Exit code 3: routing does not pay."""
     if png is not None:
-        from unirouter_plugins.report import draw  # before the work, so that a missing matplotlib is said at once
+        from unirouter_plugins.report import check_picture, draw  # before the work: what is missing is said at once
+
+        check_picture(png)
     measured = load(router)
-    with tables.working("Measuring"):
+    with working("Measuring"):
         made = unirouter_core.report(measured, outcomes=_other_outcomes(data))
     if png is not None:
         draw(made, png)

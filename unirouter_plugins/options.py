@@ -17,6 +17,10 @@ MaybeRouter = Annotated[
     typer.Option("--router", "-r", metavar="ROUTER", help="The router's folder; recorded examples when not given."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+NoTexts = Annotated[
+    bool,
+    typer.Option("--no-texts", help="Keep only digests of the prompts that models are measured on, not their text."),
+]
 Data = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="What the models did on other prompts; the router's own when not given."),
@@ -27,10 +31,10 @@ def load(folder: Path | None) -> UniRouter:
     """Return the router in `folder`, or the starter's with its examples, and say so."""
     if folder is None:
         router = UniRouter.starter(examples=True)
-        newest = max((str(profile.provenance.get("date", "")) for profile in router.pool.values()), default="")
+        dates = [str(profile.provenance.get("date", "date unknown")) for profile in router.pool.values()]
         typer.echo(
-            f"No --router given: these are recorded examples of {newest or 'unknown date'}, at prices of that day, not "
-            "live ones. For your own models: unirouter fit --help",
+            f"No --router given: these are recorded example models (released {min(dates)} to {max(dates)}; list prices "
+            "typed by hand, so costs are rough). For your own models: unirouter fit --help",
             err=True,
         )
         return router

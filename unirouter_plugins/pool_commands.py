@@ -19,7 +19,8 @@ from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_core.validation import Evaluation
 from unirouter_plugins import tables
-from unirouter_plugins.options import Json, MaybeRouter, Router, emit, load, named, split
+from unirouter_plugins.options import Json, MaybeRouter, NoTexts, Router, emit, load, named, split
+from unirouter_plugins.progress import each, working
 from unirouter_plugins.prompts import read_fitting
 
 
@@ -38,6 +39,7 @@ def fit(
         float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Of the outcomes, kept back to onboard models on.")
     ] = 0.3,
     force: Annotated[bool, typer.Option("--force", help="Replace a router that holds models.")] = False,
+    no_texts: NoTexts = False,
     as_json: Json = False,
 ) -> None:
     """Learn prompt features from DATA and save a router with an empty pool."""
@@ -46,12 +48,12 @@ def fit(
             f"{router} holds {held} model{'s' * (held > 1)}, which a new fit removes; give --force to do so, or name "
             "another folder with --router."
         )
-    with tables.working(f"Learning from {data}"), warnings.catch_warnings(record=True) as caught:
+    with working(f"Learning from {data}"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         given = read_fitting(data, split(models))
         learned = _part(given, 1 - hold_out) if isinstance(given, Outcomes) else given
         fitted = UniRouter().fit(learned)
-        fitted.save(router)
+        fitted.save(router, texts=False if no_texts else None)
     for warning in caught:
         typer.echo(f"Note: {warning.message}", err=True)
     if as_json:
@@ -81,6 +83,7 @@ def onboard(
     starter: Annotated[
         bool, typer.Option("--starter", help="Begin with the starter's prompt features if ROUTER does not exist.")
     ] = False,
+    no_texts: NoTexts = False,
     as_json: Json = False,
 ) -> None:
     """Add models to a router by what they did on prompts: all of them, or none when one cannot be added."""
@@ -94,19 +97,17 @@ def onboard(
             "begin with ready-made prompt features by adding --starter."
         )
     into = UniRouter.load(router) if router.exists() else UniRouter.starter()
-    with tables.working("Onboarding") as status:
+    with working(f"Reading {recorded}"):
         table, seen = _unseen(into, read_outcomes(recorded))
-        names = list(dict.fromkeys(models or table.models))
-        if known := [name for name in names if name in into.pool and not replace]:
-            if not every:
-                raise InvalidDataError(f"{known[0]!r} is in the pool already; give --replace to measure it anew.")
-            names = [name for name in names if name not in known]
-        prices = _prices(price_in, price_out, names)
-        added = []
-        for name in names:
-            status.update(f"Onboarding {name}")
-            added.append(_onboard(into, Evaluation.recorded(name, table, prices=prices)))
-        into.save(router)
+    names = list(dict.fromkeys(models or table.models))
+    if known := [name for name in names if name in into.pool and not replace]:
+        if not every:
+            raise InvalidDataError(f"{known[0]!r} is in the pool already; give --replace to measure it anew.")
+        names = [name for name in names if name not in known]
+    prices = _prices(price_in, price_out, names)
+    with each(names, "Onboarding") as counted:
+        added = [_onboard(into, Evaluation.recorded(name, table, prices=prices)) for name in counted]
+    into.save(router, texts=False if no_texts else None)
     if as_json:
         emit({"router": str(router), "onboarded": [tables.profile_row(p) for p in added], "skipped": known})
         return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unirouter_core.curves import Curve
 from unirouter_core.embedding import Array
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.verdict import Report
 
 try:
@@ -34,6 +36,20 @@ LINE = np.linspace(0.2, 0.95, 16)
 
 BESIDE = 10
 """Points within which a label needs no line to its dot."""
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Raise `InvalidDataError` unless `draw` can write a file of this name.
+
+    Parameters
+    ----------
+    path : path
+    """
+    place = Path(path)
+    if place.suffix.lower().lstrip(".") not in FigureCanvasAgg.get_supported_filetypes():
+        raise InvalidDataError(f"{place}: {place.suffix!r} is no format of pictures; end it in .png, .svg or .pdf.")
+    if not place.parent.is_dir():
+        raise InvalidDataError(f"{place}: the folder {place.parent} does not exist; make it first.")
 
 
 def draw(report: Report, path: str | os.PathLike[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unirouter_core.decision import Decision, Decisions
-from unirouter_core.explanation import Explanation
 from unirouter_core.profiles import CAPABILITIES, Capabilities, ModelProfile
 from unirouter_core.tradeoff import Tuning
 from unirouter_core.verdict import Report
@@ -32,19 +30,26 @@ POINTS_SHOWN = 8
 LEVEL = 0.9
 """Of the intervals that are shown."""
 
+USD_PER_1000 = ">USD per\n1,000"
+"""A heading of two lines, which leaves room for long names."""
+
 BAR = 20
 """Characters of the longest bar."""
+
+PROMPT_WIDTH = 24
+"""Characters of a prompt that are shown at least."""
 
 EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 
 
-def _console(*, stderr: bool = False) -> Console:
+def open_console() -> Console:
+    """Return stdout as rich prints to it."""
     from rich.console import Console  # here, because --json needs none of it
 
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    return Console(markup=False, highlight=False, emoji=False)
 
 
-def _table(*columns: str) -> Table:
+def empty_table(*columns: str) -> Table:
     """Return an empty table; columns of numbers, whose heads begin with ">", stand to the right."""
     from rich.table import Table
 
@@ -55,11 +60,22 @@ def _table(*columns: str) -> Table:
     return table
 
 
-@contextmanager
-def working(what: str) -> Iterator[Any]:
-    """Show on stderr that something takes a while; nothing where nobody looks."""
-    with _console(stderr=True).status(what) as status:
-        yield status
+def _fitting(console: Console, columns: Mapping[str, Sequence[str]], spare: Sequence[str]) -> Table:
+    """Return columns as a table; those in `spare` are left out, in that order, until its lines fit."""
+    table, wide = _filled(columns), console.options.update(max_width=1_000)
+    for heading in spare:
+        if console.measure(table, options=wide).maximum <= console.width:
+            break
+        columns = {head: cells for head, cells in columns.items() if head != heading}
+        table = _filled(columns)
+    return table
+
+
+def _filled(columns: Mapping[str, Sequence[str]]) -> Table:
+    table = empty_table(*columns)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
 
 
 # --- Numbers as text --------------------------------------------------------------------------------------------------
@@ -106,28 +122,34 @@ def profile_row(profile: ModelProfile) -> dict[str, Any]:
 
 
 def _stderr(profile: ModelProfile) -> float:
-    return float(np.nanstd(profile.errors) / np.sqrt(profile.n))
+    """Return the standard error of the overall error, with one right and one wrong answer more: all right is not 0."""
+    errors = np.append(profile.errors[~np.isnan(profile.errors)], [0.0, 1.0])
+    return float(errors.std() / np.sqrt(len(errors)))
 
 
 def show_models(profiles: Sequence[ModelProfile], title: str) -> None:
     """Print a title, when there is one, and a table of models."""
-    console = _console()
+    console = open_console()
     if title:
         console.print(title)
     if not profiles:
         return
-    dates = [str(profile.provenance.get("date", "not known")) for profile in profiles]
+    dates = [str(profile.provenance.get("date", "unknown")) for profile in profiles]
     lacking = [_lacking(profile.capabilities) for profile in profiles]
-    columns = [("measured", dates)] * (len(set(dates)) > 1) + [("lacks", lacking)] * any(lacking)
-    table = _table("model", ">error ± stderr", ">answers", ">USD per 1,000", *(name for name, _ in columns))
-    for row, profile in enumerate(profiles):
-        error = f"{profile.error:.3f} ± {_stderr(profile):.3f}"
-        cost = usd(1000 * float(np.nanmean(profile.usd)))
-        table.add_row(profile.model, error, f"{profile.n:,}", cost, *(values[row] for _, values in columns))
-    console.print(table)
+    columns = {
+        "model": [profile.model for profile in profiles],
+        ">error": [f"{profile.error:.3f}" for profile in profiles],
+        "± stderr": [f"± {_stderr(profile):.3f}" for profile in profiles],
+        ">answers": [f"{profile.n:,}" for profile in profiles],
+        USD_PER_1000: [usd(1000 * float(np.nanmean(profile.usd))) for profile in profiles],
+    }
+    columns |= {"dated": dates} if len(set(dates)) > 1 else {}
+    columns |= {"lacks": lacking} if any(lacking) else {}
+    console.print(_fitting(console, columns, ("dated", "± stderr", ">answers")))
     sources = sorted({str(p.provenance["source"]) for p in profiles if "source" in p.provenance})
-    when = f"Measured: {dates[0]}. " if len(set(dates)) == 1 else ""
-    console.print(f"{when}Source: {'; '.join(sources) or 'not known'}.", style="dim")
+    known = sorted(date for date in dates if date[:1].isdigit())
+    when = " to ".join(dict.fromkeys(known[:1] + known[-1:])) or "unknown"
+    console.print(f"Dated: {when}. Source: {'; '.join(sources) or 'not known'}.", style="dim")
 
 
 def _lacking(capabilities: Capabilities) -> str:
@@ -139,47 +161,42 @@ def _lacking(capabilities: Capabilities) -> str:
 # --- Decisions --------------------------------------------------------------------------------------------------------
 
 
-def show_decision(decision: Decision, explanation: Explanation | None = None, title: str = "") -> None:
-    """Print the chosen model and those after it; with an explanation, all of them and what the choice rests on."""
-    console = _console()
+def show_decision(decision: Decision, title: str = "", *, every: bool = False) -> None:
+    """Print the chosen model and those after it: the first few, or `every` one with its place and its answers."""
+    console = open_console()
     if title:
         console.print(f"\n{shortened(title)}", style="bold")
     console.print(decision.model, style="bold green")
     candidates = [candidate for candidate in decision.ranking if candidate.excluded is None]
-    shown = candidates if explanation is not None else candidates[:CANDIDATES_SHOWN]
-    table = _table("model", ">error ± stderr", ">USD per 1,000", ">score")
-    for row in shown:
-        table.add_row(row.model, f"{row.error:.3f} ± {row.stderr:.3f}", usd(1000 * row.cost), f"{row.score:.4g}")
-    console.print(table)
+    shown = candidates if every else candidates[:CANDIDATES_SHOWN]
+    columns = {
+        **({">#": [str(place) for place in range(1, len(shown) + 1)]} if every else {}),
+        "model": [row.model for row in shown],
+        ">error": [f"{row.error:.3f}" for row in shown],
+        "± stderr": [f"± {row.stderr:.3f}" for row in shown],
+        **({">n": [f"{row.n:,}" for row in shown]} if every else {}),
+        USD_PER_1000: [usd(1000 * row.cost) for row in shown],
+        ">score": [f"{row.score:.4g}" for row in shown],
+    }
+    console.print(_fitting(console, columns, ("± stderr", ">score")))
+    if every:
+        console.print("n: the answers behind the model's profile.", style="dim")
     if left_out := len(candidates) - len(shown):
         console.print(f"… and {left_out} more; --explain shows all.", style="dim")
     excluded = [candidate for candidate in decision.ranking if candidate.excluded is not None]
     for reason in dict.fromkeys(str(row.excluded) for row in excluded):
         console.print(f"Excluded, {reason}: {_few([row.model for row in excluded if row.excluded == reason])}.")
-    if decision.far:
-        console.print(f"{decision.far:.0%} far from all that was learned from: expect overall errors, less sure.")
+    if (far := f"{decision.far:.0%}") != "0%":
+        console.print(
+            f"{far} far from all that was learned: predictions are pulled that much towards the models' overall errors."
+        )
     weight = "USD alone" if np.isinf(decision.cost_weight) else f"error + {decision.cost_weight:g} * USD"
     console.print(f"The least score wins: {weight}.", style="dim")
-    if explanation is not None:
-        _show_grounds(console, decision, explanation)
 
 
 def _few(names: Sequence[str]) -> str:
     more = len(names) - CANDIDATES_SHOWN
     return ", ".join(names[:CANDIDATES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _show_grounds(console: Console, decision: Decision, explanation: Explanation) -> None:
-    margin = "no second candidate" if np.isinf(decision.margin) else f"{decision.margin:.4g} to the next"
-    console.print(f"Region {decision.region}. Margin: {margin}.")
-    console.print("\nWhat the models did on the prompts most like it:")
-    chosen = decision.model
-    table = _table(">alike", "prompt", ">its error", ">mean of all")
-    for near in explanation.neighbours:
-        own = near.errors.get(chosen)
-        mean = f"{np.mean(list(near.errors.values())):.2f}" if near.errors else "-"
-        table.add_row(f"{near.similarity:.2f}", shortened(near.prompt, 46), "-" if own is None else f"{own:.2f}", mean)
-    console.print(table)
 
 
 def decision_rows(prompts: Sequence[str], decisions: Decisions) -> Iterator[dict[str, Any]]:
@@ -192,10 +209,13 @@ def decision_rows(prompts: Sequence[str], decisions: Decisions) -> Iterator[dict
 
 def show_decisions(prompts: Sequence[str], decisions: Decisions) -> None:
     """Print the first decisions on many prompts, and the share of each model."""
-    console = _console()
-    table = _table("model", ">error", ">USD per 1,000", "prompt")
-    for row in islice(decision_rows(prompts, decisions), PROMPTS_SHOWN):
-        table.add_row(row["model"], f"{row['error']:.3f}", usd(1000 * row["cost"]), shortened(row["prompt"], 36))
+    console = open_console()
+    rows = list(islice(decision_rows(prompts, decisions), PROMPTS_SHOWN))
+    longest = max(len(row["model"]) for row in rows)
+    room = max(console.width - longest - 20, PROMPT_WIDTH)  # 20: the numbers, and the gaps between columns
+    table = empty_table("model", ">error", USD_PER_1000, "prompt")
+    for row in rows:
+        table.add_row(row["model"], f"{row['error']:.3f}", usd(1000 * row["cost"]), shortened(row["prompt"], room))
     console.print(table)
     if (left_out := len(prompts) - PROMPTS_SHOWN) > 0:
         console.print(f"… and {left_out:,} more; --json writes them all.", style="dim")
@@ -206,7 +226,7 @@ def show_decisions(prompts: Sequence[str], decisions: Decisions) -> None:
 
 
 def _shares(shares: Mapping[str, float]) -> Table:
-    table = _table("model", ">share", "")
+    table = empty_table("model", ">share", "")
     for model, share in sorted(shares.items(), key=lambda item: -item[1]):
         if share:
             table.add_row(model, f"{share:.1%}", _bar(share, 1))
@@ -224,10 +244,10 @@ def _bar(value: float, longest: float) -> str:
 
 def show_tuning(tuning: Tuning) -> None:
     """Print what a goal's cost_weight gives, beside the most accurate model alone."""
-    console = _console()
+    console = open_console()
     met = "Goal" if tuning.met else "Goal that cannot be met"
-    console.print(f"{met}: {tuning.goal}", style="bold")
-    table = _table("", ">quality", f">{LEVEL:.0%} interval", ">USD per 1,000", f">{LEVEL:.0%} interval")
+    console.print(f"{met}: {tuning.goal} (met on {tuning.met_share:.0%} of resampled prompts)", style="bold")
+    table = empty_table("", ">quality", f">{LEVEL:.0%} interval", ">USD per 1,000", f">{LEVEL:.0%} interval")
     low, high = tuning.quality_interval
     least, most = tuning.cost_interval
     between = f"{usd(1000 * least)} to {usd(1000 * most)}"
@@ -240,7 +260,7 @@ def show_tuning(tuning: Tuning) -> None:
 
 def show_report(report: Report) -> None:
     """Print the curve in a few points, the single models beside it, and the verdict."""
-    console = _console()
+    console = open_console()
     for part in (_curve(report), "", _single_models(report), "", report.verdict):
         console.print(part)
 
@@ -251,7 +271,7 @@ def _curve(report: Report) -> Table:
     steps = np.linspace(hull.qualities[0], hull.qualities[-1], POINTS_SHOWN)
     points = np.unique(np.abs(hull.qualities - steps[:, None]).argmin(axis=1))
     lowest, highest = hull.qualities[0], hull.qualities[-1]
-    table = _table(">USD per 1,000", ">quality", "", ">best mixture", ">cost weight")
+    table = empty_table(">USD per 1,000", ">quality", "", ">best mixture", ">cost weight")
     for cost, quality, weight in zip(
         hull.costs[points], hull.qualities[points], hull.cost_weights[points], strict=True
     ):
@@ -267,7 +287,7 @@ def _curve(report: Report) -> Table:
 
 def _single_models(report: Report) -> Table:
     """Return the models by quality, and the router as it is set beside them."""
-    table = _table("always", ">USD per 1,000", ">quality", ">routing's share")
+    table = empty_table("always", ">USD per 1,000", ">quality", ">routing's share")
     rows = [
         (quality, model, cost, f"{report.shares.get(model, 0):.1%}") for model, (cost, quality) in report.models.items()
     ]

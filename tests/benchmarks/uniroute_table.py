@@ -76,8 +76,14 @@ def split_models(models: tuple[str, ...], rng: np.random.Generator) -> tuple[lis
     ]
 
 
-def trial(outcomes: Outcomes, X: Array, n_val: int, seed: int, methods: list[str]) -> dict[str, dict[str, float]]:
-    """Return Area, QNC, Brier score, coverage of 80 % intervals and seconds of every method on one split."""
+def trial(
+    outcomes: Outcomes, X: Array, n_val: int, seed: int, methods: list[str], without_known: bool = False
+) -> dict[str, dict[str, float]]:
+    """Return Area, QNC, Brier score, coverage of 80 % intervals and seconds of every method on one split.
+
+    `without_known` is the user's own case: no answers of training models on the validation prompts, and estimators
+    calibrated for 400 prompts whatever `n_val`.
+    """
     rng = np.random.default_rng(seed)
     train_models, new_models = split_models(outcomes.models, rng)
     train, val, test = np.split(order := rng.permutation(len(outcomes)), [len(order) // 2, len(order) * 7 // 10])
@@ -106,8 +112,8 @@ def trial(outcomes: Outcomes, X: Array, n_val: int, seed: int, methods: list[str
     score("ZeroRouter", zero_router_curve(errors[np.ix_(val, new_models)], price, wrong, price), None, 0)
     for name in methods:
         start = time.perf_counter()
-        estimator = METHODS[name](n_val).fit(X[train], training)
-        known = errors[np.ix_(val, train_models)]
+        estimator = METHODS[name](400 if without_known else n_val).fit(X[train], training)
+        known = None if without_known else errors[np.ix_(val, train_models)]
         features = np.stack([estimator.profile(X[val], errors[val, j], known) for j in new_models])
         prediction = estimator.predict(X[test], features)
         score(name, deferral_curve(prediction.errors, price, wrong, price), prediction, time.perf_counter() - start)
@@ -150,11 +156,16 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=list(VALIDATION))
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--methods", default="|".join(METHODS), help="names joined by |")
+    parser.add_argument("--n-val", type=int, nargs="*", help="in place of the two sizes of each set")
+    parser.add_argument(
+        "--without-known", action="store_true", help="no training models' answers on the validation set"
+    )
     asked = parser.parse_args()
     for name in asked.sets:
         outcomes, X = load(name)
-        for n_val in VALIDATION[name]:
-            trials = [trial(outcomes, X, n_val, seed, asked.methods.split("|")) for seed in range(asked.trials)]
+        for n_val in asked.n_val or VALIDATION[name]:
+            how = asked.methods.split("|"), asked.without_known
+            trials = [trial(outcomes, X, n_val, seed, *how) for seed in range(asked.trials)]
             size = f"{len(outcomes)} prompts, {len(outcomes.models)} models, N_val {n_val}"
             print(f"\n### {name}: {size}, {asked.trials} trials\n")
             print("\n".join(table(trials)), flush=True)

@@ -1,8 +1,10 @@
+import copy
 import dataclasses
 import errno
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import zipfile
@@ -11,8 +13,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted
+from unirouter_core.artifact.state import content_id
 from unirouter_core.embedding import embed
-from unirouter_core.estimators import BlendEstimator, KMeansEstimator, Prediction, ShrunkenClustersEstimator
+from unirouter_core.estimators import (
+    BlendEstimator,
+    KMeansEstimator,
+    LearnedMapEstimator,
+    NeighboursEstimator,
+    Prediction,
+    ShrunkenClustersEstimator,
+)
 from unirouter_core.exceptions import (
     ArtifactError,
     EmbedderMismatchError,
@@ -173,6 +183,129 @@ def test_without_texts_no_prompt_is_in_the_folder(world, router, folder):
     assert not any(prompt.encode() in kept for prompt in [*world.prompts, "Sing.", "Dance."])
     assert b"poem" not in kept
     assert numbers(UniRouter.load(folder), world) == numbers(router, world)
+
+
+def texts_in(folder):
+    """The prompts in the folder's validation sets, by set."""
+    files = (folder / "validation").glob("*.jsonl")
+    return {file.stem: [json.loads(line).get("prompt") for line in file.read_bytes().splitlines()] for file in files}
+
+
+SONGS = ValidationSet(["Sing.", "Dance."])
+
+
+def test_retiring_the_last_model_of_a_validation_set_takes_its_texts_out_of_the_folder(router, folder):
+    for model in ("novice", "other"):
+        router.onboard(Evaluation(model, SONGS, [0, 1], costs=[0, 0]))
+    router.save(folder)
+    songs = router.pool["novice"].measured.id
+    told = []
+    for model in ("novice", "other"):
+        router.retire(model)
+        router.save(folder)
+        told.append(texts_in(folder))
+    assert [texts[songs] for texts in told] == [["Sing.", "Dance."], [None, None]]
+    assert all(None not in texts for name, texts in told[1].items() if name != songs)
+
+
+def test_measuring_a_model_anew_takes_the_texts_of_its_old_validation_set_out_of_the_folder(router, folder):
+    for prompts in (SONGS, ValidationSet(["Hum.", "Dance."])):
+        router.onboard(Evaluation("novice", prompts, [0, 1], costs=[0, 0]), replace=True)
+        router.save(folder)
+    assert not any("Sing." in texts for texts in texts_in(folder).values())
+    assert ["Hum.", "Dance."] in texts_in(folder).values()
+
+
+def test_who_still_knows_a_retired_model_does_not_bring_its_texts_back(world, router, folder):
+    router.onboard(Evaluation("novice", SONGS, [0, 1], costs=[0, 0]))
+    router.save(folder)
+    mine, theirs = UniRouter.load(folder), UniRouter.load(folder)
+    mine.retire("novice")
+    mine.save(folder)
+    theirs.onboard(evaluation(world, "bard"))
+    theirs.save(folder)
+    assert not any("Sing." in texts for texts in texts_in(folder).values())
+
+
+def test_a_model_with_the_set_of_one_just_retired_is_added_whole(router, folder):
+    router.onboard(Evaluation("novice", SONGS, [0, 1], costs=[0, 0]))
+    router.save(folder)
+    mine, theirs = UniRouter.load(folder), UniRouter.load(folder)
+    mine.retire("novice")
+    mine.save(folder)
+    theirs.onboard(Evaluation("other", SONGS, [1, 0], costs=[0, 0]))
+    theirs.save(folder)
+    assert UniRouter.load(folder).pool["other"].measured.texts == ("Sing.", "Dance.")
+
+
+def test_a_folder_without_texts_stays_so_until_told_otherwise(world, router, folder):
+    router.save(folder, texts=False)
+    loaded = UniRouter.load(folder)
+    loaded.onboard(Evaluation("novice", SONGS, [0, 1], costs=[0, 0]))
+    loaded.save(folder)
+    loaded.save(folder.parent / "copy")
+    assert b"Sing." not in b"".join(file or b"" for file in content(folder.parent).values())
+    loaded.save(folder, texts=True)
+    assert texts_in(folder)[loaded.pool["novice"].measured.id] == ["Sing.", "Dance."]
+    assert not any(prompt in str(texts_in(folder)) for prompt in world.prompts)  # which `loaded` has never seen
+    UniRouter.load(folder).save(folder)
+    router.save(folder)
+    assert set(texts_in(folder)[router.pool["sage"].measured.id]) == set(world.prompts[N_FIT:])
+
+
+def test_another_fit_in_a_folder_without_texts_keeps_none(world, router, folder):
+    router.save(folder, texts=False)
+    other = fitted(world, KMeansEstimator(k=3))
+    other.onboard(evaluation(world, "bard"))
+    other.save(folder)
+    assert not any(prompt in str(texts_in(folder)) for prompt in world.prompts)
+
+
+def test_texts_that_only_the_folder_has_stay(world, router, folder):
+    router.save(folder, texts=False)
+    loaded = UniRouter.load(folder)
+    router.save(folder, texts=True)
+    loaded.onboard(evaluation(world, "bard"), replace=True)
+    loaded.retire("sage")
+    loaded.save(folder)
+    assert not any(None in texts for texts in texts_in(folder).values())
+
+
+def test_a_folder_from_before_texts_were_told_keeps_them(router, folder):
+    header = json.loads((folder / "router.json").read_text())
+    assert header.pop("texts") is True
+    (folder / "router.json").write_text(json.dumps(header))
+    UniRouter.load(folder).save(folder)
+    assert not any(None in texts for texts in texts_in(folder).values())
+    router.save(folder, texts=False)
+    assert json.loads((folder / "router.json").read_text())["texts"] is False
+
+
+def test_telling_of_texts_leaves_the_cost_weight_that_another_has_set(folder):
+    mine, theirs = UniRouter.load(folder), UniRouter.load(folder)
+    theirs.cost_weight = 5.0
+    theirs.save(folder)
+    mine.save(folder, texts=False)
+    assert UniRouter.load(folder).cost_weight == 5
+
+
+def test_the_starter_does_not_keep_texts_out_of_your_folder():
+    assert UniRouter.starter().keeps_texts
+
+
+def pickled(router):
+    return pickle.loads(pickle.dumps(router))  # noqa: S301 - our own bytes
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_a_copy_routes_equally_and_is_apart(world, router, folder, copied):
+    router.save(folder)
+    other = copied(router)
+    assert numbers(other, world) == numbers(router, world)
+    other.retire("sage")
+    other.save(folder)
+    assert "sage" in router.pool
+    assert "sage" not in UniRouter.load(folder).pool
 
 
 def test_nothing_is_pickled(folder):
@@ -361,6 +494,106 @@ def test_an_edited_number_among_the_weights_is_noticed(folder, name, change):
     refused(folder, r"router.json and weights.npz are not what was saved together")
 
 
+def reweigh(folder, change):
+    """Change the arrays of the folder, and all ids with them."""
+    with np.load(folder / "weights.npz") as packed:
+        arrays = dict(packed)
+    change(arrays)
+    np.savez(folder / "weights.npz", **arrays)
+    header = json.loads((folder / "router.json").read_text())
+    settings = {name: value for name, value in header.items() if name not in ("schema", "fit", "cost_weight", "texts")}
+    for file in [folder / "router.json", *(folder / "pool").glob("*.json")]:
+        edit(file, fit=content_id(settings, arrays))
+
+
+NAMED = r"weights.npz: does not make a fitted router .*{}.*; copy the folder again"
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["with a pool", "without"])
+def test_a_missing_array_is_refused_whatever_the_id(folder, empty):
+    with np.load(folder / "weights.npz") as arrays:
+        names = [name for name in arrays.files if name != "seen"]
+    assert len(names) > 12
+    if empty:
+        shutil.rmtree(folder / "pool")
+    for name in names:
+        broken = shutil.copytree(folder, folder.parent / f"without {name}")
+        reweigh(broken, lambda arrays, name=name: arrays.pop(name))
+        refused(broken, NAMED.format(re.escape(name)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_refused(folder, value):
+    with np.load(folder / "weights.npz") as arrays:
+        names = [name for name in arrays.files if arrays[name].dtype.kind == "f"]
+    for name in names:
+        broken = shutil.copytree(folder, folder.parent / f"{value} {name}")
+        reweigh(broken, lambda arrays, name=name: arrays[name].flat.__setitem__(0, value))
+        refused(broken, NAMED.format(re.escape(name)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["estimator.predict", "estimator.__class__", "estimator.members", "estimator.new_", "embedder.encode",
+     "regions.locate", "regions.a b_", "estimator.members.9.axes_", "other_"],
+)  # fmt: skip
+def test_an_array_that_no_fit_sets_is_refused(folder, name):
+    reweigh(folder, lambda arrays: arrays.update({name: np.ones(2)}))
+    refused(folder, NAMED.format(re.escape(name)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.update({"regions.centroids_": arrays["regions.centroids_"][:, 1:]}),
+        lambda arrays: arrays.update({"regions.nearness_": np.ones(3)}),
+        lambda arrays: arrays.update({"estimator.widths_": arrays["estimator.widths_"][1:]}),
+        lambda arrays: arrays.update({"estimator.widths_": np.zeros(3, int)}),
+        lambda arrays: arrays.update({"estimator.members.0.bounds_": np.array([7, 7])}),
+        lambda arrays: arrays.update({"estimator.members.2.axes_": arrays["estimator.members.2.axes_"][1:]}),
+        lambda arrays: arrays.update({"embedder.table_": arrays["embedder.table_"][:3]}),
+        lambda arrays: arrays.update({"embedder.scales_": arrays["embedder.scales_"].astype(str)}),
+        lambda arrays: arrays.update(check_vectors=arrays["check_vectors"][:, 1:]),
+        lambda arrays: arrays.update(seen=arrays["seen"].astype(float)),
+    ],
+)
+def test_arrays_that_do_not_fit_each_other_are_refused(folder, change):
+    reweigh(folder, change)
+    refused(folder, NAMED.format(""))
+
+
+def test_members_that_were_left_out_need_no_arrays(world, tmp_path):
+    with pytest.warns(UserWarning, match="Fitted without LowRankEstimator, MixtureEstimator"):
+        router = UniRouter(HashingEmbedder(dims=32), n_regions=4).fit(world.prompts)
+    router.onboard(Evaluation("novice", SONGS, [0, 1], costs=[0, 0]))
+    router.save(tmp_path / "a")
+    assert numbers(UniRouter.load(tmp_path / "a"), world) == numbers(router, world)
+
+
+@pytest.mark.parametrize("estimator", [NeighboursEstimator(), LearnedMapEstimator(k=3), KMeansEstimator(k=3)], ids=str)
+def test_other_estimators_come_back_too(world, tmp_path, estimator):
+    router = fitted(world, estimator)
+    router.onboard(evaluation(world, "sage"))
+    router.save(tmp_path / "a")
+    assert numbers(UniRouter.load(tmp_path / "a"), world) == numbers(router, world)
+
+
+def test_an_estimator_of_ones_own_without_its_array_is_refused(world, tmp_path):
+    @dataclasses.dataclass
+    class Centred(Overall):
+        def predict(self, X, features):
+            return Prediction(np.tile(features[:, 0] * self.n_ / self.n_, (len(X), 1)), lambda: None)
+
+    router = fitted(world, Centred())
+    router.onboard(evaluation(world, "poet"))
+    for name, change in (("gone", lambda arrays: arrays.pop("estimator.n_")), ("fit", lambda arrays: None)):
+        router.save(tmp_path / name)
+        reweigh(tmp_path / name, change)
+    with pytest.raises(ArtifactError, match=r"weights.npz: does not make a fitted estimator .*'n_'"):
+        UniRouter.load(tmp_path / "gone", estimator=Centred())
+    assert "poet" in UniRouter.load(tmp_path / "fit", estimator=Centred()).pool
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -372,6 +605,7 @@ def test_an_edited_number_among_the_weights_is_noticed(folder, name, change):
         ({"estimator": 3}, "field 'estimator' is 3, which is of the wrong kind"),
         ({"schema": 2}, "schema 2 is newer than this unirouter reads .1.; upgrade"),
         ({"schema": "1"}, "field 'schema' is '1'"),
+        ({"texts": "no"}, "field 'texts' is 'no'; it must be true or false"),
         ({"cost_weight": -1}, "cost_weight=-1.0 must be a number >= 0"),
         ({"cost_weight": float("nan")}, "cost_weight=nan must be a number >= 0"),
         ({"cost_weight": "much"}, "router.json: .*'much'"),
@@ -594,6 +828,15 @@ def test_a_folder_named_by_where_one_stands_is_saved(router, world, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     router.save("my.router")
     assert numbers(UniRouter.load("my.router"), world) == numbers(router, world)
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same fit", "another fit"])
+def test_a_folder_of_a_newer_unirouter_is_not_written_over(world, router, folder, other):
+    edit(folder / "router.json", schema=2)
+    before = content(folder)
+    with pytest.raises(ArtifactError, match=r"schema 2 is newer than this unirouter reads .1.; upgrade"):
+        (fitted(world, KMeansEstimator(k=3)) if other else router).save(folder)
+    assert content(folder) == before
 
 
 def test_a_provenance_that_is_no_json_is_refused_before_anything_is_written(world, router, folder):

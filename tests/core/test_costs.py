@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unirouter_core.costs import PRIOR_ANSWERS, CallCost, Prices, region_tokens, region_usd
+from unirouter_core.costs import PRIOR_ANSWERS, Prices, implied_prices, region_tokens, region_usd
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
+from unirouter_core.profiling import call_cost
 from unirouter_core.validation import Evaluation, ValidationSet
 
 DOLLAR = 1e6  # a token
@@ -16,8 +17,8 @@ def evaluation(**columns):
     return Evaluation("poet", ValidationSet(["a", "b", "c", "d"]), [0, 0, 1, 1], **columns)
 
 
-def call_cost(scalar=False, **columns):
-    return CallCost.of(evaluation(**columns), COUNTED, REGIONS, 3, scalar)
+def cost_of(scalar=False, **columns):
+    return call_cost(evaluation(**columns), COUNTED, REGIONS, 3, scalar=scalar)
 
 
 # --- Prices -----------------------------------------------------------------------------------------------------------
@@ -44,9 +45,9 @@ def test_cached_tokens_are_part_of_the_prompts_and_cost_their_own_price():
 def test_a_model_may_cost_nothing():
     assert Prices(0.0, 0.0).cost(1_000, 1_000) == 0
     for columns in ({"tokens_out": [1, 2, 3, 4]}, {}):
-        cost = call_cost(prices=Prices(0.0, 0.0), **columns)
+        cost = cost_of(prices=Prices(0.0, 0.0), **columns)
         assert (cost.per_token, cost.per_cached_token, cost.per_answer.tolist()) == (0, 0, [0, 0, 0])
-    assert call_cost(costs=[0.0] * 4).per_answer.tolist() == [0, 0, 0]
+    assert cost_of(costs=[0.0] * 4).per_answer.tolist() == [0, 0, 0]
 
 
 # --- Expected tokens and USD of a region ------------------------------------------------------------------------------
@@ -89,14 +90,14 @@ def test_a_regions_usd_is_pulled_to_the_mean_by_ten_answers():
 
 
 def test_with_prices_and_tokens_a_call_costs_by_tokens():
-    cost = call_cost(prices=Prices(2 * DOLLAR, 3 * DOLLAR, DOLLAR), tokens_out=[50] * 4, costs=[9.0] * 4)
+    cost = cost_of(prices=Prices(2 * DOLLAR, 3 * DOLLAR, DOLLAR), tokens_out=[50] * 4, costs=[9.0] * 4)
     assert (cost.per_token, cost.per_cached_token) == (2, 1)
     assert cost.per_answer == pytest.approx([150, 150, 150])
 
 
 def test_the_providers_tokens_scale_the_routers():
     # Of the three prompts where both are known: 50 + 50 + 80 tokens there, 10 + 20 + 30 here.
-    cost = call_cost(
+    cost = cost_of(
         prices=Prices(2 * DOLLAR, DOLLAR, DOLLAR), tokens_in=[50, 50, 80, np.nan], tokens_out=[50, 50, 50, 50]
     )
     assert (cost.per_token, cost.per_cached_token) == (6, 3)
@@ -105,14 +106,14 @@ def test_the_providers_tokens_scale_the_routers():
 
 def test_with_usd_alone_a_call_costs_the_regions_mean():
     for prices in (None, Prices(1.0, 1.0)):  # list prices alone, without a length, tell nothing of the answer
-        cost = call_cost(costs=[1, 3, 5, 7], prices=prices)
+        cost = cost_of(costs=[1, 3, 5, 7], prices=prices)
         assert (cost.per_token, cost.per_cached_token) == (0, 0)
         assert cost.per_answer == pytest.approx([44 / 12, 52 / 12, 4])
 
 
 def test_the_papers_scalar_cost_is_the_mean_everywhere():
-    assert call_cost(scalar=True, costs=[1, 3, 5, np.nan]).per_answer.tolist() == [3, 3, 3]
-    by_tokens = call_cost(scalar=True, prices=Prices(DOLLAR, DOLLAR), tokens_out=[1, 1, 2, 2])
+    assert cost_of(scalar=True, costs=[1, 3, 5, np.nan]).per_answer.tolist() == [3, 3, 3]
+    by_tokens = cost_of(scalar=True, prices=Prices(DOLLAR, DOLLAR), tokens_out=[1, 1, 2, 2])
     assert by_tokens.per_token == 0
     assert by_tokens.per_answer.tolist() == [26.5, 26.5, 26.5]  # (10 + 20 + 30 + 40 + 1 + 1 + 2 + 2) / 4
 
@@ -121,4 +122,19 @@ def test_the_papers_scalar_cost_is_the_mean_everywhere():
 @pytest.mark.parametrize("columns", [{}, {"prices": Prices(1.0, 2.0)}, {"tokens_in": [1] * 4, "tokens_out": [1] * 4}])
 def test_a_cost_that_nothing_tells_is_never_taken_as_0(columns, scalar):
     with pytest.raises(UnknownPriceError, match=r"'poet' costs is not known; give prices=Prices\(.*, or costs in USD"):
-        call_cost(scalar, **columns)
+        cost_of(scalar, **columns)
+
+
+def test_recorded_costs_that_are_prices_times_tokens_give_the_prices_away():
+    rng = np.random.default_rng(0)
+    tokens_in, tokens_out = rng.integers(10, 500, (2, 50)).astype(float)
+    costs = np.round((3.0 * tokens_in + 15.0 * tokens_out) / 1e6, 9)
+    prices = implied_prices(costs, tokens_in, tokens_out)
+    assert (prices.input, prices.output) == (pytest.approx(3.0, rel=1e-3), pytest.approx(15.0, rel=1e-3))
+
+
+@pytest.mark.parametrize("noise", [0.3, np.nan])
+def test_costs_that_no_two_prices_explain_give_none(noise):
+    rng = np.random.default_rng(0)
+    tokens_in, tokens_out = rng.integers(10, 500, (2, 50)).astype(float)
+    assert implied_prices(tokens_in * (1 + noise * rng.random(50)), tokens_in, tokens_out) is None

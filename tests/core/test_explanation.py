@@ -89,8 +89,10 @@ def test_printed_it_is_a_table_of_all_models(asked_router):
         row.model for row in asked_router.route(SUM, cost_weight=600).ranking
     ]
     assert lines[6].startswith("margin to the next: 0.")
-    assert lines[7].startswith("like (1.00) 'What is 14 plus 33?': wrong were poet 1")
-    assert len(lines) == 9
+    assert lines[7].startswith("errors in region")
+    assert "poet 1.00 (n=15), sage 0.00 (n=15)" in lines[7]
+    assert lines[8].startswith("like (1.00) 'What is 14 plus 33?': errors poet 1, sage 0")
+    assert len(lines) == 10
 
 
 def test_printed_it_says_when_only_cost_counts_and_when_a_prompt_is_far(asked_router):

@@ -507,3 +507,23 @@ def test_threads_that_onboard_at_once_lose_nothing(world):
     for thread in threads:
         thread.join()
     assert set(router.pool) == set(world.models)
+
+
+def test_a_far_prompt_is_never_surer_than_a_near_one(asked_router):
+    strange = ["zzz", "What is a poem?", "Bonjour le monde", "What is 14 plus 33?"]
+    expected = asked_router.expect(strange)
+    near = asked_router.estimator.predict(asked_router.encode(strange), asked_router._pool.features)
+    assert expected.far.max() > 0
+    assert (expected.prediction.stderrs >= near.stderrs - 1e-7).all()
+
+
+def test_all_the_tokens_that_will_be_sent_are_charged_at_the_list_price(world):
+    table = world.rows(range(160, 240))
+    padded = Outcomes(
+        table.prompts, table.models, table.errors, None, table.tokens_in + 1000, table.tokens_out, table.prices
+    )
+    router = fitted(world)
+    router.onboard(Evaluation.recorded("sage", padded))
+    price = world.prices["sage"].input / 1e6
+    costs = [router.route(SUM, tokens_in=tokens).cost for tokens in (0, 4000)]
+    assert costs[1] - costs[0] == pytest.approx(4000 * price)

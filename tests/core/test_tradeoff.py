@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unirouter_core import Evaluation, InvalidDataError, NoCandidateError, Outcomes, UniRouter, report, tune
-from unirouter_core.held_out import held_out
+from unirouter_core.held_out import HeldOut, held_out
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,57 @@ def test_an_empty_pool_cannot_be_tuned(desk) -> None:
     empty = UniRouter().fit(desk[1])
     with pytest.raises(NoCandidateError, match="onboard one first"):
         tune(empty, keep_quality=0.9)
+
+
+def noise_world(seed: int, n: int = 150) -> HeldOut:
+    """Three models whose errors no prompt tells, predicted by their means and noise."""
+    rng = np.random.default_rng(seed)
+    means, costs = np.array([0.5, 0.35, 0.2]), np.array([1e-4, 4e-4, 1e-3])
+    errors = (rng.random((n, 3)) < means).astype(float)
+    predicted = np.clip(means + 0.05 * rng.normal(size=(n, 3)), 0, 1)
+    return HeldOut(("small", "medium", "large"), predicted, np.tile(costs, (n, 1)), errors, np.tile(costs, (n, 1)))
+
+
+def test_routing_by_noise_is_seldom_said_to_pay(desk, monkeypatch) -> None:
+    monkeypatch.setattr("unirouter_core.verdict.PERMUTATIONS", 60)
+    verdicts = []
+    for seed in range(24):
+        monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, seed=seed, **__: noise_world(seed))
+        verdicts.append(report(desk[0], trials=2).pays)
+    assert sum(verdicts) <= 4  # 1.2 expected at p = .05; five or more have a chance of .6 %
+
+
+def test_an_interval_holds_the_quality_of_fresh_prompts_as_often_as_it_says(desk, monkeypatch) -> None:
+    truth, inside = 1 - 0.35, []
+    for seed in range(40):
+        held = noise_world(seed)
+        always = np.tile([0.9, 0.1, 0.9], (len(held), 1))  # the medium model whatever the weight
+        fixed = HeldOut(held.models, always, held.predicted_costs * 0, held.errors, held.costs)
+        monkeypatch.setattr("unirouter_core.tradeoff.held_out", lambda *_, fixed=fixed, **__: fixed)
+        low, high = tune(desk[0], usd_per_error=0.02, trials=60).quality_interval
+        inside.append(low <= truth <= high)
+    assert 0.75 <= np.mean(inside) <= 1  # 90 % stated, 40 worlds
+
+
+def test_a_goal_that_noise_alone_meets_is_said_to_be_met_seldom(desk, monkeypatch) -> None:
+    monkeypatch.setattr("unirouter_core.tradeoff.held_out", lambda *_, **__: noise_world(3))
+    tuning = tune(desk[0], keep_quality=0.97)
+    assert tuning.met_share < 0.9
+    assert f"met on {tuning.met_share:.0%} of resampled prompts" in tuning.verdict
+
+
+def test_models_that_are_all_free_need_no_routing(desk, monkeypatch) -> None:
+    held = noise_world(0)
+    free = HeldOut(held.models, held.predicted_errors, held.costs * 0, held.errors, held.costs * 0)
+    monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, **__: free)
+    with pytest.raises(InvalidDataError, match="is free on these prompts: use the most accurate, large"):
+        report(desk[0])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"), [({"level": 90}, "give a share between 0 and 1"), ({"trials": 0}, "draw at least 1")]
+)
+def test_an_interval_that_makes_no_sense_is_refused(desk, parameters, sentence) -> None:
+    for judge in (lambda **how: tune(desk[0], keep_quality=0.9, **how), lambda **how: report(desk[0], **how)):
+        with pytest.raises(InvalidDataError, match=sentence):
+            judge(**parameters)

@@ -144,3 +144,22 @@ def test_usd_is_as_recorded_else_by_tokens_else_not_known():
 def test_answers_that_cost_nothing_need_no_tokens():
     evaluation = Evaluation("local", VALIDATION, [0, 1, 1], prices=Prices(1e6, 0.0))
     assert evaluation.usd(np.array([3.0, 4.0, 5.0])).tolist() == [3.0, 4.0, 5.0]
+
+
+def test_an_error_beside_a_failed_call_is_dropped():
+    measured = Evaluation("poet", ValidationSet(["a", "b", "c"]), [1, 0, 1], failed=[True, False, False])
+    assert np.isnan(measured.errors[0])
+    assert measured.error == 0.5
+
+
+def test_prices_that_are_given_count_for_more_than_recorded_usd():
+    measured = Evaluation(
+        "poet",
+        ValidationSet(["a", "b"]),
+        [1, 0],
+        costs=[9, 9],
+        tokens_in=[1e6, 1e6],
+        tokens_out=[0, 0],
+        prices=Prices(2.0, 3.0),
+    )
+    assert measured.usd(np.ones(2)).tolist() == [2.0, 2.0]

@@ -1,17 +1,23 @@
 """The command line as a user and a script see it: what it prints, where, and how it exits."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from unirouter_core import Prices, UniRouter
+from unirouter_core.explanation import Neighbour
+from unirouter_plugins import cli
 from unirouter_plugins.cli import app
+from unirouter_plugins.explained import show_grounds
 
 # The sage's $0.0014 for a sum are worth 0.4, less than the poet gets wrong there; $0.0019 for a poem are worth more.
 WEIGHED = ("--models", "poet,sage", "--cost-weight", 300)
@@ -155,7 +161,8 @@ def test_onboard_prints_the_new_profile(world, folder):
     assert [row["model"] for row in new] == ["clerk"]
     assert new[0]["n"] == 80
     assert new[0]["error"] == pytest.approx(errors.mean())
-    assert new[0]["stderr"] == pytest.approx(errors.std() / np.sqrt(80))
+    smoothed = (errors.sum() + 1) / 82  # one right and one wrong answer more
+    assert new[0]["stderr"] == pytest.approx(np.sqrt(smoothed * (1 - smoothed) / 82))
     assert new[0]["usd_per_1000"] == pytest.approx(1000 * costs.mean())
     assert "clerk" in UniRouter.load(folder / "my.router").pool
 
@@ -229,6 +236,13 @@ def test_models_lists_what_is_known_of_each(made):
     assert listed[0]["provenance"]["date"] in done.stdout
 
 
+def test_a_model_that_is_always_right_is_not_known_to_be_so_exactly(made):
+    sage = next(row for row in output("models", "-r", made / "my.router")["models"] if row["model"] == "sage")
+
+    assert sage["error"] == 0
+    assert sage["stderr"] == pytest.approx(np.sqrt(1 / 82 * 81 / 82 / 82))
+
+
 def test_models_shows_a_column_only_where_it_tells_models_apart(folder):
     before = run("models", "-r", folder / "my.router").stdout
     file = folder / "my.router" / "pool" / "poet.json"
@@ -281,6 +295,85 @@ def test_explain_shows_the_prompts_most_like_it(made):
     assert "What is" in run(*command).stdout
 
 
+def test_explain_shows_answers_region_and_what_each_model_did(made):
+    done = run("route", SUM, "-r", made / "my.router", *WEIGHED[2:], "--explain")
+
+    why = output("route", SUM, "-r", made / "my.router", *WEIGHED[2:], "--explain")
+    first = why["model"]
+    there = why["in_region"][first]
+    assert f"Region {why['region']}: {there['n']} validation prompts; error there: {first} {there['error']:.3f}" in (
+        " ".join(done.stdout.split())
+    )
+    assert [line.split()[5] for line in done.stdout.splitlines() if line.startswith("1  ")] == ["80"]  # n
+    marks = "".join("✗" if why["neighbours"][0]["errors"][row["model"]] else "✓" for row in why["ranking"])
+    nearest = next(line for line in done.stdout.splitlines() if "What is" in line)
+    assert "".join(nearest.split()[-4:]) == marks
+    assert "✓ right, ✗ wrong, · not asked" in done.stdout
+
+
+def test_a_model_that_was_not_asked_and_a_half_right_one_are_told_apart(made, capsys):
+    why = UniRouter.load(made / "my.router").explain(SUM, cost_weight=0)
+    models = [row.model for row in why.decision.ranking]
+    near = Neighbour("What is 1 plus 1?", 0.9, {models[0]: 0.0, models[1]: 0.25, models[2]: 1.0})
+
+    show_grounds(dataclasses.replace(why, neighbours=(near,)))
+
+    assert "What is 1 plus 1?  ✓  0.25  ✗  ·" in capsys.readouterr().out
+
+
+def test_as_many_models_are_shown_beside_a_prompt_as_fit(made, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "36")
+
+    show_grounds(UniRouter.load(made / "my.router").explain(SUM))
+
+    shown = capsys.readouterr().out
+    assert "What models 1 to 3 of the ranking did" in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= 36
+
+
+def test_a_prompt_unlike_all_others_is_said_to_be(made, capsys):
+    why = UniRouter.load(made / "my.router").explain(SUM)
+    unlike = [dataclasses.replace(near, similarity=0.04) for near in why.neighbours]
+
+    show_grounds(dataclasses.replace(why, neighbours=tuple(unlike)))
+
+    shown = capsys.readouterr().out
+    assert "No validation prompt is like it." in shown
+    assert "alike" not in shown
+
+
+def test_how_far_a_prompt_is_is_a_share():
+    done = run("route", "What is 14 plus 37?")
+
+    far = output("route", "What is 14 plus 37?")["far"]
+    assert f"{far:.0%} far from all that was learned: predictions are pulled that much" in done.stdout
+    assert "expect overall" not in done.stdout
+
+
+def test_prompts_whose_text_was_not_kept_are_not_shown_as_digests():
+    assert "(text not kept)" in run("route", SUM, "--explain").stdout
+
+
+def test_onboard_can_leave_out_the_texts(folder):
+    router = folder / "new.router"
+    output("fit", folder / "fit.jsonl", "-r", router)
+
+    output("onboard", router, "poet", "--recorded", folder / "recorded.jsonl", "--no-texts")
+
+    assert UniRouter.load(router).pool["poet"].measured.texts is None
+    assert not [file for file in router.rglob("*") if file.is_file() and b"Write a poem of" in file.read_bytes()]
+
+
+def test_a_router_fitted_without_texts_stays_without_them(folder):
+    router = folder / "new.router"
+    output("fit", folder / "fit.jsonl", "-r", router, "--no-texts")
+
+    output("onboard", router, "poet", "sage", "--recorded", folder / "recorded.jsonl")
+    output("retire", router, "sage")
+
+    assert UniRouter.load(router).pool["poet"].measured.texts is None
+
+
 def test_the_candidates_can_be_named(made):
     command = ("route", SUM, "-r", made / "my.router", "--models", "poet, tutor")
 
@@ -318,6 +411,57 @@ def test_many_prompts_are_shown_as_the_first_of_them_and_shares(world, made, tmp
 
     assert "… and 220 more; --json writes them all." in done.stdout
     assert "sage" in done.stdout.split("share")[1]
+
+
+def test_slices_give_the_decisions_of_one_batch(world, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "SLICE", 100)
+    (tmp_path / "prompts.txt").write_text("\n".join(world.prompts))
+
+    done = run("route", "--file", tmp_path / "prompts.txt", "-r", made / "my.router", *WEIGHED, "--json")
+
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    batch = UniRouter.load(made / "my.router").route_batch(world.prompts, models=["poet", "sage"], cost_weight=300)
+    assert [row["model"] for row in rows] == batch.models
+    assert [row["cost"] for row in rows] == pytest.approx(batch.costs.tolist())
+
+
+@pytest.mark.parametrize(
+    ("command", "bar"),
+    [
+        ("route --file prompts.txt", "Routing 240 prompts"),
+        ("route --file prompts.txt --explain", "Explaining"),
+        ("onboard --all --recorded recorded.jsonl", "Onboarding"),
+    ],
+)
+def test_what_takes_long_has_a_bar_on_a_terminal_and_none_on_stdout(folder, world, command, bar):
+    (folder / "prompts.txt").write_text("\n".join(world.prompts))
+    name, *rest = command.split()
+    where = ["my.router"] if name == "onboard" else ["-r", "my.router"]
+    program = "from unirouter_plugins import cli, progress; progress.PATIENCE = 0; cli.SLICE = 20; cli.app()"
+
+    stdout, seen = on_terminal([sys.executable, "-c", program, name, *where, *rest, "--json"], folder)
+
+    assert bar in seen
+    assert "/" in seen
+    assert bar not in stdout
+    assert all(json.loads(line)["model"] for line in stdout.splitlines() if name == "route")
+
+
+def on_terminal(command, folder):
+    """What a command prints on stdout, a file, and on stderr, a terminal."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    here = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with (folder / "stdout").open("w") as stdout:
+        process = subprocess.Popen(command, stdout=stdout, stderr=theirs, cwd=folder, env=here)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while read := os.read(ours, 4096):
+            seen += read
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, seen
+    return (folder / "stdout").read_text(), seen.decode()
 
 
 def test_route_wants_exactly_one_source_of_prompts(made, tmp_path):
@@ -358,6 +502,8 @@ def test_tune_shows_quality_cost_shares_and_verdict(made):
 
     assert done.exit_code == 0
     assert all(word in done.stdout for word in ("routing", "sage", "90% interval", "share", "To keep 0.97"))
+    share = output("tune", "-r", made / "my.router", "--keep-quality", 0.97)["met_share"]
+    assert f"met on {share:.0%} of resampled prompts" in " ".join(done.stdout.split())
 
 
 def test_tune_wants_one_goal_and_somewhere_to_save(made):
@@ -373,6 +519,14 @@ def test_report_exits_with_0_where_routing_pays(made, tmp_path):
     assert "Routing pays" in done.stdout.replace("\n", " ")
     assert "best mixture" in done.stdout
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    nowhere = ("report", "-r", tmp_path / "no.router")  # which would be the next thing to say
+
+    assert "'.zzz' is no format of pictures" in refusal(*nowhere, "--png", tmp_path / "curve.zzz")
+    assert "'' is no format" in refusal(*nowhere, "--png", tmp_path / "curve")
+    assert "does not exist; make it first" in refusal(*nowhere, "--png", tmp_path / "no" / "curve.png")
 
 
 def test_a_picture_without_matplotlib_is_refused_with_the_cure(made, monkeypatch):
@@ -405,8 +559,19 @@ def test_an_input_that_is_missing_or_foreign_is_one_sentence_and_exit_code_2(mad
     assert "does not exist" in refusal("models", "-r", tmp_path / "no.router")
     assert "is not a router" in refusal("models", "-r", tmp_path)
     assert "No such file" in refusal("fit", tmp_path / "no.jsonl")
+    assert "Not a directory" in refusal("route", "--file", tmp_path / "latin.txt" / "x", "-r", made / "my.router")
     assert "not UTF-8" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
     assert run("route", "--wings").exit_code == 2
+
+
+def test_the_version_is_that_of_the_installed_package(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2.3")
+    assert run("--version").stdout == "unirouter 1.2.3\n"
+    monkeypatch.setattr(metadata, "version", missing)
+    assert "not installed" in run("--version").stdout
 
 
 def test_help_documents_the_exit_codes():
@@ -426,9 +591,28 @@ def test_tables_fit_into_80_columns_and_keep_long_names_whole(world, folder, mon
     done = run("models", "-r", folder / "my.router")
 
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "…" not in done.stdout
-    assert long[:20] in done.stdout
-    assert long[-10:] in done.stdout
+    assert long in done.stdout
+
+
+def test_the_starters_models_are_listed_whole_and_dated_in_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    done = run("models")
+
+    assert "dated" in done.stdout
+    assert "measured" not in done.stdout
+    assert "recorded/Meta-Llama-3.1-70B-Instruct  0.357  ± 0.020" in done.stdout
+
+
+def test_where_names_leave_no_room_the_dates_go_below_the_table(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "44")
+    file = folder / "my.router" / "pool" / "poet.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"provenance": {"date": "2024-02-29"}}))
+
+    done = run("models", "-r", folder / "my.router")
+
+    assert "dated" not in done.stdout
+    assert "Dated: 2024-02-29." in done.stdout
 
 
 def spawn(*arguments, **settings):
@@ -448,11 +632,13 @@ def test_json_is_all_there_is_on_stdout_and_progress_is_not(made, tmp_path):
 
 
 def test_a_terminal_that_is_not_utf8_loses_bars_but_no_answer(made):
-    process = spawn("report", "-r", made / "my.router", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    stdout, _ = process.communicate(timeout=60)
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    reported = spawn("report", "-r", made / "my.router", env=ascii_only)
+    explained = spawn("route", SUM, "-r", made / "my.router", "--explain", env=ascii_only)
 
-    assert process.returncode == 0
-    assert "Routing pays" in stdout
+    assert "Routing pays" in reported.communicate(timeout=60)[0]
+    assert "+ right, x wrong, . not asked" in explained.communicate(timeout=60)[0]
+    assert (reported.returncode, explained.returncode) == (0, 0)
 
 
 def test_routing_from_the_shell_imports_no_scikit_learn_no_matplotlib_and_for_json_no_rich(made):
@@ -475,8 +661,8 @@ def test_without_a_router_the_starters_examples_answer_and_say_that_they_are_rec
     done = run("route", "What is 17 times 23?", "--json")
 
     assert json.loads(done.stdout)["router"] == "starter"
-    assert "recorded examples" in done.stderr
-    assert "not live" in done.stderr
+    assert "recorded example models (released 2023-12 to 2026-02; list prices typed by hand" in done.stderr
+    assert "prices of" not in done.stderr
 
 
 def test_onboard_with_starter_begins_with_its_features_and_an_empty_pool(made, tmp_path):

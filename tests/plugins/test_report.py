@@ -28,21 +28,23 @@ def report():
     models = {name: (COSTS[j], 1 - ERRORS[:, j].mean()) for j, name in enumerate(("poet", "tutor", "sage"))}
     metrics, worse = measure(curve, ERRORS, COSTS), measure(mixture, ERRORS, COSTS)
     return Report(
-        len(ERRORS),
-        curve,
-        mixture,
-        models,
-        metrics,
-        worse,
-        (0.1, 0.2),
-        (0.1, 0.2),
-        60,
-        0.9,
-        6e-4,
-        {},
-        True,
-        False,
-        "It pays.",
+        n=len(ERRORS),
+        curve=curve,
+        mixture=mixture,
+        models=models,
+        metrics=metrics,
+        mixture_metrics=worse,
+        area_gain=(0.1, 0.2),
+        chance=1.0,
+        quality_kept=(1.0, 1.0),
+        saving=(0.1, 0.2),
+        cost_weight=60,
+        quality=0.9,
+        cost=6e-4,
+        shares={},
+        pays=True,
+        fitted_on=False,
+        verdict="It pays.",
     )
 
 

@@ -64,6 +64,14 @@ def check_schema(content: Mapping[str, Any], file: Path) -> None:
         )
 
 
+def read_texts(content: Mapping[str, Any], file: Path) -> bool:
+    """Return whether the folder of this router.json keeps the prompts' text; one of before this was kept does."""
+    texts = content.get("texts", True)
+    if not isinstance(texts, bool):
+        raise ArtifactError(f"{file}: field 'texts' is {texts!r:.40}; it must be true or false.")
+    return texts
+
+
 def check_fields(checks: Mapping[str, bool], file: Path, wrong: str) -> None:
     """Raise `ArtifactError`, which says what is `wrong`, on the first field whose check is False."""
     for name, fine in checks.items():

@@ -12,9 +12,10 @@ from urllib.parse import quote
 import numpy as np
 
 from unirouter_core.artifact.files import SCHEMA, check_fields, check_schema, read_field, read_json, to_json
+from unirouter_core.artifact.restore import CURE
 from unirouter_core.costs import CallCost, Prices
 from unirouter_core.embedding import Array
-from unirouter_core.exceptions import ArtifactError, InvalidDataError
+from unirouter_core.exceptions import ArtifactError, InvalidDataError, NotFittedError
 from unirouter_core.pool import predicts_errors
 from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile
 
@@ -68,6 +69,15 @@ def _numbers(array: Array) -> list[float | None]:
 
 
 # --- Read -------------------------------------------------------------------------------------------------------------
+
+
+def validation_of(file: Path) -> str | None:
+    """Return the validation prompts that a model's file names; None where it names none or has just gone."""
+    try:
+        name = read_json(file).get("validation")
+    except ArtifactError:
+        return None
+    return name if isinstance(name, str) else None
 
 
 def read_model(file: Path, router: UniRouter, prompts: Callable[[str], MeasuredPrompts]) -> ModelProfile:
@@ -138,6 +148,10 @@ def _check_fits(profile: ModelProfile, router: UniRouter, file: Path) -> None:
     """Raise `ArtifactError` unless the router's estimator and regions can use the profile."""
     try:
         usable = predicts_errors(router.estimator, router.regions, profile.features)
+    except (AttributeError, NotFittedError, KeyError) as failed:  # of an estimator of the user's own
+        raise ArtifactError(
+            f"{file.parent.parent / 'weights.npz'}: does not make a fitted estimator ({failed}); {CURE}."
+        ) from failed
     except (ValueError, IndexError, TypeError) as failed:
         raise ArtifactError(
             f"{file}: field 'features' does not fit the estimator ({failed}); onboard the model anew."

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
 
 
+def prompts_file(name: str) -> Path:
+    """Return the place of the validation prompts `name` in a router's folder."""
+    return Path("validation", f"{name}.jsonl")
+
+
 def prompt_files(measured: MeasuredPrompts, *, texts: bool) -> dict[Path, bytes]:
     """Return the content of the two files by their places in a router's folder, with the prompts' text or without."""
     known = {} if measured.known is None else {"known": measured.known}
     arrays = {"vectors": measured.vectors, "tokens": measured.tokens, **known}
     return {
-        Path("validation", f"{measured.id}.npz"): to_npz(arrays),
-        Path("validation", f"{measured.id}.jsonl"): _lines(measured.digests, measured.texts if texts else None),
+        prompts_file(measured.id).with_suffix(".npz"): to_npz(arrays),
+        prompts_file(measured.id): _lines(measured.digests, measured.texts if texts else None),
     }
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unirouter_core.artifact.files import check_schema, read_field, read_json, read_npz
+from unirouter_core.artifact.files import check_schema, read_field, read_json, read_npz, read_texts
 from unirouter_core.artifact.models import read_model
 from unirouter_core.artifact.prompts import read_prompts
-from unirouter_core.artifact.state import DESCRIBED, build, content_id, keeps_embedder, known_classes, restore
+from unirouter_core.artifact.restore import UNUSABLE, restore
+from unirouter_core.artifact.state import DESCRIBED, build, content_id, keeps_embedder, known_classes
 from unirouter_core.embedding import Embedder, name_of
 from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError
 from unirouter_core.pool import Pool
@@ -41,10 +42,11 @@ def load(cls: type[AnyRouter], folder: Path, embedder: Embedder | None, estimato
         router = _unfitted(cls, settings, embedder, known_classes(estimator), weight)
     except ArtifactError:
         raise
-    except ValueError as failed:
+    except UNUSABLE as failed:
         raise ArtifactError(f"{file}: {failed}") from failed
-    restore(router, settings, arrays)
+    restore(router, settings, arrays, folder / "weights.npz")
     router.fit_id = header["fit"]
+    router.keeps_texts = read_texts(header, file)
     router.replace_pool(_read_pool(router, folder), kept_in=folder.resolve())
     return router
 

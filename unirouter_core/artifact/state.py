@@ -1,4 +1,4 @@
-"""A fitted router to settings and arrays, which have one id, and back."""
+"""A fitted router to settings and arrays, which have one id; and settings to unfitted objects."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from unirouter_core.embedding import name_of
 from unirouter_core.exceptions import ArtifactError
 from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.regions import Regions
-from unirouter_core.tokens import TokenCounter
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
 
-_CLASSES: dict[str, Any] = {name: cls for name, cls in vars(estimators).items() if dataclasses.is_dataclass(cls)}
-_CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions)}
+CLASSES: dict[str, Any] = {name: cls for name, cls in vars(estimators).items() if dataclasses.is_dataclass(cls)}
+CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions)}
+"""Our own classes, by name."""
+
 _NOT_SAVED = "not saved"
 
 
@@ -45,8 +46,8 @@ def _jsonable(value: Any) -> Any:
 
 def known_classes(estimator: Any) -> dict[str, Any]:
     """Return the classes that settings may name: ours, and those of a given estimator and all inside it."""
-    given = [] if estimator is None else [type(part) for _, part in _parts_of(estimator)]
-    return {**_CLASSES, **{cls.__name__: cls for cls in given}}
+    given = [] if estimator is None else [type(part) for _, part in parts_of(estimator)]
+    return {**CLASSES, **{cls.__name__: cls for cls in given}}
 
 
 def build(settings: Any, classes: Mapping[str, Any]) -> Any:
@@ -70,21 +71,13 @@ def arrays_of(part: Any, prefix: str = "") -> Arrays:
     """Return the fitted arrays of an estimator or embedder and of those inside it, by dotted name."""
     return {
         f"{start}{name}": np.asarray(value)
-        for start, each in _parts_of(part, prefix)
+        for start, each in parts_of(part, prefix)
         for name, value in vars(each).items()
         if name.endswith("_")
     }
 
 
-def _set_arrays(part: Any, arrays: Arrays, prefix: str) -> None:
-    for start, each in _parts_of(part, prefix):
-        for name, value in arrays.items():
-            place, dot, own = name.rpartition(".")
-            if place + dot == start:
-                setattr(each, own, value)
-
-
-def _parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield an estimator and those inside it, to any depth, each after what its arrays' names start with."""
     yield prefix, part
     for field in dataclasses.fields(part):
@@ -92,7 +85,7 @@ def _parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         inside = {f".{i}": item for i, item in enumerate(value)} if isinstance(value, (list, tuple)) else {"": value}
         for place, inner in inside.items():
             if dataclasses.is_dataclass(inner):
-                yield from _parts_of(inner, f"{prefix}{field.name}{place}.")
+                yield from parts_of(inner, f"{prefix}{field.name}{place}.")
 
 
 # --- The whole router -------------------------------------------------------------------------------------------------
@@ -141,20 +134,6 @@ def fitted_arrays(router: UniRouter) -> Arrays:
     if len(router.seen):  # a folder of before it was kept has none
         arrays["seen"] = router.seen
     return arrays
-
-
-def restore(router: UniRouter, settings: dict[str, Any], arrays: Arrays) -> None:
-    """Make an unfitted router what `described` and `fitted_arrays` gave."""
-    router.regions = build(settings["regions"], _CLASSES)
-    _set_arrays(router.estimator, arrays, "estimator.")
-    _set_arrays(router.regions, arrays, "regions.")
-    if keeps_embedder(settings):
-        _set_arrays(router.embedder, arrays, "embedder.")
-    router.check_vectors = arrays.get("check_vectors")
-    router.seen = arrays.get("seen", router.seen)
-    router.token_counter = TokenCounter(settings["token_counter"])
-    router.training_models = tuple(settings["training_models"])
-    router.fit_settings = settings
 
 
 def fit_id(router: UniRouter) -> str:

@@ -11,6 +11,7 @@ from unirouter_core.clusters import closeness, fit_centroids, offsets, shrunken_
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.choose import Truth, choose_by_area
 from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.outcomes import Outcomes
 
 WITHOUT_OUTCOMES = 20
@@ -53,6 +54,8 @@ class KMeansEstimator:
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Cluster the vectors X (n, d); outcomes serve to choose K."""
+        if self.rule not in ("n_val", "paper"):
+            raise InvalidDataError(f"rule={self.rule!r} must be 'n_val' or 'paper'.")
         truth = None if self.k is not None or outcomes is None else Truth.of(X, outcomes)
         if truth is None:
             return self._fit(X, WITHOUT_OUTCOMES if self.k is None else self.k)

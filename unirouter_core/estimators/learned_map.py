@@ -52,7 +52,7 @@ class LearnedMapEstimator:
     centroids_: Array = field(init=False, repr=False)
     offsets_: Array = field(init=False, repr=False)
     theta_: Array = field(init=False, repr=False)
-    thresholds_: Array = field(init=False, repr=False)
+    intercepts_: Array = field(init=False, repr=False)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Cluster the vectors X (n, d), then learn θ from the training models' outcomes.
@@ -69,7 +69,7 @@ class LearnedMapEstimator:
         psi, _ = shrunken_means(self._nearest(X), outcomes.errors, len(self.centroids_), prior=1.0)
         parameters = np.concatenate([self.centroids_, -self.offsets_[:, None]], axis=1) * SHARPNESS
         learned = _learn(np.c_[X, np.ones(len(X), X.dtype)], outcomes.errors, psi.T, parameters, self.seed)
-        self.theta_, self.thresholds_ = np.ascontiguousarray(learned[:, :-1]), learned[:, -1].copy()
+        self.theta_, self.intercepts_ = np.ascontiguousarray(learned[:, :-1]), learned[:, -1].copy()
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
@@ -81,7 +81,7 @@ class LearnedMapEstimator:
         """Return the errors in the clusters, weighted by the prompt's shares in them."""
         require_fitted(self, "theta_")
         k = len(self.centroids_)
-        weights = softmax(X @ self.theta_.T + self.thresholds_)
+        weights = softmax(X @ self.theta_.T + self.intercepts_)
         errors = np.clip(weights @ features[:, :k].T, 0, 1)  # shares sum to 1 up to rounding
         return Prediction(errors, lambda: weights @ features[:, k:].T)
 

@@ -74,13 +74,16 @@ class NeighboursEstimator:
             if done[model]:
                 continue
             vectors = features[model, :, :-1]
-            same = [
-                j for j in range(model, len(features)) if np.array_equal(features[j, :, :-1], vectors, equal_nan=True)
-            ]
+            same = [j for j in range(model, len(features)) if _equal(features[j, :, :-1], vectors)]
             usable = ~np.isnan(features[model, :, -1])
             far = np.rint(X @ vectors[usable].T * -ALIKE)
             k = min(int(self.k_), far.shape[1])
             nearest = np.argpartition(far, k - 1, axis=1)[:, :k]
-            means[:, same], ks[same] = features[same][:, usable, -1].T[nearest].mean(1), k
+            means[:, same], ks[same] = features[:, usable, -1][same].T[nearest].mean(1), k
             done[same] = True
         return Prediction(means, lambda: np.sqrt((means * (1 - means) + 0.25 / ks) / (ks + 1)))
+
+
+def _equal(first: Array, second: Array) -> bool:
+    """Return whether two sets of vectors are the same, NaN at the same places; most differ in their first row."""
+    return all(np.array_equal(first[rows], second[rows], equal_nan=True) for rows in (slice(1), slice(1, None)))

@@ -40,7 +40,10 @@ EXAMPLES = {
 """The recorded example models and the month of their release; all measured on the same MMLU-Pro questions."""
 
 PREFIX = "recorded/"
-SOURCE = "recorded example: answers published in TIGER-AI-Lab/MMLU-Pro, list prices typed in by hand; dated by release"
+SOURCE = (
+    "recorded example: answers published in TIGER-AI-Lab/MMLU-Pro, dated by the model's release; costs are list prices "
+    "typed in by hand times the tokens of question and stored answer, without the few-shot prefix and hidden reasoning"
+)
 N_VAL = 600
 EXAMPLE_COST_WEIGHT = 1 / 0.015
 """One wrong answer is worth a cent and a half."""
