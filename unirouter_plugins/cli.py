@@ -23,7 +23,7 @@ from unirouter_plugins.explained import show_grounds
 from unirouter_plugins.options import Data, Json, MaybeRouter, emit, load, named, split
 from unirouter_plugins.pool_commands import fit, list_models, onboard, retire
 from unirouter_plugins.progress import each, working
-from unirouter_plugins.prompts import read_prompts
+from unirouter_plugins.prompts import asked_prompt, read_prompts
 
 BAD_INPUT, NOT_WORTH_IT = 2, 3
 _UNUSABLE = (UniRouterError, ImportError, OSError, UnicodeDecodeError)
@@ -60,6 +60,7 @@ def _sentence(failed: BaseException) -> str:
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     help="Send each prompt to the cheapest model that will answer it well.",
     epilog="Every command takes --json. Exit codes: 0 fine; 2 usage or bad input; 3 a goal that cannot be met (tune), "
@@ -112,7 +113,7 @@ def route(
     """Choose the model for a prompt: the least expected error + cost weight * USD."""
     if (prompt is None) == (file is None):
         raise InvalidDataError("Give a prompt, - for stdin, or --file with many: one of the three.")
-    prompts = read_prompts(file) if file is not None else [sys.stdin.read().strip() if prompt == "-" else str(prompt)]
+    prompts = read_prompts(file) if file is not None else [asked_prompt(str(prompt))]
     chosen_by = load(router)
     how: dict[str, Any] = {
         "cost_weight": cost_weight,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unirouter_core.exceptions import ArtifactError
+from unirouter_core.exceptions import ArtifactError, InvalidDataError
 from unirouter_core.router import UniRouter
 
 Router = Annotated[Path, typer.Argument(metavar="ROUTER", help="The router's folder.")]
@@ -45,7 +45,12 @@ def load(folder: Path | None) -> UniRouter:
 
 def split(names: str | None) -> list[str] | None:
     """Return the names in "a,b", or None when none were given."""
-    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    if names is None:
+        return None
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    if not given:
+        raise InvalidDataError(f"{names!r} holds no name; write names with commas between them, such as a,b.")
+    return given
 
 
 def emit(document: object, *, line: bool = False) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +25,8 @@ def read_fitting(path: Path, models: Sequence[str] | None) -> Outcomes | list[st
 
 def _is_bare(path: Path) -> bool:
     """Return whether the first line is a prompt with nothing about models beside it."""
-    with path.open(encoding="utf-8-sig") as text:
-        first = next((line for line in text if not line.isspace()), "null")
+    with path.open("rb") as text:
+        first = _decoded(next((line for line in text if not line.isspace()), b"null"), str(path))
     try:
         record = json.loads(first)
     except ValueError:
@@ -45,13 +47,37 @@ def read_prompts(path: Path) -> list[str]:
     InvalidDataError
         When there is no prompt, or a line of ``.jsonl`` holds none.
     """
-    with path.open(encoding="utf-8-sig") as text:
-        lines = [(place, line.rstrip("\r\n")) for place, line in enumerate(text, 1) if not line.isspace()]
+    text = io.StringIO(_decoded(path.read_bytes(), str(path)), newline=None)
+    lines = [(place, line.rstrip("\n")) for place, line in enumerate(text, 1) if not line.isspace()]
     if not lines:
         raise InvalidDataError(f"{path} holds no prompts; give at least one a line.")
     if path.suffix != ".jsonl":
         return [line for _, line in lines]
     return [_prompt_of(line, f"{path}: line {place}") for place, line in lines]
+
+
+def asked_prompt(argument: str) -> str:
+    """Return the prompt of the command line; ``-`` reads it from stdin.
+
+    Raises
+    ------
+    InvalidDataError
+        When stdin is closed, or the text is not UTF-8.
+    """
+    if argument != "-":
+        given = argument.encode("utf-8", "surrogateescape")
+    elif sys.stdin is None:
+        raise InvalidDataError("Stdin is closed; give the prompt as an argument, or pipe it in.")
+    else:
+        given = sys.stdin.buffer.read()
+    return _decoded(given, "the prompt").strip()
+
+
+def _decoded(given: bytes, what: str) -> str:
+    try:
+        return given.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        raise InvalidDataError(f"{what} is not UTF-8 (byte {failure.start}); save or send it as UTF-8.") from failure
 
 
 def _prompt_of(line: str, place: str) -> str:

@@ -191,7 +191,8 @@ def show_decision(decision: Decision, title: str = "", *, every: bool = False) -
             f"{far} far from all that was learned: predictions are pulled that much towards the models' overall errors."
         )
     weight = "USD alone" if np.isinf(decision.cost_weight) else f"error + {decision.cost_weight:g} * USD"
-    console.print(f"The least score wins: {weight}.", style="dim")
+    free = " Cost does not count yet: see unirouter tune." if not decision.cost_weight else ""
+    console.print(f"The least score wins: {weight}.{free}", style="dim")
 
 
 def _few(names: Sequence[str]) -> str:

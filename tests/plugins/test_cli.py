@@ -683,3 +683,18 @@ def test_the_starters_examples_can_be_listed_tuned_and_reported():
     assert output("models")["models"]
     assert output("tune", "--usd-per-error", 0.02)["cost_weight"] == 50
     assert output("report", code=run("report").exit_code)["models"]
+
+
+def test_bytes_that_are_not_utf8_are_refused_from_stdin_and_from_files(made, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+
+    assert "the prompt is not UTF-8" in refusal("route", "-", "-r", made / "my.router", stdin=b"\xff\xfe\x00")
+    assert "latin.txt is not UTF-8" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
+
+
+def test_a_list_of_names_that_holds_none_is_refused(made):
+    assert "',' holds no name" in refusal("route", SUM, "-r", made / "my.router", "--models", ",")
+
+
+def test_a_router_that_was_not_tuned_says_that_cost_does_not_count(made):
+    assert "Cost does not count yet" in run("route", SUM, "-r", made / "my.router").stdout.replace("\n", " ")
