@@ -28,7 +28,7 @@ class Capabilities:
     tools, vision, json : bool
         Tool calls, images, answers held to a JSON schema.
     context_window : int, optional
-        The most tokens of prompt and answer; None is without limit.
+        The most tokens of a prompt, as the router counts them or as `route` is told; None is without limit.
 
     Raises
     ------

@@ -121,6 +121,10 @@ class UniRouter:
         self._saved: dict[Path, artifact.Held] = {}  # what folders hold, as far as this router knows
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        state = "not fitted" if self.fit_id is None else f"{len(self._pool)} models, cost_weight={self.cost_weight:g}"
+        return f"UniRouter({state})"
+
     # --- Learn prompt features ------------------------------------------------------------------------------------
 
     def fit(self, prompts: Outcomes | Sequence[str], *, vectors: Array | None = None) -> Self:
@@ -430,7 +434,18 @@ class UniRouter:
         X = self.encode(prompts, vectors=vectors)
         return pool.expect(X, self.token_counter.count(prompts), None, self.estimator, self.regions)
 
-    def explain(self, prompt: str, *, neighbours: int = 5, **route: Any) -> Explanation:
+    def explain(
+        self,
+        prompt: str,
+        *,
+        neighbours: int = 5,
+        cost_weight: float | None = None,
+        models: Sequence[str] | None = None,
+        requires: Sequence[str] = (),
+        vector: Array | None = None,
+        tokens_in: float | None = None,
+        cached_tokens: float = 0,
+    ) -> Explanation:
         """Return why a prompt goes where it goes: its region, the validation prompts like it, and all candidates.
 
         Parameters
@@ -438,17 +453,25 @@ class UniRouter:
         prompt : str
         neighbours : int
             How many of the nearest validation prompts to show.
-        **route
-            As `route` takes.
+        cost_weight, models, requires, vector, tokens_in, cached_tokens
+            As in `route`.
         """
         from unirouter_core.explanation import explain
 
         if neighbours < 0:
             raise InvalidDataError(f"neighbours={neighbours!r} must be >= 0.")
         self._ready(None)
-        vector = route.pop("vector", None)
         X = self.encode([prompt], vectors=None if vector is None else [vector])
-        return explain(self.route(prompt, vector=X[0], **route), X, neighbours, self.regions)
+        decision = self.route(
+            prompt,
+            cost_weight=cost_weight,
+            models=models,
+            requires=requires,
+            vector=X[0],
+            tokens_in=tokens_in,
+            cached_tokens=cached_tokens,
+        )
+        return explain(decision, X, neighbours, self.regions)
 
     # --- Keep -----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,9 @@ from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.router import UniRouter
 
+# Tables too small to choose K by are what some of these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:. = .* was not chosen")
+
 CLUSTERS = ShrunkenClustersEstimator(grid=(4, 8))
 ESTIMATORS = {
     "k-means": lambda: KMeansEstimator(k=6),

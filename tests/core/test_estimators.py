@@ -103,9 +103,13 @@ def test_an_empty_cluster_has_the_models_overall_error():
 def test_k_is_20_clusters_and_30_neighbours_without_outcomes_or_without_costs():
     free = table(RNG.integers(0, 2, (120, 3)), np.zeros((120, 3)))
     unknown = table(RNG.integers(0, 2, (120, 3)), np.full((120, 3), np.nan))
-    for outcomes in (None, free, unknown):
-        assert len(KMeansEstimator().fit(X, outcomes).centroids_) == 20
-        assert NeighboursEstimator().fit(X, outcomes).k_ == 30
+    assert len(KMeansEstimator().fit(X).centroids_) == 20
+    assert NeighboursEstimator().fit(X).k_ == 30
+    for outcomes in (free, unknown):
+        with pytest.warns(UserWarning, match="K = 20 was not chosen: that needs 2 training models"):
+            assert len(KMeansEstimator().fit(X, outcomes).centroids_) == 20
+        with pytest.warns(UserWarning, match="k = 30 was not chosen"):
+            assert NeighboursEstimator().fit(X, outcomes).k_ == 30
 
 
 def test_a_grid_with_nothing_but_more_clusters_than_prompts_gives_a_cluster_a_prompt():
@@ -399,3 +403,18 @@ def test_the_calibrated_scale_is_the_least_that_covers_80_percent():
     gaps = np.stack([np.arange(1, 11) / 10, np.full(10, 0.1), np.zeros(10)], axis=1)
     assert calibrated_scale(gaps) == pytest.approx(6.24, rel=0.03)
     assert coverage(gaps, calibrated_scale(gaps)) == 0.8
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: KMeansEstimator(k=0), "KMeansEstimator: k=0 must be at least 1"),
+        (lambda: KMeansEstimator(rule="papper"), "rule='papper' must be 'n_val' or 'paper'"),
+        (lambda: NeighboursEstimator(grid=(5, -3)), r"NeighboursEstimator: grid=\(5, -3\) must be at least 1"),
+        (lambda: MixtureEstimator(penalty=-1), "MixtureEstimator: penalty=-1 must be at least 0"),
+        (lambda: BlendEstimator(n_val=0), "BlendEstimator: n_val=0 must be at least 2"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_once(make, sentence):
+    with pytest.raises(InvalidDataError, match=sentence):
+        make()

@@ -13,7 +13,7 @@ import numpy as np
 
 from unirouter_core.clusters import closeness, cluster_sums, fit_centroids, offsets
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.estimator import Estimator, Prediction, require_fitted
+from unirouter_core.estimators.estimator import Estimator, Prediction, check_settings, require_fitted
 from unirouter_core.estimators.low_rank import LowRankEstimator
 from unirouter_core.estimators.mixture import MixtureEstimator
 from unirouter_core.estimators.shrunken_clusters import ShrunkenClustersEstimator
@@ -70,6 +70,9 @@ class BlendEstimator:
     seed: int = 0
     widths_: Labels = field(init=False, repr=False)
     scale_: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self, n_val=2)
 
     @cached_property
     def _layout(self) -> list[tuple[Estimator, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -37,6 +38,15 @@ class Truth:
             return None
         costs = np.nanmean(outcomes.costs[:, models], axis=0)
         return cls(X[rows], outcomes.errors[np.ix_(rows, models)], costs) if costs.max() > 0 else None
+
+
+def warn_not_chosen(what: str, outcomes: Outcomes | None) -> None:
+    """Warn that a number was not chosen because the outcomes that were given cannot tell."""
+    if outcomes is not None:
+        warnings.warn(
+            f"{what} was not chosen: that needs 2 training models and 20 prompts without gaps, and costs above $0.",
+            stacklevel=3,
+        )
 
 
 def choose_by_area(candidates: Sequence[Estimator], truth: Truth, n_val: int | None, seed: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 from unirouter_core.embedding import Array
-from unirouter_core.exceptions import NotFittedError
+from unirouter_core.exceptions import InvalidDataError, NotFittedError
 from unirouter_core.outcomes import Outcomes
 
 
@@ -64,6 +64,15 @@ class Estimator(Protocol):
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the errors expected of m models, whose features are stacked (m, ...), on the vectors X (n, d)."""
         ...
+
+
+def check_settings(estimator: Any, **least: float) -> None:
+    """Raise `InvalidDataError` when a setting, or one of a sequence, is not a number of at least so much."""
+    for name, lowest in least.items():
+        given = getattr(estimator, name)
+        for value in given if isinstance(given, (list, tuple)) else [given]:
+            if value is not None and (isinstance(value, str) or not lowest <= value < float("inf")):
+                raise InvalidDataError(f"{type(estimator).__name__}: {name}={given!r} must be at least {lowest:g}.")
 
 
 def require_fitted(estimator: Any, attribute: str) -> None:

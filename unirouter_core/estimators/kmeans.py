@@ -9,8 +9,8 @@ import numpy as np
 
 from unirouter_core.clusters import closeness, fit_centroids, offsets, shrunken_means
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.choose import Truth, choose_by_area
-from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.estimators.choose import Truth, choose_by_area, warn_not_chosen
+from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.outcomes import Outcomes
 
@@ -52,12 +52,17 @@ class KMeansEstimator:
     centroids_: Array = field(init=False, repr=False)
     offsets_: Array = field(init=False, repr=False)
 
-    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Cluster the vectors X (n, d); outcomes serve to choose K."""
+    def __post_init__(self) -> None:
+        check_settings(self, k=1, grid=1, n_val=2)
         if self.rule not in ("n_val", "paper"):
             raise InvalidDataError(f"rule={self.rule!r} must be 'n_val' or 'paper'.")
+
+    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
+        """Cluster the vectors X (n, d); outcomes serve to choose K."""
         truth = None if self.k is not None or outcomes is None else Truth.of(X, outcomes)
         if truth is None:
+            if self.k is None:
+                warn_not_chosen(f"K = {WITHOUT_OUTCOMES}", outcomes)
             return self._fit(X, WITHOUT_OUTCOMES if self.k is None else self.k)
         grid = [k for k in self.grid if k <= len(X)] or [len(X)]
         candidates = [KMeansEstimator(k, seed=self.seed)._fit(X, k) for k in grid]

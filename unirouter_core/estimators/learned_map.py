@@ -9,7 +9,7 @@ import numpy as np
 
 from unirouter_core.clusters import closeness, shrunken_means
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
 from unirouter_core.estimators.kmeans import KMeansEstimator
 from unirouter_core.exceptions import MissingOutcomesError
 from unirouter_core.outcomes import Outcomes
@@ -53,6 +53,9 @@ class LearnedMapEstimator:
     offsets_: Array = field(init=False, repr=False)
     theta_: Array = field(init=False, repr=False)
     intercepts_: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self, k=1, n_val=2)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Cluster the vectors X (n, d), then learn θ from the training models' outcomes.

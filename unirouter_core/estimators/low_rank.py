@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from unirouter_core.embedding import Array
-from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
 from unirouter_core.estimators.ridge import fit_ridge
 from unirouter_core.exceptions import MissingOutcomesError
 from unirouter_core.outcomes import Outcomes
@@ -50,6 +50,9 @@ class LowRankEstimator:
     penalty: float = 5.0
     axes_: Array = field(init=False, repr=False)
     intercepts_: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self, rank=1, ridge=0, penalty=0)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Learn the axes from the training models' outcomes on the vectors X (n, d).

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from unirouter_core.embedding import Array
-from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
 from unirouter_core.estimators.ridge import fit_ridge
 from unirouter_core.exceptions import MissingOutcomesError
 from unirouter_core.outcomes import Outcomes
@@ -47,6 +47,9 @@ class MixtureEstimator:
     prior: float = 0.8
     axes_: Array = field(init=False, repr=False)
     intercepts_: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self, ridge=0, penalty=0, prior=0)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Learn the training models' errors on the vectors X (n, d); one without answers is taken as average.

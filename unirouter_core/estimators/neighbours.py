@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.choose import Truth, choose_by_area
-from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.estimators.choose import Truth, choose_by_area, warn_not_chosen
+from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
 from unirouter_core.outcomes import Outcomes
 
 WITHOUT_OUTCOMES = 30
@@ -50,10 +50,15 @@ class NeighboursEstimator:
     seed: int = 0
     k_: Labels = field(init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        check_settings(self, k=1, grid=1, n_val=2)
+
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Choose `k` by the training models' outcomes where it is not given; nothing else is learned."""
         truth = None if self.k is not None or outcomes is None else Truth.of(X, outcomes)
         if truth is None:
+            if self.k is None:
+                warn_not_chosen(f"k = {WITHOUT_OUTCOMES}", outcomes)
             self.k_ = np.array(WITHOUT_OUTCOMES if self.k is None else self.k)
             return self
         candidates = [NeighboursEstimator(k).fit(X) for k in self.grid]

@@ -10,7 +10,7 @@ import numpy as np
 
 from unirouter_core.clusters import closeness, fit_centroids, offsets, shrunken_means
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.estimator import Prediction, require_fitted
+from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
 from unirouter_core.outcomes import Outcomes
 
 
@@ -45,6 +45,9 @@ class ShrunkenClustersEstimator:
     centroids_: Array = field(init=False, repr=False)
     offsets_: Array = field(init=False, repr=False)
     bounds_: Labels = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self, grid=1, prior=0)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Cluster the vectors X (n, d); outcomes are not needed."""
