@@ -84,11 +84,12 @@ class Goal:
     quality_share: float | None = None
     budget: float | None = None
     cost_weight: float | None = None
+    margin: float = 0.0  # of quality: what choosing on these very prompts flatters
 
     def met(self, quality: float, cost: float, best_quality: float) -> bool:
         """Return whether mean quality and USD a prompt meet the goal."""
         if self.quality_share is not None:
-            return quality >= self.quality_share * best_quality - 1e-12
+            return bool(quality >= self.quality_share * best_quality - 1e-12)
         return self.budget is None or cost <= self.budget * (1 + 1e-12)
 
     def pick(self, curve: Curve, best_quality: float) -> tuple[float, bool]:
@@ -96,9 +97,10 @@ class Goal:
         if self.cost_weight is not None:
             return self.cost_weight, True
         if self.quality_share is not None:
-            reaching = np.flatnonzero(curve.qualities >= self.quality_share * best_quality - 1e-12)
+            target = self.quality_share * best_quality + self.margin
+            reaching = np.flatnonzero(curve.qualities >= target - 1e-12)
             point = int(reaching[0]) if len(reaching) else int(np.argmax(curve.qualities))
-            return float(curve.cost_weights[point]), len(reaching) > 0
+            return float(curve.cost_weights[point]), self.met(curve.qualities[point], 0.0, best_quality)
         within = np.flatnonzero(curve.costs <= (self.budget or 0.0) * (1 + 1e-12))
         point = int(within[np.argmax(curve.qualities[within])]) if len(within) else 0
         return float(curve.cost_weights[point]), len(within) > 0
@@ -151,6 +153,7 @@ def tune(
     swept = held.sweep
     best = int(np.lexsort((held.costs.mean(axis=0), held.errors.mean(axis=0)))[0])
     best_quality = 1 - float(held.errors[:, best].mean())
+    goal = dataclasses.replace(goal, margin=_optimism(held, swept, goal, best, trials, seed))
     cost_weight, met = goal.pick(swept.curve(), best_quality)
     chosen = held.chosen(cost_weight)
     at = np.arange(len(held))
@@ -193,6 +196,24 @@ def _goal(keep_quality: float | None, usd_per_1000: float | None, usd_per_error:
     if usd_per_1000 is not None:
         return Goal(f"spend at most ${value:g} per 1,000 prompts", budget=value / 1000)
     return Goal(f"pay ${value:g} to avoid one wrong answer", cost_weight=1 / value)
+
+
+def _optimism(held: HeldOut, swept: Sweep, goal: Goal, best: int, trials: int, seed: int) -> float:
+    """Return how much quality beyond the goal is lost between the prompts a weight is chosen on and others.
+
+    The first point of a noisy curve that reaches a target is one that noise has lifted. Each draw chooses a weight, and
+    is compared with all prompts at that weight (Harrell's optimism bootstrap).
+    """
+    if goal.quality_share is None:
+        return 0.0
+    generator, n, lost = np.random.default_rng([seed, 1]), len(held), []
+    for _ in range(trials):
+        counts = np.bincount(generator.integers(n, size=n), minlength=n)
+        weight, _ = goal.pick(swept.curve(counts), 1 - float(counts @ held.errors[:, best]) / n)
+        until = int(np.searchsorted(swept.cost_weights, weight, side="right"))
+        more = (counts - 1)[swept.prompts[:until]] @ swept.quality_changes[:until] / n
+        lost.append(more - goal.quality_share * float((1 - counts) @ held.errors[:, best]) / n)
+    return max(float(np.mean(lost)), 0.0)
 
 
 def out_of_bag(held: HeldOut, swept: Sweep, goal: Goal, best: int, trials: int, seed: int) -> Array:
