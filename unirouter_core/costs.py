@@ -112,8 +112,8 @@ class CallCost:
     per_answer: Array
 
 
-EXACT = 0.02
-"""Recorded costs that two prices explain to this share are list prices times tokens."""
+EXACT, FEWEST_EXACT = 0.02, 10
+"""Recorded costs, each of which two prices explain to this share, on this many calls, are list prices times tokens."""
 
 
 def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices | None:
@@ -128,15 +128,17 @@ def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices 
 
     Examples
     --------
-    >>> implied_prices(np.array([5.0, 8.0]), np.array([1e6, 1e6]), np.array([1e6, 2e6]))
+    >>> tokens_out = np.arange(1, 11) * 1e6
+    >>> implied_prices(2.0 + 3.0 * tokens_out / 1e6, np.full(10, 1e6), tokens_out)
     Prices(input=2.0, output=3.0, cached_input=None)
     """
     known = ~np.isnan(costs + tokens_in + tokens_out)
-    if known.sum() < 2 or not costs[known].any():
+    if known.sum() < FEWEST_EXACT or not costs[known].any():
         return None
     tokens = np.stack([tokens_in[known], tokens_out[known]], axis=1) / TOKENS_PER_PRICE
     prices, *_ = np.linalg.lstsq(tokens, costs[known], rcond=None)
-    apart = np.abs(tokens @ prices - costs[known]).max() / costs[known].max()
+    floor = EXACT * costs[known].mean()  # a cost near $0 may be rounded
+    apart = (np.abs(tokens @ prices - costs[known]) / np.maximum(costs[known], floor)).max()
     if np.linalg.matrix_rank(tokens) < 2 or prices.min() < -EXACT * prices.max() or apart > EXACT:
         return None
     each = [float(f"{max(price, 0.0):.6g}") for price in prices]  # rounding in the file is not a price

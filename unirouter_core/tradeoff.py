@@ -40,7 +40,8 @@ class Tuning:
     single_model : str
         The most accurate single model; `single_quality` and `single_cost` are its own.
     alternative : str or None
-        A single model that costs no more and is as good as routing, as far as these prompts can tell.
+        A single model that serves the goal as well as routing, as far as these prompts can tell: one that costs no
+        more, or is within the budget, or whose errors and cost weigh no more.
     shares : dict of model to float
         The share of the prompts that goes to each.
     n : int
@@ -234,7 +235,7 @@ def out_of_bag(held: HeldOut, swept: Sweep, goal: Goal, best: int, trials: int, 
     return drawn
 
 
-def fresh_interval(drawn: Array, level: float, upper: float = np.inf) -> tuple[float, float]:
+def fresh_interval(drawn: Array, level: float, *, lower: float = 0.0, upper: float = np.inf) -> tuple[float, float]:
     """Return the middle `level` of `out_of_bag` means, their spread made that of a mean over fresh prompts.
 
     A mean over the share q of n prompts that a draw leaves out varies by (1 - q) / (q n), one over n fresh prompts by
@@ -243,13 +244,13 @@ def fresh_interval(drawn: Array, level: float, upper: float = np.inf) -> tuple[f
     centre = drawn.mean()
     around = centre + (drawn - centre) * np.sqrt(LEFT_OUT / (1 - LEFT_OUT))
     low, high = interval(around, level)
-    return max(low, 0.0), min(high, upper)
+    return max(low, lower), min(high, upper)
 
 
 def _as_good(
     held: HeldOut, errors: Array, costs: Array, cost_weight: float, goal: Goal, level: float, trials: int, seed: int
 ) -> str | None:
-    """Return the single model that costs no more than routing and whose errors cannot be told from more, if any."""
+    """Return the most accurate single model that serves the goal and cannot be told from routing, if any."""
     mean_costs, generator = held.costs.mean(axis=0), np.random.default_rng(seed)
     if goal.cost_weight is not None:
         ceiling = np.inf  # cost is in the comparison itself
@@ -276,7 +277,7 @@ def _tuning_verdict(tuning: Tuning) -> str:
     )
     single = f"{tuning.single_model} alone gives {tuning.single_quality:.3f} for ${1000 * tuning.single_cost:.4g}."
     if tuning.met:
-        often = f" It is met on {tuning.met_share:.0%} of resampled prompts." if tuning.met_share < 1 else ""
+        often = f" It is met in {tuning.met_share:.0%} of resamplings." if tuning.met_share < 0.995 else ""
         verdict = f"To {tuning.goal}: {gives}.{often} {single}"
     else:
         verdict = (

@@ -56,7 +56,7 @@ class Report:
     cost_weight, quality, cost, shares
         The router's own operating point.
     pays : bool
-        Whether routing beats the mixture: `chance` is at most .05.
+        Whether routing beats the mixture (`area_gain` is above 0) and chance (`chance` is at most .05).
     fitted_on : bool
         Whether the router was fitted on the very prompts that judge it.
     verdict : str
@@ -127,14 +127,15 @@ def report(
     curve, mixture = swept.curve(), mixed.curve()
     dearest = float(costs.max())
     by_chance = _areas_by_chance(held, dearest, seed)
-    climbed = float(np.mean(by_chance)) - mixture.hull().area(dearest)
+    climbed = max(float(np.mean(by_chance)) - mixture.hull().area(dearest), 0.0)
     draws = resample(swept, held.errors, held.costs, trials=trials, seed=seed)
     rivals = resample(mixed, held.errors, held.costs, trials=trials, seed=seed)
     gains = np.array([ours.area - theirs.area for ours, theirs in zip(draws, rivals, strict=True)]) - climbed
     chance = float((1 + (by_chance >= curve.hull().area(dearest)).sum()) / (1 + len(by_chance)))
     tuned = out_of_bag(held, swept, Goal("", quality_share=NEARLY), best, trials, seed)
     quality_kept = fresh_interval(tuned[:, 0] / max(qualities[best], TINY), level)
-    spent = fresh_interval(tuned[:, 1] / max(costs[best], TINY), level)
+    saved = 1 - tuned[:, 1] / costs[best] if costs[best] else np.zeros(trials)
+    area_gain = interval(gains, level)
     chosen = held.chosen(router.cost_weight)
     at = np.arange(len(held))
     models = zip(held.models, costs.tolist(), qualities.tolist(), strict=True)
@@ -145,15 +146,15 @@ def report(
         models={name: (cost, quality) for name, cost, quality in models},
         metrics=measure(curve, held.errors, held.costs),
         mixture_metrics=measure(mixture, held.errors, held.costs),
-        area_gain=interval(gains, level),
+        area_gain=area_gain,
         chance=chance,
         quality_kept=quality_kept,
-        saving=(1 - spent[1], 1 - spent[0]),
+        saving=fresh_interval(saved, level, lower=-np.inf),
         cost_weight=router.cost_weight,
         quality=1 - float(held.errors[at, chosen].mean()),
         cost=float(held.costs[at, chosen].mean()),
         shares=held.shares(chosen),
-        pays=chance <= SURE,
+        pays=chance <= SURE and area_gain[0] > 0,
         fitted_on=held.fitted_on,
         verdict="",
     )
@@ -177,13 +178,14 @@ def _report_verdict(made: Report) -> str:
     single = f"always using {best} (quality {quality:.3f}, ${1000 * cost:.4g} per 1,000 prompts)"
     if not made.pays:
         return (
-            f"Routing does not pay on these {made.n} prompts: it cannot be told from mixing models without reading the "
-            f"prompt (p = {made.chance:.2f}). Compare with {single}."
+            f"Routing does not pay on these {made.n} prompts: it is no better than mixing models without reading the "
+            f"prompt, as far as they can tell. Compare with {single}."
         )
     low, high = made.area_gain
     kept, saved = made.quality_kept, made.saving
+    saves = f" and saves {saved[0]:.0%} to {saved[1]:.0%} of its cost" if cost else "; that model is free"
     return (
         f"Routing pays on these {made.n} held-out prompts: its Area is {low:.4f} to {high:.4f} above that of the most "
         f"favourable mixture of models. Against {single}, tuned to keep {NEARLY:.0%} of its quality, it keeps "
-        f"{kept[0]:.0%} to {kept[1]:.0%} of it and saves {saved[0]:.0%} to {saved[1]:.0%} of its cost."
+        f"{kept[0]:.0%} to {kept[1]:.0%} of it{saves}."
     )

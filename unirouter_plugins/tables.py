@@ -247,7 +247,7 @@ def show_tuning(tuning: Tuning) -> None:
     """Print what a goal's cost_weight gives, beside the most accurate model alone."""
     console = open_console()
     met = "Goal" if tuning.met else "Goal that cannot be met"
-    console.print(f"{met}: {tuning.goal} (met on {tuning.met_share:.0%} of resampled prompts)", style="bold")
+    console.print(f"{met}: {tuning.goal} (met in {tuning.met_share:.0%} of resamplings)", style="bold")
     table = empty_table("", ">quality", f">{LEVEL:.0%} interval", ">USD per 1,000", f">{LEVEL:.0%} interval")
     low, high = tuning.quality_interval
     least, most = tuning.cost_interval

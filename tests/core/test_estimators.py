@@ -408,11 +408,17 @@ def test_the_calibrated_scale_is_the_least_that_covers_80_percent():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: KMeansEstimator(k=0), "KMeansEstimator: k=0 must be at least 1"),
+        (lambda: KMeansEstimator(k=0), "KMeansEstimator: k=0 must be a whole number, at least 1"),
         (lambda: KMeansEstimator(rule="papper"), "rule='papper' must be 'n_val' or 'paper'"),
-        (lambda: NeighboursEstimator(grid=(5, -3)), r"NeighboursEstimator: grid=\(5, -3\) must be at least 1"),
+        (
+            lambda: NeighboursEstimator(grid=(5, -3)),
+            r"NeighboursEstimator: grid=\(5, -3\) must be a whole number, at least 1",
+        ),
+        (lambda: KMeansEstimator(k=2.5), "k=2.5 must be a whole number"),
+        (lambda: NeighboursEstimator(grid=()), r"grid=\(\) must be a whole number"),
+        (lambda: LowRankEstimator(ridge=None), "ridge=None must be at least 0"),
         (lambda: MixtureEstimator(penalty=-1), "MixtureEstimator: penalty=-1 must be at least 0"),
-        (lambda: BlendEstimator(n_val=0), "BlendEstimator: n_val=0 must be at least 2"),
+        (lambda: BlendEstimator(n_val=0), "BlendEstimator: n_val=0 must be a whole number, at least 2"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_at_once(make, sentence):

@@ -160,7 +160,7 @@ def test_a_goal_that_noise_alone_meets_is_said_to_be_met_seldom(desk, monkeypatc
     monkeypatch.setattr("unirouter_core.tradeoff.held_out", lambda *_, **__: noise_world(3))
     tuning = tune(desk[0], keep_quality=0.97)
     assert tuning.met_share < 0.9
-    assert f"met on {tuning.met_share:.0%} of resampled prompts" in tuning.verdict
+    assert f"met in {tuning.met_share:.0%} of resamplings" in tuning.verdict
 
 
 def test_models_that_are_all_free_need_no_routing(desk, monkeypatch) -> None:
@@ -178,3 +178,26 @@ def test_an_interval_that_makes_no_sense_is_refused(desk, parameters, sentence) 
     for judge in (lambda **how: tune(desk[0], keep_quality=0.9, **how), lambda **how: report(desk[0], **how)):
         with pytest.raises(InvalidDataError, match=sentence):
             judge(**parameters)
+
+
+def test_routing_that_is_worse_than_a_mixture_does_not_pay_however_little_chance_it_is(desk, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, 600)
+    truth = np.array([[0.6, 0.5, 0.3, 0.25], [0.5, 0.3, 0.3, 0.2]])[kind]
+    costs = np.tile([1e-5, 2e-4, 5e-4, 1e-3], (600, 1))
+    off = np.array([0.0, -0.25, 0.1, 0.1])  # the second model looks much better than it is
+    errors = (rng.random(truth.shape) < truth).astype(float)
+    held = HeldOut(("a", "b", "c", "d"), np.clip(truth + off, 0, 1), costs, errors, costs)
+    monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, **__: held)
+    made = report(desk[0], trials=100)
+    assert made.metrics.area < made.mixture_metrics.area
+    assert not made.pays
+    assert "no better than mixing models" in made.verdict
+
+
+def test_nothing_is_saved_against_a_free_model(desk, monkeypatch) -> None:
+    held = noise_world(0)
+    costs = held.costs * np.array([1.0, 1.0, 0.0])
+    freed = HeldOut(held.models, held.predicted_errors, costs, held.errors, costs)
+    monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, **__: freed)
+    assert report(desk[0], trials=20).saving == (0.0, 0.0)

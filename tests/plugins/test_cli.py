@@ -503,7 +503,7 @@ def test_tune_shows_quality_cost_shares_and_verdict(made):
     assert done.exit_code == 0
     assert all(word in done.stdout for word in ("routing", "sage", "90% interval", "share", "To keep 0.97"))
     share = output("tune", "-r", made / "my.router", "--keep-quality", 0.97)["met_share"]
-    assert f"met on {share:.0%} of resampled prompts" in " ".join(done.stdout.split())
+    assert f"met in {share:.0%} of resamplings" in " ".join(done.stdout.split())
 
 
 def test_tune_wants_one_goal_and_somewhere_to_save(made):

@@ -56,7 +56,7 @@ def model_content(profile: ModelProfile, fit: str | None) -> bytes:
     }
     try:
         return to_json(content)
-    except (TypeError, ValueError) as failed:
+    except (TypeError, ValueError, OverflowError) as failed:
         raise InvalidDataError(
             f"The provenance of {profile.model!r} cannot be kept as JSON ({failed}); onboard it with plain values."
         ) from failed
@@ -95,7 +95,7 @@ def read_model(file: Path, router: UniRouter, prompts: Callable[[str], MeasuredP
         raise
     except KeyError as missing:
         raise ArtifactError(f"{file}: field {missing} is missing; onboard the model anew.") from missing
-    except (TypeError, ValueError) as failed:
+    except (TypeError, ValueError, OverflowError) as failed:
         raise ArtifactError(f"{file}: {failed}; onboard the model anew.") from failed
     own = model_file(profile.model)
     if file.name != own.name:

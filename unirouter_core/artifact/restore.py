@@ -20,7 +20,7 @@ from unirouter_core.tokens import TokenCounter
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
 
-UNUSABLE = (AttributeError, NotFittedError, IndexError, ValueError, TypeError, KeyError)
+UNUSABLE = (AttributeError, NotFittedError, IndexError, ValueError, TypeError, KeyError, OverflowError)
 """What an estimator or embedder raises whose arrays or settings are not what a fit leaves."""
 
 CURE = "copy the folder again from where it was saved, or fit and save it anew"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, Self
 
 from unirouter_core.embedding import Array
@@ -67,12 +68,20 @@ class Estimator(Protocol):
 
 
 def check_settings(estimator: Any, **least: float) -> None:
-    """Raise `InvalidDataError` when a setting, or one of a sequence, is not a number of at least so much."""
+    """Raise `InvalidDataError` when a setting, or one of a grid, is not a number of at least so much.
+
+    A setting that must be at least 1 or more counts something and is a whole number; one that is None by default may
+    be None.
+    """
     for name, lowest in least.items():
         given = getattr(estimator, name)
-        for value in given if isinstance(given, (list, tuple)) else [given]:
-            if value is not None and (isinstance(value, str) or not lowest <= value < float("inf")):
-                raise InvalidDataError(f"{type(estimator).__name__}: {name}={given!r} must be at least {lowest:g}.")
+        if given is None and getattr(type(estimator), name) is None:
+            continue
+        values = list(given) if name == "grid" and isinstance(given, Iterable) else [given]
+        kind = numbers.Integral if lowest else numbers.Real
+        if not values or not all(isinstance(value, kind) and lowest <= float(value) < float("inf") for value in values):
+            whole = "a whole number, " if lowest else ""
+            raise InvalidDataError(f"{type(estimator).__name__}: {name}={given!r} must be {whole}at least {lowest:g}.")
 
 
 def require_fitted(estimator: Any, attribute: str) -> None:
