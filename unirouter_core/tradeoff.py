@@ -154,7 +154,7 @@ def tune(
     swept = held.sweep
     best = int(np.lexsort((held.costs.mean(axis=0), held.errors.mean(axis=0)))[0])
     best_quality = 1 - float(held.errors[:, best].mean())
-    goal = dataclasses.replace(goal, margin=_optimism(held, swept, goal, best, trials, seed))
+    goal = dataclasses.replace(goal, margin=optimism(held, swept, goal, best, trials, seed))
     cost_weight, met = goal.pick(swept.curve(), best_quality)
     chosen = held.chosen(cost_weight)
     at = np.arange(len(held))
@@ -199,7 +199,7 @@ def _goal(keep_quality: float | None, usd_per_1000: float | None, usd_per_error:
     return Goal(f"pay ${value:g} to avoid one wrong answer", cost_weight=1 / value)
 
 
-def _optimism(held: HeldOut, swept: Sweep, goal: Goal, best: int, trials: int, seed: int) -> float:
+def optimism(held: HeldOut, swept: Sweep, goal: Goal, best: int, trials: int, seed: int) -> float:
     """Return how much quality beyond the goal is lost between the prompts a weight is chosen on and others.
 
     The first point of a noisy curve that reaches a target is one that noise has lifted. Each draw chooses a weight, and
