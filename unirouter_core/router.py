@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -362,20 +363,26 @@ class UniRouter:
         kept: list[Array] = []  # vectors that an embedder may charge for are made once
         chosen, regions = np.empty(n, np.int32), np.empty(n, np.int32)
         errors, costs, far = np.empty(n, np.float32), np.empty(n), np.empty(n, np.float32)
-        for start in range(0, n, CHUNK):
-            rows = slice(start, min(start + CHUNK, n))
-            X = self.encode(prompts[rows], vectors=None if given_X is None else given_X[rows])
-            if not repeatable:
-                kept.append(X)
-            tokens = self.token_counter.count(prompts[rows]) if given is None else given[rows]
-            some_cached = None if cached is None else check_cached(cached[rows], tokens)
-            whole = given is not None
-            expected = pool.expect(X, tokens, some_cached, self.estimator, self.regions, whole=whole)
-            allowed = candidates.among(pool, tokens, first=start)
-            picks = choose(expected.prediction.errors, expected.costs, weight, allowed)
-            at = np.arange(len(picks))
-            chosen[rows], regions[rows], far[rows] = picks, expected.regions, expected.far
-            errors[rows], costs[rows] = expected.prediction.errors[at, picks], expected.costs[at, picks]
+
+        def tokens_of(rows: slice) -> Array:
+            return self.token_counter.count(prompts[rows]) if given is None else given[rows]
+
+        with ThreadPoolExecutor(1) as beside:  # tiktoken and numpy let go of the interpreter while they work
+            for start in range(0, n, CHUNK):
+                rows = slice(start, min(start + CHUNK, n))
+                counting = beside.submit(tokens_of, rows)
+                X = self.encode(prompts[rows], vectors=None if given_X is None else given_X[rows])
+                if not repeatable:
+                    kept.append(X)
+                tokens = counting.result()
+                some_cached = None if cached is None else check_cached(cached[rows], tokens)
+                whole = given is not None
+                expected = pool.expect(X, tokens, some_cached, self.estimator, self.regions, whole=whole)
+                allowed = candidates.among(pool, tokens, first=start)
+                picks = choose(expected.prediction.errors, expected.costs, weight, allowed)
+                at = np.arange(len(picks))
+                chosen[rows], regions[rows], far[rows] = picks, expected.regions, expected.far
+                errors[rows], costs[rows] = expected.prediction.errors[at, picks], expected.costs[at, picks]
 
         known_X = np.concatenate(kept) if kept else given_X
 

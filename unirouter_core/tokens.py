@@ -26,7 +26,6 @@ _TABLE = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tikto
 _TABLE_DIGEST = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 _TABLE_FOLDERS = {"litellm": "litellm_core_utils/tokenizers", "llama_index": "core/_static/tiktoken_cache"}
 _LOCK = threading.Lock()  # while the variable is another
-_FEW = 64  # prompts; starting threads for fewer costs more than it saves
 
 
 class TokenCounter:
@@ -68,10 +67,7 @@ class TokenCounter:
         """Return the number of tokens of each prompt, shape (n,)."""
         if self.name == BY_CHARACTERS:
             return np.ceil(np.array([len(prompt) for prompt in prompts], np.float64) / 4)
-        if len(prompts) < _FEW:
-            return np.array([len(self._encoding.encode_ordinary(prompt)) for prompt in prompts], np.float64)
-        encoded = self._encoding.encode_ordinary_batch(list(prompts), num_threads=os.cpu_count() or 1)
-        return np.array([len(tokens) for tokens in encoded], np.float64)
+        return np.array([len(self._encoding.encode_ordinary(prompt)) for prompt in prompts], np.float64)
 
 
 def _folders() -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,7 @@ class _Commands(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a pipe that is not UTF-8 loses a bar, not the answer
+        warnings.showwarning = lambda message, *_, **__: typer.echo(f"Note: {message}", err=True)
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
