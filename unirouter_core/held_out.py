@@ -10,7 +10,7 @@ import numpy as np
 
 from unirouter_core.curves import Sweep, sweep
 from unirouter_core.decision import choose
-from unirouter_core.embedding import Array, Labels
+from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.pool import Pool
@@ -25,8 +25,8 @@ FOLDS = 5
 FEWEST_PROMPTS = 20
 """Fewer held-out prompts say nothing about a goal."""
 
-
 FITTED_ON = " The router was fitted on these prompts, which flatters it: measure it on others."
+"""What a verdict adds when there are no other prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,16 @@ class HeldOut:
     def chosen(self, cost_weight: float) -> Labels:
         """Return the column of each prompt's model at `cost_weight`, (n_prompts,)."""
         return choose(self.predicted_errors, self.predicted_costs, cost_weight)
+
+    def outcome(self, chosen: Labels) -> tuple[Array, Array]:
+        """Return the errors and USD of the prompts' chosen models, both (n_prompts,)."""
+        at = np.arange(len(self))
+        return self.errors[at, chosen], self.costs[at, chosen]
+
+    @property
+    def most_accurate(self) -> int:
+        """The column of the most accurate single model, of equals the cheapest."""
+        return int(np.lexsort((self.costs.mean(axis=0), self.errors.mean(axis=0)))[0])
 
     def shares(self, chosen: Labels) -> dict[str, float]:
         """Return the share of the prompts that goes to each model, those with none left out."""
@@ -137,9 +147,9 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
         for profile, at in zip(profiles, rows, strict=True):
             measured, own = profile.measured, profile.errors[at[left]]
             known = None if measured.known is None else measured.known[at[left]].astype(np.float32)
-            features = router.estimator.profile(measured.vectors[at[left]].astype(np.float32), own, known)
+            features = router.estimator.profile(normalise(measured.vectors[at[left]]), own, known)
             refitted[profile.model] = dataclasses.replace(profile, features=features, error=float(own.mean()))
-        vectors = profiles[0].measured.vectors[rows[0][judged]].astype(np.float32)
+        vectors = normalise(profiles[0].measured.vectors[rows[0][judged]])
         tokens = profiles[0].measured.tokens[rows[0][judged]]
         found = Pool(refitted).expect(vectors, tokens, None, router.estimator, router.regions)
         predicted[judged], expected[judged] = found.prediction.errors, found.costs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,11 +86,7 @@ def with_prices(evaluation: Evaluation) -> Evaluation:
     if evaluation.prices is not None:
         return evaluation
     implied = implied_prices(evaluation.costs, evaluation.tokens_in, evaluation.tokens_out)
-    if implied is None:
-        return evaluation
-    priced = copy.copy(evaluation)
-    object.__setattr__(priced, "prices", implied)
-    return priced
+    return evaluation if implied is None else dataclasses.replace(evaluation, prices=implied)
 
 
 def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions: int, *, scalar: bool) -> CallCost:

@@ -98,8 +98,8 @@ class UniRouter:
     ) -> None:
         if cost not in ("expected", "mean"):
             raise InvalidDataError(f"cost={cost!r} must be 'expected' or 'mean'.")
-        if n_regions < 1:
-            raise InvalidDataError(f"n_regions={n_regions!r} must be at least 1.")
+        if not isinstance(n_regions, (int, np.integer)) or n_regions < 1:
+            raise InvalidDataError(f"n_regions={n_regions!r} must be a whole number, at least 1.")
         if estimator is not None and (isinstance(estimator, type) or not dataclasses.is_dataclass(estimator)):
             raise InvalidDataError(
                 f"{estimator!r:.60} is not an estimator; give an object of a dataclass, as Estimator says."
@@ -160,22 +160,10 @@ class UniRouter:
         given = None if vectors is None else normalise(as_rows(vectors, len(texts)))
         self.fit_id = None
         self.replace_pool(Pool())
-        if given is None:
-            learn = getattr(self.embedder, "fit", None)
-            if learn is not None:
-                learn(texts)
-        X = embed(self._embedder(), texts) if given is None else given
-        self.check_vectors = embed(self._embedder(), CHECK_PROMPTS) if given is None or self._can_embed() else None
-        if self.check_vectors is not None and self.check_vectors.shape[1] != X.shape[1]:
-            raise EmbedderMismatchError(
-                f"The vectors given have {X.shape[1]} numbers, but {name_of(self._embedder())} gives "
-                f"{self.check_vectors.shape[1]}; give the embedder that made them, UniRouter(embedder=...)."
-            )
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(limits=1):  # so that the same prompts give the same bits on any number of cores
-            self.regions.fit(X)
-            self.estimator.fit(X, outcomes)
+            self._learn(texts, outcomes, given)
         if left_out := getattr(self.estimator, "left_out", None):
             warnings.warn(
                 f"Fitted without {', '.join(left_out)}: training models' outcomes are needed and only prompts given.",
@@ -188,11 +176,26 @@ class UniRouter:
         self.fit_id = artifact.fit_id(self)
         return self
 
-    # --- Models come and go ---------------------------------------------------------------------------------------
+    def _learn(self, texts: Sequence[str], outcomes: Outcomes | None, given: Array | None) -> None:
+        """Teach embedder, regions and estimator; `given` are the prompts' vectors (n, d), where they are known."""
+        learn = getattr(self.embedder, "fit", None)
+        if given is None and learn is not None:
+            learn(texts)
+        X = embed(self._embedder(), texts) if given is None else given
+        self.check_vectors = embed(self._embedder(), CHECK_PROMPTS) if given is None or self._can_embed() else None
+        if self.check_vectors is not None and self.check_vectors.shape[1] != X.shape[1]:
+            raise EmbedderMismatchError(
+                f"The vectors given have {X.shape[1]} numbers, but {name_of(self._embedder())} gives "
+                f"{self.check_vectors.shape[1]}; give the embedder that made them, UniRouter(embedder=...)."
+            )
+        self.regions.fit(X)
+        self.estimator.fit(X, outcomes)
 
     def has_seen(self, prompts: Sequence[str]) -> Mask:
         """Return which of the prompts the router was fitted on, (n,): on those it looks better than it is."""
         return np.isin(as_numbers(prompts), self.seen)
+
+    # --- Models come and go ---------------------------------------------------------------------------------------
 
     @property
     def pool(self) -> dict[str, ModelProfile]:

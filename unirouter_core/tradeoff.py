@@ -151,14 +151,12 @@ def tune(
     check_trials(level, trials)
     goal = _goal(keep_quality, usd_per_1000, usd_per_error)
     held = held_out(router, outcomes, seed=seed)
-    swept = held.sweep
-    best = int(np.lexsort((held.costs.mean(axis=0), held.errors.mean(axis=0)))[0])
+    swept, best = held.sweep, held.most_accurate
     best_quality = 1 - float(held.errors[:, best].mean())
     goal = dataclasses.replace(goal, margin=optimism(held, swept, goal, best, trials, seed))
     cost_weight, met = goal.pick(swept.curve(), best_quality)
     chosen = held.chosen(cost_weight)
-    at = np.arange(len(held))
-    errors, costs = held.errors[at, chosen], held.costs[at, chosen]
+    errors, costs = held.outcome(chosen)
     drawn = out_of_bag(held, swept, goal, best, trials, seed)
     alternative = _as_good(held, errors, costs, cost_weight, goal, level, trials, seed)
     tuning = Tuning(

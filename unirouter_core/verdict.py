@@ -117,7 +117,7 @@ def report(
     check_trials(level, trials)
     held = held_out(router, outcomes, seed=seed)
     costs, qualities = held.costs.mean(axis=0), 1 - held.errors.mean(axis=0)
-    best = int(np.lexsort((costs, -qualities))[0])
+    best = held.most_accurate
     if not costs.any():
         raise InvalidDataError(
             f"Every model of the pool is free on these prompts: use the most accurate, {held.models[best]} (quality "
@@ -139,7 +139,7 @@ def report(
     saved = 1 - tuned[:, 1] / costs[best] if costs[best] else np.zeros(trials)
     area_gain = interval(gains, level)
     chosen = held.chosen(router.cost_weight)
-    at = np.arange(len(held))
+    own_errors, own_costs = held.outcome(chosen)
     models = zip(held.models, costs.tolist(), qualities.tolist(), strict=True)
     made = Report(
         n=len(held),
@@ -153,8 +153,8 @@ def report(
         quality_kept=quality_kept,
         saving=fresh_interval(saved, level, lower=-np.inf),
         cost_weight=router.cost_weight,
-        quality=1 - float(held.errors[at, chosen].mean()),
-        cost=float(held.costs[at, chosen].mean()),
+        quality=1 - float(own_errors.mean()),
+        cost=float(own_costs.mean()),
         shares=held.shares(chosen),
         pays=chance <= SURE and area_gain[0] > 0,
         fitted_on=held.fitted_on,

@@ -41,9 +41,11 @@ class _Commands(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a pipe that is not UTF-8 loses a bar, not the answer
-        warnings.showwarning = lambda message, *_, **__: typer.echo(f"Note: {message}", err=True)
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", UserWarning)
+                warnings.showwarning = lambda message, *_, **__: typer.echo(f"Note: {message}", err=True)
+                return super().invoke(ctx)
         except BrokenPipeError:
             raise  # the reader has had enough; typer ends quietly
         except _UNUSABLE as failed:

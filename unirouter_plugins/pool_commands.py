@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -48,14 +47,11 @@ def fit(
             f"{router} holds {held} model{'s' * (held > 1)}, which a new fit removes; give --force to do so, or name "
             "another folder with --router."
         )
-    with working(f"Learning from {data}"), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with working(f"Learning from {data}"):
         given = read_fitting(data, split(models))
         learned = _part(given, 1 - hold_out) if isinstance(given, Outcomes) else given
         fitted = UniRouter().fit(learned)
         fitted.save(router, texts=False if no_texts else None)
-    for warning in caught:
-        typer.echo(f"Note: {warning.message}", err=True)
     if as_json:
         counts = {"prompts": len(learned), "held_out": len(given) - len(learned)}
         emit({"router": str(router), **counts, "training_models": list(fitted.training_models)})

@@ -438,7 +438,8 @@ def test_a_model_of_unknown_price_is_not_taken_as_free(world, router):
     [
         ({"cost_weight": -1}, "cost_weight=-1 must be a number >= 0"),
         ({"cost": "dear"}, "cost='dear' must be 'expected' or 'mean'"),
-        ({"n_regions": 0}, "n_regions=0 must be at least 1"),
+        ({"n_regions": 0}, "n_regions=0 must be a whole number, at least 1"),
+        ({"n_regions": 2.5}, "n_regions=2.5 must be a whole number"),
         ({"estimator": KMeansEstimator}, "KMeansEstimator'> is not an estimator; give an object of a dataclass"),
         ({"estimator": "k-means"}, "'k-means' is not an estimator"),
         ({"embedder": "minilm"}, "'minilm' is not an embedder"),

@@ -60,7 +60,7 @@ def _set_checks(router: UniRouter, settings: dict[str, Any], rest: Arrays) -> No
         raise ValueError("'check_vectors' must be there if, and only if, the embedder has a name")
     if router.check_vectors is not None:
         _check_numbers("check_vectors", router.check_vectors)
-    router.seen = rest.pop("seen", router.seen)  # a folder of before it was kept has none
+    router.seen = rest.pop("seen")
     if router.seen.dtype != np.uint64 or router.seen.ndim != 1:
         raise ValueError("'seen' is not a row of hashes")
 

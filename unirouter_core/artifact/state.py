@@ -131,9 +131,7 @@ def fitted_arrays(router: UniRouter) -> Arrays:
         arrays |= arrays_of(router.embedder, "embedder.")
     if router.check_vectors is not None:
         arrays["check_vectors"] = router.check_vectors
-    if len(router.seen):  # a folder of before it was kept has none
-        arrays["seen"] = router.seen
-    return arrays
+    return {**arrays, "seen": router.seen}
 
 
 def fit_id(router: UniRouter) -> str:

@@ -59,7 +59,8 @@ def choose_by_area(candidates: Sequence[Estimator], truth: Truth, n_val: int | N
     truth : Truth
         Of the training models.
     n_val : int or None
-        The prompts each training model is measured on; None for four fifths of them all, as the paper does.
+        The prompts each training model is measured on; None for four fifths of them all: the paper measures them on
+        all, and routes on the validation prompts, which an estimator does not have while it is fitted.
     seed : int
     """
     n = len(truth.X)
