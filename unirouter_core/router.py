@@ -160,6 +160,7 @@ class UniRouter:
         given = None if vectors is None else normalise(as_rows(vectors, len(texts)))
         self.fit_id = None
         self.replace_pool(Pool())
+        import sklearn.cluster  # noqa: F401 - only libraries that are loaded already are limited
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(limits=1):  # so that the same prompts give the same bits on any number of cores
