@@ -44,7 +44,9 @@ class Candidates:
         return cls(None if models is None else tuple(models), tuple(requires))
 
     def among(self, pool: Pool, tokens: Array, first: int = 0) -> Mask | None:
-        """Return who may answer prompts of so many tokens (n,), as a mask (m,) or (n, m); None when all may.
+        """Return who may answer prompts of so many tokens, (n,) or by model (n, m), as a mask (m,) or (n, m).
+
+        None is when all may.
 
         `first` is the number of the first of them, for messages.
 
@@ -60,19 +62,20 @@ class Candidates:
             able = np.array([not profile.capabilities.lacks(self.requires) for profile in pool.profiles.values()])
             allowed = able if allowed is None else allowed & able
         if pool.smallest_window < np.inf and tokens.max(initial=0) > pool.smallest_window:
-            fits = tokens[:, None] <= pool.windows
+            fits = (tokens if tokens.ndim == 2 else tokens[:, None]) <= pool.windows
             allowed = fits if allowed is None else allowed & fits
         if allowed is not None and not allowed.any(axis=-1).all():
             row = int(np.argmin(np.atleast_2d(allowed).any(axis=1)))
-            each = "; ".join(f"{model}: {why}" for model, why in self.reasons(pool, float(tokens[row])).items())
+            each = "; ".join(f"{model}: {why}" for model, why in self.reasons(pool, tokens[row]).items())
             which = f"Prompt {first + row}: " if first + len(tokens) > 1 else ""
             raise NoCandidateError(f"{which}No model may answer this prompt ({each}). Onboard one, or ask for less.")
         return allowed
 
-    def reasons(self, pool: Pool, tokens: float) -> dict[str, str]:
-        """Return why each excluded model may not answer a prompt of so many tokens."""
+    def reasons(self, pool: Pool, sent: Array) -> dict[str, str]:
+        """Return why each excluded model may not answer a prompt of so many tokens, () or by model (m,)."""
         reasons = {}
-        for model, profile in pool.profiles.items():
+        each = zip(pool.profiles.items(), np.broadcast_to(sent, len(pool)).tolist(), strict=True)
+        for (model, profile), tokens in each:
             window = profile.capabilities.context_window
             if self.models is not None and model not in self.models:
                 reasons[model] = "not among the models asked for"

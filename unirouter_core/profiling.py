@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unirouter_core.clusters import shrunken_means
-from unirouter_core.costs import PRIOR_ANSWERS, TOKENS_PER_PRICE, CallCost, implied_prices, region_tokens, region_usd
+from unirouter_core.costs import (
+    PRIOR_ANSWERS,
+    TOKENS_PER_PRICE,
+    CallCost,
+    Prices,
+    implied_prices,
+    region_tokens,
+    region_usd,
+)
 from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import predicts_errors
@@ -125,3 +133,34 @@ def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions
         )
     answer = np.full(n_regions, np.nanmean(usd)) if scalar else region_usd(usd, regions, n_regions)
     return CallCost(0.0, 0.0, answer)
+
+
+def repriced(profile: ModelProfile, prices: Prices) -> ModelProfile:
+    """Return the profile with other prices: what it would be had the model been measured at them.
+
+    Expected costs follow exactly; what each validation answer cost is parted into prompt and answer by the prompt's
+    tokens.
+
+    Raises
+    ------
+    UnknownPriceError
+        When the profile does not tell how many tokens there were: it knows USD alone, or had a price of 0.
+    """
+    before = profile.prices
+    if before == prices:
+        return profile
+    if before is None or not before.input or not before.output or not profile.cost.per_token:
+        raise UnknownPriceError(
+            f"How many tokens {profile.model!r} was measured with is not known, so its costs cannot follow new prices; "
+            "onboard it anew with them."
+        )
+    ratio = profile.cost.per_token * TOKENS_PER_PRICE / before.input
+    sent = profile.measured.tokens * profile.cost.per_token
+    answers = np.maximum(profile.usd - sent, 0) * (prices.output / before.output)
+    cost = CallCost(
+        prices.input * ratio / TOKENS_PER_PRICE,
+        prices.cached * ratio / TOKENS_PER_PRICE,
+        profile.cost.per_answer * (prices.output / before.output),
+    )
+    usd = sent * (prices.input / before.input) + answers
+    return dataclasses.replace(profile, prices=prices, cost=cost, usd=usd)

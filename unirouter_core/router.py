@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from unirouter_core import artifact
 from unirouter_core.candidates import Candidates
+from unirouter_core.costs import Prices
 from unirouter_core.decision import Decision, Decisions, check_cost_weight, choose
 from unirouter_core.embedding import (
     CHECK_PROMPTS,
@@ -36,7 +37,7 @@ from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.outcomes import Outcomes, check_prompts
 from unirouter_core.pool import Expected, Pool
 from unirouter_core.profiles import Capabilities, ModelProfile, as_numbers
-from unirouter_core.profiling import make_profile
+from unirouter_core.profiling import make_profile, repriced
 from unirouter_core.regions import Regions
 from unirouter_core.tokens import TokenCounter, check_cached, check_count, check_counts
 from unirouter_core.validation import Evaluation
@@ -242,6 +243,27 @@ class UniRouter:
             self._retired.discard(profile.model)
         return profile
 
+    def reprice(self, model: str, prices: Prices) -> ModelProfile:
+        """Give `model` other prices, as if it had been measured at them; return its new profile.
+
+        Parameters
+        ----------
+        model : str
+        prices : Prices
+
+        Raises
+        ------
+        UnknownModelError
+            When it is not in the pool.
+        UnknownPriceError
+            When its profile knows USD alone, or a price of 0, which do not tell how many tokens there were.
+        """
+        with self._lock:
+            self._pool.check_known([model])
+            profile = repriced(self._pool.profiles[model], prices)
+            self._pool = self._pool.with_profile(profile)
+        return profile
+
     def replace_pool(self, pool: Pool, *, kept_in: Path | None = None) -> None:
         """Take `pool`, made with this router's fit, as it is; `kept_in` is the folder that holds the same."""
         with self._lock:
@@ -277,7 +299,7 @@ class UniRouter:
         models: Sequence[str] | None = None,
         requires: Sequence[str] = (),
         vector: Array | None = None,
-        tokens_in: float | None = None,
+        tokens_in: float | Mapping[str, float] | None = None,
         cached_tokens: float = 0,
     ) -> Decision:
         """Return the model for one prompt: the least expected error + cost_weight * cost. Paper §3, Prop. 1.
@@ -293,9 +315,10 @@ class UniRouter:
             Of "tools", "vision", "json": models that lack one are excluded.
         vector : array (d,), optional
             The prompt's vector, where the embedder has made it already.
-        tokens_in : float, optional
-            The tokens of all that will be sent, charged at the list price. When not given, the prompt's own are
-            counted, and what system prompts and other tokenizers added when models were measured comes on top.
+        tokens_in : float or mapping of str to float, optional
+            The tokens of all that will be sent, charged at the list price; by model where models are sent different
+            things. When not given, the prompt's own are counted, and what system prompts and other tokenizers added
+            when models were measured comes on top.
         cached_tokens : float
             Those of them that the provider has cached.
 
@@ -318,17 +341,17 @@ class UniRouter:
         candidates: Candidates,
         prompt: str,
         vector: Array | None,
-        tokens_in: float | None,
+        tokens_in: float | Mapping[str, float] | None,
         cached_tokens: float,
     ) -> Decision:
         """Return the decision on one prompt in `pool`, whatever has become of the router's own since."""
         X = self.encode([prompt], vectors=None if vector is None else [vector])
-        tokens = self.token_counter.count([prompt]) if tokens_in is None else check_count(tokens_in, "tokens_in")
+        tokens = self.token_counter.count([prompt]) if tokens_in is None else _sent(tokens_in, pool)
         cached = check_cached(check_count(cached_tokens, "cached_tokens"), tokens) if cached_tokens else None
         whole = tokens_in is not None
         expected = pool.expect(X, tokens, cached, self.estimator, self.regions, whole=whole)
         allowed = candidates.among(pool, tokens)
-        reasons = {} if allowed is None else candidates.reasons(pool, float(tokens[0]))
+        reasons = {} if allowed is None else candidates.reasons(pool, tokens[0])
         return Decision(pool, expected, weight, allowed, reasons)
 
     def route_batch(
@@ -454,7 +477,7 @@ class UniRouter:
         models: Sequence[str] | None = None,
         requires: Sequence[str] = (),
         vector: Array | None = None,
-        tokens_in: float | None = None,
+        tokens_in: float | Mapping[str, float] | None = None,
         cached_tokens: float = 0,
     ) -> Explanation:
         """Return why a prompt goes where it goes: its region, the validation prompts like it, and all candidates.
@@ -600,3 +623,13 @@ class UniRouter:
             check_same_embedder(embedder, self.check_vectors)
             self._checked = True
         return embedder
+
+
+def _sent(tokens_in: float | Mapping[str, float], pool: Pool) -> Array:
+    """Return the tokens of one call as given, checked: (1,), or by model (1, m)."""
+    if not isinstance(tokens_in, Mapping):
+        return check_count(tokens_in, "tokens_in")
+    if missing := [model for model in pool.models if model not in tokens_in]:
+        raise InvalidDataError(f"tokens_in has no count for {missing[0]!r}; give one for each model of the pool.")
+    counts = [tokens_in[model] for model in pool.models]
+    return check_counts(counts, len(counts), "tokens_in")[None]

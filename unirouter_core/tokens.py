@@ -123,11 +123,12 @@ def check_counts(given: Any, n: int, what: str) -> Array:
 
 
 def check_cached(cached: Array, tokens: Array) -> Array:
-    """Return the cached tokens (n,), checked to be part of `tokens` (n,)."""
-    if (cached > tokens).any():
-        row = int(np.argmax(cached > tokens))
+    """Return the cached tokens (n,), checked to be part of `tokens`, (n,) or (n, m)."""
+    least = tokens if tokens.ndim == 1 else tokens.min(axis=1)
+    if (cached > least).any():
+        row = int(np.argmax(cached > least))
         raise InvalidDataError(
-            f"cached_tokens={cached[row]:g} are part of tokens_in={tokens[row]:g} and cannot be more; give tokens_in, "
+            f"cached_tokens={cached[row]:g} are part of tokens_in={least[row]:g} and cannot be more; give tokens_in, "
             "the tokens of all that will be sent."
         )
     return cached

@@ -528,3 +528,63 @@ def test_all_the_tokens_that_will_be_sent_are_charged_at_the_list_price(world):
     price = world.prices["sage"].input / 1e6
     costs = [router.route(SUM, tokens_in=tokens).cost for tokens in (0, 4000)]
     assert costs[1] - costs[0] == pytest.approx(4000 * price)
+
+
+def test_models_that_are_sent_different_things_are_charged_for_their_own(asked_router):
+    sent = {"poet": 100, "sage": 2000, "tutor": 100, "scholar": 100}
+    alike = asked_router.route(SUM, tokens_in=100)
+    apart = asked_router.route(SUM, tokens_in=sent)
+    costs = [{row.model: row.cost for row in decision.ranking} for decision in (alike, apart)]
+    assert costs[1]["sage"] - costs[0]["sage"] == pytest.approx(1900 * 5.0 / 1e6)
+    assert costs[1]["poet"] == costs[0]["poet"]
+    with pytest.raises(InvalidDataError, match="no count for 'sage'"):
+        asked_router.route(SUM, tokens_in={"poet": 1, "tutor": 1, "scholar": 1})
+
+
+def test_a_window_is_compared_with_what_its_own_model_is_sent(world):
+    router = fitted(world)
+    for model in ("poet", "sage"):
+        router.onboard(evaluation(world, model), capabilities=Capabilities(context_window=1000))
+    decision = router.route(POEM, cost_weight=np.inf, tokens_in={"poet": 1001, "sage": 999})
+    assert decision.model == "sage"
+    assert "1,001" in str(decision.ranking[-1].excluded)
+
+
+# --- Prices change ----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_price_gives_the_profile_that_it_would_have_given_when_it_was_measured(world):
+    dearer = Prices(50.0, 40.0, cached_input=1.0)
+    measured, repriced = fitted(world), fitted(world)
+    measured.onboard(evaluation(world, "sage", prices=dearer))
+    repriced.onboard(evaluation(world, "sage"))
+    repriced.reprice("sage", dearer)
+    for prompt in (SUM, POEM):
+        assert repriced.route(prompt).cost == pytest.approx(measured.route(prompt).cost)
+        cached = {"tokens_in": 1000, "cached_tokens": 900}
+        assert repriced.route(prompt, **cached).cost == pytest.approx(measured.route(prompt, **cached).cost)
+    assert repriced.pool["sage"].usd.mean() == pytest.approx(measured.pool["sage"].usd.mean(), rel=1e-6)
+
+
+def test_a_price_that_has_not_changed_changes_nothing(router):
+    before = router.pool["sage"]
+    assert router.reprice("sage", before.prices) is before
+
+
+def test_costs_known_in_usd_alone_cannot_follow_a_price(world):
+    table = world.rows(range(N_FIT, 240))
+    router = fitted(world)
+    router.onboard(Evaluation("sage", ValidationSet(table.prompts), table.errors[:, 1], costs=table.costs[:, 1]))
+    with pytest.raises(UnknownPriceError, match="onboard it anew"):
+        router.reprice("sage", Prices(1.0, 2.0))
+    with pytest.raises(UnknownModelError, match="not in the pool"):
+        router.reprice("nobody", Prices(1.0, 2.0))
+
+
+def test_a_new_price_is_saved_and_loaded(router, tmp_path):
+    router.save(tmp_path / "my.router")
+    router.reprice("sage", Prices(50.0, 40.0))
+    router.save(tmp_path / "my.router")
+    again = UniRouter.load(tmp_path / "my.router")
+    assert again.pool["sage"].prices == Prices(50.0, 40.0)
+    assert again.route(SUM).ranking == router.route(SUM).ranking
