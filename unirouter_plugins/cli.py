@@ -19,12 +19,13 @@ from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UniRou
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
-from unirouter_plugins import tables
-from unirouter_plugins.explained import show_grounds
-from unirouter_plugins.options import Data, Json, MaybeRouter, emit, load, named, split
-from unirouter_plugins.pool_commands import fit, list_models, onboard, retire
-from unirouter_plugins.progress import each, working
-from unirouter_plugins.prompts import asked_prompt, read_prompts
+from unirouter_plugins.commands import tables
+from unirouter_plugins.commands.calls import ask, prices
+from unirouter_plugins.commands.explained import show_grounds
+from unirouter_plugins.commands.options import Data, Json, MaybeRouter, emit, load, named, split
+from unirouter_plugins.commands.pool import fit, list_models, onboard, retire
+from unirouter_plugins.commands.progress import each, working
+from unirouter_plugins.commands.prompts import asked_prompt, read_prompts
 
 BAD_INPUT, NOT_WORTH_IT = 2, 3
 _UNUSABLE = (UniRouterError, ImportError, OSError, UnicodeDecodeError)
@@ -75,6 +76,8 @@ app.command()(fit)
 app.command()(onboard)
 app.command("models")(list_models)
 app.command()(retire)
+app.command()(ask)
+app.command()(prices)
 
 
 def _show_version(asked: bool) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from unirouter_core.decision import Decision
 from unirouter_core.explanation import Explanation, Neighbour
-from unirouter_plugins.tables import CANDIDATES_SHOWN, PROMPT_WIDTH, empty_table, open_console, shortened
+from unirouter_plugins.commands.tables import CANDIDATES_SHOWN, PROMPT_WIDTH, empty_table, open_console, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console

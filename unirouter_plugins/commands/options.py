@@ -25,6 +25,23 @@ Data = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="What the models did on other prompts; the router's own when not given."),
 ]
+PoolFile = Annotated[
+    Path | None,
+    typer.Option("--pool", metavar="FILE", help="How models are called; pool.toml beside the router when not given."),
+]
+
+
+def existing(folder: Path) -> Path:
+    """Return the router's folder; raise `ArtifactError` when there is none."""
+    if not folder.exists():
+        raise ArtifactError(f"{folder} does not exist; make it with: unirouter fit DATA --router {folder}")
+    return folder
+
+
+def pool_file(folder: Path, given: Path | None) -> Path | None:
+    """Return the table of models that was given, or the one beside the router, if there is one."""
+    beside = folder.resolve().parent / "pool.toml"
+    return given if given is not None else beside if beside.is_file() else None
 
 
 def load(folder: Path | None) -> UniRouter:
@@ -38,9 +55,7 @@ def load(folder: Path | None) -> UniRouter:
             err=True,
         )
         return router
-    if not folder.exists():
-        raise ArtifactError(f"{folder} does not exist; make it with: unirouter fit DATA --router {folder}")
-    return UniRouter.load(folder)
+    return UniRouter.load(existing(folder))
 
 
 def split(names: str | None) -> list[str] | None:

@@ -17,10 +17,10 @@ from unirouter_core.profiles import ModelProfile
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_core.validation import Evaluation
-from unirouter_plugins import tables
-from unirouter_plugins.options import Json, MaybeRouter, NoTexts, Router, emit, load, named, split
-from unirouter_plugins.progress import each, working
-from unirouter_plugins.prompts import read_fitting
+from unirouter_plugins.commands import tables
+from unirouter_plugins.commands.options import Json, MaybeRouter, NoTexts, Router, emit, load, named, split
+from unirouter_plugins.commands.progress import each, working
+from unirouter_plugins.commands.prompts import read_fitting
 
 
 def fit(

@@ -158,6 +158,19 @@ def _lacking(capabilities: Capabilities) -> str:
     return ", ".join(lacking + ([] if window is None else [f"> {window:,} tokens"]))
 
 
+def show_prices(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what models cost per million tokens, where that comes from, and what has changed since."""
+    table = empty_table("model", ">in", ">out", ">cached in", "from", "today")
+    for row in rows:
+        prices, today = row["prices"], row["today"]
+        shown = ["?", "?", "?"] if prices is None else [usd(prices.input), usd(prices.output), usd(prices.cached)]
+        changed = "" if today in (None, prices) else f"{usd(today.input)} / {usd(today.output)}"
+        table.add_row(row["model"], *shown, row["source"], changed)
+    console = open_console()
+    console.print(table)
+    console.print("USD per million tokens.", style="dim")
+
+
 # --- Decisions --------------------------------------------------------------------------------------------------------
 
 
