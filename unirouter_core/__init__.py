@@ -29,11 +29,13 @@ from unirouter_core.exceptions import (
 )
 from unirouter_core.explanation import Explanation
 from unirouter_core.hashing import HashingEmbedder
+from unirouter_core.joining import Change, Joining, joining
 from unirouter_core.metrics import Metrics, bootstrap, measure, paired_interval, sign_test_p
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
+from unirouter_core.stopping import Undecided, ask_order, undecided
 from unirouter_core.tradeoff import Tuning, tune
 from unirouter_core.validation import Evaluation, ValidationSet
 from unirouter_core.verdict import Report, report
@@ -43,6 +45,7 @@ __all__ = [
     "BlendEstimator",
     "Candidate",
     "Capabilities",
+    "Change",
     "Curve",
     "Decision",
     "Decisions",
@@ -53,6 +56,7 @@ __all__ = [
     "Explanation",
     "HashingEmbedder",
     "InvalidDataError",
+    "Joining",
     "KMeansEstimator",
     "LearnedMapEstimator",
     "LowRankEstimator",
@@ -70,15 +74,18 @@ __all__ = [
     "ShrunkenClustersEstimator",
     "Sweep",
     "Tuning",
+    "Undecided",
     "UniRouter",
     "UniRouterError",
     "UnknownModelError",
     "UnknownPriceError",
     "ValidationSet",
     "as_embedder",
+    "ask_order",
     "bootstrap",
     "clairvoyant",
     "deferral_curve",
+    "joining",
     "measure",
     "oracle_curve",
     "paired_interval",
@@ -87,5 +94,6 @@ __all__ = [
     "sign_test_p",
     "sweep",
     "tune",
+    "undecided",
     "zero_router_curve",
 ]

@@ -152,20 +152,21 @@ class Pool:
     ) -> Expected:
         """Return what every model is expected to do on the prompts with vectors X (n, d).
 
-        `whole` says that `tokens_in`, (n,) or by model (n, m), are all that will be sent, at the list price; otherwise
-        they are the prompt's alone, and what the models' system prompts and tokenizers added when they were measured
-        comes on top.
+        Tokens are (n,), or by model (n, m). `whole` says that `tokens_in` are all that will be sent, at the list price;
+        otherwise they are the prompt's alone, and what the models' system prompts and tokenizers added when they were
+        measured comes on top.
         """
         labels, far = regions.locate(X)
         prediction = estimator.predict(X, self.features)
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
             prediction = self._pulled(prediction, far[:, None])
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]
-        fresh = sent if cached_tokens is None else sent - cached_tokens[:, None]
+        cached = None if cached_tokens is None else cached_tokens if cached_tokens.ndim == 2 else cached_tokens[:, None]
+        fresh = sent if cached is None else sent - cached
         per_token = self.per_token / self.ratios if whole else self.per_token
         costs = fresh * per_token + self.per_answer[labels]
-        if cached_tokens is not None:
-            costs += cached_tokens[:, None] * (self.per_cached_token / self.ratios if whole else self.per_cached_token)
+        if cached is not None:
+            costs += cached * (self.per_cached_token / self.ratios if whole else self.per_cached_token)
         return Expected(prediction, costs, labels, far)
 
     def _pulled(self, prediction: Prediction, far: Array) -> Prediction:

@@ -300,7 +300,7 @@ class UniRouter:
         requires: Sequence[str] = (),
         vector: Array | None = None,
         tokens_in: float | Mapping[str, float] | None = None,
-        cached_tokens: float = 0,
+        cached_tokens: float | Mapping[str, float] = 0,
     ) -> Decision:
         """Return the model for one prompt: the least expected error + cost_weight * cost. Paper §3, Prop. 1.
 
@@ -319,8 +319,9 @@ class UniRouter:
             The tokens of all that will be sent, charged at the list price; by model where models are sent different
             things. When not given, the prompt's own are counted, and what system prompts and other tokenizers added
             when models were measured comes on top.
-        cached_tokens : float
-            Those of them that the provider has cached.
+        cached_tokens : float or mapping of str to float
+            Those of them that the provider has cached; by model where each has cached what it was sent before, none
+            for those that are not named.
 
         Raises
         ------
@@ -342,12 +343,12 @@ class UniRouter:
         prompt: str,
         vector: Array | None,
         tokens_in: float | Mapping[str, float] | None,
-        cached_tokens: float,
+        cached_tokens: float | Mapping[str, float],
     ) -> Decision:
         """Return the decision on one prompt in `pool`, whatever has become of the router's own since."""
         X = self.encode([prompt], vectors=None if vector is None else [vector])
         tokens = self.token_counter.count([prompt]) if tokens_in is None else _sent(tokens_in, pool)
-        cached = check_cached(check_count(cached_tokens, "cached_tokens"), tokens) if cached_tokens else None
+        cached = check_cached(_cached(cached_tokens, pool), tokens) if cached_tokens else None
         whole = tokens_in is not None
         expected = pool.expect(X, tokens, cached, self.estimator, self.regions, whole=whole)
         allowed = candidates.among(pool, tokens)
@@ -478,7 +479,7 @@ class UniRouter:
         requires: Sequence[str] = (),
         vector: Array | None = None,
         tokens_in: float | Mapping[str, float] | None = None,
-        cached_tokens: float = 0,
+        cached_tokens: float | Mapping[str, float] = 0,
     ) -> Explanation:
         """Return why a prompt goes where it goes: its region, the validation prompts like it, and all candidates.
 
@@ -633,3 +634,12 @@ def _sent(tokens_in: float | Mapping[str, float], pool: Pool) -> Array:
         raise InvalidDataError(f"tokens_in has no count for {missing[0]!r}; give one for each model of the pool.")
     counts = [tokens_in[model] for model in pool.models]
     return check_counts(counts, len(counts), "tokens_in")[None]
+
+
+def _cached(cached_tokens: float | Mapping[str, float], pool: Pool) -> Array:
+    """Return the cached tokens of one call as given, checked: (1,), or by model (1, m)."""
+    if not isinstance(cached_tokens, Mapping):
+        return check_count(cached_tokens, "cached_tokens")
+    pool.check_known(list(cached_tokens))
+    counts = [cached_tokens.get(model, 0) for model in pool.models]
+    return check_counts(counts, len(counts), "cached_tokens")[None]

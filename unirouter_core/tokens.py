@@ -123,12 +123,15 @@ def check_counts(given: Any, n: int, what: str) -> Array:
 
 
 def check_cached(cached: Array, tokens: Array) -> Array:
-    """Return the cached tokens (n,), checked to be part of `tokens`, (n,) or (n, m)."""
-    least = tokens if tokens.ndim == 1 else tokens.min(axis=1)
-    if (cached > least).any():
-        row = int(np.argmax(cached > least))
+    """Return the cached tokens, checked to be part of `tokens`; both are (n,), or by model (n, m)."""
+    if tokens.ndim == cached.ndim:
+        most = tokens
+    else:
+        most = tokens.min(axis=1) if tokens.ndim == 2 else np.repeat(tokens[:, None], cached.shape[1], axis=1)
+    if (cached > most).any():
+        where = np.unravel_index(np.argmax(cached > most), cached.shape)
         raise InvalidDataError(
-            f"cached_tokens={cached[row]:g} are part of tokens_in={least[row]:g} and cannot be more; give tokens_in, "
-            "the tokens of all that will be sent."
+            f"cached_tokens={cached[where]:g} are part of tokens_in={most[where]:g} and cannot be more; give "
+            "tokens_in, the tokens of all that will be sent."
         )
     return cached

@@ -22,8 +22,9 @@ from unirouter_core.router import UniRouter
 from unirouter_plugins.commands import tables
 from unirouter_plugins.commands.calls import ask, prices
 from unirouter_plugins.commands.explained import show_grounds
+from unirouter_plugins.commands.onboard import onboard
 from unirouter_plugins.commands.options import Data, Json, MaybeRouter, emit, load, named, split
-from unirouter_plugins.commands.pool import fit, list_models, onboard, retire
+from unirouter_plugins.commands.pool import fit, list_models, retire
 from unirouter_plugins.commands.progress import each, working
 from unirouter_plugins.commands.prompts import asked_prompt, read_prompts
 

@@ -211,7 +211,7 @@ def test_a_router_that_does_not_exist_is_an_offer_to_make_one(made, tmp_path):
 def test_onboard_asks_for_what_is_missing(made):
     router = made / "my.router"
 
-    assert "--recorded" in refusal("onboard", router, "clerk")
+    assert "--recorded" in refusal("onboard", router)
     assert "--all" in refusal("onboard", router, "--recorded", made / "recorded.jsonl")
     assert "one of the two" in refusal("onboard", router, "clerk", "--all", "--recorded", made / "recorded.jsonl")
 

@@ -19,7 +19,7 @@ MaybeRouter = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 NoTexts = Annotated[
     bool,
-    typer.Option("--no-texts", help="Keep only digests of the prompts that models are measured on, not their text."),
+    typer.Option("--no-text", "--no-texts", help="Keep only digests of prompts and answers, not their text."),
 ]
 Data = Annotated[
     Path | None,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from unirouter_plugins.measuring.bill import Bill
+
 CANDIDATES_SHOWN = 5
 """Of a ranking, unless it is to be explained."""
 
@@ -112,19 +114,24 @@ def profile_row(profile: ModelProfile) -> dict[str, Any]:
     return {
         "model": profile.model,
         "error": profile.error,
-        "stderr": _stderr(profile),
+        "stderr": stderr_of(profile),
         "n": profile.n,
-        "usd_per_1000": 1000 * float(np.nanmean(profile.usd)),
+        "usd_per_1000": 1000 * mean_usd(profile),
         "prices": None if profile.prices is None else asdict(profile.prices),
         "capabilities": asdict(profile.capabilities),
         "provenance": dict(profile.provenance),
     }
 
 
-def _stderr(profile: ModelProfile) -> float:
+def stderr_of(profile: ModelProfile) -> float:
     """Return the standard error of the overall error, with one right and one wrong answer more: all right is not 0."""
     errors = np.append(profile.errors[~np.isnan(profile.errors)], [0.0, 1.0])
     return float(errors.std() / np.sqrt(len(errors)))
+
+
+def mean_usd(profile: ModelProfile) -> float:
+    """Return the mean USD of the validation answers."""
+    return float(np.nanmean(profile.usd))
 
 
 def show_models(profiles: Sequence[ModelProfile], title: str) -> None:
@@ -139,9 +146,9 @@ def show_models(profiles: Sequence[ModelProfile], title: str) -> None:
     columns = {
         "model": [profile.model for profile in profiles],
         ">error": [f"{profile.error:.3f}" for profile in profiles],
-        "± stderr": [f"± {_stderr(profile):.3f}" for profile in profiles],
+        "± stderr": [f"± {stderr_of(profile):.3f}" for profile in profiles],
         ">answers": [f"{profile.n:,}" for profile in profiles],
-        USD_PER_1000: [usd(1000 * float(np.nanmean(profile.usd))) for profile in profiles],
+        USD_PER_1000: [usd(1000 * mean_usd(profile)) for profile in profiles],
     }
     columns |= {"dated": dates} if len(set(dates)) > 1 else {}
     columns |= {"lacks": lacking} if any(lacking) else {}
@@ -169,6 +176,41 @@ def show_prices(rows: Sequence[Mapping[str, Any]]) -> None:
     console = open_console()
     console.print(table)
     console.print("USD per million tokens.", style="dim")
+
+
+# --- What onboarding costs --------------------------------------------------------------------------------------------
+
+
+def show_bill(bill: Bill, budget: float | None) -> None:
+    """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
+    items, roles = bill.items, {"measured": "", "reference": "answers first", "judge": "grades"}
+    columns = {
+        "model": [item.model for item in items],
+        "role": [roles[item.role] for item in items],
+        ">calls": [f"{item.calls:,}" for item in items],
+        ">paid\nbefore": [f"{item.paid:,}" for item in items],
+        ">tokens in": [f"{item.tokens_in:,.0f}" for item in items],
+        ">tokens out": [f"{item.tokens_out.low:,.0f} to {item.tokens_out.high:,.0f}" for item in items],
+        ">USD": [f"{usd(item.usd.low)} to {usd(item.usd.high)}" for item in items],
+        ">at most": [usd(item.usd_longest) for item in items],
+    }
+    for name in ("role", ">paid\nbefore"):
+        if not any(cell not in ("", "0") for cell in columns[name]):
+            del columns[name]
+    console = open_console()
+    console.print(_fitting(console, columns, (">tokens in", ">tokens out", ">at most")))
+    whole = f"{usd(bill.usd.low)} to {usd(bill.usd.high)}"
+    limits = " or ".join(f"{n:,}" for n in sorted({item.max_tokens for item in bill.items}))
+    most = f"{usd(bill.usd_longest)} at most, with every answer at its limit of {limits} tokens"
+    console.print(f"{bill.calls:,} calls, {whole} expected; {most}.", style="bold")
+    if bill.is_assumed:
+        console.print("How long answers will be is assumed, as no model of the pool tells yet.", style="dim")
+    sources = sorted({f"{item.model}: {item.price_source}" for item in bill.items})
+    console.print(f"Prices from {'; '.join(sources)}.", style="dim")
+    if budget is not None:
+        console.print(
+            f"No more than {usd(budget)} will be spent, even when every call is made again and billed.", style="dim"
+        )
 
 
 # --- Decisions --------------------------------------------------------------------------------------------------------

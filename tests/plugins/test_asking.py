@@ -1,0 +1,345 @@
+"""One call: its budget, its pace and its retries, against a real server on loopback."""
+
+import asyncio
+import math
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.plugins.servers import (
+    KEY,
+    breaks,
+    cuts,
+    fails,
+    hangs,
+    rate_limited,
+    refuses_the_content,
+    refuses_the_key,
+    says,
+    serve_script,
+)
+from unirouter_core import InvalidDataError, Prices
+from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
+from unirouter_plugins.measuring import pacing
+from unirouter_plugins.measuring.asking import Caller, CallFailedError, settings_of
+from unirouter_plugins.measuring.budget import Budget, OverBudgetError
+from unirouter_plugins.measuring.pacing import Gate, together
+from unirouter_plugins.providers.door import open_litellm
+from unirouter_plugins.providers.members import Member, MissingKeyError, Votes
+from unirouter_plugins.providers.pricing import TABLE, Quote
+
+pytestmark = [
+    # pydantic, of a class of LiteLLM's own, when it is first used
+    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
+    # LiteLLM's client takes the loop's sockets with it
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
+
+CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+PRICES = Prices(1000, 2000)  # so that tokens are tenths of cents
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Pauses that nobody asked for are short, so that tests are."""
+    monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.01)
+    monkeypatch.setenv("LOOPBACK", KEY)
+
+
+@pytest.fixture
+def scripted_server():
+    with serve_script() as server:
+        yield server
+
+
+@pytest.fixture
+async def ask(scripted_server):
+    """Ask the model of the scripted server that does as told; returns the reply or what failed, and the budget."""
+
+    async def asked(reply, budget=None, **how):
+        scripted_server.script["m"] = reply
+        caller = made(scripted_server.url, budget := budget or Budget(), **how)
+        async with budget.hold() as hold:
+            try:
+                return await caller(CHAT, caller.tokens(CHAT), hold), budget, caller
+            except CallFailedError as failed:
+                return failed, budget, caller
+
+    yield asked
+    await open_litellm().close_litellm_async_clients()
+
+
+def made(url, budget, *, max_tokens=100, timeout=10.0, concurrency=4, **fields):
+    member = Member("m", "openai/m", api_base=url, api_key_env="LOOPBACK", **fields)
+    counter = TokenCounter(BY_CHARACTERS)
+    how = {"max_tokens": max_tokens, "counter": counter, "budget": budget, "concurrency": concurrency}
+    return Caller(member, Quote(PRICES, TABLE), timeout=timeout, **how)
+
+
+# --- One call ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_reply_has_the_text_the_tokens_and_the_usd(ask):
+    reply, budget, _ = await ask(says("It is Paris."))
+    assert (reply.text, reply.finish, reply.refused) == ("It is Paris.", "stop", False)
+    assert (reply.usage.tokens_in, reply.usage.tokens_out) == (6, 3)
+    assert reply.usd == pytest.approx((6 * 1000 + 3 * 2000) / 1e6) == budget.spent
+
+
+async def test_reasoning_tokens_are_paid_for(ask):
+    reply, _, _ = await ask(says("Paris.", reasoning=50))
+    assert (reply.usage.tokens_out, reply.usage.reasoning_tokens) == (51, 50)
+    assert reply.usd == pytest.approx((6 * 1000 + 51 * 2000) / 1e6)
+
+
+async def test_the_member_s_own_limit_wins_over_the_measurement_s(ask, scripted_server):
+    await ask(says(), max_tokens=77)
+    await ask(says(), max_tokens=77, settings={"max_tokens": 33})
+    assert [seen.body["max_tokens"] for seen in scripted_server.seen] == [77, 33]
+
+
+@pytest.mark.parametrize("reply", [says("I'm sorry, but I can't help with that."), refuses_the_content()])
+async def test_declining_is_a_refusal_and_no_failure(ask, reply):
+    answered, _, _ = await ask(reply)
+    assert answered.refused
+
+
+async def test_a_failure_that_may_pass_is_asked_again(ask, scripted_server):
+    reply, _, _ = await ask([breaks(), cuts, says("Paris.")])
+    assert reply.text == "Paris."
+    assert len(scripted_server.seen) == 3
+
+
+async def test_litellm_retries_nothing_behind_our_back(ask, scripted_server):
+    failed, _, _ = await ask(breaks())
+    assert isinstance(failed, CallFailedError)
+    assert len(scripted_server.seen) == pacing.ATTEMPTS
+
+
+async def test_a_failure_that_stays_is_not_asked_again(ask, scripted_server):
+    failed, budget, _ = await ask(fails(404, "The model does not exist.", code="model_not_found"))
+    assert failed.kind == "NotFoundError"
+    assert (len(scripted_server.seen), budget.spent) == (1, 0)
+
+
+async def test_a_quota_that_is_used_up_is_not_asked_again(ask, scripted_server):
+    message = "You exceeded your current quota."
+    failed, _, _ = await ask(fails(429, message, code="insufficient_quota", kind="insufficient_quota"))
+    assert failed.kind == "RateLimitError"
+    assert len(scripted_server.seen) == 1
+
+
+async def test_a_provider_that_asks_to_wait_for_an_hour_is_not_asked_again(ask, scripted_server):
+    await ask(rate_limited(3600))
+    assert len(scripted_server.seen) == 1
+
+
+async def test_a_failure_s_message_has_no_key_in_it_nor_has_what_stands_behind_it(ask):
+    failed, _, _ = await ask(refuses_the_key())
+    assert "[key]" in str(failed)
+    seen = set()
+    while failed is not None and failed not in seen:
+        seen.add(failed)
+        assert KEY not in repr(failed) + str(vars(failed))
+        failed = failed.__cause__ or failed.__context__
+
+
+async def test_a_key_that_is_not_set_is_said_before_anything_is_asked(ask, scripted_server, monkeypatch):
+    monkeypatch.delenv("LOOPBACK")
+    with pytest.raises(MissingKeyError, match="LOOPBACK, which is not set"):
+        await ask(says())
+    assert not scripted_server.seen
+
+
+# --- The budget -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "attempts", "how"),
+    [
+        (breaks(), pacing.ATTEMPTS, {}),
+        (cuts, pacing.ATTEMPTS, {}),
+        (hangs, pacing.ATTEMPTS, {"timeout": 0.2}),
+        (says("Paris.", usage=False), 1, {}),
+    ],
+)
+async def test_a_bill_that_is_not_known_counts_at_its_worst(ask, reply, attempts, how):
+    _, budget, caller = await ask(reply, **how)
+    assert budget.spent == pytest.approx(attempts * caller.worst(caller.tokens(CHAT)))
+
+
+@pytest.mark.parametrize("reply", [rate_limited(0), refuses_the_key(), fails(404, "No such model.")])
+async def test_a_call_that_was_turned_away_costs_nothing(ask, reply):
+    failed, budget, _ = await ask(reply)
+    assert isinstance(failed, CallFailedError)
+    assert budget.spent == 0
+
+
+async def test_every_attempt_needs_its_worst_in_the_budget(ask, scripted_server):
+    worst = made("http://127.0.0.1:1", Budget()).worst(made("http://127.0.0.1:1", Budget()).tokens(CHAT))
+    with pytest.raises(OverBudgetError, match="larger budget"):
+        await ask(breaks(), Budget(2.5 * worst))
+    assert len(scripted_server.seen) == 2
+
+
+async def test_the_worst_grows_with_what_calls_are_seen_to_take(ask):
+    _, _, caller = await ask(says("Paris.", reasoning=500), max_tokens=10)
+    assert caller.worst(0) >= 501 * PRICES.output / 1e6
+
+
+def test_votes_count_as_many_times_as_there_are_samples():
+    one, five = (made("http://127.0.0.1:1", Budget(), votes=votes) for votes in (None, Votes(5, "text")))
+    assert five.worst(five.tokens(CHAT)) == pytest.approx(5 * one.worst(one.tokens(CHAT)))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=40), st.floats(0, 5), st.integers(1, 8))
+def test_a_budget_is_never_overspent_whoever_asks_at_once(calls, usd, concurrency):
+    budget, refused = Budget(usd), []
+
+    async def work(left):
+        for worst, part in left:
+            try:
+                async with budget.hold() as hold:
+                    await hold.ensure(worst)
+                    await asyncio.sleep(0)
+                    hold.spend(worst, usd=worst * part)
+            except OverBudgetError:
+                refused.append(worst)
+
+    async def all_at_once():
+        left = iter(calls)
+        await asyncio.wait_for(together(work(left) for _ in range(concurrency)), 10)
+
+    asyncio.run(all_at_once())
+    assert budget.spent <= usd + 1e-6
+    assert all(worst + budget.spent > usd * (1 - 1e-6) or worst > usd - budget.spent for worst in refused) or refused
+    if not refused:
+        assert budget.spent == pytest.approx(sum(worst * part for worst, part in calls))
+
+
+async def test_a_task_waits_for_what_others_may_give_back():
+    budget = Budget(1.0)
+    async with budget.hold() as first, budget.hold() as second:
+        await first.ensure(0.8)
+        waiting = asyncio.ensure_future(second.ensure(0.8))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        first.spend(0.8, usd=0.1)
+        await waiting
+        assert second.left == 0.8
+
+
+async def test_two_tasks_that_need_more_do_not_wait_for_each_other():
+    budget = Budget(1.0)
+
+    async def needs_more():
+        async with budget.hold() as hold:
+            await hold.ensure(0.5)
+            await asyncio.sleep(0)
+            await hold.ensure(0.9)
+            hold.spend(0.9, usd=0.05)
+
+    await asyncio.wait_for(together(needs_more() for _ in range(2)), 10)
+    assert budget.spent == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("usd", [-1, math.nan, math.inf])
+def test_a_budget_that_is_no_amount_is_refused(usd):
+    with pytest.raises(InvalidDataError, match="finite number of USD"):
+        Budget(usd)
+
+
+# --- The pace ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pause_that_one_call_was_asked_for_holds_for_all():
+    gate, began = Gate(4), time.monotonic()
+    gate.pause(0.2)
+
+    async def passed():
+        async with gate.passage():
+            return time.monotonic() - began
+
+    assert min(await together(passed() for _ in range(3))) >= 0.2
+
+
+async def test_after_a_pause_half_as_many_are_asked_at_once_and_then_more_again():
+    gate, inside, most = Gate(8), 0, []
+
+    async def passes():
+        nonlocal inside
+        async with gate.passage():
+            inside += 1
+            most.append(inside)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    gate.pause(0.01)
+    await together(passes() for _ in range(8))
+    assert max(most[:4]) <= 4
+    await together(passes() for _ in range(100))
+    most.clear()
+    await together(passes() for _ in range(8))
+    assert max(most) == 8
+
+
+async def test_retry_after_is_kept_to_by_all_calls(ask, scripted_server):
+    scripted_server.script["m"] = [rate_limited(0.4), says("Paris.")]
+    budget = Budget()
+    caller = made(scripted_server.url, budget)
+
+    async def asked():
+        async with budget.hold() as hold:
+            return await caller(CHAT, caller.tokens(CHAT), hold)
+
+    assert (await asked()).text == "Paris."
+    first, second = (seen.time for seen in scripted_server.seen)
+    assert second - first >= 0.4
+
+
+async def test_a_provider_that_takes_two_at_once_is_in_the_end_asked_by_all():
+    """Eight tasks, forty calls, six attempts each: none fails for want of patience."""
+    gate, inside, failed = Gate(8), 0, []
+    litellm = open_litellm()
+
+    async def call():
+        nonlocal inside
+        async with gate.passage():
+            inside += 1
+            try:
+                await asyncio.sleep(0.01)
+                if inside > 2:
+                    raise litellm.RateLimitError("slow down", "openai", "m")
+            finally:
+                inside -= 1
+
+    async def work(left):
+        for _ in left:
+            try:
+                await pacing.with_retries(call, gate)
+            except litellm.RateLimitError as refused:
+                failed.append(refused)
+
+    left = iter(range(40))
+    await together(work(left) for _ in range(8))
+    assert len(failed) <= 4
+
+
+# --- Settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_where_a_model_is_served_does_not_change_what_its_answers_are_kept_under():
+    here, there = (Member("m", "openai/m", api_base=f"http://127.0.0.1:{port}") for port in (1, 2))
+    assert settings_of(here, 100) == settings_of(there, 100) == {"model": "openai/m", "max_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"settings": {"temperature": 0.5}}, {"system": "Be brief."}, {"model": "openai/n"}]
+)
+def test_what_shapes_answers_changes_what_they_are_kept_under(changed):
+    plain = {"name": "m", "model": "openai/m"}
+    assert settings_of(Member(**plain), 100) != settings_of(Member(**(plain | changed)), 100)
+    assert settings_of(Member(**plain), 100) != settings_of(Member(**plain), 200)

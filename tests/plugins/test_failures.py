@@ -1,0 +1,373 @@
+"""What LiteLLM's failures mean, that none of them shows a key, and who is asked after them."""
+
+import asyncio
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.plugins.servers import (
+    KEY,
+    breaks,
+    cuts,
+    hangs,
+    overflows,
+    rate_limited,
+    refuses_the_content,
+    refuses_the_key,
+    serve_script,
+)
+from unirouter_plugins.providers.door import open_litellm
+from unirouter_plugins.providers.failures import (
+    described,
+    is_overflow,
+    is_passing,
+    lacks_key,
+    may_be_billed,
+    passes_on,
+    redacted,
+    retry_after,
+    unwrapped,
+)
+from unirouter_plugins.providers.fallback import Attempts
+from unirouter_plugins.providers.members import MissingKeyError
+
+pytestmark = [
+    # pydantic, of a class of LiteLLM's own, when it is first used
+    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
+    # LiteLLM keeps connections of event loops that are over
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
+
+PROMPT = "What is 14 plus 37?"
+ASKED = {"messages": [{"role": "user", "content": PROMPT}], "num_retries": 0, "max_retries": 0}
+PASSED_ON = "passed on"
+PASSING = "passing"
+BILLED = "may be billed"
+
+# What each means: whether another model may answer, whether the same may later, whether it may have been paid for.
+MEANINGS = {
+    "RateLimitError": {PASSED_ON, PASSING},
+    "APIConnectionError": {PASSED_ON, PASSING, BILLED},
+    "InternalServerError": {PASSED_ON, PASSING, BILLED},
+    "ServiceUnavailableError": {PASSED_ON, PASSING, BILLED},
+    "BadGatewayError": {PASSED_ON, PASSING, BILLED},
+    "Timeout": {PASSED_ON, PASSING, BILLED},
+    "NotFoundError": {PASSED_ON},
+    "AuthenticationError": {PASSED_ON},
+    "PermissionDeniedError": {PASSED_ON},
+    "ContextWindowExceededError": {PASSED_ON},
+    "ContentPolicyViolationError": set(),
+    "BadRequestError": set(),
+    "UnsupportedParamsError": set(),
+    "UnprocessableEntityError": set(),
+}
+
+
+def failure(kind, said="planted", **more):
+    """An exception of LiteLLM's."""
+    response = httpx.Response(400, request=httpx.Request("POST", "http://127.0.0.1"))
+    more = {"response": response} if kind in ("PermissionDeniedError", "UnprocessableEntityError") else more
+    return getattr(open_litellm().exceptions, kind)(message=said, llm_provider="openai", model="model", **more)
+
+
+def broken_stream(cause, *, begun):
+    """What LiteLLM makes of a failure of a stream."""
+    kind = open_litellm().exceptions.MidStreamFallbackError
+    return kind("broken", "model", "openai", original_exception=cause, is_pre_first_chunk=not begun)
+
+
+def caught(**asked):
+    with pytest.raises(Exception, match=r"\S") as failed:
+        open_litellm().completion(**{**ASKED, **asked})
+    return failed.value
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve_script() as scripted:
+        yield scripted
+
+
+def failed_at(server, reply, **more):
+    """What LiteLLM raises when a real server replies so."""
+    server.script["told"] = [reply]
+    return caught(model="openai/told", api_base=server.url, api_key=KEY, **more)
+
+
+# --- Meanings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MEANINGS)
+def test_each_failure_means_what_the_table_says(kind):
+    failed = failure(kind)
+    means = {PASSED_ON: passes_on(failed), PASSING: is_passing(failed), BILLED: may_be_billed(failed)}
+    assert {name for name, is_so in means.items() if is_so} == MEANINGS[kind]
+    assert is_overflow(failed) == (kind == "ContextWindowExceededError")
+
+
+@pytest.mark.parametrize(
+    "kind", ["RateLimitError", "InternalServerError", "ContextWindowExceededError", "ContentPolicyViolationError"]
+)
+def test_the_classes_are_those_that_litellm_s_mock_raises(kind):
+    failed = caught(model="openai/gpt-4.1-nano", mock_response=f"litellm.{kind}")
+    assert type(failed) is getattr(open_litellm().exceptions, kind)
+    assert passes_on(failed) == (PASSED_ON in MEANINGS[kind])
+
+
+@pytest.mark.parametrize(
+    ("reply", "means"),
+    [
+        (rate_limited(), {PASSED_ON, PASSING}),
+        (breaks(500), {PASSED_ON, PASSING, BILLED}),
+        (breaks(503), {PASSED_ON, PASSING, BILLED}),
+        (cuts, {PASSED_ON, PASSING, BILLED}),
+        (hangs, {PASSED_ON, PASSING, BILLED}),
+        (overflows(), {PASSED_ON}),
+        (refuses_the_key(), {PASSED_ON}),
+        (refuses_the_content(), set()),
+    ],
+    ids=["429", "500", "503", "cut", "no answer", "too long", "wrong key", "filtered"],
+)
+def test_a_real_server_s_failure_means_the_same(server, reply, means):
+    failed = failed_at(server, reply, timeout=0.5)
+    found = {PASSED_ON: passes_on(failed), PASSING: is_passing(failed), BILLED: may_be_billed(failed)}
+    assert {name for name, is_so in found.items() if is_so} == means
+
+
+def test_a_content_filter_is_passed_on_when_it_is_asked_for():
+    refused = failure("ContentPolicyViolationError")
+    assert not passes_on(refused)
+    assert passes_on(refused, content_policy=True)
+    assert not passes_on(failure("BadRequestError"), content_policy=True)
+
+
+@pytest.mark.parametrize(
+    "failed", [KeyboardInterrupt(), asyncio.CancelledError(), TypeError("x"), ValueError("x"), RuntimeError("x")]
+)
+def test_what_is_no_failure_of_a_model_is_never_passed_on(failed):
+    assert not passes_on(failed, content_policy=True)
+    assert not is_passing(failed)
+    assert not may_be_billed(failed)
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4.1-nano", "anthropic/claude-sonnet-4-5"])
+def test_a_key_that_is_not_set_is_passed_on_and_not_asked_again(monkeypatch, model):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    failed = caught(model=model)
+    assert passes_on(failed)
+    assert not is_passing(failed)
+    assert not may_be_billed(failed)
+    assert lacks_key(failed) or isinstance(failed, open_litellm().AuthenticationError)
+
+
+def test_a_key_of_the_table_that_is_not_set_is_passed_on():
+    assert passes_on(MissingKeyError("'home' takes its key from HOME_KEY, which is not set."))
+    assert not is_passing(MissingKeyError("'home' takes its key from HOME_KEY, which is not set."))
+
+
+def test_a_stream_that_had_not_begun_means_what_made_it_fail():
+    limited = failure("RateLimitError")
+    wrapped = broken_stream(limited, begun=False)
+    assert unwrapped(wrapped) is limited
+    assert passes_on(wrapped)
+    assert is_passing(wrapped)
+    assert not may_be_billed(wrapped)
+    assert described(wrapped) == described(limited)
+
+
+def test_a_stream_that_had_begun_was_paid_for():
+    wrapped = broken_stream(failure("RateLimitError"), begun=True)
+    assert unwrapped(wrapped) is wrapped
+    assert may_be_billed(wrapped)
+    assert unwrapped(plain := ValueError("x")) is plain
+
+
+# --- Waiting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("said", "seconds"), [(7, 7.0), (0.5, 0.5), (0, 0.0), (None, None)])
+def test_the_wait_that_a_provider_asks_for_is_known(server, said, seconds):
+    assert retry_after(failed_at(server, rate_limited(retry_after=said))) == seconds
+
+
+@pytest.mark.parametrize("said", ["soon", "", "-1", "inf", "nan", "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_a_wait_that_is_no_number_of_seconds_is_none(server, said):
+    assert retry_after(failed_at(server, rate_limited(retry_after=said))) is None
+
+
+def test_a_failure_without_headers_asks_for_no_wait():
+    assert retry_after(failure("RateLimitError")) is None
+    assert retry_after(ValueError("x")) is None
+
+
+def test_the_wait_of_a_stream_that_had_not_begun_is_known(server):
+    limited = failed_at(server, rate_limited(retry_after=7))
+    assert retry_after(broken_stream(limited, begun=False)) == 7
+
+
+# --- Words ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_one_line_that_begins_with_its_class():
+    assert described(failure("Timeout", "first\n  second")).startswith("Timeout: ")
+    assert "\n" not in described(failure("Timeout", "first\n  second"))
+    assert described(ValueError("x")) == "ValueError: x"
+
+
+def test_a_key_that_the_provider_echoes_is_not_shown(server, monkeypatch):
+    failed = failed_at(server, refuses_the_key())
+    assert KEY in str(failed)
+    assert KEY not in described(failed)
+    monkeypatch.setenv("HOME_KEY", "planted without a shape")
+    assert described(ValueError("No planted without a shape!")) == "ValueError: No [key]!"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-proj-abcdefgh1234",
+        "sk-ant-api03-abcdefgh",
+        "gsk_abcdefgh1234",
+        "AIzaSyA1234567890abcdefghijk",
+        "hf_abcdefgh12",
+    ],
+)
+@pytest.mark.parametrize(
+    "around", ["{}", "key={}.", "Incorrect key provided: {}. See", '{{"Authorization": "Bearer {}"}}']
+)
+def test_what_looks_like_a_key_is_not_shown(key, around):
+    said = redacted(around.format(key))
+    assert key[4:] not in said
+    assert "[key]" in said
+
+
+@given(st.text(alphabet="abcdefgh-_. 123", min_size=6, max_size=30), st.text(max_size=20), st.text(max_size=20))
+def test_a_secret_that_is_named_is_never_shown(secret, before, after):
+    assert secret not in redacted(before + secret + after, [secret]) or secret in "[key]"
+
+
+@pytest.mark.parametrize("harmless", ["Rate limit reached.", "risk-assessment-of-things", "model openai/gpt-4.1-nano"])
+def test_plain_words_are_left_as_they_are(harmless):
+    assert redacted(harmless) == harmless
+
+
+# --- Who is next ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decision(asked_router):
+    """A decision over the four models of the world."""
+    return asked_router.route(PROMPT)
+
+
+def ranked(decision):
+    return [candidate.model for candidate in decision.ranking]
+
+
+def test_models_are_tried_in_the_order_of_the_ranking(decision):
+    attempts, tried = Attempts(decision), []
+    with pytest.raises(open_litellm().RateLimitError):
+        while True:
+            tried.append(attempts.model)
+            assert attempts.is_last == (len(tried) == 4)
+            attempts.note(failure("RateLimitError"))
+    assert tried == ranked(decision)
+    assert list(attempts.failures) == tried
+
+
+def test_an_excluded_model_is_not_tried(asked_router):
+    decision = asked_router.route(PROMPT, models=["poet", "sage"])
+    attempts = Attempts(decision)
+    attempts.note(failure("Timeout"))
+    assert {decision.model, attempts.model} == {"poet", "sage"}
+    assert attempts.is_last
+
+
+def test_when_all_fail_the_first_failure_is_raised_with_what_became_of_the_others(decision):
+    attempts, (first, *others) = Attempts(decision), ranked(decision)
+    failures = {model: failure("RateLimitError", f"{model} is busy, sk-planted123") for model in ranked(decision)}
+    with pytest.raises(open_litellm().RateLimitError, match=f"{first} is busy") as raised:
+        while True:
+            attempts.note(failures[attempts.model])
+    assert raised.value is failures[first]
+    assert [note.split(":")[0] for note in raised.value.__notes__] == [f"Then {other} was tried" for other in others]
+    assert "planted123" not in "".join(raised.value.__notes__)
+
+
+def test_a_failure_that_no_other_model_may_mend_is_raised_at_once_as_it_is(decision):
+    attempts, refused = Attempts(decision), failure("BadRequestError")
+    attempts.note(failure("Timeout"))
+    with pytest.raises(open_litellm().BadRequestError) as raised:
+        attempts.note(refused)
+    assert raised.value is refused
+    assert not hasattr(refused, "__notes__")
+
+
+def test_a_content_filter_goes_to_the_next_model_when_the_user_wants_it(decision):
+    attempts = Attempts(decision, content_policy=True)
+    attempts.note(failure("ContentPolicyViolationError"))
+    assert attempts.model == ranked(decision)[1]
+    with pytest.raises(open_litellm().ContentPolicyViolationError):
+        Attempts(decision).note(failure("ContentPolicyViolationError"))
+
+
+def test_a_prompt_too_long_goes_only_to_larger_windows(decision):
+    first, second, third, fourth = ranked(decision)
+    attempts = Attempts(decision, {first: 8_000, second: 4_000, third: None, fourth: 128_000})
+    attempts.note(failure("ContextWindowExceededError"))
+    assert attempts.model == third  # a window that is not known may be larger
+    attempts.note(failure("RateLimitError"))
+    assert attempts.model == fourth
+    assert attempts.is_last
+
+
+def test_a_prompt_too_long_for_all_is_the_first_one_s_failure(decision):
+    attempts = Attempts(decision, dict.fromkeys(ranked(decision), 8_000))
+    with pytest.raises(open_litellm().ContextWindowExceededError):
+        attempts.note(failure("ContextWindowExceededError"))
+
+
+@given(st.lists(st.sampled_from([k for k, means in MEANINGS.items() if PASSED_ON in means]), min_size=4, max_size=4))
+def test_whatever_the_failures_each_model_is_tried_once_at_most_in_order(decision, kinds):
+    attempts, tried = Attempts(decision, dict(zip(ranked(decision), (4, 8, 2, 16), strict=True))), []
+    with pytest.raises(open_litellm().exceptions.OpenAIError) as raised:
+        for kind in kinds:
+            tried.append(attempts.model)
+            attempts.note(failure(kind))
+    assert tried == [model for model in ranked(decision) if model in tried]
+    assert type(raised.value).__name__ == kinds[0]
+
+
+def test_a_stream_that_never_began_is_raised_as_what_made_it_fail(decision):
+    attempts, limited = Attempts(decision), failure("RateLimitError")
+    with pytest.raises(open_litellm().RateLimitError) as raised:
+        while True:
+            attempts.note(
+                broken_stream(limited if attempts.model == decision.model else failure("Timeout"), begun=False)
+            )
+    assert raised.value is limited
+
+
+async def test_a_cancelled_call_is_not_passed_on(decision):
+    attempts, begun = Attempts(decision), asyncio.Event()
+
+    async def call():
+        while True:
+            try:
+                begun.set()
+                await asyncio.Event().wait()
+            except Exception as failed:
+                attempts.note(failed)
+
+    task = asyncio.create_task(call())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert attempts.failures == {}
+    with pytest.raises(asyncio.CancelledError):
+        attempts.note(asyncio.CancelledError())

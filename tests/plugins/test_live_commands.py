@@ -1,0 +1,241 @@
+"""The commands that call models, against a scripted server on loopback: onboard, ask, prices."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import is_sum
+from tests.plugins.servers import breaks, rate_limited, refuses_the_key, says, scripted_server  # noqa: F401 - a fixture
+from tests.plugins.test_cli import output, refusal, run
+from unirouter_core import UniRouter
+
+KEY = "sk-test-4f9a1b7c22"
+QUESTIONS = 60
+
+
+def right(prompt):
+    """What is right: the sum, or a poem."""
+    if not is_sum(prompt):
+        return "Drops fall.\n" * 3
+    return str(sum(int(word) for word in prompt.rstrip("?").split() if word.isdigit()))
+
+
+def wrong_on_sums(prompt):
+    return "12" if is_sum(prompt) else right(prompt)
+
+
+@pytest.fixture
+def place(world, asked_router, scripted_server, tmp_path, monkeypatch):  # noqa: F811
+    """A folder with a router that holds four recorded models, a pool.toml of two new ones, and questions."""
+    monkeypatch.setenv("TEST_KEY", KEY)
+    asked_router.save(tmp_path / "my.router")
+    prompts = [prompt for prompt in world.prompts[160:] if is_sum(prompt)][:30]
+    prompts += [prompt for prompt in world.prompts[160:] if not is_sum(prompt)][:30]
+    lines = [
+        {"prompt": p, "reference": right(p), "grader": "number"}
+        if is_sum(p)
+        else {"prompt": p, "grader": {"grader": "regex", "pattern": "Drops"}}
+        for p in prompts
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    entry = '[models.{0}]\nmodel = "openai/{0}"\napi_base = "{1}"\napi_key_env = "TEST_KEY"\n'
+    entry += "prices = {{ input = {2}, output = {3} }}\n"
+    table = [
+        entry.format(*row)
+        for row in (("newcomer", scripted_server.url, 0.1, 0.4), ("dear", scripted_server.url, 9, 30))
+    ]
+    (tmp_path / "pool.toml").write_text("".join(table))
+    scripted_server.script = {"newcomer": says(right), "dear": says(wrong_on_sums)}
+    return tmp_path
+
+
+def asked(place, *arguments):
+    return ("onboard", place / "my.router", *arguments, "--validation", place / "questions.jsonl")
+
+
+def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server):  # noqa: F811
+    done = run(*asked(place, "newcomer", "--dry-run"))
+    assert done.exit_code == 0
+    assert f"{QUESTIONS} calls" in done.stdout
+    assert "1,024 tokens" in done.stdout
+    bill = output(*asked(place, "newcomer", "--dry-run"))["bill"]
+    assert 0 < bill["usd"]["low"] <= bill["usd"]["high"] <= bill["usd_longest"] <= bill["usd_worst"]
+    assert scripted_server.seen == []
+    assert "newcomer" not in UniRouter.load(place / "my.router").pool
+
+
+def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scripted_server):  # noqa: F811
+    before = {file.name: file.read_bytes() for file in (place / "my.router" / "pool").iterdir()}
+    done = output(*asked(place, "newcomer"))
+    (one,) = done["onboarded"]
+    assert one["onboarded"]
+    assert one["error"] == 0
+    assert one["asked"] == one["answered"] == QUESTIONS
+    assert done["spent_usd"] > 0
+    after = {file.name: file.read_bytes() for file in (place / "my.router" / "pool").iterdir()}
+    assert after.items() >= before.items()
+    assert set(after) - set(before) == {"newcomer.json"}
+    assert UniRouter.load(place / "my.router").pool["newcomer"].prices.input == 0.1
+    assert len(scripted_server.seen) == QUESTIONS
+
+
+def test_what_became_of_a_model_is_shown(place):
+    done = run(*asked(place, "newcomer", "--yes"))
+    assert done.exit_code == 0, done.stderr
+    assert "newcomer: error 0.000" in done.stdout
+    assert f"{QUESTIONS} of {QUESTIONS} prompts answered" in done.stdout
+    assert "newcomer" in done.stdout.split("answers of this run", 1)[1]  # the verdict
+    assert "evaluations.sqlite" in done.stdout
+
+
+def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):  # noqa: F811
+    output(*asked(place, "newcomer"))
+    again = output(*asked(place, "newcomer", "--replace"))
+    assert again["onboarded"][0]["asked"] == 0
+    assert again["spent_usd"] == again["bill"]["calls"] == 0
+    assert len(scripted_server.seen) == QUESTIONS
+
+
+def test_a_wrong_key_is_one_sentence_before_anything_is_spent(place, scripted_server):  # noqa: F811
+    scripted_server.script["newcomer"] = refuses_the_key()
+    sentence = failure(*asked(place, "newcomer", "--yes"))
+    assert "TEST_KEY" in sentence
+    assert KEY not in sentence
+    assert len(scripted_server.seen) == 1
+
+
+def failure(*arguments):
+    """The sentence of a command that showed its bill and could not go on."""
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_too_many_failures_leave_the_pool_as_it_was(place, scripted_server):  # noqa: F811
+    scripted_server.script["newcomer"] = [says(right), says(right), *[rate_limited(0)] * 1000]
+    done = output(*asked(place, "newcomer"), code=3)
+    assert not done["onboarded"][0]["onboarded"]
+    assert "RateLimitError" in done["onboarded"][0]["reason"]
+    assert "newcomer" not in UniRouter.load(place / "my.router").pool
+
+
+def test_neither_texts_nor_keys_are_kept_where_they_are_not_wanted(place):
+    output(*asked(place, "newcomer", "--no-text"))
+    kept = [file for file in place.rglob("*") if file.is_file() and file.name not in ("questions.jsonl", "pool.toml")]
+    assert {"evaluations.sqlite", "newcomer.json"} <= {file.name for file in kept}
+    new = [file for file in kept if "evaluations" in file.name or file.name == "newcomer.json"]
+    for file in new:
+        assert b"Drops fall" not in file.read_bytes()
+        assert b"Write a poem" not in file.read_bytes()
+    assert not any(KEY.encode() in file.read_bytes() for file in kept)
+
+
+def test_options_of_asking_and_of_a_record_do_not_mix(place, made_record):
+    assert "--budget" in refusal(*asked(place, "newcomer", "--budget", 1, "--recorded", made_record)[:-2])
+    assert "--recorded" in refusal("onboard", place / "my.router", "newcomer", "--price-in", 1)
+    assert "--judge MODEL" in refusal(*asked(place, "newcomer", "--judge-prompt", place / "pool.toml"))
+
+
+@pytest.fixture
+def made_record(tmp_path):
+    (tmp_path / "record.jsonl").write_text('{"prompt": "Hi.", "model": "newcomer", "error": 0, "cost": 1}\n' * 2)
+    return tmp_path / "record.jsonl"
+
+
+def test_ctrl_c_keeps_what_was_answered_and_the_same_command_goes_on(place, scripted_server):  # noqa: F811
+    scripted_server.script["newcomer"] = says(right, latency=0.3)
+    command = [sys.executable, "-m", "unirouter_plugins.cli", *map(str, asked(place, "newcomer", "--concurrency", 4))]
+    process = subprocess.Popen([*command, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(scripted_server.seen) >= 12, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    before = len(scripted_server.seen)
+    scripted_server.script["newcomer"] = says(right)
+    done = output(*asked(place, "newcomer"))
+    assert before - 4 <= QUESTIONS - done["onboarded"][0]["asked"] <= before
+    assert len(scripted_server.seen) <= QUESTIONS + 4
+
+
+def wait_for(happened, process):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_processes_onboarding_at_once_are_both_there_after(place):
+    command = [sys.executable, "-m", "unirouter_plugins.cli", *map(str, asked(place))]
+    both = [
+        subprocess.Popen([*command, model, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
+        for model in ("newcomer", "dear")
+    ]
+    for process in both:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert {"newcomer", "dear", "poet", "sage"} <= set(UniRouter.load(place / "my.router").pool)
+
+
+# --- ask --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(place):
+    """The place with the newcomer and the dear one in the pool, and the recorded ones out of it."""
+    output(*asked(place, "newcomer", "dear"))
+    for model in ("poet", "sage", "tutor", "scholar"):
+        output("retire", place / "my.router", model)
+    return place / "my.router"
+
+
+def test_ask_prints_the_answer_and_then_who_gave_it_and_why(asking):
+    done = run("ask", asking, "What is 14 plus 37?", "--cost-weight", 100)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "51\n"
+    assert "newcomer: expected error" in done.stderr
+    assert "cost $" in done.stderr
+    assert "dear, the dearest, is expected to cost $" in done.stderr
+
+
+def test_ask_in_json_has_the_answer_and_the_record(asking):
+    done = output("ask", asking, "What is 14 plus 37?", "--cost-weight", 100)
+    assert done["answer"] == "51"
+    assert done["model"] == "newcomer"
+    assert done["usd"] > 0
+    assert done["dearest"]["model"] == "dear"
+
+
+def test_ask_names_the_models_that_failed(asking, scripted_server):  # noqa: F811
+    scripted_server.script["newcomer"] = breaks(500)
+    done = run("ask", asking, "Write a poem of 3 lines about the rain.")
+    assert done.stdout.startswith("Drops fall.")
+    assert "newcomer failed before it: InternalServerError" in done.stderr
+
+
+# --- prices -----------------------------------------------------------------------------------------------------------
+
+
+def test_prices_say_where_they_come_from_and_refresh_the_router(asking, place):
+    table = place / "pool.toml"
+    rows = {row["model"]: row for row in output("prices", asking)["models"]}
+    assert rows["newcomer"]["source"] == "pool.toml"
+    table.write_text(table.read_text().replace("input = 0.1, output = 0.4", "input = 0.2, output = 0.8"))
+    before = UniRouter.load(asking).route("What is 14 plus 37?", models=["newcomer"]).cost
+    done = output("prices", asking, "--refresh")
+    assert done["refreshed"] == ["newcomer"]
+    after = UniRouter.load(asking).route("What is 14 plus 37?", models=["newcomer"]).cost
+    assert after == pytest.approx(2 * before)
+    table.unlink()
+    rows = {row["model"]: row for row in output("prices", asking)["models"]}
+    assert rows["newcomer"]["source"].startswith("measured 2")
+    assert "newcomer" in run("prices", asking).stdout

@@ -1,0 +1,190 @@
+"""Whose price counts, what a call cost by its usage, and that what nobody knows is never $0."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from unirouter_core import Capabilities, Prices, UnknownPriceError
+from unirouter_plugins.providers.door import open_litellm
+from unirouter_plugins.providers.members import Member
+from unirouter_plugins.providers.pricing import (
+    LITELLM,
+    PROFILE,
+    TABLE,
+    Quote,
+    Usage,
+    capabilities,
+    listed_prices,
+    quote,
+    require_quote,
+    usage_of,
+    usd_of,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")  # pydantic, of LiteLLM's own
+
+NANO = "openai/gpt-4.1-nano"
+LISTED = Prices(input=0.1, output=0.4, cached_input=0.025)  # of NANO, in LiteLLM's map
+OWN = Prices(input=2.0, output=8.0)
+
+
+@pytest.fixture
+def litellm():
+    """LiteLLM, its map of prices as it was before when the test is over."""
+    module = open_litellm()
+    before = dict(module.model_cost)
+    yield module
+    module.model_cost.clear()
+    module.model_cost.update(before)
+    module.utils._invalidate_model_cost_lowercase_map()
+
+
+@pytest.fixture
+def profile(asked_router):
+    """The profile of a model that was onboarded at $5 and $20."""
+    return asked_router.pool["sage"]
+
+
+def response(**usage):
+    """LiteLLM's response with this usage."""
+    litellm = open_litellm()
+    return litellm.ModelResponse(usage=litellm.Usage(**usage) if usage else None)
+
+
+# --- Whose price ------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_s_price_counts_before_the_profile_s_and_that_before_litellm_s(profile):
+    unpriced = dataclasses.replace(profile, prices=None)
+    assert quote(Member("a", NANO, prices=OWN), profile) == Quote(OWN, TABLE)
+    assert quote(Member("a", NANO), profile) == Quote(profile.prices, PROFILE)
+    assert quote(Member("a", NANO), unpriced) == quote(Member("a", NANO)) == Quote(LISTED, LITELLM)
+    assert quote(Member("a", "nobody/knows"), unpriced) is None
+
+
+def test_a_price_of_zero_is_a_price_where_the_user_gives_it():
+    assert quote(Member("a", "nobody/knows", prices=Prices(0, 0))) == Quote(Prices(0, 0), TABLE)
+
+
+@pytest.mark.parametrize("model", ["ollama/llama3", "nobody/knows", "unirouter/a@12345678", ""])
+def test_two_zeros_in_litellm_s_map_and_no_entry_are_no_price(model):
+    assert listed_prices(Member("a", model)) is None
+    assert quote(Member("a", model)) is None
+
+
+@pytest.mark.parametrize("priced", [{}, {"output_cost_per_token": 1e-6}, {"input_cost_per_token": 1e-6}], ids=str)
+def test_a_model_that_litellm_s_map_does_not_price_whole_is_not_free(litellm, priced):
+    litellm.register_model({"openai/mine": {"litellm_provider": "openai", "mode": "chat", "max_tokens": 100, **priced}})
+    assert litellm.get_model_info("openai/mine")["max_tokens"] == 100
+    assert quote(Member("a", "openai/mine")) is None
+
+
+def test_cached_tokens_of_a_model_without_a_price_for_them_cost_what_others_do(litellm):
+    priced = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "cache_read_input_token_cost": 0}
+    litellm.register_model({"openai/mine": {"litellm_provider": "openai", "mode": "chat", **priced}})
+    assert quote(Member("a", "openai/mine")) == Quote(Prices(1, 2), LITELLM)
+
+
+def test_a_router_of_the_provider_s_own_charges_more_than_its_listed_price():
+    assert open_litellm().get_model_info("azure/model-router")["output_cost_per_token"] == 0
+    assert quote(Member("a", "azure/model-router")) is None
+
+
+def test_a_model_at_an_address_of_the_user_s_never_takes_litellm_s_price_or_capabilities():
+    elsewhere = Member("a", NANO, api_base="http://127.0.0.1:8080/v1")
+    assert quote(elsewhere) is None
+    assert capabilities(elsewhere) == Capabilities()
+    assert quote(dataclasses.replace(elsewhere, prices=OWN)) == Quote(OWN, TABLE)
+
+
+def test_a_variant_has_its_own_model_s_listed_price():
+    assert quote(Member("a", NANO, system="s")) == Quote(LISTED, LITELLM)
+
+
+def test_an_unknown_price_is_refused_with_the_lines_to_write():
+    with pytest.raises(
+        UnknownPriceError, match=r"What 'a' costs is not known .*\[models\.a\] model = \"nobody/knows\""
+    ):
+        require_quote(Member("a", "nobody/knows"))
+    with pytest.raises(UnknownPriceError, match=r"\[models\.\"gpt 4\.1\"\]"):
+        require_quote(Member("gpt 4.1", "nobody/knows"))
+    assert require_quote(Member("a", NANO)).source == LITELLM
+
+
+# --- Capabilities -----------------------------------------------------------------------------------------------------
+
+
+def test_capabilities_are_the_table_s_then_the_profile_s_or_litellm_s(profile):
+    listed = capabilities(Member("a", NANO))
+    assert listed.context_window == open_litellm().get_model_info(NANO)["max_input_tokens"]
+    assert (listed.tools, listed.vision, listed.json) == (True, True, True)
+    assert not capabilities(Member("a", NANO, capabilities={"tools": False})).tools
+    blind = dataclasses.replace(profile, capabilities=Capabilities(vision=False, context_window=99))
+    assert capabilities(Member("a", NANO), blind) == blind.capabilities
+    assert capabilities(Member("a", NANO, capabilities={"vision": True}), blind).vision
+
+
+def test_what_nobody_knows_of_a_model_is_taken_as_yes():
+    assert capabilities(Member("a", "nobody/knows")) == Capabilities()
+
+
+# --- Usage ------------------------------------------------------------------------------------------------------------
+
+
+def test_reasoning_tokens_are_counted_once_wherever_the_provider_puts_them():
+    details = {"completion_tokens_details": {"reasoning_tokens": 30}}
+    inside = response(prompt_tokens=10, completion_tokens=50, total_tokens=60, **details)
+    on_top = response(prompt_tokens=10, completion_tokens=20, total_tokens=60, **details)
+    assert usage_of(inside) == usage_of(on_top) == Usage(10, 50, 0, 30)
+
+
+def test_cached_tokens_are_part_of_the_prompt_s():
+    told = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    assert usage_of(response(**told, prompt_tokens_details={"cached_tokens": 8})) == Usage(10, 5, 8)
+    assert usage_of(response(**told, prompt_tokens_details={"cached_tokens": 80})) == Usage(10, 5, 10)
+
+
+@pytest.mark.parametrize("silent", [None, SimpleNamespace(), SimpleNamespace(usage=None)], ids=str)
+def test_no_usage_is_not_known(silent):
+    assert not usage_of(silent).is_known
+
+
+def test_a_usage_of_nothing_is_not_known():
+    assert not usage_of(response()).is_known
+    assert not usage_of(response(prompt_tokens=0, completion_tokens=0, total_tokens=0)).is_known
+    assert usage_of(response(prompt_tokens=3, completion_tokens=0, total_tokens=3)) == Usage(3, 0)
+
+
+# --- USD --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [TABLE, PROFILE, LITELLM])
+def test_an_answer_without_usage_costs_nobody_knows_what(source):
+    assert math.isnan(usd_of(response(), Quote(OWN, source), Usage(math.nan, math.nan)))
+
+
+def test_the_user_s_prices_win_over_what_litellm_reckons():
+    answer = response(prompt_tokens=1_000, completion_tokens=100, total_tokens=1_100)
+    answer._hidden_params = {"response_cost": 99.0}
+    usage = usage_of(answer)
+    assert usd_of(answer, Quote(OWN, TABLE), usage) == pytest.approx((1_000 * 2 + 100 * 8) / 1e6)
+    assert usd_of(answer, Quote(OWN, PROFILE), usage) == pytest.approx((1_000 * 2 + 100 * 8) / 1e6)
+    assert usd_of(answer, Quote(LISTED, LITELLM), usage) == 99.0  # it knows tiers, images, searches
+
+
+@pytest.mark.parametrize("reckoned", [None, 0, 0.0])
+def test_where_litellm_reckons_nothing_its_listed_prices_do(reckoned):
+    answer = response(prompt_tokens=1_000, completion_tokens=100, total_tokens=1_100)
+    answer._hidden_params = {"response_cost": reckoned}
+    usage = Usage(1_000, 100, cached_tokens=400)
+    listed = (600 * 0.1 + 400 * 0.025 + 100 * 0.4) / 1e6
+    assert usd_of(answer, Quote(LISTED, LITELLM), usage) == pytest.approx(listed)
+
+
+def test_a_real_call_costs_what_its_usage_does_at_the_listed_price():
+    asked = {"model": NANO, "messages": [{"role": "user", "content": "Hi."}], "mock_response": "Hello."}
+    answer = open_litellm().completion(**asked)
+    usd = usd_of(answer, require_quote(Member("a", NANO)), usage_of(answer))
+    assert usd == pytest.approx((10 * 0.1 + 20 * 0.4) / 1e6)  # a mock takes 10 and 20 tokens

@@ -1,0 +1,1 @@
+"""What a model answers, asked once, kept and graded."""

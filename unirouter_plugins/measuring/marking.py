@@ -1,0 +1,56 @@
+"""An answer to its grade, by whatever grades its question: a program, a judge, or agreement with a model."""
+
+from __future__ import annotations
+
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_plugins.measuring.answers import Grade
+from unirouter_plugins.measuring.bench import Bench
+from unirouter_plugins.measuring.budget import Hold
+from unirouter_plugins.measuring.grades import grade_answer
+from unirouter_plugins.measuring.questions import Question
+from unirouter_plugins.measuring.references import References
+
+AGREEMENT = "agreement v1"
+"""Who graded where no judge does and the reference is a model's; raised when `with_reference` tells otherwise."""
+
+
+class Marker:
+    """Grades answers.
+
+    Parameters
+    ----------
+    bench : Bench, optional
+        For questions that no program grades.
+    references : References, optional
+        For questions without a right answer.
+    """
+
+    def __init__(self, bench: Bench | None = None, references: References | None = None) -> None:
+        self.bench, self.references = bench, references
+
+    def key(self, question: Question) -> str:
+        """Return what the store keeps with a grade: another one when grader, reference, or judge change."""
+        by = question.grader_key
+        if by is None:
+            by = AGREEMENT if self.bench is None else self.bench.judge.grader_key(question)
+        if question.lacks_reference and self.references is not None:
+            return f"{by}, right is {self.references.key}"
+        return by
+
+    async def ready(self, question: Question, hold: Hold) -> Question:
+        """Return the question with a reference, where it needs one; see `References.answered`."""
+        if question.lacks_reference and self.references is not None:
+            return await self.references.answered(question, hold)
+        return question
+
+    def worst(self, question: Question, answer_tokens: float) -> float:
+        """Return the most USD that a grade may cost, on an answer of at most so many tokens."""
+        return 0.0 if question.grader is not None or self.bench is None else self.bench.worst(question, answer_tokens)
+
+    async def grade(self, question: Question, answer: str, hold: Hold) -> Grade:
+        """Return the grade of an answer; see `Bench.grade`."""
+        if (by_program := grade_answer(question, answer)) is not None:
+            return by_program
+        if self.bench is None:
+            raise InvalidDataError(f"{question.name} has no grader but a judge; name one.")
+        return await self.bench.grade(question, answer, hold)

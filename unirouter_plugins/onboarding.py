@@ -1,0 +1,520 @@
+"""Models onboarded by asking them: the bill first, then the answers, each paid for once, then what they change."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from unirouter_core.embedding import Array, Labels
+from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
+from unirouter_core.joining import Joining, joining
+from unirouter_core.profiles import ModelProfile
+from unirouter_core.router import UniRouter
+from unirouter_core.stopping import Undecided, ask_order, undecided
+from unirouter_core.validation import Evaluation
+from unirouter_plugins.measuring.answers import AnswerStore
+from unirouter_plugins.measuring.bill import Bill, Lengths, draw_up
+from unirouter_plugins.measuring.budget import Budget
+from unirouter_plugins.measuring.committer import Committer
+from unirouter_plugins.measuring.grades import worth
+from unirouter_plugins.measuring.judge import Judge
+from unirouter_plugins.measuring.known_pairs import JudgeCheck
+from unirouter_plugins.measuring.measurement import Measurement
+from unirouter_plugins.measuring.questions import Questions
+from unirouter_plugins.measuring.reading import read_questions
+from unirouter_plugins.measuring.run import Asked, Run
+from unirouter_plugins.providers.door import open_litellm
+from unirouter_plugins.providers.members import SERVED_AS, Member, Members, read_members
+from unirouter_plugins.providers.pricing import capabilities, require_quote
+from unirouter_plugins.providers.serving import member_of
+from unirouter_plugins.providers.variants import register
+
+__all__ = ["Onboarded", "Plan", "Progress", "onboard", "plan_onboarding"]
+
+STORE = "evaluations.sqlite"
+"""Where answers are kept when no other place is named."""
+
+FEWEST_ANSWERS = 50
+"""A model that the budget leaves with fewer is not onboarded: its error is not known to better than 7 %."""
+
+FIRST_CHECK, NEXT_CHECK = 50, 25
+"""Answers before the first look at whether more are needed, and from one look to the next."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the measurement of a model is.
+
+    Parameters
+    ----------
+    model : str
+    done, total : int
+        Answers graded or failed, of this run and of earlier ones, and how many there are to be.
+    failed : int
+    spent_usd : float
+        By the whole run so far; a bill not known counts at its worst.
+    """
+
+    model: str
+    done: int
+    total: int
+    failed: int
+    spent_usd: float
+
+
+@dataclass(frozen=True, eq=False)
+class Onboarded:
+    """What became of one model.
+
+    Parameters
+    ----------
+    model : str
+    profile : ModelProfile or None
+        None where it was not onboarded; `reason` then says why.
+    evaluation : Evaluation or None
+        What it did, as far as it was asked.
+    joining : Joining or None
+        What it changes in the pool, with a verdict.
+    prompts : int
+        In the validation set.
+    answered : int
+        Prompts with a graded answer, of this run or an earlier one.
+    asked : int
+        Answers of this run.
+    failed, judge_failures : int
+        Calls of the model, and of judge and reference model for it, that failed in this run after all attempts.
+    ungradable : int
+        Prompts that nothing can grade.
+    truncated, refused : int
+        Answers that met the token limit, and that decline.
+    spent_usd : float
+        In this run, for its answers and their grades; a bill not known counts at its worst.
+    stopped : {"budget", "decided", "failures"} or None
+        Why not all prompts were asked.
+    undecided : Undecided or None
+        The last look at whether more answers were needed.
+    reason : str
+        Why it was not onboarded, in a sentence, or "".
+    notes : tuple of str
+        What else to know, in a sentence each: what the grades are worth, why asking stopped.
+    """
+
+    model: str
+    profile: ModelProfile | None
+    evaluation: Evaluation | None
+    joining: Joining | None
+    prompts: int
+    answered: int
+    asked: int
+    failed: int
+    judge_failures: int
+    ungradable: int
+    truncated: int
+    refused: int
+    spent_usd: float
+    stopped: Literal["budget", "decided", "failures"] | None
+    undecided: Undecided | None
+    reason: str
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, without the evaluation and the profile's arrays."""
+        left_out = ("profile", "evaluation", "joining", "undecided")
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
+        profile = self.profile
+        measured = {} if profile is None else {"error": profile.error, "provenance": dict(profile.provenance)}
+        parts = {"joining": self.joining, "undecided": self.undecided}
+        return {
+            **plain,
+            "notes": list(self.notes),
+            "onboarded": profile is not None,
+            **measured,
+            **{name: None if part is None else part.as_dict() for name, part in parts.items()},
+        }
+
+
+# --- Plan -------------------------------------------------------------------------------------------------------------
+
+
+def plan_onboarding(
+    router: UniRouter,
+    models: Sequence[str],
+    questions: Questions | str | os.PathLike[str] | None = None,
+    *,
+    members: Members | str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] = STORE,
+    repeats: int = 1,
+    max_tokens: int = 1024,
+    judge: Judge | str | None = None,
+    reference_model: str | None = None,
+    budget: float | None = None,
+    concurrency: int = 8,
+    until_decided: bool = False,
+    replace: bool = False,
+    texts: bool = True,
+    seed: int = 0,
+    timeout: float = 120.0,
+) -> Plan:
+    """Return what onboarding these models will take, its bill first of all; no model is called.
+
+    Parameters
+    ----------
+    router : UniRouter
+        Fitted; its pool gains the models.
+    models : sequence of str
+        By their names in `members`, or as LiteLLM calls them.
+    questions : Questions or path, optional
+        What they are asked; see `read_questions`. The 300 of this package when not given.
+    members : Members or path, optional
+        A `pool.toml`: how models are called, with which settings, at which prices.
+    store : path or URL
+        Where every answer is kept, and found again: a SQLite file, or a PostgreSQL database.
+    repeats : int
+        Answers to each prompt.
+    max_tokens : int
+        The most tokens of an answer while it is measured. A model whose own settings say max_tokens keeps to those;
+        otherwise this is no setting of the model, and it is served without it.
+    judge : Judge or str, optional
+        Who grades what no program can; by name, with the prompt that this package brings.
+    reference_model : str, optional
+        Who answers first what has no right answer.
+    budget : float, optional
+        The most USD that the run may cost. Answers of earlier runs cost nothing.
+    concurrency : int
+        Calls of a model at once.
+    until_decided : bool
+        Whether to stop when more answers would hardly change where prompts go.
+    replace : bool
+        Whether models of the pool may be measured anew. What is in the store is not asked again; another store, or
+        other settings, ask anew.
+    texts : bool
+        Whether prompts and answers are kept in the store. Without them, only grades are.
+    seed : int
+        Of the order of the prompts, and of the answers that a judge is tried on.
+    timeout : float
+        Seconds until a call has failed.
+
+    Raises
+    ------
+    InvalidDataError
+        When a model is in the pool already, questions cannot be graded, or a setting is outside its range.
+    UnknownPriceError
+        When nobody knows what one of the models costs.
+    NotFittedError
+        When the router is not.
+    StoreError
+        When the store cannot be opened.
+
+    Examples
+    --------
+    ::
+
+        router = UniRouter.starter()
+        plan = plan_onboarding(router, ["openai/gpt-4.1-mini"], "validation.jsonl", budget=2.0)
+        print(plan.bill.usd)
+        joined = await plan.run()
+        print(joined[0].joining.verdict)
+    """
+    _check_settings(repeats=repeats, max_tokens=max_tokens, concurrency=concurrency, timeout=timeout)
+    Budget(budget)
+    table = members if isinstance(members, Members) else Members({}) if members is None else read_members(members)
+    names = _checked_models(router, models, replace=replace)
+    if isinstance(judge, str):
+        judge = Judge(table.named(judge))
+    if isinstance(questions, Questions):
+        read = questions
+    else:
+        read = read_questions(questions, embedder=router.embedder, judged=judge is not None)
+    read.check(judge=judge is not None, reference_model=reference_model is not None)
+    register(table)
+    measured = tuple(_member(router, table, name) for name in names)
+    reference = None if reference_model is None else table.named(reference_model)
+    called = [*measured, *([judge.member] if judge else []), *([reference] if reference else [])]
+    asked = Asked(
+        members=measured,
+        questions=read,
+        quotes={member.name: require_quote(member) for member in called},
+        judge=judge,
+        reference=reference,
+        repeats=repeats,
+        max_tokens=max_tokens,
+        concurrency=concurrency,
+        timeout=timeout,
+        seed=seed,
+    )
+    return Plan(router, asked, os.fspath(store), budget, until_decided=until_decided, texts=texts)
+
+
+def _member(router: UniRouter, table: Members, name: str) -> Member:
+    """Return how a model is called: as the table says, else as it was measured before, else by its own name."""
+    if name not in table and name in router.pool:
+        return member_of(router.pool[name])
+    return table.named(name)
+
+
+def _check_settings(**settings: float) -> None:
+    for name, value in settings.items():
+        whole = name == "timeout" or isinstance(value, int)
+        if isinstance(value, bool) or not whole or not 0 < value < float("inf"):
+            kind = "number of seconds" if name == "timeout" else "whole number"
+            raise InvalidDataError(f"{name}={value!r} must be a {kind}, more than 0.")
+
+
+def _checked_models(router: UniRouter, models: Sequence[str], *, replace: bool) -> list[str]:
+    if isinstance(models, str):
+        raise InvalidDataError(f"{models!r} is one name, not a list of names; put it in a list.")
+    if not models:
+        raise InvalidDataError("No model is named; name at least one.")
+    for name in models:
+        if name in router.pool and not replace:
+            raise InvalidDataError(f"{name!r} is in the pool already; pass replace=True to measure it anew.")
+    return list(dict.fromkeys(models))
+
+
+class Plan:
+    """What onboarding some models will take; `plan_onboarding` makes it, `run` does it.
+
+    Attributes
+    ----------
+    bill : Bill
+        What it will cost, when all that is in the store now is not asked again.
+    asked : Asked
+        What is asked, of whom.
+    spent_usd : float
+        What the last run cost, all in all.
+    """
+
+    def __init__(
+        self, router: UniRouter, asked: Asked, store: str, budget: float | None, *, until_decided: bool, texts: bool
+    ) -> None:
+        self.asked = asked
+        self._router, self._place, self._budget = router, store, budget
+        self._until_decided, self._texts = until_decided, texts
+        self._validation = asked.questions.validation_set()
+        self._vectors: Array = router.encode(self._validation.prompts)
+        self._regions: Labels = router.regions.locate(self._vectors)[0]
+        self._order = ask_order(self._regions, asked.seed).tolist()
+        self.spent_usd = 0.0
+        with AnswerStore(store, texts=texts) as opened:
+            run = Run(asked, opened, Committer(opened), Budget(), router.token_counter)
+            self.bill: Bill = draw_up(run, Lengths(router, self._regions))
+
+    def __repr__(self) -> str:
+        low, high = self.bill.usd.low, self.bill.usd.high
+        models = ", ".join(member.name for member in self.asked.members)
+        return f"Plan({models}: {self.bill.calls} calls, ${low:.4g} to ${high:.4g})"
+
+    async def run(
+        self,
+        progress: Callable[[Progress], None] | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> list[Onboarded]:
+        """Ask the models one after the other, and add to the router's pool those that were measured well.
+
+        Whatever ends it, Ctrl-C or a power cut, the same plan made again goes on where this one was: answers are kept
+        as they come.
+
+        Parameters
+        ----------
+        progress : function of Progress, optional
+            Called after every answer.
+        folder : path, optional
+            Where the router is saved after each model that joins it; what other processes add there stays. Without
+            `texts`, prompts are left out there too.
+
+        Raises
+        ------
+        PreflightError
+            When the first call of one of them fails, before more is asked; the sentence names the cure.
+        StoreError
+            When answers cannot be kept.
+        """
+        async with aclosing(self.each(progress)) as onboarded:
+            done = []
+            async for one in onboarded:
+                if folder is not None and one.profile is not None:
+                    self._router.save(folder, texts=None if self._texts else False)
+                done.append(one)
+            return done
+
+    async def each(self, progress: Callable[[Progress], None] | None = None) -> AsyncGenerator[Onboarded]:
+        """Yield what becomes of each model, as soon as it is known; see `run`."""
+        budget = Budget(self._budget)
+
+        def told(of: Measurement) -> None:
+            if progress is not None:
+                progress(Progress(of.model, of.n_done, of.n_jobs, of.calls.failed, budget.spent))
+
+        with AnswerStore(self._place, texts=self._texts) as store:
+            try:
+                async with Committer(store) as commit:
+                    run = Run(self.asked, store, commit, budget, self._router.token_counter, told)
+                    run.describe()
+                    check = await run.first_calls(self._order)
+                    for measurement in run.measurements:
+                        yield await self._onboard(measurement, check)
+            finally:
+                self.spent_usd = budget.spent
+
+    # --- One model ----------------------------------------------------------------------------------------------------
+
+    async def _onboard(self, measurement: Measurement, check: JudgeCheck | None) -> Onboarded:
+        looked = await self._ask(measurement)
+        stopped = self._stopped(measurement, looked)
+        reason, evaluation, profile, joined = self._not_fit(measurement, stopped), None, None, None
+        try:
+            evaluation = self._evaluation(measurement)
+            if not reason:
+                profile = self._router.onboard(
+                    evaluation,
+                    capabilities=capabilities(measurement.caller.member),
+                    replace=True,
+                    vectors=self._vectors,
+                )
+                joined = await asyncio.to_thread(joining, self._router, measurement.model)
+        except (InvalidDataError, UnknownPriceError) as failed:
+            reason = reason or str(failed)
+        answers = measurement.answers
+        return Onboarded(
+            model=measurement.model,
+            profile=profile,
+            evaluation=evaluation,
+            joining=joined,
+            prompts=len(self.asked.questions),
+            answered=measurement.n_answered,
+            asked=measurement.asked,
+            failed=measurement.calls.failed,
+            judge_failures=measurement.grades.failed,
+            ungradable=len(measurement.ungradable),
+            truncated=sum(answer.truncated for answer in answers),
+            refused=sum(answer.refused for answer in answers),
+            spent_usd=measurement.spent,
+            stopped=stopped,
+            undecided=looked,
+            reason=reason,
+            notes=tuple(self._notes(measurement, check, stopped, looked)),
+        )
+
+    async def _ask(self, measurement: Measurement) -> Undecided | None:
+        """Ask all questions, or until what is known decides; return the last look at that."""
+        if not self._until_decided:
+            await measurement.ask(self._order)
+            return None
+        looked, upto, n = None, 0, len(self._order)
+        while upto < n and not measurement.is_stopped:
+            upto, begin = min(max(upto + NEXT_CHECK, FIRST_CHECK), n), upto
+            await measurement.ask(self._order[begin:upto])
+            if upto < n and measurement.n_answered >= FIRST_CHECK:
+                evaluation = self._evaluation(measurement)
+                looked = await asyncio.to_thread(undecided, self._router, evaluation, vectors=self._vectors)
+                if looked.decided:
+                    break
+        return looked
+
+    def _stopped(
+        self, measurement: Measurement, looked: Undecided | None
+    ) -> Literal["budget", "decided", "failures"] | None:
+        if next(measurement.jobs(self._order), None) is None:
+            return None
+        if measurement.out_of_budget is not None:
+            return "budget"
+        return "decided" if looked is not None and looked.decided else "failures"
+
+    def _not_fit(self, measurement: Measurement, stopped: str | None) -> str:
+        """Return why a model is not to be onboarded, or ""."""
+        for tally in (measurement.calls, measurement.grades):
+            if tally.is_too_many or (stopped == "failures" and tally.is_hopeless(measurement.n_jobs)):
+                return f"{tally}; when that is mended, run the same again: what was answered is kept."
+        if stopped == "budget" and measurement.n_answered < min(FEWEST_ANSWERS, len(self.asked.questions)):
+            return (
+                f"The budget ended after {measurement.n_answered} answers, and fewer than {FEWEST_ANSWERS} say too "
+                f"little. {measurement.out_of_budget}"
+            )
+        return ""
+
+    def _evaluation(self, measurement: Measurement) -> Evaluation:
+        caller, asked = measurement.caller, self.asked
+        judged, lacking = bool(asked.judged), bool(asked.lacking)
+        provenance = {
+            "date": max((answer.date for answer in measurement.answers), default="")[:10],
+            "source": f"asked through LiteLLM {version('litellm')}",
+            "questions": asked.questions.source,
+            "graders": sorted({"judge" if q.grader is None else q.grader.name for q in asked.questions}),
+            "max_tokens": caller.max_tokens,
+            "judge": asked.judge.member.served_as if asked.judge is not None and judged else None,
+            "reference_model": asked.reference.served_as if asked.reference is not None and lacking else None,
+            "prices": caller.quoted.source,
+            "refused": sum(answer.refused for answer in measurement.answers),
+            SERVED_AS: caller.member.served_as,
+        }
+        return measurement.evaluation(
+            self._validation,
+            caller.quoted.prices,
+            {name: value for name, value in provenance.items() if value is not None},
+        )
+
+    def _notes(
+        self, measurement: Measurement, check: JudgeCheck | None, stopped: str | None, looked: Undecided | None
+    ) -> list[str]:
+        """Return what to know of a measurement besides its numbers."""
+        asked, n, total = self.asked, measurement.n_answered, len(self.asked.questions)
+        notes = [] if check is None else [str(check)]
+        if asked.questions.without_reference:
+            judge = asked.judge.member.name if asked.judge is not None and asked.judged else None
+            reference = None if asked.reference is None else asked.reference.name
+            notes.append(worth(reference_model=reference, judge=judge, ungraded=len(measurement.ungradable)))
+        if stopped == "budget" and measurement.out_of_budget is not None:
+            notes.append(f"The budget ended after {n} of {total} prompts. {measurement.out_of_budget}")
+        if stopped == "decided" and looked is not None:
+            notes.append(
+                f"Asking stopped after {n} of {total} prompts: with {looked.confidence:.0%} confidence, all others "
+                f"would change where at most {looked.changed:.1%} of them go."
+            )
+        if self._router.has_seen(self._validation.prompts).all():
+            notes.append("The router has learned from these very prompts, which flatters it; measure on others.")
+        return [note for note in notes if note]
+
+
+def onboard(
+    router: UniRouter,
+    models: Sequence[str],
+    questions: Questions | str | os.PathLike[str] | None = None,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **how: Any,
+) -> list[Onboarded]:
+    """Plan and run at once, where nothing else is awaited.
+
+    Parameters
+    ----------
+    router, models, questions
+        As in `plan_onboarding`.
+    folder, progress
+        As in `Plan.run`.
+    **how
+        As in `plan_onboarding`.
+
+    Examples
+    --------
+    ::
+
+        router = UniRouter.load("my.router")
+        onboard(router, ["openai/gpt-4.1-mini"], "validation.jsonl", folder="my.router", budget=2.0)
+    """
+    plan = plan_onboarding(router, models, questions, **how)
+
+    async def run() -> list[Onboarded]:
+        try:
+            return await plan.run(progress, folder=folder)
+        finally:
+            await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
+
+    return asyncio.run(run())

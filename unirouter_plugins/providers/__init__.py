@@ -1,0 +1,1 @@
+"""What stands between a model of the pool and the provider that answers: who it is, what it costs, who is next."""

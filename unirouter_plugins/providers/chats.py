@@ -1,0 +1,128 @@
+"""A prompt or a chat as it is sent, and what it asks of a model: the text to route on, its tokens, its capabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.tokens import TokenCounter
+
+Message: TypeAlias = Mapping[str, Any]
+Messages: TypeAlias = Sequence[Message]
+
+PER_MESSAGE = 4
+"""Tokens that a chat format adds to each message: its role and its ends."""
+
+PER_IMAGE = 800
+"""Tokens of an image, about: providers count from 85 to some thousands by its size, which nobody fetches to know."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chat:
+    """What one call sends.
+
+    Parameters
+    ----------
+    messages : sequence of mapping
+        As in OpenAI's chat format, which is LiteLLM's.
+    tools : sequence of mapping
+    response_format : object, optional
+
+    Raises
+    ------
+    InvalidDataError
+        When there are no messages, one is no mapping with a role, or none holds text to route on.
+
+    Examples
+    --------
+    >>> chat = Chat.of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}])
+    >>> chat.prompt, chat.requires
+    ('What is 2 + 2?', ())
+    """
+
+    messages: Messages
+    tools: Sequence[Any] = ()
+    response_format: Any = None
+
+    @classmethod
+    def of(cls, asked: str | Messages, parameters: Mapping[str, Any] | None = None) -> Chat:
+        """Return the chat of a prompt, or of messages; `parameters` are those of LiteLLM's `completion`."""
+        messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else [_as_mapping(m) for m in asked]
+        for message in messages:
+            if not isinstance(message, Mapping) or "role" not in message:
+                raise InvalidDataError(f"{message!r:.60} is no message; write {{'role': 'user', 'content': '...'}}.")
+        given = parameters or {}
+        chat = cls(messages, given.get("tools") or given.get("functions") or (), given.get("response_format"))
+        if not chat.prompt.strip():
+            raise InvalidDataError("There is no text from the user to route on; give a prompt, or a user message.")
+        return chat
+
+    @cached_property
+    def prompt(self) -> str:
+        """The newest text of the user: what the router decides on."""
+        newest = newest_prompt(self.messages)
+        return "" if newest is None else "\n".join(texts_of(self.messages[newest].get("content")))
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the prompt is all that is sent, as when models are measured."""
+        return len(self.messages) == 1 and not self.tools and isinstance(self.messages[0].get("content"), str)
+
+    @cached_property
+    def requires(self) -> tuple[str, ...]:
+        """What a model must be able to do: of "tools", "vision", "json"."""
+        images = any(_n_images(message.get("content")) for message in self.messages)
+        needed = {"tools": bool(self.tools), "vision": images, "json": is_json(self.response_format)}
+        return tuple(name for name, is_needed in needed.items() if is_needed)
+
+    def count_tokens(self, counter: TokenCounter) -> float:
+        """Return about how many tokens are sent: texts, tools and response format, messages' own and images'."""
+        texts = [text for message in self.messages for text in texts_of(message.get("content"))]
+        calls = [message["tool_calls"] for message in self.messages if message.get("tool_calls")]
+        schemas = [*self.tools, *([self.response_format] if self.response_format else []), *calls]
+        texts += [json.dumps(schema, default=str, ensure_ascii=False) for schema in schemas]
+        images = sum(_n_images(message.get("content")) for message in self.messages)
+        counted = float(counter.count(texts).sum()) if texts else 0.0
+        return counted + PER_MESSAGE * len(self.messages) + PER_IMAGE * images
+
+
+def _as_mapping(message: Any) -> Any:
+    """Return LiteLLM's own message of an earlier response as a mapping; anything else as it is."""
+    return message.model_dump(exclude_none=True) if hasattr(message, "model_dump") else message
+
+
+def newest_prompt(messages: Messages) -> int | None:
+    """Return which message is the newest of the user's that has text."""
+    for place in reversed(range(len(messages))):
+        if messages[place]["role"] == "user" and any(t.strip() for t in texts_of(messages[place].get("content"))):
+            return place
+    return None
+
+
+def texts_of(content: Any) -> Iterator[str]:
+    """Yield the texts of a message's content, which is a text or a list of parts."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, Sequence):
+        for part in content:
+            if isinstance(part, str):
+                yield part
+            elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                yield part["text"]
+
+
+def _n_images(content: Any) -> int:
+    if isinstance(content, str) or not isinstance(content, Sequence):
+        return 0
+    return sum(isinstance(part, Mapping) and "image" in str(part.get("type", "")) for part in content)
+
+
+def is_json(response_format: Any) -> bool:
+    """Return whether answers are held to JSON: a mapping that says so, or a pydantic class."""
+    if isinstance(response_format, Mapping):
+        return str(response_format.get("type", "")).startswith("json")
+    return response_format is not None
