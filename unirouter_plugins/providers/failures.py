@@ -64,7 +64,9 @@ def passes_on(failed: BaseException, *, content_policy: bool = False) -> bool:
         return True
     if not _is_litellms(failed):
         return other_passes_on(failed, content_policy=content_policy)
-    return _is_any(failed, (*PASSES_ON, "ContentPolicyViolationError") if content_policy else PASSES_ON)
+    return is_overflow(failed) or _is_any(
+        failed, (*PASSES_ON, "ContentPolicyViolationError") if content_policy else PASSES_ON
+    )
 
 
 def is_passing(failed: BaseException) -> bool:
@@ -74,7 +76,10 @@ def is_passing(failed: BaseException) -> bool:
 
 def is_overflow(failed: BaseException) -> bool:
     """Return whether the prompt was too long for the model: only one with a larger window may answer."""
-    return _is_any(failed, ("ContextWindowExceededError",)) if _is_litellms(failed) else other_is_overflow(failed)
+    if not _is_litellms(failed):
+        return other_is_overflow(failed)
+    named = "ContextWindowExceededError"
+    return _is_any(failed, (named,)) or (_is_any(failed, ("BadRequestError",)) and named in str(failed))  # its proxy's
 
 
 def may_be_billed(failed: BaseException) -> bool:
@@ -105,6 +110,17 @@ def described(failed: BaseException) -> str:
     line, kind = " ".join(redacted(str(failed)).split()), type(failed).__name__
     told = re.sub(rf"^((litellm\.)?{kind}: )+(\w+Exception - )?", "", line)  # LiteLLM names it twice, then openai's
     return f"{kind}: {told}"
+
+
+def without_keys(failed: BaseException) -> BaseException:
+    """Return the failure, and what it came from, with the keys taken out of their messages."""
+    link: BaseException | None = failed
+    while link is not None:
+        link.args = tuple(redacted(arg) if isinstance(arg, str) else arg for arg in link.args)
+        if isinstance(message := getattr(link, "message", None), str):
+            link.message = redacted(message)  # type: ignore[attr-defined] # LiteLLM's and openai's have it
+        link = link.__cause__ or link.__context__
+    return failed
 
 
 def redacted(text: str, secrets: Iterable[str] = ()) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from unirouter_core.decision import Decision
-from unirouter_plugins.providers.failures import described, is_overflow, passes_on, unwrapped
+from unirouter_plugins.providers.failures import described, is_overflow, passes_on, unwrapped, without_keys
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Attempts:
         What is raised then is the failure of the model that was chosen, as if it had been called directly, with a
         note on each of the others; a failure that is not passed on is raised as it is.
         """
-        model, cause = self.model, unwrapped(failed)
+        model, cause = self.model, without_keys(unwrapped(failed))
         self.failures[model] = described(cause)
         if not passes_on(cause, content_policy=self.content_policy):
             raise cause
