@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
 
 TOGETHER = 0.5
-"""How much of what a profile may be wrong by, as variance, is the same in all regions; chosen by measurement."""
+"""How much of what a profile may be wrong by, as variance, is the same in all regions.
+
+At 0, shares stated with 90 % confidence after 50 answers held 84 % of the time (50 joins on MMLU-Pro, a large
+cost_weight); at a half, 94 %.
+"""
 
 TINY = 1e-12
 """Keeps a chance of nothing from dividing by 0."""
