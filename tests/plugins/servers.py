@@ -1,6 +1,7 @@
 """Real servers on loopback for the tests of plugins: llama.cpp, LiteLLM's proxy, and one that fails as it is told to.
 
-A test module asks for the fixtures with `pytest_plugins = ["tests.plugins.servers"]`.
+A test module gets the fixtures with `pytest_plugins = ["tests.plugins.servers"]`; whichever module asks first, each
+server of a session is started once. PYTEST_DONT_REWRITE: modules also import from here before pytest has a chance to.
 """
 
 import asyncio
@@ -192,7 +193,7 @@ def serve_script():
     server, loop, ready = ScriptedServer(), asyncio.new_event_loop(), threading.Event()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", server._chat)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)  # 0 waits for ever on those that hang
 
     async def start():
         await runner.setup()
@@ -208,12 +209,13 @@ def serve_script():
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    ready.wait(10)
+    assert ready.wait(30)
     try:
         yield server
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def says(text="Paris.", *, latency=0.0, finish="stop", tools=(), reasoning=0, usage=True, breaks_off=None):

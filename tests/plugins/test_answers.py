@@ -22,7 +22,6 @@ pytest.importorskip("sqlalchemy")
 
 import sqlalchemy as sa
 
-from tests.plugins.postgres import postgres_server, postgres_url  # noqa: F401 (fixtures)
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.measuring import answers
 from unirouter_plugins.measuring.answers import Answer, AnswerKey, AnswerStore, Entry, Grade, StoreError
@@ -247,7 +246,7 @@ def test_processes_that_open_and_write_at_once_all_succeed(place):
         assert len(store.grades("shared", "s")) == 100
 
 
-def test_two_writers_never_wait_for_each_other_for_ever(postgres_url):  # noqa: F811
+def test_two_writers_never_wait_for_each_other_for_ever(postgres_url):
     """Another writer takes row 0, then row 1; a store that began with row 1 would wait for 0, and the other for 1."""
     insert = "INSERT INTO answers VALUES ('poet', '{}', 's', 0, '', 1, 1, 0, 0, 0, 1, 'stop', false, '', 0)"
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
@@ -401,7 +400,7 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_password(url, message)
     assert "s3cret" not in "".join(shown).replace(source, "")
 
 
-def test_a_refused_password_and_a_missing_database_are_told_apart_without_the_password(postgres_server):  # noqa: F811
+def test_a_refused_password_and_a_missing_database_are_told_apart_without_the_password(postgres_server):
     right = postgres_server.format(database="postgres")
     password = sa.make_url(right).password
     for url, message in (
@@ -415,7 +414,7 @@ def test_a_refused_password_and_a_missing_database_are_told_apart_without_the_pa
         assert password not in shown
 
 
-def test_a_store_shows_its_place_without_the_password(postgres_url):  # noqa: F811
+def test_a_store_shows_its_place_without_the_password(postgres_url):
     with AnswerStore(postgres_url, texts=False) as store:
         shown = repr(store)
     assert shown.startswith("AnswerStore('postgresql://unirouter:***@/test_")

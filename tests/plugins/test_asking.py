@@ -18,7 +18,6 @@ from tests.plugins.servers import (
     refuses_the_content,
     refuses_the_key,
     says,
-    serve_script,
 )
 from unirouter_core import InvalidDataError, Prices
 from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
@@ -47,12 +46,6 @@ def quick(monkeypatch):
     """Pauses that nobody asked for are short, so that tests are."""
     monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("LOOPBACK", KEY)
-
-
-@pytest.fixture
-def scripted_server():
-    with serve_script() as server:
-        yield server
 
 
 @pytest.fixture

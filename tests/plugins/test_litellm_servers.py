@@ -6,20 +6,18 @@ import time
 
 import pytest
 
-from tests.plugins.servers import (  # noqa: F401 - fixtures
+from tests.plugins.servers import (
     KEY,
     breaks,
     cuts,
+    fails,
     garbles,
     hangs,
-    llama_server,
     overflows,
-    proxy_server,
     rate_limited,
     refuses_the_content,
     refuses_the_key,
     says,
-    scripted_server,
 )
 from unirouter_plugins.litellm import acomplete, astream, complete, record_of, stream
 from unirouter_plugins.providers.door import open_litellm
@@ -32,7 +30,7 @@ PLANTED = "sk-planted-7d2e9c4b18"
 
 
 @pytest.fixture
-def table(router, scripted_server, monkeypatch):  # noqa: F811
+def table(router, scripted_server, monkeypatch):
     """The router, all models of which answer on the scripted server; the sage's $0.0014 are worth 0.4."""
     monkeypatch.setenv("SERVER_KEY", PLANTED)
     router.cost_weight = 300
@@ -59,6 +57,8 @@ FAULTS = {
     "a 500": breaks(500),
     "a 503": breaks(503),
     "a 401 that echoes the key": refuses_the_key(),
+    "a 402": fails(402, "No credit left."),
+    "a 403": fails(403, "Not in your region."),
     "a context that is too long": overflows(),
     "a cut before the first byte": cuts,
     "an answer that never comes": hangs,
@@ -67,7 +67,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_fault_of_one_model_goes_to_the_next_at_once(table, places, scripted_server, fault):  # noqa: F811
+async def test_a_fault_of_one_model_goes_to_the_next_at_once(table, places, scripted_server, fault):
     first, second, *_ = places
     scripted_server.script[first] = fault
     began = time.monotonic()
@@ -84,7 +84,7 @@ STREAM_FAULTS = {name: fault for name, fault in FAULTS.items() if name != "an an
 
 
 @pytest.mark.parametrize("fault", STREAM_FAULTS.values(), ids=STREAM_FAULTS)
-async def test_a_stream_that_has_not_begun_goes_to_the_next(table, places, scripted_server, fault):  # noqa: F811
+async def test_a_stream_that_has_not_begun_goes_to_the_next(table, places, scripted_server, fault):
     first, second, *_ = places
     scripted_server.script |= {first: fault, second: says("Fifty-one it is.")}
     answer = stream(table, SUM, timeout=1)
@@ -96,7 +96,7 @@ async def test_a_stream_that_has_not_begun_goes_to_the_next(table, places, scrip
 
 
 @pytest.mark.parametrize("how", ["cut", "error"])
-async def test_after_the_first_token_a_failure_is_the_caller_s(table, places, scripted_server, how):  # noqa: F811
+async def test_after_the_first_token_a_failure_is_the_caller_s(table, places, scripted_server, how):
     scripted_server.script[places[0]] = says("One two three four five.", breaks_off=(3, how))
     answer, said = stream(table, SUM, timeout=5), []
     broken = (
@@ -114,14 +114,14 @@ async def test_after_the_first_token_a_failure_is_the_caller_s(table, places, sc
     assert not any(scripted_server.asked(model) for model in places[1:])
 
 
-def test_a_refused_content_is_not_passed_on(table, places, scripted_server):  # noqa: F811
+def test_a_refused_content_is_not_passed_on(table, places, scripted_server):
     scripted_server.script[places[0]] = refuses_the_content()
     with pytest.raises(open_litellm().ContentPolicyViolationError):
         complete(table, SUM)
     assert record_of(complete(table, SUM, content_policy=True)).model == places[1]
 
 
-def test_an_overflow_goes_to_larger_windows_only(router, scripted_server, places, table):  # noqa: F811
+def test_an_overflow_goes_to_larger_windows_only(router, scripted_server, places, table):
     first, second, third, fourth = places
     windows = {first: 1000, second: 900, third: 2000, fourth: 500}
     members = {
@@ -132,7 +132,7 @@ def test_an_overflow_goes_to_larger_windows_only(router, scripted_server, places
     assert record_of(complete(configured(router, Members(members)), SUM)).model == third
 
 
-def test_tools_and_json_reach_the_model_and_come_back(table, places, scripted_server):  # noqa: F811
+def test_tools_and_json_reach_the_model_and_come_back(table, places, scripted_server):
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
     scripted_server.script[places[0]] = says("", tools=[("add", {"a": 14, "b": 37})])
     response = complete(table, SUM, tools=[tool])
@@ -149,7 +149,7 @@ def test_tools_and_json_reach_the_model_and_come_back(table, places, scripted_se
     assert scripted_server.asked(places[0])[-1].body["response_format"] == {"type": "json_object"}
 
 
-def test_hidden_thoughts_are_in_the_bill(table, places, scripted_server):  # noqa: F811
+def test_hidden_thoughts_are_in_the_bill(table, places, scripted_server):
     first = places[0]
     scripted_server.script[first] = says("51")
     plain = record_of(complete(table, SUM))
@@ -159,7 +159,7 @@ def test_hidden_thoughts_are_in_the_bill(table, places, scripted_server):  # noq
     assert thinking.usd - plain.usd == pytest.approx(500 * table.pool[first].prices.output / 1e6)
 
 
-def test_what_is_sent_is_what_was_asked_with_the_settings_of_the_table(router, scripted_server, monkeypatch):  # noqa: F811
+def test_what_is_sent_is_what_was_asked_with_the_settings_of_the_table(router, scripted_server, monkeypatch):
     monkeypatch.setenv("SERVER_KEY", PLANTED)
     member = Member(
         "sage", "openai/sage", scripted_server.url, "SERVER_KEY", settings={"temperature": 0.2, "top_p": 0.9}
@@ -172,14 +172,14 @@ def test_what_is_sent_is_what_was_asked_with_the_settings_of_the_table(router, s
     assert seen.headers["authorization"] == f"Bearer {PLANTED}"
 
 
-def test_when_all_fail_no_key_is_in_what_is_raised(table, scripted_server):  # noqa: F811
+def test_when_all_fail_no_key_is_in_what_is_raised(table, scripted_server):
     scripted_server.script = dict.fromkeys(MODELS, refuses_the_key())
     with pytest.raises(open_litellm().AuthenticationError) as raised:
         complete(table, SUM)
     assert PLANTED not in str(raised.value) + "".join(raised.value.__notes__)
 
 
-async def test_a_cancelled_call_stays_cancelled(table, scripted_server):  # noqa: F811
+async def test_a_cancelled_call_stays_cancelled(table, scripted_server):
     scripted_server.script = dict.fromkeys(MODELS, hangs)
     call = asyncio.create_task(acomplete(table, SUM, timeout=30))
     while not scripted_server.seen:
@@ -190,7 +190,7 @@ async def test_a_cancelled_call_stays_cancelled(table, scripted_server):  # noqa
     assert len(scripted_server.seen) == 1
 
 
-def test_a_page_that_is_no_answer_is_an_exception_not_an_answer(table, scripted_server):  # noqa: F811
+def test_a_page_that_is_no_answer_is_an_exception_not_an_answer(table, scripted_server):
     scripted_server.script = dict.fromkeys(MODELS, garbles)
     with pytest.raises(Exception, match=r"."):
         text(complete(table, SUM, timeout=5)).strip()
@@ -200,7 +200,7 @@ def test_a_page_that_is_no_answer_is_an_exception_not_an_answer(table, scripted_
 
 
 @pytest.fixture
-def through_proxy(router, proxy_server, monkeypatch):  # noqa: F811
+def through_proxy(router, proxy_server, monkeypatch):
     """Return a router whose models are the proxy's: the first of the ranking as told, the others says-paris."""
     monkeypatch.setenv("PROXY_KEY", KEY)
     router.cost_weight = 300
@@ -240,7 +240,7 @@ def test_a_wrong_key_of_the_proxy_is_named_and_not_shown(through_proxy, monkeypa
 
 
 @pytest.fixture
-def through_llama(router, llama_server):  # noqa: F811
+def through_llama(router, llama_server):
     router.cost_weight = 300
     settings = {"temperature": 0, "max_tokens": 12, "api_key": "none"}
     member = Member("sage", f"openai/{llama_server.name}", llama_server.url, settings=settings)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.conftest import is_sum
-from tests.plugins.servers import breaks, rate_limited, refuses_the_key, says, scripted_server  # noqa: F401 - a fixture
+from tests.plugins.servers import breaks, rate_limited, refuses_the_key, says
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
 
@@ -30,7 +30,7 @@ def wrong_on_sums(prompt):
 
 
 @pytest.fixture
-def place(world, asked_router, scripted_server, tmp_path, monkeypatch):  # noqa: F811
+def place(world, asked_router, scripted_server, tmp_path, monkeypatch):
     """A folder with a router that holds four recorded models, a pool.toml of two new ones, and questions."""
     monkeypatch.setenv("TEST_KEY", KEY)
     asked_router.save(tmp_path / "my.router")
@@ -58,7 +58,7 @@ def asked(place, *arguments):
     return ("onboard", place / "my.router", *arguments, "--validation", place / "questions.jsonl")
 
 
-def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server):  # noqa: F811
+def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server):
     done = run(*asked(place, "newcomer", "--dry-run"))
     assert done.exit_code == 0
     assert f"{QUESTIONS} calls" in done.stdout
@@ -69,7 +69,7 @@ def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server)
     assert "newcomer" not in UniRouter.load(place / "my.router").pool
 
 
-def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scripted_server):  # noqa: F811
+def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scripted_server):
     before = {file.name: file.read_bytes() for file in (place / "my.router" / "pool").iterdir()}
     done = output(*asked(place, "newcomer"))
     (one,) = done["onboarded"]
@@ -93,7 +93,7 @@ def test_what_became_of_a_model_is_shown(place):
     assert "evaluations.sqlite" in done.stdout
 
 
-def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):  # noqa: F811
+def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):
     output(*asked(place, "newcomer"))
     again = output(*asked(place, "newcomer", "--replace"))
     assert again["onboarded"][0]["asked"] == 0
@@ -101,7 +101,7 @@ def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):
     assert len(scripted_server.seen) == QUESTIONS
 
 
-def test_a_wrong_key_is_one_sentence_before_anything_is_spent(place, scripted_server):  # noqa: F811
+def test_a_wrong_key_is_one_sentence_before_anything_is_spent(place, scripted_server):
     scripted_server.script["newcomer"] = refuses_the_key()
     sentence = failure(*asked(place, "newcomer", "--yes"))
     assert "TEST_KEY" in sentence
@@ -118,7 +118,7 @@ def failure(*arguments):
     return done.stderr
 
 
-def test_too_many_failures_leave_the_pool_as_it_was(place, scripted_server):  # noqa: F811
+def test_too_many_failures_leave_the_pool_as_it_was(place, scripted_server):
     scripted_server.script["newcomer"] = [says(right), says(right), *[rate_limited(0)] * 1000]
     done = output(*asked(place, "newcomer"), code=3)
     assert not done["onboarded"][0]["onboarded"]
@@ -149,7 +149,7 @@ def made_record(tmp_path):
     return tmp_path / "record.jsonl"
 
 
-def test_ctrl_c_keeps_what_was_answered_and_the_same_command_goes_on(place, scripted_server):  # noqa: F811
+def test_ctrl_c_keeps_what_was_answered_and_the_same_command_goes_on(place, scripted_server):
     scripted_server.script["newcomer"] = says(right, latency=0.3)
     command = [sys.executable, "-m", "unirouter_plugins.cli", *map(str, asked(place, "newcomer", "--concurrency", 4))]
     process = subprocess.Popen([*command, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -215,7 +215,7 @@ def test_ask_in_json_has_the_answer_and_the_record(asking):
     assert done["dearest"]["model"] == "dear"
 
 
-def test_ask_names_the_models_that_failed(asking, scripted_server):  # noqa: F811
+def test_ask_names_the_models_that_failed(asking, scripted_server):
     scripted_server.script["newcomer"] = breaks(500)
     done = run("ask", asking, "Write a poem of 3 lines about the rain.")
     assert done.stdout.startswith("Drops fall.")

@@ -19,8 +19,6 @@ from unirouter_plugins.local.calculator import REFUSAL, calculate, provider
 from unirouter_plugins.local.server import available, serve_model
 from unirouter_plugins.providers.door import open_litellm
 
-pytest_plugins = ["tests.plugins.servers"]
-
 needs_the_wheels = pytest.mark.skipif(available() is not None, reason=str(available()))
 
 
@@ -211,8 +209,9 @@ def test_the_calculator_works_out(prompt, answer):
         "(3 + 4",
         "3 + 4)",
         "17 % 5",
-        "+".join("9" * 5000),
-        "(" * 5000 + "1+1" + ")" * 5000,
+        "1 + 1\n" * 10**6,
+        "+".join("9" * 4000),
+        "(" * 4000 + "1+1" + ")" * 4000,
     ],
 )
 def test_the_calculator_refuses(prompt):

@@ -5,14 +5,13 @@ import itertools
 import json
 import math
 import sqlite3
-import subprocess
-import sys
 import traceback
 
 import numpy as np
 import pytest
 
-from tests.conftest import fitted, is_sum
+from tests.conftest import fitted
+from tests.plugins.killing import SUMS, check_kills, start
 from tests.plugins.servers import (
     KEY,
     breaks,
@@ -22,7 +21,6 @@ from tests.plugins.servers import (
     rate_limited,
     refuses_the_key,
     says,
-    serve_script,
 )
 from unirouter_core import InvalidDataError, Prices, UniRouter, UnknownPriceError
 from unirouter_core.grading import parse_grader
@@ -43,20 +41,16 @@ pytestmark = [
 ]
 
 PRICES = Prices(1.0, 2.0)
-SUMS = [
-    Question(f"What is {a} plus {b}?", str(a + b), parse_grader("number")) for a in range(40, 46) for b in range(10)
-]
 RIGHT = {question.prompt: question.reference for question in SUMS}
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch, scripted_server):
     """A server whose "sage" can add and whose "poet" cannot; it is sent a key."""
     monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("LOOPBACK", KEY)
-    with serve_script() as scripted:
-        scripted.script |= {"sage": says(RIGHT.get), "poet": says("A rose is a rose.")}
-        yield scripted
+    scripted_server.script |= {"sage": says(RIGHT.get), "poet": says("A rose is a rose.")}
+    return scripted_server
 
 
 @pytest.fixture
@@ -481,7 +475,7 @@ def test_a_reference_model_answers_first_and_agreement_is_the_grade(begin):
     ]
     (poet,) = begin("poet", questions=bare, reference_model="sage", concurrency=4)
     assert poet.profile.error == 0.1
-    assert any("sage is wrong" in note for note in poet.notes)
+    assert any("agrees with what sage answered" in note for note in poet.notes)
     assert (len(begin.server.asked("sage")), len(begin.server.asked("poet"))) == (60, 60)
     begin("poet", questions=bare, reference_model="sage", repeats=2)
     assert (len(begin.server.asked("sage")), len(begin.server.asked("poet"))) == (60, 120)
@@ -603,38 +597,19 @@ def test_the_store_can_be_read_by_people(begin):
     assert json.loads(settings) == {"model": "openai/sage", "max_tokens": 1024}
 
 
-# --- Two at once ------------------------------------------------------------------------------------------------------
-
-ONE_OF_TWO = """
-import sys
-from unirouter_core import Prices, UniRouter
-from unirouter_core.grading import parse_grader
-from unirouter_plugins.measuring.questions import Question, Questions
-from unirouter_plugins.onboarding import onboard
-from unirouter_plugins.providers.members import Member, Members
-name, url, folder, store = sys.argv[1:]
-number = parse_grader("number")
-sums = [Question(f"What is {a} plus {b}?", str(a + b), number) for a in range(40, 46) for b in range(10)]
-table = Members({name: Member(name, f"openai/{name}", url, "LOOPBACK", Prices(1, 2))})
-print(sys.stdin.readline())
-onboard(UniRouter.load(folder), [name], Questions(sums), members=table, store=store, folder=folder)
-"""
+# --- Several processes ------------------------------------------------------------------------------------------------
 
 
 def test_two_processes_that_onboard_into_one_router_are_both_there_after(server, world, tmp_path):
-    folder, store = tmp_path / "two.router", tmp_path / "answers.sqlite"
+    folder = tmp_path / "two.router"
     fitted(world).save(folder)
-    command = [sys.executable, "-c", ONE_OF_TWO]
-    both = [
-        subprocess.Popen([*command, name, server.url, folder, store], stdin=subprocess.PIPE, text=True)
-        for name in ("sage", "poet")
-    ]
+    both = [start(name, server.url, tmp_path / "answers.sqlite", folder) for name in ("sage", "poet")]
     for one in both:
-        one.stdin.write("go\n")
-        one.stdin.flush()
-    assert [one.wait(120) for one in both] == [0, 0]
-    for one in both:
-        one.stdin.close()
+        one.join(120)
+    assert [one.exitcode for one in both] == [0, 0]
     pool = UniRouter.load(folder).pool
     assert {name: profile.error for name, profile in pool.items()} == {"poet": 1.0, "sage": 0.0}
-    assert is_sum(SUMS[0].prompt)
+
+
+def test_what_is_killed_goes_on_where_it_was(server, world, tmp_path):
+    check_kills(server, fitted(world), tmp_path, kills=2)

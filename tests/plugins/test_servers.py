@@ -1,14 +1,12 @@
-"""What LiteLLM makes of what real servers do, streamed and not, sync and async: the facts that our fallbacks rest on."""
+"""What LiteLLM makes of what real servers do, streamed or whole, sync or async: what our fallbacks rest on."""
 
 import asyncio
 import json
-import time
 
 import pytest
 
 from tests.plugins.servers import (
     KEY,
-    PROXY_MODELS,
     breaks,
     cuts,
     fails,
@@ -23,37 +21,251 @@ from tests.plugins.servers import (
 )
 from unirouter_plugins.providers.door import open_litellm
 
-pytest_plugins = ["tests.plugins.servers"]
+ASK = [{"role": "user", "content": "What is the capital of France?"}]  # six words, and so six tokens to our server
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
-ASK = [{"role": "user", "content": "What is the capital of France?"}]
-WAYS = [(False, False), (False, True), (True, False), (True, True)]
-NAMED_WAYS = ["whole, sync", "whole, async", "streamed, sync", "streamed, async"]
-every_way = pytest.mark.parametrize(("streamed", "waits"), WAYS, ids=NAMED_WAYS)
-
-
-def call(url, model="any", *, streamed=False, waits=False, **changes):
-    """Ask through LiteLLM, once; a stream is read to its end and put together. `waits` is the async way."""
-    settings = {"api_base": url, "api_key": KEY, "num_retries": 0, "timeout": 30, "stream": streamed, **changes}
-    if streamed:
-        settings = {"stream_options": {"include_usage": True}, **settings}
-    chunks = []
-    _, answer = (asyncio.run(_acall(model, settings, chunks)) if waits else _call(model, settings, chunks))
-    return open_litellm().stream_chunk_builder(chunks) if streamed else answer
+streamed_or_whole = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+sync_or_async = pytest.mark.parametrize("waits", [False, True], ids=["sync", "async"])
 
 
-def _call(model, settings, chunks):
-    answer = open_litellm().completion(f"openai/{model}", ASK, **settings)
-    chunks.extend(answer if settings["stream"] else [])
-    return chunks, answer
+def call(url, model="any", *, streamed=False, waits=False, provider="openai", **changes):
+    """LiteLLM's response, a stream read to its end and put together; `waits` is the async way."""
+    litellm = open_litellm()
+    settings = {"api_base": url, "api_key": KEY, "num_retries": 0, "timeout": 30, "stream": streamed}
+    settings |= {"stream_options": {"include_usage": True}} if streamed else {}
+    settings |= {"model": f"{provider}/{model}", "messages": ASK, **changes}
+    if waits:
+        return asyncio.run(acall(settings))
+    answer = litellm.completion(**settings)
+    return litellm.stream_chunk_builder(list(answer)) if streamed else answer
 
 
-async def _acall(model, settings, chunks):
+async def acall(settings):
     litellm = open_litellm()
     try:
-        answer = await litellm.acompletion(f"openai/{model}", ASK, **settings)
+        answer = await litellm.acompletion(**settings)
         if settings["stream"]:
-            async for chunk in answer:
-                chunks.append(chunk)
-        return chunks, answer
+            return litellm.stream_chunk_builder([chunk async for chunk in answer])
+        return answer
     finally:
         await litellm.close_litellm_async_clients()
+
+
+def failure(*args, **settings):
+    """The exception that a call ends with."""
+    with pytest.raises(Exception, match="litellm") as caught:
+        call(*args, **settings)
+    return caught.value
+
+
+# Answers
+
+
+@streamed_or_whole
+@sync_or_async
+def test_an_answer_comes_with_its_text_tokens_and_finish_reason(scripted_server, streamed, waits):
+    answer = call(scripted_server.url, streamed=streamed, waits=waits)
+    assert answer.choices[0].message.content == "Paris."
+    assert answer.choices[0].finish_reason == "stop"
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (6, 1)
+    assert len(scripted_server.seen) == 1
+
+
+@streamed_or_whole
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_an_answer_that_was_cut_short_says_why(scripted_server, finish, streamed):
+    scripted_server.script["short"] = says("Par", finish=finish)
+    answer = call(scripted_server.url, "short", streamed=streamed)
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("Par", finish)
+
+
+@streamed_or_whole
+def test_a_tool_call_comes_whole(scripted_server, streamed):
+    scripted_server.script["caller"] = says(tools=[("weather", {"city": "Paris"})])
+    answer = call(scripted_server.url, "caller", streamed=streamed, tools=[WEATHER])
+    called = answer.choices[0].message.tool_calls[0].function
+    assert (called.name, json.loads(called.arguments)) == ("weather", {"city": "Paris"})
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert scripted_server.seen[0].body["tools"] == [WEATHER]
+
+
+@streamed_or_whole
+def test_hidden_tokens_are_part_of_the_answers_tokens(scripted_server, streamed):
+    scripted_server.script["thinker"] = says("Paris.", reasoning=7)
+    usage = call(scripted_server.url, "thinker", streamed=streamed).usage
+    assert (usage.completion_tokens, usage.completion_tokens_details.reasoning_tokens) == (8, 7)
+
+
+def test_usage_that_is_not_sent_reads_as_zero_tokens_whole_and_as_litellms_own_count_streamed(scripted_server):
+    scripted_server.script["uncounted"] = says(usage=False)
+    assert call(scripted_server.url, "uncounted").usage.total_tokens == 0
+    assert call(scripted_server.url, "uncounted", streamed=True).usage.prompt_tokens > 6
+
+
+def test_a_stream_has_no_token_counts_unless_they_are_asked_for(scripted_server):
+    assert call(scripted_server.url, streamed=True, stream_options=None).usage.total_tokens == 0
+
+
+def test_several_choices_and_the_form_of_an_answer_are_passed_on(scripted_server):
+    scripted_server.script["json"] = says('{"city": "Paris"}')
+    answer = call(scripted_server.url, "json", n=3, response_format={"type": "json_object"})
+    assert [json.loads(choice.message.content)["city"] for choice in answer.choices] == ["Paris"] * 3
+    assert scripted_server.seen[0].body["response_format"] == {"type": "json_object"}
+
+
+def test_the_server_keeps_what_came_in_and_answers_by_the_prompt_in_its_own_time(scripted_server):
+    scripted_server.script["echo"] = says(lambda prompt: prompt.upper(), latency=0.2)
+    answer = call(scripted_server.url, "echo")
+    call(scripted_server.url, "other")
+    first, second = scripted_server.seen
+    assert answer.choices[0].message.content == "WHAT IS THE CAPITAL OF FRANCE?"
+    assert scripted_server.asked("echo") == [first]
+    assert first.headers["authorization"] == f"Bearer {KEY}"
+    assert second.time - first.time >= 0.2
+
+
+# Failures before the first token: the exact class, after one request
+
+FAILURES = {
+    "429": (rate_limited(), "RateLimitError", 429),
+    "the quota is spent": (fails(429, "Quota.", code="insufficient_quota"), "RateLimitError", 429),
+    "500": (breaks(500), "InternalServerError", 500),
+    "502": (breaks(502), "BadGatewayError", 502),
+    "503": (breaks(503), "ServiceUnavailableError", 503),
+    "504": (breaks(504), "Timeout", 504),
+    "529": (breaks(529), "APIError", 529),
+    "408": (breaks(408), "Timeout", 408),
+    "409": (breaks(409), "APIError", 409),
+    "a wrong key": (refuses_the_key(), "AuthenticationError", 401),
+    "402": (fails(402, "Payment required."), "BadRequestError", 402),
+    "403": (fails(403, "Country not supported."), "BadRequestError", 403),
+    "404": (fails(404, "The model does not exist.", code="model_not_found"), "NotFoundError", 404),
+    "a wrong request": (fails(400, "Invalid temperature."), "BadRequestError", 400),
+    "422": (fails(422, "Unprocessable."), "BadRequestError", 422),
+    "too long a prompt": (overflows(), "ContextWindowExceededError", 400),
+    "a filter": (refuses_the_content(), "ContentPolicyViolationError", 400),
+    "no answer": (hangs, "Timeout", 408),
+    "cut before the answer": (cuts, "InternalServerError", 500),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+@streamed_or_whole
+@sync_or_async
+def test_a_failure_before_the_first_token_has_the_class_that_we_fall_back_by(scripted_server, case, streamed, waits):
+    reply, name, status = FAILURES[case]
+    scripted_server.script["failing"] = reply
+    failed = failure(scripted_server.url, "failing", streamed=streamed, waits=waits, timeout=0.5)
+    assert (type(failed).__name__, failed.status_code) == (name, status)
+    assert len(scripted_server.seen) == 1
+
+
+@streamed_or_whole
+@sync_or_async
+def test_a_server_that_is_not_there_is_an_internal_server_error(streamed, waits):
+    failed = failure(f"http://127.0.0.1:{free_port()}/v1", streamed=streamed, waits=waits)
+    assert type(failed).__name__ == "InternalServerError"
+
+
+@pytest.mark.parametrize("reply", [says(breaks_off=(0, "cut")), garbles], ids=["half a body", "no JSON"])
+@sync_or_async
+def test_a_body_that_cannot_be_read_is_an_internal_server_error(scripted_server, reply, waits):
+    scripted_server.script["broken"] = reply
+    assert type(failure(scripted_server.url, "broken", waits=waits)).__name__ == "InternalServerError"
+
+
+def test_a_wrong_keys_message_has_the_key_in_it(scripted_server):
+    scripted_server.script["locked"] = refuses_the_key()
+    assert KEY in str(failure(scripted_server.url, "locked"))
+
+
+@streamed_or_whole
+def test_how_long_to_wait_is_in_the_headers_that_litellm_adds_and_not_in_its_response(scripted_server, streamed):
+    scripted_server.script["limited"] = rate_limited(retry_after=7)
+    failed = failure(scripted_server.url, "limited", streamed=streamed)
+    assert failed.litellm_response_headers["retry-after"] == "7"
+    assert "retry-after" not in failed.response.headers
+
+
+@pytest.mark.parametrize(("retries", "requests"), [({}, 3), ({"num_retries": 0}, 1), ({"max_retries": 0}, 1)])
+@sync_or_async
+def test_a_call_is_tried_three_times_unless_told_not_to(scripted_server, retries, requests, waits):
+    scripted_server.script["limited"] = rate_limited(retry_after=0.01)
+    failure(scripted_server.url, "limited", waits=waits, **({"num_retries": None} | retries))
+    assert len(scripted_server.seen) == requests
+
+
+def test_litellms_retries_come_on_top_of_its_clients(scripted_server):
+    scripted_server.script["limited"] = rate_limited(retry_after=0.01)
+    failure(scripted_server.url, "limited", num_retries=2)
+    assert len(scripted_server.seen) == 5  # three of the client's, then two more
+
+
+def test_a_script_goes_on_after_a_failure(scripted_server):
+    scripted_server.script["busy"] = [rate_limited(), says("Paris."), says("Rome.")]
+    assert type(failure(scripted_server.url, "busy")).__name__ == "RateLimitError"
+    said = [call(scripted_server.url, "busy").choices[0].message.content for _ in range(3)]
+    assert said == ["Paris.", "Rome.", "Rome."]
+
+
+# Failures within a stream
+
+
+@pytest.mark.parametrize("how", ["cut", "stall", "error"])
+@pytest.mark.parametrize(("chunks", "first", "said"), [(0, True, ""), (1, False, ""), (3, False, "one two ")])
+@sync_or_async
+def test_a_stream_that_breaks_off_says_what_had_come(scripted_server, how, chunks, first, said, waits):
+    scripted_server.script["frail"] = says("one two three four", breaks_off=(chunks, how))
+    failed = failure(scripted_server.url, "frail", streamed=True, waits=waits, timeout=0.5)
+    assert type(failed).__name__ == "MidStreamFallbackError"
+    assert (failed.is_pre_first_chunk, failed.generated_content) == (first, said)
+    assert type(failed.original_exception).__name__ == "APIConnectionError"
+
+
+@sync_or_async
+def test_a_stream_that_ends_early_without_a_word_passes_for_a_whole_answer(scripted_server, waits):
+    scripted_server.script["quitter"] = says("one two three four", breaks_off=(3, "end"))
+    answer = call(scripted_server.url, "quitter", streamed=True, waits=waits)
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("one two ", "stop")
+
+
+@sync_or_async
+def test_a_page_of_html_passes_for_an_empty_stream(scripted_server, waits):
+    scripted_server.script["portal"] = garbles
+    answer = call(scripted_server.url, "portal", streamed=True, waits=waits)
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("", "stop")
+
+
+# LiteLLM's own proxy
+
+
+@streamed_or_whole
+@sync_or_async
+def test_the_proxy_answers(proxy_server, streamed, waits):
+    answer = call(proxy_server, "says-paris", provider="litellm_proxy", streamed=streamed, waits=waits)
+    assert answer.choices[0].message.content == "Paris."
+
+
+def test_the_proxy_calls_a_tool(proxy_server):
+    answer = call(proxy_server, "calls-a-tool", provider="litellm_proxy", tools=[WEATHER])
+    assert answer.choices[0].message.tool_calls[0].function.name == "weather"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("rate-limited", "RateLimitError"),
+        ("broken", "InternalServerError"),
+        ("overflowing", "ContextWindowExceededError"),
+        ("nobody", "BadRequestError"),
+    ],
+)
+@streamed_or_whole
+def test_the_proxy_passes_on_what_a_model_failed_with(proxy_server, model, name, streamed):
+    failed = failure(proxy_server, model, provider="litellm_proxy", streamed=streamed)
+    assert type(failed).__name__ == name
+
+
+def test_the_proxy_takes_its_own_key_only(proxy_server):
+    failed = failure(proxy_server, "says-paris", provider="litellm_proxy", api_key="sk-some-other-key")
+    assert type(failed).__name__ == "BadRequestError"  # 401 where the proxy has a database to look the key up in

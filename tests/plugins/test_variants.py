@@ -1,9 +1,11 @@
 """Variants of models, called through the real LiteLLM; their own model is a scripted provider or a real server."""
 
 import asyncio
+import gc
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -29,6 +31,7 @@ from unirouter_plugins.providers.door import open_litellm
 from unirouter_plugins.providers.failures import retry_after, unwrapped
 from unirouter_plugins.providers.members import Member, Members, Votes
 from unirouter_plugins.providers.pricing import usage_of
+from unirouter_plugins.providers.registry import enter_provider
 from unirouter_plugins.providers.transform import transformed
 from unirouter_plugins.providers.variants import VOTES, register
 from unirouter_plugins.providers.votes import Ballot, elected, summed
@@ -36,14 +39,20 @@ from unirouter_plugins.providers.votes import Ballot, elected, summed
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used
     pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
-    # LiteLLM keeps connections of event loops that are over
+    # LiteLLM leaves connections open
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
-    # LangChain and LlamaIndex bring packages that speak of their own future
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:(langchain|llama_index|litellm|aiohttp).*"),
 ]
 
 ASKED = [{"role": "user", "content": "What is 17 times 23?"}]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def connections_end():
+    """Drop the connections that LiteLLM keeps open; else they are warned of in some later module."""
+    yield
+    open_litellm().in_memory_llm_clients_cache.flush_cache()
+    gc.collect()
 
 
 @pytest.fixture
@@ -113,6 +122,18 @@ def served(litellm, monkeypatch):
 
         make.server = server
         yield make
+
+
+def run(awaited):
+    """What a coroutine returns; LiteLLM's connections are closed with the event loop that they belong to."""
+
+    async def closing():
+        try:
+            return await awaited
+        finally:
+            await open_litellm().close_litellm_async_clients()
+
+    return asyncio.run(closing())
 
 
 def text(response):
@@ -304,13 +325,11 @@ def test_the_elected_call_of_a_tool_is_the_answer(scripted, litellm):
 
 def test_answers_held_to_json_agree_by_value(scripted, litellm):
     scripted.answers = ['{"sum": 391, "unit": 1}', '{"unit": 1, "sum": 391}', '{"sum": 381, "unit": 1}']
-    how = {"response_format": {"type": "json_object"}}
-    response = litellm.completion(model=voting().called, messages=ASKED, **how)
-    assert json.loads(text(response)) == {
-        "sum": 391,
-        "unit": 1,
-    }  # by the last number, all would be 1 and the first wins
-    assert response._hidden_params[VOTES]["agreed"] == 2
+    model = voting(same="exact").called
+    held = litellm.completion(model=model, messages=ASKED, response_format={"type": "json_object"})
+    assert json.loads(text(held)) == {"sum": 391, "unit": 1}
+    assert held._hidden_params[VOTES]["agreed"] == 2
+    assert litellm.completion(model=model, messages=ASKED)._hidden_params[VOTES]["agreed"] == 1
 
 
 def test_usage_is_the_sum_over_the_samples(scripted, litellm):
@@ -352,7 +371,7 @@ def test_when_all_samples_fail_the_failure_is_theirs(scripted, litellm):
     with pytest.raises(litellm.RateLimitError, match="Slow down"):
         litellm.completion(model=voting().called, messages=ASKED)
     with pytest.raises(litellm.RateLimitError, match="Slow down"):
-        asyncio.run(litellm.acompletion(model=voting().called, messages=ASKED))
+        run(litellm.acompletion(model=voting().called, messages=ASKED))
 
 
 def test_each_sample_has_its_own_seed(scripted, litellm):
@@ -404,7 +423,7 @@ def test_a_cancelled_call_cancels_its_samples(scripted, litellm, monkeypatch):
             await call
 
     monkeypatch.setattr(scripted, "acompletion", hangs)
-    asyncio.run(asyncio.wait_for(cancel(), 20))
+    run(asyncio.wait_for(cancel(), 20))
     assert len(cancelled) == 4
 
 
@@ -420,14 +439,14 @@ def streamed(litellm, model, **how):
     async def asynchronous():
         return [chunk async for chunk in await litellm.acompletion(model=model, **{**WITH_USAGE, **how})]
 
-    return list(litellm.completion(model=model, **{**WITH_USAGE, **how})), asyncio.run(asynchronous())
+    return list(litellm.completion(model=model, **{**WITH_USAGE, **how})), run(asynchronous())
 
 
 @BOTH
 def test_all_four_doors_give_the_same_answer(litellm, served, how):
     member = served(says("It is 391, I think."), **how)
     asked = {"model": member.called, "messages": ASKED}
-    whole = [litellm.completion(**asked), asyncio.run(litellm.acompletion(**asked))]
+    whole = [litellm.completion(**asked), run(litellm.acompletion(**asked))]
     answers = [text(response) for response in whole] + [joined(chunks) for chunks in streamed(litellm, member.called)]
     assert answers == ["It is 391, I think."] * 4
 
@@ -482,7 +501,7 @@ def test_a_stream_that_is_left_closes_the_own_model_s(litellm, served):
         await anext(aiter(chunks))
         await chunks.aclose()
 
-    asyncio.run(asyncio.wait_for(leave(), 20))  # a stalled server would hold an open stream for ever
+    run(asyncio.wait_for(leave(), 20))  # a stalled server would hold an open stream for ever
 
 
 # --- Failures ---------------------------------------------------------------------------------------------------------
@@ -518,7 +537,7 @@ def test_a_failure_is_the_one_that_litellm_raises_for_the_own_model(litellm, ser
     assert type(own) is getattr(litellm.exceptions, kind)
     for call in (
         lambda: litellm.completion(**asked),
-        lambda: asyncio.run(litellm.acompletion(**asked)),
+        lambda: run(litellm.acompletion(**asked)),
         lambda: litellm.completion(stream=True, **asked),
     ):
         failed = caught(call)
@@ -530,7 +549,7 @@ def test_a_failure_is_the_one_that_litellm_raises_for_the_own_model(litellm, ser
 @EACH
 def test_an_asynchronous_stream_that_never_begins_holds_that_failure(litellm, served, kind, how):
     asked = {"model": served(FAILURES[kind], **how).called, **ONCE}
-    failed = caught(lambda: asyncio.run(first(litellm, **asked)))
+    failed = caught(lambda: run(first(litellm, **asked)))
     assert type(unwrapped(failed)) is getattr(litellm.exceptions, kind)  # LiteLLM opens it with its first chunk
     assert retry_after(failed) == (7 if kind == "RateLimitError" else None)
 
@@ -607,17 +626,32 @@ def test_a_table_without_variants_registers_nothing(litellm):
     assert entries(litellm) == []
 
 
-def test_many_threads_register_one_provider_with_every_variant(litellm, scripted):
-    litellm.custom_provider_map[:] = [e for e in litellm.custom_provider_map if e["provider"] != "unirouter"]
+def test_many_threads_register_one_provider(litellm):
+    made = []
+
+    def make():
+        made.append(litellm.CustomLLM())
+        time.sleep(0.02)  # so that the others come meanwhile
+        return made[-1]
+
+    with ThreadPoolExecutor(8) as threads:
+        providers = list(threads.map(lambda _: enter_provider("threaded", "here:make", make), range(8)))
+    assert set(providers) == set(made)
+    assert len(made) == entries(litellm).count("threaded") == 1
+
+
+def test_many_threads_register_every_variant(litellm, scripted):
     members = [Member(f"m{i}", "scripted/model", system=f"s{i}") for i in range(40)]
-    threads = [threading.Thread(target=register, args=([member],)) for member in members]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert entries(litellm).count("unirouter") == 1
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda member: register([member]), members))
     for member in members:
         assert text(litellm.completion(model=member.called, messages=ASKED)) == "It is 391."
+
+
+def test_litellm_knows_a_provider_before_the_first_call(litellm, own_module):
+    name = f"fresh{own_module}"
+    register(Members({}, {name: f"{own_module}:handler"}))
+    assert "tools" in litellm.get_supported_openai_params(model="m", custom_llm_provider=name)
 
 
 def test_two_tables_with_one_name_are_not_confused(litellm, scripted):
@@ -719,7 +753,7 @@ def test_langchain_calls_a_variant_like_any_model(litellm, served, how):
         said = await model.ainvoke("What is 17 times 23?")
         return said.content, "".join([chunk.content async for chunk in model.astream("What is 17 times 23?")])
 
-    assert asyncio.run(asynchronous()) == ("It is 391.", "It is 391.")
+    assert run(asynchronous()) == ("It is 391.", "It is 391.")
 
 
 @BOTH
@@ -735,7 +769,7 @@ def test_llama_index_calls_a_variant_like_any_model(litellm, served, how):
         said = (await model.achat(asked)).message.content
         return said, [chunk async for chunk in await model.astream_chat(asked)][-1].message.content
 
-    assert asyncio.run(asynchronous()) == ("It is 391.", "It is 391.")
+    assert run(asynchronous()) == ("It is 391.", "It is 391.")
 
 
 def test_langchain_s_tools_reach_a_variant_s_model(litellm, served):

@@ -16,7 +16,7 @@ from unirouter_plugins.providers.door import open_litellm
 REFUSAL = "I only do arithmetic."
 """The answer to a prompt that does not hold one sum."""
 
-_LONGEST = 200  # characters of a sum; it bounds the parser's depth too
+_LONGEST_PROMPT, _LONGEST = 10_000, 200  # characters of a prompt and of a sum; the latter bounds the parser's depth
 _MOST_BITS = 8_192  # of a number, numerator and denominator together: some 2,000 digits, and never long to compute
 _PRECISE = Context(prec=50, Emax=3_000, Emin=-3_000)  # roots, the one thing that is not exact
 _SHOWN = Context(prec=15)
@@ -62,6 +62,8 @@ def calculate(prompt: str) -> str:
     >>> calculate("Write a poem about the sea.")
     'I only do arithmetic.'
     """
+    if len(prompt) > _LONGEST_PROMPT:
+        return REFUSAL
     results = [result for sentence in _SENTENCE_END.split(prompt) if (result := _evaluate(sentence)) is not None]
     return _show(results[0]) if len(results) == 1 else REFUSAL
 
@@ -232,8 +234,8 @@ def _chunk(text: str, *, finish_reason: str = "", usage: Mapping[str, int] | Non
 
 
 def _newest_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
-    asked = (message for message in reversed(messages) if message.get("role") == "user")
-    return _text(next(asked, {}).get("content"))
+    asked = (message.get("content") for message in reversed(messages) if message.get("role") == "user")
+    return _text(next(asked, None))
 
 
 def _text(content: Any) -> str:

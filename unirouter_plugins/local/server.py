@@ -121,7 +121,7 @@ def _start(settings: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        # Threads that spin while they wait make answers many times slower where there are fewer free cores than threads.
+        # Threads that spin while they wait make answers many times slower where fewer cores are free than compute.
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},
     )
 

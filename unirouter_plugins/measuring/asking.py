@@ -175,7 +175,11 @@ class Caller:
 
     def tokens(self, messages: Sequence[Message]) -> float:
         """Return about how many prompt tokens the model is charged for these messages."""
-        return self.member.expanded_tokens(Chat.of(messages).count_tokens(self.counter), self.counter)
+        return self.charged(Chat.of(messages).count_tokens(self.counter))
+
+    def charged(self, tokens: float) -> float:
+        """Return about how many prompt tokens the model is charged for a chat of `tokens`."""
+        return self.member.expanded_tokens(tokens, self.counter)
 
     def worst(self, tokens: float) -> float:
         """Return the most USD that a call with so many prompt tokens may cost, as far as calls so far tell."""

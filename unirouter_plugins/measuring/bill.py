@@ -205,7 +205,7 @@ def _reference(run: Run, references: References, lengths: Lengths) -> Item:
         for row, question in enumerate(run.asked.questions)
         if question.lacks_reference and not references.has(question)
     ]
-    tokens = [caller.tokens(run.asked.questions[row].messages) for row in rows]
+    tokens = [caller.charged(run.asked.sizes[row]) for row in rows]
     return _item(caller, "reference", tokens, lengths.of(rows, caller), len(run.asked.lacking) - len(rows))
 
 

@@ -38,6 +38,8 @@ class Measurement:
     ----------
     caller : Caller
     questions : Questions
+    sizes : sequence of float
+        The tokens of each question's chat.
     marker : Marker
     store : AnswerStore
     commit : Committer
@@ -66,6 +68,7 @@ class Measurement:
         self,
         caller: Caller,
         questions: Questions,
+        sizes: Sequence[float],
         marker: Marker,
         store: AnswerStore,
         commit: Committer,
@@ -80,11 +83,11 @@ class Measurement:
         self.ungradable: set[int] = set()
         self.out_of_budget: str | None = None
         self.told: Callable[[], None] = lambda: None
+        self._sizes = sizes
         self._store, self._commit, self._concurrency = store, commit, concurrency
         self._answers: dict[Job, Answer] = {}
         self._errors: dict[Job, float] = {}
         self._failed: set[Job] = set()
-        self._tokens: dict[int, float] = {}
         self._keys = [marker.key(question) for question in questions]
         self._take_kept()
 
@@ -124,9 +127,7 @@ class Measurement:
 
     def tokens_of(self, row: int) -> float:
         """Return about how many prompt tokens one answer to this question is charged."""
-        if row not in self._tokens:
-            self._tokens[row] = self.caller.tokens(self.questions[row].messages)
-        return self._tokens[row]
+        return self.caller.charged(self._sizes[row])
 
     def _take_kept(self) -> None:
         """Take the answers and grades of earlier runs from the store."""

@@ -9,7 +9,7 @@ from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.measuring.answers import AnswerStore
 from unirouter_plugins.measuring.asking import Caller, NoGradeError, digest_of
 from unirouter_plugins.measuring.bench import Bench
-from unirouter_plugins.measuring.budget import Budget
+from unirouter_plugins.measuring.budget import Budget, OverBudgetError
 from unirouter_plugins.measuring.committer import Committer
 from unirouter_plugins.measuring.judge import Judge
 from unirouter_plugins.measuring.known_pairs import JudgeCheck, KnownPair, known_pairs
@@ -34,6 +34,8 @@ class Asked:
     members : tuple of Member
         To be measured.
     questions : Questions
+    sizes : tuple of float
+        The tokens of each question's chat, counted once for all models.
     quotes : mapping of str to Quote
         The prices of all who are called, by name.
     judge : Judge, optional
@@ -45,6 +47,7 @@ class Asked:
 
     members: tuple[Member, ...]
     questions: Questions
+    sizes: tuple[float, ...]
     quotes: Mapping[str, Quote]
     judge: Judge | None
     reference: Member | None
@@ -132,6 +135,7 @@ class Run:
         made = Measurement(
             self._caller(member, self.asked.max_tokens),
             self.asked.questions,
+            self.asked.sizes,
             Marker(self.bench, self.references),
             self.store,
             self._commit,
@@ -154,8 +158,16 @@ class Run:
         PreflightError
             When one of them failed, or the judge is not to be trusted; what was answered is kept.
         """
-        for measurement in self.measurements:
-            await self._first_call(measurement, order)
+        try:
+            for measurement in self.measurements:
+                await self._first_call(measurement, order)
+            return await self._try_judge()
+        except OverBudgetError as refused:
+            for measurement in self.measurements:
+                measurement.out_of_budget = str(refused)
+            return None
+
+    async def _try_judge(self) -> JudgeCheck | None:
         if self.bench is None or not self.asked.pairs:
             return None
         try:

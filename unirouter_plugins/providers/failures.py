@@ -36,6 +36,9 @@ PASSES = (
 )
 """Those that may be gone when the same model is asked again."""
 
+_REFUSED = (402, 403)
+"""No credit, no permission: LiteLLM may report them as bad requests."""
+
 UNBILLED = ("RateLimitError",)
 """Of those, what no provider charges for: the call was turned away before it was read."""
 
@@ -64,7 +67,9 @@ def passes_on(failed: BaseException, *, content_policy: bool = False) -> bool:
         return True
     if not _is_litellms(failed):
         return other_passes_on(failed, content_policy=content_policy)
-    return is_overflow(failed) or _is_any(
+    if getattr(unwrapped(failed), "status_code", None) in _REFUSED or is_overflow(failed):
+        return True
+    return _is_any(
         failed, (*PASSES_ON, "ContentPolicyViolationError") if content_policy else PASSES_ON
     )
 
