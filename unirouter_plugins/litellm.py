@@ -38,6 +38,9 @@ __all__ = [
 RECORD = "unirouter"
 """Where a response's hidden parameters hold the record of its call."""
 
+_OF_SOME = ("reasoning_effort", "thinking", "verbosity", "user")
+"""Parameters that a variant passes on to its model, which LiteLLM takes from providers that it knows only."""
+
 
 def load_router(folder: str | os.PathLike[str], pool: str | os.PathLike[str] | None = None, **how: Any) -> UniRouter:
     """Return the router in `folder`, its models called, priced and filtered as the table `pool` says.
@@ -50,6 +53,9 @@ def load_router(folder: str | os.PathLike[str], pool: str | os.PathLike[str] | N
         when there is none, are called as they were when they were measured.
     **how
         As in `UniRouter.load`.
+
+    A folder says where its models are called and which environment variable holds the key, as a table does; load only
+    those that you trust.
 
     Raises
     ------
@@ -171,7 +177,7 @@ class _Call:
         self.quoted = require_quote(member, profile)
         if member.is_variant:
             register([member])
-            arguments: dict[str, Any] = {"model": member.called}
+            arguments: dict[str, Any] = {"model": member.called, "allowed_openai_params": list(_OF_SOME)}
         else:
             arguments = member.arguments()
         if not self.attempts.is_last:  # to retry is to ask the next model; the last is retried as LiteLLM does

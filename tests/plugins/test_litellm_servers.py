@@ -271,3 +271,13 @@ def test_a_real_model_keeps_to_a_schema(through_llama):
     wanted = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema, "strict": True}}
     response = complete(through_llama, "Where is the Louvre?", models=["sage"], response_format=wanted, max_tokens=60)
     assert isinstance(json.loads(text(response))["city"], str)
+
+
+def test_a_variant_passes_on_what_only_its_own_model_knows(router, scripted_server, monkeypatch):
+    monkeypatch.setenv("SERVER_KEY", PLANTED)
+    member = Member("sage", "openai/o3-mini", scripted_server.url, "SERVER_KEY", template="{prompt} Think.")
+    response = complete(configured(router, Members({"sage": member})), SUM, models=["sage"], reasoning_effort="low")
+    (seen,) = scripted_server.seen
+    assert seen.prompt == f"{SUM} Think."
+    assert seen.body["reasoning_effort"] == "low"
+    assert record_of(response).model == "sage"

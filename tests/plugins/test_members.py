@@ -156,6 +156,7 @@ def test_a_value_that_cannot_be_used_is_named_with_its_cure(table, text, message
         "api_key = 'planted'",
         "api_key_env = 'planted-key'",
         "api_base = 'http://me:planted@host/v1'",
+        "api_base = 'http://planted@host/v1'",
         "api_base = 'http://host/v1?api_key=planted'",
         "settings = { api_key = 'planted' }",
         "settings = { extra_headers = { Authorization = 'planted' } }",
