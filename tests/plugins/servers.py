@@ -190,21 +190,21 @@ class ScriptedServer:
 @contextmanager
 def serve_script():
     """Run a `ScriptedServer` in a thread for as long as the block."""
-    server, loop, ready = ScriptedServer(), asyncio.new_event_loop(), threading.Event()
+    server, loop, ready, over = ScriptedServer(), asyncio.new_event_loop(), threading.Event(), asyncio.Event()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", server._chat)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)  # 0 waits for ever on those that hang
 
-    async def start():
+    async def serve():
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ready.set()
+        await over.wait()
+        await runner.cleanup()
 
     def run():
-        loop.run_until_complete(start())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
+        loop.run_until_complete(serve())
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)
@@ -213,7 +213,7 @@ def serve_script():
     try:
         yield server
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(over.set)
         thread.join(30)
         assert not thread.is_alive()
 

@@ -69,9 +69,7 @@ def passes_on(failed: BaseException, *, content_policy: bool = False) -> bool:
         return other_passes_on(failed, content_policy=content_policy)
     if getattr(unwrapped(failed), "status_code", None) in _REFUSED or is_overflow(failed):
         return True
-    return _is_any(
-        failed, (*PASSES_ON, "ContentPolicyViolationError") if content_policy else PASSES_ON
-    )
+    return _is_any(failed, (*PASSES_ON, "ContentPolicyViolationError") if content_policy else PASSES_ON)
 
 
 def is_passing(failed: BaseException) -> bool:
