@@ -21,6 +21,7 @@ from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.commands import tables
 from unirouter_plugins.commands.calls import ask, prices
+from unirouter_plugins.commands.demo import demo
 from unirouter_plugins.commands.explained import show_grounds
 from unirouter_plugins.commands.onboard import onboard
 from unirouter_plugins.commands.options import Data, Json, MaybeRouter, emit, load, named, split
@@ -79,6 +80,7 @@ app.command("models")(list_models)
 app.command()(retire)
 app.command()(ask)
 app.command()(prices)
+app.command()(demo)
 
 
 def _show_version(asked: bool) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import copy
 import itertools
+import json
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from unirouter_core.decision import Decision
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.profiles import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.providers.chats import Chat, Messages
 from unirouter_plugins.providers.door import open_litellm
+from unirouter_plugins.providers.failures import unwrapped, without_keys
 from unirouter_plugins.providers.fallback import Attempts
-from unirouter_plugins.providers.members import Members, differences, read_members
+from unirouter_plugins.providers.members import SERVED_AS, Member, Members, differences, read_members
 from unirouter_plugins.providers.pricing import Quote, Usage, require_quote, usage_of, usd_of
 from unirouter_plugins.providers.serving import configured, member_of
 from unirouter_plugins.providers.variants import register
@@ -37,6 +44,24 @@ __all__ = [
 
 RECORD = "unirouter"
 """Where a response's hidden parameters hold the record of its call."""
+
+TIMEOUT = 300.0
+"""Seconds until a call has failed and the next model is asked, where the caller says nothing."""
+
+_NOT_A_PARAMETER = ("model", "messages", "stream", "api_base", "base_url", "api_key")
+"""What the router and the table decide; a key or an address of one model is not for the next."""
+
+_SHAPING = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "reasoning_effort",
+    "thinking",
+    "seed",
+    "stop",
+)
+"""Parameters of a call that make its model another than was measured."""
 
 _OF_SOME = ("reasoning_effort", "thinking", "verbosity", "user")
 """Parameters that a variant passes on to its model, which LiteLLM takes from providers that it knows only."""
@@ -152,14 +177,16 @@ class _Call:
         stream: bool = False,
     ) -> None:
         self.began = time.perf_counter()
+        _check(how["requires"], parameters)
         self.chat = Chat.of(asked, parameters)
+        router = copy.copy(router)  # its pool stays as it is now, whoever is onboarded meanwhile
         self.pool = router.pool
         requires = tuple(dict.fromkeys([*self.chat.requires, *how.pop("requires")]))
         tokens_in = None if self.chat.is_bare else self._tokens_in(router)
         decision = router.route(self.chat.prompt, requires=requires, tokens_in=tokens_in, **how)
         windows = {name: profile.capabilities.context_window for name, profile in self.pool.items()}
         self.attempts = Attempts(decision, windows, content_policy)
-        self.parameters = {**parameters, **({"stream": True} if stream else {})}
+        self.parameters = {"timeout": TIMEOUT, **parameters, **({"stream": True} if stream else {})}
         if stream:  # else nobody knows what a stream cost
             self.parameters["stream_options"] = {"include_usage": True, **(parameters.get("stream_options") or {})}
         self.quoted: Quote
@@ -174,6 +201,8 @@ class _Call:
         """Return what LiteLLM's `completion` is given for the model to try now; its price is known."""
         profile = self.pool[self.attempts.model]
         member = member_of(profile)
+        if SERVED_AS not in profile.provenance:
+            _check_known(member)
         self.quoted = require_quote(member, profile)
         if member.is_variant:
             register([member])
@@ -183,6 +212,15 @@ class _Call:
         if not self.attempts.is_last:  # to retry is to ask the next model; the last is retried as LiteLLM does
             arguments |= {"num_retries": 0, "max_retries": 0}
         return {**arguments, **self.parameters, "messages": list(self.chat.messages)}
+
+    def _given_otherwise(self, profile: ModelProfile) -> Iterator[str]:
+        """Yield what the caller gave that the model was not measured with; nothing where that is not known."""
+        if SERVED_AS not in profile.provenance:
+            return
+        settings = member_of(profile).settings
+        for name in _SHAPING:
+            if name in self.parameters and self.parameters[name] != settings.get(name):
+                yield f"{name} is {self.parameters[name]!r} and was {settings.get(name, 'not given')!r}"
 
     def record(self, response: Any) -> CallRecord:
         """Return the record of the call, of which `response` is the answer or a stream's last chunk."""
@@ -195,13 +233,38 @@ class _Call:
             usage=usage,
             seconds=time.perf_counter() - self.began,
             failures=dict(self.attempts.failures),
-            differs=tuple(differences(member_of(profile), profile)),
+            differs=(*differences(member_of(profile), profile), *self._given_otherwise(profile)),
         )
 
     def answered(self, response: Any) -> Any:
         """Return the response with the record of the call attached."""
         response._hidden_params[RECORD] = self.record(response)
         return response
+
+
+def _check_known(member: Member) -> None:
+    """Raise `InvalidDataError` when a model is known by its record alone, and LiteLLM has none of its name."""
+    try:
+        open_litellm().get_llm_provider(member.model)
+    except Exception as unknown:
+        raise InvalidDataError(
+            f"{member.name!r} is known by its record only, and LiteLLM knows no model of that name; say in pool.toml "
+            f'how to call it: [models.{json.dumps(member.name)}] model = "provider/name".'
+        ) from unknown
+
+
+def _check(requires: Sequence[str], parameters: Mapping[str, Any]) -> None:
+    """Raise `InvalidDataError` when what was given cannot be used as it is meant."""
+    if isinstance(requires, str):
+        raise InvalidDataError(f"{requires!r} is one name, not a list of names; put it in a list.")
+    for name in parameters:
+        if name in _NOT_A_PARAMETER:
+            cure = (
+                "use stream or astream"
+                if name == "stream"
+                else "use models=[...], or pool.toml for how they are called"
+            )
+            raise InvalidDataError(f"{name}= is not for the caller to give; {cure}.")
 
 
 def complete(
@@ -230,8 +293,9 @@ def complete(
     content_policy : bool
         Whether a refusal by a provider's content filter goes to the next model.
     **parameters
-        As in `litellm.completion`: tools, response_format, temperature, max_tokens, timeout and the like. What is
-        given here wins over the settings that the model was measured with.
+        As in `litellm.completion`: tools, response_format, temperature, max_tokens, timeout (300 seconds when not
+        given), drop_params and the like. What is given here wins over the settings that the model was measured with,
+        and the record says so.
 
     Returns
     -------
@@ -267,6 +331,24 @@ def complete(
             return answered
 
 
+async def _in_thread(
+    router: UniRouter,
+    asked: str | Messages,
+    how: dict[str, Any],
+    parameters: dict[str, Any],
+    content_policy: bool,
+    *,
+    stream: bool = False,
+) -> tuple[Any, _Call]:
+    """Return LiteLLM and the call, made beside the event loop: importing, embedding and counting take their time."""
+
+    def make() -> tuple[Any, _Call]:
+        litellm = open_litellm()
+        return litellm, _Call(router, asked, how, parameters, content_policy=content_policy, stream=stream)
+
+    return await asyncio.to_thread(make)
+
+
 async def acomplete(
     router: UniRouter,
     asked: str | Messages,
@@ -278,8 +360,8 @@ async def acomplete(
     **parameters: Any,
 ) -> ModelResponse:
     """Do what `complete` does, asynchronously."""
-    litellm, how = open_litellm(), {"cost_weight": cost_weight, "models": models, "requires": requires}
-    call = _Call(router, asked, how, parameters, content_policy=content_policy)
+    how = {"cost_weight": cost_weight, "models": models, "requires": requires}
+    litellm, call = await _in_thread(router, asked, how, parameters, content_policy)
     while True:
         try:
             response = await litellm.acompletion(**call.arguments())
@@ -299,7 +381,7 @@ class _Streamed:
     def __init__(self, call: _Call, chunks: Any, begun: list[Any]) -> None:
         self.decision, self.model = call.attempts.decision, call.attempts.model
         self.record: CallRecord | None = None
-        self._call, self._chunks, self._begun = call, chunks, begun
+        self._call, self._source, self._begun = call, chunks, begun
         self._telling: Any = None  # the chunk that tells the usage
 
     def _noted(self, chunk: Any) -> Any:
@@ -307,9 +389,13 @@ class _Streamed:
             self._telling = chunk
         return chunk
 
+    def _end(self) -> None:
+        if self.record is None:
+            self.record = self._call.record(self._telling)
+
 
 class Stream(_Streamed):
-    """LiteLLM's chunks of one answer, as they come.
+    """LiteLLM's chunks of one answer, as they come; they are gone through once.
 
     Attributes
     ----------
@@ -317,24 +403,94 @@ class Stream(_Streamed):
     model : str
         The one that answers.
     record : CallRecord or None
-        What became of the call, once the last chunk has come.
+        What became of the call, once the last chunk has come, or the stream was closed; then without a cost.
     """
 
+    def __init__(self, call: _Call, chunks: Any, begun: list[Any]) -> None:
+        super().__init__(call, chunks, begun)
+        self._chunks = self._run()
+
+    def _run(self) -> Iterator[ModelResponseStream]:
+        try:
+            for chunk in itertools.chain(self._begun, self._source):
+                yield self._noted(chunk)
+        except GeneratorExit:
+            self._end()
+            raise
+        except Exception as failed:
+            raise without_keys(unwrapped(failed)) from None
+        self._end()
+
     def __iter__(self) -> Iterator[ModelResponseStream]:
-        for chunk in itertools.chain(self._begun, self._chunks):
-            yield self._noted(chunk)
-        self.record = self._call.record(self._telling)
+        return self._chunks
+
+    def __next__(self) -> ModelResponseStream:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """End the answer here: its model says no more."""
+        next(self._chunks, None) if self._telling is None else None  # a generator that never began does not end
+        self._chunks.close()  # type: ignore[attr-defined] # it is a generator
+        _close(self._source)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class AsyncStream(_Streamed):
     """LiteLLM's chunks of one answer, as they come; see `Stream`."""
 
-    async def __aiter__(self) -> AsyncIterator[ModelResponseStream]:
-        for chunk in self._begun:
-            yield self._noted(chunk)
-        async for chunk in self._chunks:
-            yield self._noted(chunk)
-        self.record = self._call.record(self._telling)
+    def __init__(self, call: _Call, chunks: Any, begun: list[Any]) -> None:
+        super().__init__(call, chunks, begun)
+        self._chunks = self._run()
+
+    async def _run(self) -> AsyncIterator[ModelResponseStream]:
+        try:
+            for chunk in self._begun:
+                yield self._noted(chunk)
+            async for chunk in self._source:
+                yield self._noted(chunk)
+        except GeneratorExit:
+            self._end()
+            raise
+        except Exception as failed:
+            raise without_keys(unwrapped(failed)) from None
+        self._end()
+
+    def __aiter__(self) -> AsyncIterator[ModelResponseStream]:
+        return self._chunks
+
+    async def __anext__(self) -> ModelResponseStream:
+        return await anext(self._chunks)
+
+    async def aclose(self) -> None:
+        """End the answer here: its model says no more."""
+        if self._telling is None:
+            await anext(self._chunks, None)
+        await self._chunks.aclose()  # type: ignore[attr-defined] # it is a generator
+        if (close := getattr(self._source, "aclose", None)) is not None:
+            await close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _close(chunks: Any) -> None:
+    """Close LiteLLM's stream, which has the provider's inside, which has the connection."""
+    for source in (chunks, getattr(chunks, "completion_stream", None)):
+        for name in ("close", "response"):
+            inner = getattr(source, name, None)
+            close = inner if name == "close" else getattr(inner, "close", None)
+            if callable(close):
+                with contextlib.suppress(Exception):  # of any kind: it is over, however it ended
+                    close()
+                    return
 
 
 def stream(
@@ -387,8 +543,8 @@ async def astream(
     **parameters: Any,
 ) -> AsyncStream:
     """Do what `stream` does, asynchronously: ``async for chunk in await astream(...)``."""
-    litellm, how = open_litellm(), {"cost_weight": cost_weight, "models": models, "requires": requires}
-    call = _Call(router, asked, how, parameters, content_policy=content_policy, stream=True)
+    how = {"cost_weight": cost_weight, "models": models, "requires": requires}
+    litellm, call = await _in_thread(router, asked, how, parameters, content_policy, stream=True)
     while True:
         try:
             chunks = aiter(await litellm.acompletion(**call.arguments()))

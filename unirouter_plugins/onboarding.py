@@ -26,9 +26,11 @@ from unirouter_plugins.measuring.grades import worth
 from unirouter_plugins.measuring.judge import Judge
 from unirouter_plugins.measuring.known_pairs import JudgeCheck
 from unirouter_plugins.measuring.measurement import Measurement
+from unirouter_plugins.measuring.pacing import together
 from unirouter_plugins.measuring.questions import Questions
 from unirouter_plugins.measuring.reading import read_questions
 from unirouter_plugins.measuring.run import Asked, Run
+from unirouter_plugins.providers.chats import Chat
 from unirouter_plugins.providers.door import open_litellm
 from unirouter_plugins.providers.members import SERVED_AS, Member, Members, read_members
 from unirouter_plugins.providers.pricing import capabilities, require_quote
@@ -239,6 +241,7 @@ def plan_onboarding(
     asked = Asked(
         members=measured,
         questions=read,
+        sizes=tuple(Chat.of(question.messages).count_tokens(router.token_counter) for question in read),
         quotes={member.name: require_quote(member) for member in called},
         judge=judge,
         reference=reference,
@@ -356,8 +359,7 @@ class Plan:
             try:
                 async with Committer(store) as commit:
                     run = Run(self.asked, store, commit, budget, self._router.token_counter, told)
-                    run.describe()
-                    check = await run.first_calls(self._order)
+                    check, _ = await together([run.first_calls(self._order), asyncio.to_thread(run.describe)])
                     for measurement in run.measurements:
                         yield await self._onboard(measurement, check)
             finally:

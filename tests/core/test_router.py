@@ -130,6 +130,18 @@ def test_cached_tokens_cost_what_cached_tokens_cost(asked_router):
     assert batch[0].cost == pytest.approx(batch.costs[0])
 
 
+def test_each_model_may_have_cached_other_tokens(asked_router):
+    def costs(**how):
+        return {row.model: row.cost for row in asked_router.route(SUM, tokens_in=1000, **how).ranking}
+
+    alone, all_ = costs(), costs(cached_tokens=800)
+    for given in ({"sage": 800}, {"sage": 800.0, "poet": 0}):
+        assert costs(cached_tokens=given) == {**alone, "sage": all_["sage"]}
+    sent = {model: 1000 if model == "sage" else 10 for model in asked_router.pool}
+    by_model = asked_router.route(SUM, tokens_in=sent, cached_tokens={"sage": 800}).ranking
+    assert {row.model: row.cost for row in by_model}["sage"] == all_["sage"]
+
+
 def test_mean_costs_are_those_of_the_evaluation_whatever_the_prompt(world):
     router = fitted(world, cost="mean")
     router.onboard(evaluation(world, "sage"))
@@ -349,6 +361,8 @@ def test_an_unknown_model_is_named_with_those_known(world, asked_router):
         ({"tokens_in": "many"}, "tokens_in='many' must be"),
         ({"cached_tokens": -1}, "cached_tokens=-1 must be"),
         ({"tokens_in": 5, "cached_tokens": 6}, "cached_tokens=6 are part of tokens_in=5 and cannot be more"),
+        ({"tokens_in": 5, "cached_tokens": {"sage": 6}}, "cached_tokens=6 are part of tokens_in=5 and cannot be more"),
+        ({"tokens_in": 5, "cached_tokens": {"sage": -1}}, "cached_tokens=.* must be 4 finite numbers"),
         ({"vector": [1.0, 2.0]}, "vectors given have 2 numbers, but the router was fitted on 32"),
         ({"vector": [float("nan")] * 32}, "NaN or infinity"),
         ({"vector": ["a"] * 32}, "type <U1 for 1 prompts; give one row of numbers"),

@@ -193,19 +193,19 @@ def serve_script():
     server, loop, ready, over = ScriptedServer(), asyncio.new_event_loop(), threading.Event(), asyncio.Event()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", server._chat)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)  # 0 waits for ever on those that hang
+    site = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)  # 0 waits for ever on those that hang
 
     async def serve():
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        await site.setup()
+        await web.TCPSite(site, "127.0.0.1", 0).start()
+        server.url = f"http://127.0.0.1:{site.addresses[0][1]}/v1"
         ready.set()
         await over.wait()
-        await runner.cleanup()
+        await site.cleanup()
 
     def run():
-        loop.run_until_complete(serve())
-        loop.close()
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:  # at its end it cancels those that hang
+            runner.run(serve())
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

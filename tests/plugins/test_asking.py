@@ -13,7 +13,6 @@ from tests.plugins.servers import (
     breaks,
     cuts,
     fails,
-    hangs,
     rate_limited,
     refuses_the_content,
     refuses_the_key,
@@ -100,6 +99,14 @@ async def test_declining_is_a_refusal_and_no_failure(ask, reply):
     assert answered.refused
 
 
+async def test_an_answer_comes_from_the_model_and_not_from_a_cache_of_litellm(ask, scripted_server, monkeypatch):
+    litellm = open_litellm()
+    monkeypatch.setattr(litellm, "cache", litellm.Cache(type="local"))
+    await ask(says("one"))
+    reply, _, _ = await ask(says("two"))
+    assert (reply.text, len(scripted_server.seen)) == ("two", 2)
+
+
 async def test_a_failure_that_may_pass_is_asked_again(ask, scripted_server):
     reply, _, _ = await ask([breaks(), cuts, says("Paris.")])
     assert reply.text == "Paris."
@@ -155,7 +162,7 @@ async def test_a_key_that_is_not_set_is_said_before_anything_is_asked(ask, scrip
     [
         (breaks(), pacing.ATTEMPTS, {}),
         (cuts, pacing.ATTEMPTS, {}),
-        (hangs, pacing.ATTEMPTS, {"timeout": 0.2}),
+        (says("Paris.", latency=1.0), pacing.ATTEMPTS, {"timeout": 0.2}),
         (says("Paris.", usage=False), 1, {}),
     ],
 )
@@ -208,7 +215,6 @@ def test_a_budget_is_never_overspent_whoever_asks_at_once(calls, usd, concurrenc
 
     asyncio.run(all_at_once())
     assert budget.spent <= usd + 1e-6
-    assert all(worst + budget.spent > usd * (1 - 1e-6) or worst > usd - budget.spent for worst in refused) or refused
     if not refused:
         assert budget.spent == pytest.approx(sum(worst * part for worst, part in calls))
 

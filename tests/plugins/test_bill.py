@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from unirouter_core import InvalidDataError, Prices, UniRouter
+from unirouter_core import Prices, UniRouter
 from unirouter_core.grading import parse_grader
 from unirouter_plugins.measuring.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
 from unirouter_plugins.measuring.asking import digest_of, settings_of
@@ -128,8 +128,3 @@ def test_a_bill_can_be_kept_as_json(bill):
     kept = json.loads(json.dumps(bill().as_dict()))
     assert (kept["prompts"], kept["calls"], kept["items"][0]["model"]) == (100, 100, "new")
     assert kept["usd"]["low"] <= kept["usd"]["high"]
-
-
-def test_a_judge_s_key_is_not_needed_for_a_bill_but_a_price_is(bill):
-    with pytest.raises(InvalidDataError, match="no grader but a judge"):
-        bill([Question("Why?", "Because it was so on the day before.") for _ in range(1)] + SUMS[:5])

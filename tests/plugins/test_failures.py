@@ -62,7 +62,7 @@ MEANINGS = {
     "ContextWindowExceededError": {PASSED_ON},
     "ContentPolicyViolationError": set(),
     "BadRequestError": set(),
-    "UnsupportedParamsError": set(),
+    "UnsupportedParamsError": {"passed on"},
     "UnprocessableEntityError": set(),
 }
 

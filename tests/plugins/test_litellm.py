@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 
-from unirouter_core import NoCandidateError, Prices, UnknownPriceError
+from tests.conftest import evaluation, fitted
+from unirouter_core import InvalidDataError, NoCandidateError, Prices, UnknownPriceError
 from unirouter_plugins.litellm import acomplete, astream, complete, load_router, record_of, stream
 from unirouter_plugins.providers.door import open_litellm
 from unirouter_plugins.providers.members import Member, Members
@@ -216,3 +217,69 @@ def test_a_saved_router_is_called_as_its_table_says(weighed, tmp_path):
     table = load_router(tmp_path / "my.router", tmp_path / "pool.toml")
     response = complete(table, POEM, mock_response="Drops.")
     assert record_of(response).usd == pytest.approx((10 * 1 + 20 * 2) / 1e6)
+
+
+# --- What is refused, and what is said --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "api_base", "api_key"])
+def test_what_the_table_decides_is_not_for_the_caller_to_give(weighed, name):
+    with pytest.raises(InvalidDataError, match=f"{name}= is not for the caller"):
+        complete(configured(weighed, answers()), SUM, **{name: "x"})
+
+
+def test_what_is_no_list_and_no_chat_is_refused(weighed):
+    table = configured(weighed, answers())
+    with pytest.raises(InvalidDataError, match="'tools' is one name"):
+        complete(table, SUM, requires="tools")
+    with pytest.raises(InvalidDataError, match="is one message"):
+        complete(table, {"role": "user", "content": SUM})
+
+
+def test_a_model_known_by_its_record_only_is_not_called_blindly(weighed):
+    with pytest.raises(InvalidDataError, match=r"known by its record only.*pool\.toml"):
+        complete(weighed, SUM)
+
+
+def test_what_the_caller_gives_otherwise_than_measured_is_in_the_record(weighed):
+    table = configured(weighed, answers())
+    assert record_of(complete(table, SUM)).differs == ()
+    assert record_of(complete(table, SUM, temperature=1.5)).differs == ("temperature is 1.5 and was 'not given'",)
+
+
+def test_a_setting_that_one_model_refuses_goes_to_the_next(weighed):
+    litellm, first = open_litellm(), weighed.route(SUM).model
+    refuses = litellm.UnsupportedParamsError(message="no seed", model=first, llm_provider="openai")
+    assert record_of(complete(configured(weighed, answers(**{first: refuses})), SUM)).model != first
+
+
+def test_a_price_unknown_down_the_ranking_does_not_hide_what_failed_first(weighed):
+    first, second, third, *_ = [row.model for row in weighed.route(SUM).ranking]
+    profiles = {**weighed.pool, second: dataclasses.replace(weighed.pool[second], prices=None)}
+    weighed.replace_pool(type(weighed._pool)(profiles))
+    record = record_of(complete(configured(weighed, answers(**{first: "litellm.RateLimitError"})), SUM))
+    assert record.model == third
+    assert "UnknownPriceError" in record.failures[second]
+
+
+def test_a_stream_that_is_left_is_closed_and_has_a_record(weighed):
+    table = configured(weighed, answers())
+    with stream(table, SUM) as answer:
+        next(iter(answer))
+    assert answer.record.model == weighed.route(SUM).model
+    assert list(answer) == []
+
+
+async def test_an_async_stream_that_is_left_is_closed_and_has_a_record(weighed):
+    async with await astream(configured(weighed, answers()), SUM) as answer:
+        pass
+    assert answer.record.model == weighed.route(SUM).model
+
+
+def test_a_model_of_the_map_that_is_not_said_to_see_gets_no_images(world):
+    router = fitted(world)
+    router.onboard(evaluation(world, "sage"))
+    blind = Members({"sage": Member("sage", "openai/gpt-3.5-turbo", prices=Prices(1, 1))})
+    assert not configured(router, blind).pool["sage"].capabilities.vision
+    seeing = Members({"sage": Member("sage", "openai/gpt-4o", prices=Prices(1, 1))})
+    assert configured(router, seeing).pool["sage"].capabilities.vision

@@ -222,6 +222,14 @@ def test_ask_names_the_models_that_failed(asking, scripted_server):
     assert "newcomer failed before it: InternalServerError" in done.stderr
 
 
+def test_ask_says_in_one_sentence_that_nobody_could_answer(asking, scripted_server):
+    scripted_server.script = dict.fromkeys(("newcomer", "dear"), refuses_the_key())
+    sentence = refusal("ask", asking, "What is 14 plus 37?")
+    assert "AuthenticationError" in sentence
+    assert "Then dear was tried" in sentence
+    assert KEY not in sentence
+
+
 # --- prices -----------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ import asyncio
 import itertools
 import json
 import math
+import os
+import signal
 import sqlite3
 import traceback
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import fitted
-from tests.plugins.killing import SUMS, check_kills, start
+from tests.plugins.killing import AT_ONCE, SUMS, check_kills, kept, start, wait_for
 from tests.plugins.servers import (
     KEY,
     breaks,
@@ -91,6 +93,27 @@ def but(reply, prompts):
 
 def prompts(questions):
     return {question.prompt for question in questions}
+
+
+FREE = [Question(f"What is {n} called?", f"It is called thing {n}.") for n in range(60)]
+
+
+def verdicts(judge_of):
+    """A judge: `judge_of` is told the reference and the answer."""
+
+    def judged(prompt):
+        quoted = [line[2:] for line in prompt.splitlines() if line.startswith("> ")]
+        return judge_of(quoted[1], quoted[-1])
+
+    return says(judged)
+
+
+def fair(reference, answer):
+    return f"Compared.\nVERDICT: {'CORRECT' if reference == answer else 'INCORRECT'}"
+
+
+def names(prompt):
+    return f"It is called thing {prompt.split()[2]}."
 
 
 # --- One model --------------------------------------------------------------------------------------------------------
@@ -379,27 +402,16 @@ def test_a_connection_that_is_cut_counts_as_paid(begin):
     assert sage.spent_usd == pytest.approx(58 * 7e-6 + sage.failed * pacing.ATTEMPTS * worst, rel=0.1)
 
 
+def test_a_budget_that_ends_while_the_judge_is_tried_stops_before_much_is_asked(begin):
+    begin.server.script |= {"sage": says(names), "critic": verdicts(fair)}
+    judge = begin(questions=FREE, judge="critic", plans=True).bill.items[-1]
+    (sage,) = begin(questions=FREE, judge="critic", budget=judge.usd_longest / 60)
+    assert (sage.stopped, sage.profile) == ("budget", None)
+    assert sage.spent_usd <= judge.usd_longest / 60
+    assert len(begin.server.asked("sage")) <= 1
+
+
 # --- Judges and reference models --------------------------------------------------------------------------------------
-
-FREE = [Question(f"What is {n} called?", f"It is called thing {n}.") for n in range(60)]
-
-
-def verdicts(judge_of):
-    """A judge: `judge_of` is told the reference and the answer."""
-
-    def judged(prompt):
-        quoted = [line[2:] for line in prompt.splitlines() if line.startswith("> ")]
-        return judge_of(quoted[1], quoted[-1])
-
-    return says(judged)
-
-
-def fair(reference, answer):
-    return f"Compared.\nVERDICT: {'CORRECT' if reference == answer else 'INCORRECT'}"
-
-
-def names(prompt):
-    return f"It is called thing {prompt.split()[2]}."
 
 
 def test_a_judge_grades_what_no_program_can_and_is_tried_first(begin):
@@ -609,6 +621,23 @@ def test_two_processes_that_onboard_into_one_router_are_both_there_after(server,
     assert [one.exitcode for one in both] == [0, 0]
     pool = UniRouter.load(folder).pool
     assert {name: profile.error for name, profile in pool.items()} == {"poet": 1.0, "sage": 0.0}
+
+
+def test_ctrl_c_ends_it_and_the_same_again_goes_on(server, world, tmp_path):
+    store, folder = tmp_path / "answers.sqlite", tmp_path / "r"
+    server.script["sage"] = says(RIGHT.get, latency=0.02)
+    fitted(world).save(folder)
+    process = start("sage", server.url, store, folder)
+    wait_for(lambda: len(server.seen) >= 20, process)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode not in (0, None)
+    assert len(kept(store, server.url)) >= len(server.seen) - AT_ONCE
+    again = start("sage", server.url, store, folder)
+    again.join(120)
+    assert again.exitcode == 0
+    assert len(server.seen) <= 60 + AT_ONCE
+    assert UniRouter.load(folder).pool["sage"].n == 60
 
 
 def test_what_is_killed_goes_on_where_it_was(server, world, tmp_path):

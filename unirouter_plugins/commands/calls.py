@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unirouter_core.costs import Prices
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.profiles import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.commands import tables
@@ -20,6 +23,9 @@ from unirouter_plugins.commands.prompts import asked_prompt
 if TYPE_CHECKING:
     from unirouter_plugins.litellm import CallRecord, Stream
     from unirouter_plugins.providers.members import Members
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a model must not write to a terminal: it may set its title, its colours, or worse."""
 
 
 def ask(
@@ -32,6 +38,9 @@ def ask(
     ] = None,
     models: Annotated[str | None, typer.Option(metavar="A,B", help="Choose among these only.")] = None,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, help="Of the answer, at most.")] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="Until a model has failed, and the next is asked.")
+    ] = 300,
     as_json: Json = False,
 ) -> None:
     """Ask the model that the router picks; the answer on stdout, who gave it, why and for how much on stderr."""
@@ -45,14 +54,33 @@ def ask(
         table = load_router(folder, pool_file(folder, pool))
         messages: Any = text if system is None else [_message("system", system), _message("user", text)]
         how: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
-        answer = stream(table, messages, cost_weight=cost_weight, models=split(models), **how)
-    said = _shown(answer, quietly=as_json)
+        with _in_a_sentence():
+            answer = stream(table, messages, cost_weight=cost_weight, models=split(models), timeout=timeout, **how)
+    with _in_a_sentence(), answer:
+        said = _shown(answer, quietly=as_json)
     if answer.record is None:
-        raise InvalidDataError("The answer ended before its last chunk; ask again.")
+        raise CallError("The answer ended before its last chunk; ask again.")
     if as_json:
         emit({"router": str(folder), "answer": said, **answer.record.as_dict(), "dearest": _dearest(answer.record)})
     else:
         typer.echo(_why(answer.record), err=True)
+
+
+class CallError(UniRouterError, RuntimeError):
+    """No model could answer."""
+
+
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    """Raise what a provider fails with as one sentence of ours."""
+    from unirouter_plugins.providers.failures import described
+
+    try:
+        yield
+    except (UniRouterError, OSError):
+        raise
+    except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
+        raise CallError(" ".join([described(failed), *getattr(failed, "__notes__", [])])) from None
 
 
 def _message(role: str, text: str) -> dict[str, str]:
@@ -61,12 +89,12 @@ def _message(role: str, text: str) -> dict[str, str]:
 
 def _shown(answer: Stream, *, quietly: bool) -> str:
     """Print the answer as it comes, unless `quietly`, and return it."""
-    said = []
+    said, to_terminal = [], sys.stdout.isatty()
     for chunk in answer:
         part = (chunk.choices[0].delta.content or "") if chunk.choices else ""
         said.append(part)
         if not quietly:
-            sys.stdout.write(part)
+            sys.stdout.write(_CONTROL.sub("", part) if to_terminal else part)
             sys.stdout.flush()
     if not quietly:
         sys.stdout.write("\n")
@@ -101,7 +129,8 @@ def prices(
     router: Router,
     pool: PoolFile = None,
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Write today's prices, of pool.toml or LiteLLM, into the router.")
+        bool,
+        typer.Option("--refresh", help="Write the prices of pool.toml, or of the LiteLLM installed, into the router."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -114,9 +143,11 @@ def prices(
         members = Members({}) if table is None else read_members(table)
         held = UniRouter.load(folder)
         rows = [_price_row(profile, members) for profile in held.pool.values()]
-    changed = _refresh(held, rows) if refresh else []
+    changed, kept = _refresh(held, rows) if refresh else ([], {})
     if changed:
         held.save(folder)
+    for model, why in kept.items():
+        typer.echo(f"Note: {model} was left as it is: {why}", err=True)
     if as_json:
         shown = [{**row, "prices": _json(row["prices"]), "today": _json(row["today"])} for row in rows]
         emit({"router": str(folder), "models": shown, "refreshed": changed})
@@ -150,12 +181,20 @@ def _json(prices: Prices | None) -> dict[str, float | None] | None:
     return None if prices is None else dataclasses.asdict(prices)
 
 
-def _refresh(router: UniRouter, rows: list[dict[str, Any]]) -> list[str]:
-    """Bring the profiles to today's prices, and return the models whose changed."""
-    stale = [
-        row["model"] for row in rows if row["today"] is not None and row["today"] != router.pool[row["model"]].prices
-    ]
-    today = {row["model"]: row["today"] for row in rows}
-    for model in stale:
-        router.reprice(model, today[model])
-    return stale
+def _refresh(router: UniRouter, rows: list[dict[str, Any]]) -> tuple[list[str], dict[str, str]]:
+    """Bring the profiles to today's prices; return the models whose changed, and why others could not."""
+    changed, kept = [], {}
+    for row in rows:
+        model, today = row["model"], row["today"]
+        profile = router.pool[model]
+        if today is None or today == profile.prices:
+            continue
+        if profile.provenance.get("prices") == "pool.toml" and row["source"] != "pool.toml":
+            kept[model] = "its price is of a pool.toml, which is not here."
+            continue
+        try:
+            router.reprice(model, today)
+            changed.append(model)
+        except UnknownPriceError as unpriced:
+            kept[model] = str(unpriced)
+    return changed, kept

@@ -93,9 +93,8 @@ def onboard_asked(
         return
     if not sure and asking.budget is None and not as_json and sys.stdin.isatty():
         typer.confirm("Go on?", abort=True, err=True)
-    done: list[Onboarded] = []
     try:
-        asyncio.run(_run(plan, into, router, texts=asking.texts, done=done, show=not as_json))
+        done = run_plan(plan, into, router, texts=asking.texts, show=not as_json)
     except KeyboardInterrupt:
         typer.echo(
             f"\nStopped. What was answered is kept in {_kept_in(asking.store)}; the same command goes on.", err=True
@@ -110,17 +109,26 @@ def onboard_asked(
         raise typer.Exit(NOT_ADDED)
 
 
-async def _run(plan: Plan, into: UniRouter, router: Path, *, texts: bool, done: list[Onboarded], show: bool) -> None:
+def run_plan(
+    plan: Plan, into: UniRouter, router: Path | None, *, texts: bool = True, show: bool = True
+) -> list[Onboarded]:
+    """Ask the models of a plan with a progress bar, save `into` after each that joins it, and show each."""
+    return asyncio.run(_run(plan, into, router, texts=texts, show=show))
+
+
+async def _run(plan: Plan, into: UniRouter, router: Path | None, *, texts: bool, show: bool) -> list[Onboarded]:
     from unirouter_plugins.providers.door import open_litellm
 
+    done = []
     try:
         with _bar(plan.bill) as progress:
             async for one in plan.each(progress):
-                if one.profile is not None:
+                if one.profile is not None and router is not None:
                     into.save(router, texts=None if texts else False)
                 done.append(one)
                 if show:
                     _show(one)
+        return done
     finally:
         await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
 

@@ -161,13 +161,9 @@ class Caller:
 
     @cached_property
     def _arguments(self) -> dict[str, Any]:
-        """What LiteLLM is given besides the messages; it retries nothing itself."""
-        return {
-            **_arguments(self.member, self.max_tokens),
-            "timeout": self._timeout,
-            "num_retries": 0,
-            "max_retries": 0,
-        }
+        """What LiteLLM is given besides the messages; it retries nothing itself, nor answers from a cache."""
+        own = {"timeout": self._timeout, "num_retries": 0, "max_retries": 0, "caching": False}
+        return {**_arguments(self.member, self.max_tokens), **own}
 
     @cached_property
     def _acompletion(self) -> Any:
@@ -209,43 +205,47 @@ class Caller:
             When the budget does not allow the next attempt.
         """
 
-        async def attempt() -> Reply:
+        async def attempt() -> tuple[Any, float]:
             await hold.ensure(self.worst(tokens) + ahead)
             return await self._attempt(messages, tokens, hold)
 
         try:
-            return await with_retries(attempt, self._gate, attempts)
+            response, seconds = await with_retries(attempt, self._gate, attempts)
         except open_litellm().ContentPolicyViolationError:
             return REFUSED
         except UniRouterError:
             raise
-        except Exception as failed:
+        except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
             failure = CallFailedError(self._said(failed), type(failed).__name__, self.member)
+        else:
+            reply = self._reply(response, seconds)
+            hold.spend(self.worst(tokens), usd=reply.usd)
+            self._learn(tokens, reply.usage)
+            return reply
         raise failure  # here: what the provider raised, which may hold a key, is then not part of it
 
-    async def _attempt(self, messages: Sequence[Message], tokens: float, hold: Hold) -> Reply:
-        arguments, worst = self._arguments, self.worst(tokens)
+    async def _attempt(self, messages: Sequence[Message], tokens: float, hold: Hold) -> tuple[Any, float]:
+        """Return a response and its seconds; a call that failed, or was cancelled, is paid for here."""
+        arguments = self._arguments
         async with self._gate.passage():
             began = time.perf_counter()
             try:
                 response = await self._acompletion(messages=messages, **arguments)
-            except Exception as failed:
-                if may_be_billed(failed):
-                    hold.spend(worst, usd=math.nan)
+            except BaseException as failed:
+                if may_be_billed(failed) or not isinstance(failed, Exception):
+                    hold.spend(self.worst(tokens), usd=math.nan)
                 raise
-            except BaseException:  # cancelled on its way
-                hold.spend(worst, usd=math.nan)
-                raise
-            reply = self._reply(response, time.perf_counter() - began)
-        hold.spend(worst, usd=reply.usd)
-        if reply.usage.is_known:  # a server that adds a system prompt of its own, reasoning beyond the limit
-            self._most_in = max(self._most_in, reply.usage.tokens_in / tokens)
-            self._most_out = max(self._most_out, reply.usage.tokens_out / self.samples)
-        return reply
+            return response, time.perf_counter() - began
+
+    def _learn(self, tokens: float, usage: Usage) -> None:
+        """Raise what calls are feared to take: for a server with a system prompt of its own, for hidden reasoning."""
+        if usage.is_known:
+            self._most_in = max(self._most_in, usage.tokens_in / tokens)
+            self._most_out = max(self._most_out, usage.tokens_out / self.samples)
 
     def _reply(self, response: Any, seconds: float) -> Reply:
-        choice, usage = response.choices[0], usage_of(response)
-        text, finish = choice.message.content or "", choice.finish_reason
+        usage, choice = usage_of(response), next(iter(response.choices), None)
+        text, finish = ("", None) if choice is None else (choice.message.content or "", choice.finish_reason)
         refused = finish == "content_filter" or is_refusal(text)
         return Reply(text, usage, usd_of(response, self.quoted, usage), seconds, finish, refused)
 

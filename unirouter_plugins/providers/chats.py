@@ -51,6 +51,8 @@ class Chat:
     @classmethod
     def of(cls, asked: str | Messages, parameters: Mapping[str, Any] | None = None) -> Chat:
         """Return the chat of a prompt, or of messages; `parameters` are those of LiteLLM's `completion`."""
+        if isinstance(asked, Mapping):
+            raise InvalidDataError(f"{asked!r:.60} is one message, not a list of messages; put it in a list.")
         messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else [_as_mapping(m) for m in asked]
         for message in messages:
             if not isinstance(message, Mapping) or "role" not in message:

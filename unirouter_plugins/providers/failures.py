@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ PASSES_ON = (
     "PermissionDeniedError",
     "PaymentRequiredError",
     "ContextWindowExceededError",
+    "UnsupportedParamsError",
 )
 """LiteLLM's failures of one model that another may not have; all else is the request's own, or the user's wish."""
 
@@ -36,8 +38,8 @@ PASSES = (
 )
 """Those that may be gone when the same model is asked again."""
 
-_REFUSED = (402, 403)
-"""No credit, no permission: LiteLLM may report them as bad requests."""
+_OF_ONE_MODEL, _OF_A_MOMENT, _BROKEN = (401, 402, 403, 404, 408, 429), (408, 409, 429), 500
+"""Statuses that count whatever class LiteLLM gives them, as do all from 500 on: by their text some are bad requests."""
 
 UNBILLED = ("RateLimitError",)
 """Of those, what no provider charges for: the call was turned away before it was read."""
@@ -67,14 +69,15 @@ def passes_on(failed: BaseException, *, content_policy: bool = False) -> bool:
         return True
     if not _is_litellms(failed):
         return other_passes_on(failed, content_policy=content_policy)
-    if getattr(unwrapped(failed), "status_code", None) in _REFUSED or is_overflow(failed):
+    if is_overflow(failed) or _status(failed) in _OF_ONE_MODEL or _status(failed) >= _BROKEN:
         return True
     return _is_any(failed, (*PASSES_ON, "ContentPolicyViolationError") if content_policy else PASSES_ON)
 
 
 def is_passing(failed: BaseException) -> bool:
     """Return whether the same call may succeed when it is made again."""
-    return _is_any(failed, PASSES) and not lacks_key(failed)
+    momentary = _status(failed) in _OF_A_MOMENT or _status(failed) >= _BROKEN
+    return (momentary or _is_any(failed, PASSES)) and not lacks_key(failed)
 
 
 def is_overflow(failed: BaseException) -> bool:
@@ -116,13 +119,18 @@ def described(failed: BaseException) -> str:
 
 
 def without_keys(failed: BaseException) -> BaseException:
-    """Return the failure, and what it came from, with the keys taken out of their messages."""
-    link: BaseException | None = failed
-    while link is not None:
+    """Return the failure, and what it came from, with the keys taken out of their messages, bodies and headers."""
+    link, seen = failed, set[int]()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         link.args = tuple(redacted(arg) if isinstance(arg, str) else arg for arg in link.args)
-        if isinstance(message := getattr(link, "message", None), str):
-            link.message = redacted(message)  # type: ignore[attr-defined] # LiteLLM's and openai's have it
-        link = link.__cause__ or link.__context__
+        for name in ("message", "body"):
+            told = getattr(link, name, None)
+            if told is not None and (clean := redacted(str(told))) != str(told):
+                setattr(link, name, clean)
+        with contextlib.suppress(Exception):  # of any kind: not all have a request, and some ask for one to be set
+            link.request.headers.pop("authorization", None)  # type: ignore[attr-defined]
+        link = link.__cause__ or link.__context__  # type: ignore[assignment]
     return failed
 
 
@@ -138,6 +146,11 @@ def redacted(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in sorted((s for s in (*known, *secrets) if len(s) >= _SHORTEST_SECRET), key=len, reverse=True):
         text = text.replace(secret, "[key]")
     return _SECRET_SHAPE.sub("[key]", text)
+
+
+def _status(failed: BaseException) -> int:
+    status = getattr(unwrapped(failed), "status_code", None)
+    return status if isinstance(status, int) and _is_litellms(failed) else 0
 
 
 def _is_litellms(failed: BaseException) -> bool:

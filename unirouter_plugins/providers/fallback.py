@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from unirouter_core.decision import Decision
+from unirouter_core.exceptions import UnknownPriceError
 from unirouter_plugins.providers.failures import described, is_overflow, passes_on, unwrapped, without_keys
 
 
@@ -20,6 +21,8 @@ class Attempts:
         The context windows that are known, in tokens: after a prompt was too long for one, only larger are tried.
     content_policy : bool
         Whether a provider's content filter counts as a failure of that model.
+    kept : str, optional
+        The model to begin with whatever its rank, where it may answer.
 
     Examples
     --------
@@ -36,12 +39,15 @@ class Attempts:
     decision: Decision
     windows: Mapping[str, int | None] = field(default_factory=dict)
     content_policy: bool = False
+    kept: str | None = None
     failures: dict[str, str] = field(default_factory=dict, init=False)
     _left: list[str] = field(init=False, repr=False)
     _first: BaseException | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._left = [candidate.model for candidate in self.decision.ranking if candidate.excluded is None]
+        if self.kept in self._left:
+            self._left.sort(key=lambda model: model != self.kept)
 
     @property
     def model(self) -> str:
@@ -61,7 +67,8 @@ class Attempts:
         """
         model, cause = self.model, without_keys(unwrapped(failed))
         self.failures[model] = described(cause)
-        if not passes_on(cause, content_policy=self.content_policy):
+        unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # a way out that is none
+        if not unpriced and not passes_on(cause, content_policy=self.content_policy):
             raise cause
         self._first = self._first or cause
         left = self._left[1:]

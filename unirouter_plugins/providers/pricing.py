@@ -10,7 +10,7 @@ from unirouter_core.costs import TOKENS_PER_PRICE, Prices
 from unirouter_core.exceptions import UnknownPriceError
 from unirouter_core.profiles import CAPABILITIES, Capabilities, ModelProfile
 from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.members import Member
+from unirouter_plugins.providers.members import SERVED_AS, Member
 
 TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
 """Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
@@ -59,9 +59,9 @@ def quote(member: Member, profile: ModelProfile | None = None) -> Quote | None:
     """Return the prices of a model: the user's, else its profile's, else LiteLLM's; None where nobody knows them."""
     if member.prices is not None:
         return Quote(member.prices, TABLE)
-    if profile is not None and profile.prices is not None:
-        return Quote(profile.prices, PROFILE)
     listed = listed_prices(member)
+    if profile is not None and profile.prices is not None and profile.prices != listed:
+        return Quote(profile.prices, PROFILE)
     return None if listed is None else Quote(listed, LITELLM)
 
 
@@ -105,18 +105,28 @@ def _per_million(per_token: Any) -> float:
 def capabilities(member: Member, profile: ModelProfile | None = None) -> Capabilities:
     """Return what a model can do: as the user's table says, else as its profile, else as LiteLLM's map.
 
-    What nobody knows is taken as yes, as `Capabilities` does.
+    What nobody knows is taken as yes, as `Capabilities` does; but where the map has the model and says nothing of
+    tools or images, it has none. A model that was not asked, but recorded, has a profile that does not know.
     """
-    known: dict[str, Any] = {}
-    if profile is None:
-        listed = _listed(member)
-        flags = {"tools": "supports_function_calling", "vision": "supports_vision", "json": "supports_response_schema"}
-        known = {name: bool(listed[flag]) for name, flag in flags.items() if listed.get(flag) is not None}
-        if window := listed.get("max_input_tokens"):
-            known["context_window"] = int(window)
-    else:
+    knows = profile is not None and (SERVED_AS in profile.provenance or profile.capabilities != Capabilities())
+    if profile is not None and knows:
         known = {name: getattr(profile.capabilities, name) for name in (*CAPABILITIES, "context_window")}
+    else:
+        known = _listed_capabilities(member)
     return Capabilities(**{**known, **member.capabilities})
+
+
+def _listed_capabilities(member: Member) -> dict[str, Any]:
+    listed = _listed(member)
+    if not listed:
+        return {}
+    known: dict[str, Any] = {"tools": bool(listed.get("supports_function_calling"))}
+    known["vision"] = bool(listed.get("supports_vision"))
+    if listed.get("supports_response_schema") is not None:
+        known["json"] = bool(listed["supports_response_schema"])
+    if window := listed.get("max_input_tokens"):
+        known["context_window"] = int(window)
+    return known
 
 
 def _listed(member: Member) -> dict[str, Any]:
@@ -152,16 +162,18 @@ def _number(owner: Any, name: str) -> float:
 
 
 def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
-    """Return the USD of an answer; NaN where the provider does not say how many tokens it took.
+    """Return the USD of an answer; NaN where the provider does not say how many tokens it took, 0 from a cache.
 
-    By the user's or the profile's prices; where LiteLLM's map gives them, as LiteLLM reckons, which knows more kinds
-    of tokens.
+    Of a stream without usage, LiteLLM counts the tokens itself. By the user's or the profile's prices; where LiteLLM's
+    map gives them, as LiteLLM reckons, which knows more kinds of tokens.
     """
+    hidden = getattr(response, "_hidden_params", None) or {}
+    if hidden.get("cache_hit"):
+        return 0.0
     if not usage.is_known:
         return math.nan
     if quoted.source == LITELLM:
-        reckoned = (getattr(response, "_hidden_params", None) or {}).get("response_cost")
-        reckoned = reckoned or _number(response.usage, "cost")  # of a stream
+        reckoned = hidden.get("response_cost") or _number(response.usage, "cost")  # of a stream
         if reckoned:
             return float(reckoned)
     return quoted.prices.cost(usage.tokens_in, usage.tokens_out, usage.cached_tokens)

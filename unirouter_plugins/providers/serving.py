@@ -1,14 +1,17 @@
-"""A router whose pool is called, priced and filtered as the user's own table says."""
+"""A router whose pool is called, priced and filtered as the user's own table, or models of another library, say."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from unirouter_core.exceptions import UnknownPriceError
+from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError
 from unirouter_core.pool import Pool
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.profiling import repriced
 from unirouter_core.router import UniRouter
 from unirouter_plugins.providers.members import MEASURED_AS, SERVED_AS, Member, Members, differences, restored
@@ -64,3 +67,89 @@ def member_of(profile: ModelProfile) -> Member:
     """Return how a model of the pool is called: as its profile says, else by its own name."""
     kept = profile.provenance.get(SERVED_AS)
     return Member(profile.model, profile.model) if kept is None else restored(profile.model, kept)
+
+
+# --- Models of another library, one for each of the pool -------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A router's pool as it is now, and as those who call it serve it.
+
+    Parameters
+    ----------
+    router : UniRouter
+        Decides among the models that are served, each able to do what is known of it here.
+    pool : mapping of str to ModelProfile
+    windows : mapping of str to int or None
+        Context windows in tokens.
+    variants : mapping of str to Member
+        The models that are sent more than the conversation.
+    """
+
+    router: UniRouter
+    pool: Mapping[str, ModelProfile]
+    windows: Mapping[str, int | None]
+    variants: Mapping[str, Member]
+
+    def sent(self, tokens: float) -> float | Mapping[str, float]:
+        """Return the tokens that each model is sent of a chat of `tokens`: variants are sent more."""
+        if not self.variants:
+            return tokens
+        counter = self.router.token_counter
+        more = {name: member.expanded_tokens(tokens, counter) for name, member in self.variants.items()}
+        return {**dict.fromkeys(self.pool, tokens), **more}
+
+
+def served(router: UniRouter, able: Mapping[str, Capabilities] | None = None) -> Served:
+    """Return the router's pool as it is now.
+
+    Parameters
+    ----------
+    router : UniRouter
+    able : mapping of str to Capabilities, optional
+        Of the models that others than LiteLLM call; None is LiteLLM, for all. Who is not named, is not served.
+    """
+    pool = router.pool
+    if able is not None:
+        pool = {
+            name: dataclasses.replace(profile, capabilities=able[name])
+            for name, profile in pool.items()
+            if name in able
+        }
+        router = copy.copy(router)
+        router.replace_pool(Pool(pool))
+    members = {} if able is not None else {name: member_of(profile) for name, profile in pool.items()}
+    windows = {name: profile.capabilities.context_window for name, profile in pool.items()}
+    return Served(router, pool, windows, {name: member for name, member in members.items() if member.is_variant})
+
+
+def check_given(models: Any, router: UniRouter, kind: type, what: str) -> None:
+    """Raise one clear sentence unless `models` has a model of that kind for each of the pool, and for no other.
+
+    Parameters
+    ----------
+    models : mapping of str to kind
+    router : UniRouter
+    kind : type
+    what : str
+        What to call one, for messages: "a chat model".
+
+    Raises
+    ------
+    InvalidDataError
+        When it is no mapping of names to such models, or a model of the pool has none.
+    UnknownModelError
+        When it names a model that is not in the pool.
+    """
+    if not isinstance(models, Mapping):
+        raise InvalidDataError(f"models={models!r:.60} is no mapping; give {{name in the pool: {what}}}.")
+    for name, model in models.items():
+        if not isinstance(model, kind):
+            raise InvalidDataError(f"models[{name!r}] is of type {type(model).__name__}; give {what}.")
+    pool = router.pool
+    if strangers := [name for name in models if name not in pool]:
+        held = ", ".join(map(repr, pool)) or "no model"
+        raise UnknownModelError(f"{strangers[0]!r} is not in the pool, which holds {held}; onboard it first.")
+    if missing := [name for name in pool if name not in models]:
+        raise InvalidDataError(f"{missing[0]!r} is in the pool but not in models={{...}}; add it, or retire it.")

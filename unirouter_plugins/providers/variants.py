@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import aclosing
 from contextvars import copy_context
 from functools import partial
@@ -143,12 +144,24 @@ def _arguments(member: Member, messages: Messages, given: Mapping[str, Any]) -> 
 def _vote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
     """Return the answer that most samples agree on."""
     asks = [partial(open_litellm().completion, **sample) for sample in _samples(votes, arguments)]
-    threads = ThreadPoolExecutor(min(len(asks), _MOST_THREADS))
+    calls: list[Future[Any]] = [Future() for _ in asks]
+    waiting = list(zip(asks, calls, strict=True))
+
+    def ask_all() -> None:
+        while waiting:
+            ask, call = waiting.pop(0)
+            try:
+                call.set_result(ask())
+            except BaseException as failed:  # of any kind: it is raised, or noted, where the votes are counted
+                call.set_exception(failed)
+
+    for _ in range(min(len(asks), _MOST_THREADS)):
+        # daemons, for an interrupt must not wait for them; a trace that is open here is open there
+        threading.Thread(target=copy_context().run, args=[ask_all], daemon=True).start()
     try:
-        calls = [threads.submit(copy_context().run, ask) for ask in asks]  # a trace that is open here is open there
         outcomes = [call.exception() or call.result() for call in calls]
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)  # after an interrupt, no more are asked
+        waiting.clear()  # after an interrupt, no more are asked
     return _elected(votes, arguments, outcomes)
 
 
