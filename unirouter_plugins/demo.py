@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -197,7 +197,7 @@ class Routed:
     record: CallRecord
 
 
-def route_and_ask(router: UniRouter, members: Members, questions: Questions) -> Iterator[Routed]:
+def route_and_ask(router: UniRouter, members: Members, questions: Iterable[Question]) -> Iterator[Routed]:
     """Yield each question with the answer of the member that the router picks, called for real."""
     table = configured(router, members)
     for question in questions:
@@ -215,5 +215,5 @@ def read_kept_back(tour: Tour) -> Questions:
 def outcomes_of(onboarded: Sequence[Onboarded], questions: Questions) -> Outcomes:
     """Return what each member did on the questions, as a table."""
     made = {one.model: one.evaluation for one in onboarded if one.evaluation is not None}
-    columns = {name: np.stack([getattr(e, name) for e in made.values()], axis=1) for name in ("errors", "costs")}
-    return Outcomes([question.prompt for question in questions], list(made), **columns)
+    errors, costs = (np.stack([getattr(e, name) for e in made.values()], axis=1) for name in ("errors", "costs"))
+    return Outcomes([question.prompt for question in questions], list(made), errors, costs)

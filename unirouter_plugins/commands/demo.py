@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import unirouter_core
+from unirouter_core.held_out import FEWEST_PROMPTS
 from unirouter_core.router import UniRouter
 from unirouter_plugins.commands import tables
 from unirouter_plugins.commands.explained import show_grounds
@@ -99,11 +100,14 @@ def _command(tour: Tour, command: str) -> None:
 def _tune(tour: Tour, router: UniRouter, say: Any) -> None:
     if say is not _quiet:
         _command(tour, f"unirouter tune --router my.router --usd-per-error {USD_PER_ERROR} --save")
+    n = router.pool["smol"].n
+    if n < FEWEST_PROMPTS:
+        say(f"{n} prompts are too few to say what that gives.")
+        return
     tuning = unirouter_core.tune(router, usd_per_error=USD_PER_ERROR)
     router.cost_weight = tuning.cost_weight
     router.save(tour.router)
-    rests = f"It rests on {router.pool['smol'].n} prompts; a few hundred is what routing wants."
-    say(f"{tuning.verdict}\n{rests}")
+    say(f"{tuning.verdict}\nIt rests on {n} prompts; a few hundred is what routing wants.")
 
 
 def _route(tour: Tour, router: UniRouter, say: Any) -> list[Routed]:
@@ -115,7 +119,7 @@ def _route(tour: Tour, router: UniRouter, say: Any) -> list[Routed]:
             tour, f'unirouter ask my.router "{questions[0].prompt.splitlines()[0]}"    # and {len(questions) - 1} more'
         )
     with each(questions, "Routing the prompts that were kept back") as counted:
-        routed = list(route_and_ask(router, tour.members, counted))  # type: ignore[arg-type]
+        routed = list(route_and_ask(router, tour.members, counted))
     right = sum(one.error == 0 for one in routed)
     usd = tables.usd(1000 * sum(one.record.usd for one in routed) / len(routed))
     say(f"Of {len(routed)} prompts that nobody had seen, {right} were answered right, for {usd} per 1,000:")
@@ -136,22 +140,19 @@ def _ask_all(tour: Tour, say: Any) -> list[Onboarded]:
 
     say("\nTo judge that, every member now answers all of them:")
     store = tour.folder / "evaluations.sqlite"
-    plan = plan_onboarding(
-        UniRouter.starter(), MEMBERS, tour.kept_back, members=tour.members, store=store, concurrency=4
-    )
-    return run_plan(plan, plan_router(plan), None, show=False)
+    beside = UniRouter.starter()
+    plan = plan_onboarding(beside, MEMBERS, tour.kept_back, members=tour.members, store=store, concurrency=4)
+    return run_plan(plan, beside, None, show=False)
 
 
-def plan_router(plan: Any) -> UniRouter:
-    """Return the router that a plan adds to."""
-    router: UniRouter = plan._router
-    return router
-
-
-def _report(tour: Tour, router: UniRouter, alone: Sequence[Onboarded], *, show: bool) -> Report:
+def _report(tour: Tour, router: UniRouter, alone: Sequence[Onboarded], *, show: bool) -> Report | None:
+    """Return what routing is worth on the prompts that were kept back; None where they are too few to say."""
     from unirouter_plugins.demo import outcomes_of, read_kept_back
 
-    made = unirouter_core.report(router, outcomes=outcomes_of(alone, read_kept_back(tour)))
+    kept_back = read_kept_back(tour)
+    if len(kept_back) < FEWEST_PROMPTS:
+        return None
+    made = unirouter_core.report(router, outcomes=outcomes_of(alone, kept_back))
     if show:
         _command(tour, "unirouter report --router my.router --png curve.png")
         tables.show_report(made)
@@ -172,9 +173,13 @@ def _explain(router: UniRouter, routed: Sequence[Routed]) -> None:
         show_grounds(explanation)
 
 
-def _conclude(tour: Tour, made: Report) -> None:
-    unpaid = f"Routing did not pay here, or {made.n} prompts cannot show that it did."
-    paid = f"Routing paid here, on {made.n} prompts." if made.pays else unpaid
+def _conclude(tour: Tour, made: Report | None) -> None:
+    if made is None:
+        paid = f"Whether routing pays takes {FEWEST_PROMPTS} prompts or more to say."
+    elif made.pays:
+        paid = f"Routing paid here, on {made.n} prompts."
+    else:
+        paid = f"Routing did not pay here, or {made.n} prompts cannot show that it did."
     typer.echo(
         f"\n{paid} The model has stopped; its files are in {tour.folder}.\nFor models of your own: write their names "
         f"in {tour.folder}/pool.toml (it says how), your prompts in\nvalidation.jsonl, and repeat the commands above "
@@ -183,7 +188,7 @@ def _conclude(tour: Tour, made: Report) -> None:
 
 
 def _as_json(
-    tour: Tour, joined: Sequence[Onboarded], routed: Sequence[Routed], alone: Sequence[Onboarded], made: Report
+    tour: Tour, joined: Sequence[Onboarded], routed: Sequence[Routed], alone: Sequence[Onboarded], made: Report | None
 ) -> dict[str, Any]:
     answers = [
         {"prompt": one.question.prompt, "answer": one.answer, "error": one.error, **one.record.as_dict()}
@@ -196,5 +201,5 @@ def _as_json(
         "onboarded": [one.as_dict() for one in joined],
         "routed": answers,
         "alone": {one.model: None if one.evaluation is None else 1 - one.evaluation.error for one in alone},
-        "report": made.as_dict(),
+        "report": None if made is None else made.as_dict(),
     }
