@@ -1,0 +1,234 @@
+"""One call: a decision on its way to an answer, down the ranking where an LLM fails, and the record of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.llms import LLM
+from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
+
+from unirouter_core.profiles import ModelProfile
+from unirouter_plugins.indexes.answers import marked, says_something, usage_told_by
+from unirouter_plugins.indexes.llms import PoolLLMs
+from unirouter_plugins.indexes.queries import Query, loud
+from unirouter_plugins.litellm import CallRecord
+from unirouter_plugins.providers.fallback import Attempts
+from unirouter_plugins.providers.members import differences
+from unirouter_plugins.providers.pricing import Quote, Usage, quote, usd_of
+from unirouter_plugins.providers.records import METADATA, Record, keep
+from unirouter_plugins.providers.serving import member_of
+
+T = TypeVar("T")
+
+Ask: TypeAlias = Callable[[Any], T]
+"""Calls an LLM, which can call tools where the call needs it."""
+
+
+@dataclass(eq=False)
+class Call:
+    """A decision on its way to an answer.
+
+    Parameters
+    ----------
+    attempts : Attempts
+    pool : mapping of str to ModelProfile
+    llms : PoolLLMs
+    messages : sequence of ChatMessage
+        As they are sent.
+    parameters : mapping
+        What the LLM is called with besides.
+    callbacks : CallbackManager
+        Whom the LLM tells of the call, if anybody listens.
+    query : Query, optional
+        What the call is made for.
+    keeper : int
+        Whose model the query keeps: that of another LLM may be another.
+    why : str
+        Of "routed", "forced", "tool loop" and "query".
+    """
+
+    attempts: Attempts
+    pool: Mapping[str, ModelProfile]
+    llms: PoolLLMs
+    messages: Sequence[ChatMessage]
+    parameters: Mapping[str, Any]
+    callbacks: Any
+    query: Query | None
+    keeper: int
+    why: str
+    _began: float = field(default_factory=time.perf_counter, init=False, repr=False)
+
+    # --- Asking -------------------------------------------------------------------------------------------------------
+
+    def answer(self, ask: Ask[T]) -> T:
+        """Return what the first LLM gives that does not fail, with the record; `ask` makes the call."""
+        return self._answered(self._first(ask))
+
+    async def aanswer(self, ask: Ask[Awaitable[T]]) -> T:
+        """Do what `answer` does, asynchronously."""
+        return self._answered(await self._afirst(ask))
+
+    def stream(self, ask: Ask[Generator[T]]) -> Generator[T]:
+        """Return what the first LLM streams that does not fail before it says something; it is called at once."""
+        return self._streamed(ask, self._first(ask), _Streamed(self))
+
+    async def astream(self, ask: Ask[Awaitable[AsyncGenerator[T]]]) -> AsyncGenerator[T]:
+        """Do what `stream` does, asynchronously; who stops listening stops the LLM."""
+        return self._astreamed(ask, await self._afirst(ask), _Streamed(self))
+
+    @property
+    def stream_parameters(self) -> dict[str, Any]:
+        """What the LLM is called with to stream: LiteLLM tells what a stream took only when it is asked to."""
+        asked = {"stream_options": {"include_usage": True}} if self.llms.given is None else {}
+        return {**asked, **self.parameters}
+
+    def _first(self, ask: Ask[T]) -> T:
+        while True:
+            try:
+                with self._tagged():
+                    return ask(self._llm())
+            except Exception as failed:
+                self.note(failed)
+
+    async def _afirst(self, ask: Ask[Awaitable[T]]) -> T:
+        while True:
+            try:
+                with self._tagged():
+                    return await ask(self._llm())
+            except Exception as failed:
+                self.note(failed)
+
+    def _streamed(self, ask: Ask[Generator[T]], parts: Generator[T], streamed: _Streamed) -> Generator[T]:
+        while True:
+            begun: list[T] = []
+            try:
+                for part in parts:
+                    begun.append(part)
+                    if says_something(part):
+                        break
+                break
+            except Exception as failed:
+                self.note(failed)
+                parts = self._first(ask)
+        streamed.begin()
+        with closing(parts):
+            for part in itertools.chain(begun, parts):
+                yield streamed.marked(part)
+        streamed.end()
+
+    async def _astreamed(
+        self, ask: Ask[Awaitable[AsyncGenerator[T]]], parts: AsyncGenerator[T], streamed: _Streamed
+    ) -> AsyncGenerator[T]:
+        while True:
+            begun: list[T] = []
+            try:
+                async for part in parts:
+                    begun.append(part)
+                    if says_something(part):
+                        break
+                break
+            except Exception as failed:
+                self.note(failed)
+                parts = await self._afirst(ask)
+        streamed.begin()
+        async with aclosing(parts):
+            for part in begun:
+                yield streamed.marked(part)
+            async for part in parts:
+                yield streamed.marked(part)
+        streamed.end()
+
+    def note(self, failed: Exception) -> None:
+        """Move on to the next model; raise when no other may answer."""
+        with loud():
+            self.attempts.note(failed)
+
+    def _llm(self) -> LLM:
+        llm = self.llms.llm(self.pool[self.attempts.model], is_last=self.attempts.is_last)
+        if self.callbacks.handlers:
+            llm.callback_manager = self.callbacks  # as LlamaIndex does with the LLMs that it is given
+        return llm
+
+    def _tagged(self) -> Any:
+        """Return a block in which LlamaIndex's events have the decision among their tags."""
+        return instrument_tags({**active_instrument_tags.get(), METADATA: self.record()})
+
+    # --- Answered -----------------------------------------------------------------------------------------------------
+
+    def _answered(self, response: T) -> T:
+        """Return a copy of the answer with the record of the call, which is kept."""
+        record = self.record(response)
+        self.settle()
+        self.keep(record)
+        answer: T = marked(response, record)
+        return answer
+
+    def keep(self, record: Record) -> None:
+        """Keep the record for `last_decision` and for the response of the query."""
+        keep(record)
+        if self.query is not None:
+            self.query.keep(record)
+
+    def settle(self) -> None:
+        """Let the query keep the model that answers, unless it was forced for this call."""
+        if self.query is not None and self.why != "forced":
+            self.query.outermost.models[self.keeper] = self.attempts.model
+
+    def record(self, response: Any = None) -> Record:
+        """Return the record of the call, with the cost where the answer tells the tokens."""
+        model = self.attempts.model
+        profile, usage = self.pool[model], usage_told_by(response)
+        record = CallRecord(
+            model=model,
+            decision=self.attempts.decision,
+            usd=self._usd(profile, getattr(response, "raw", None), usage),
+            usage=usage,
+            seconds=time.perf_counter() - self._began,
+            failures=dict(self.attempts.failures),
+            differs=() if self.llms.given is not None else tuple(differences(member_of(profile), profile)),
+        )
+        return {**record.as_dict(), "why": self.why}
+
+    def _usd(self, profile: ModelProfile, raw: Any, usage: Usage) -> float:
+        """Return what the answer cost; NaN where its tokens or the model's prices are not known."""
+        if not usage.is_known:
+            return math.nan
+        if self.llms.given is None:
+            quoted = quote(member_of(profile), profile)
+        else:
+            quoted = None if profile.prices is None else Quote(profile.prices, "profile")
+        return math.nan if quoted is None else usd_of(raw, quoted, usage)
+
+
+class _Streamed:
+    """A stream on its way: all its chunks share one record, which is kept at once and whole when the stream has ended.
+
+    Query engines give their response before the stream is read.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call, self._record = call, call.record()
+        self._telling: Any = None  # the chunk that tells the usage
+        call.keep(self._record)
+
+    def begin(self) -> None:
+        """Note who answers: another model, where the first has failed since."""
+        self._call.settle()
+        self._record.update(self._call.record())
+
+    def marked(self, part: Any) -> Any:
+        """Return a copy of a chunk with the record."""
+        if self._telling is None or usage_told_by(part).is_known:
+            self._telling = part
+        return marked(part, self._record)
+
+    def end(self) -> None:
+        """Note what the stream cost."""
+        self._record.update(self._call.record(self._telling))
