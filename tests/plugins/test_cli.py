@@ -437,7 +437,8 @@ def test_what_takes_long_has_a_bar_on_a_terminal_and_none_on_stdout(folder, worl
     (folder / "prompts.txt").write_text("\n".join(world.prompts))
     name, *rest = command.split()
     where = ["my.router"] if name == "onboard" else ["-r", "my.router"]
-    program = "from unirouter_plugins import cli; from unirouter_plugins.commands import progress; progress.PATIENCE = 0; cli.SLICE = 20; cli.app()"
+    imports = "from unirouter_plugins import cli; from unirouter_plugins.commands import progress"
+    program = f"{imports}; progress.PATIENCE = 0; cli.SLICE = 20; cli.app()"
 
     stdout, seen = on_terminal([sys.executable, "-c", program, name, *where, *rest, "--json"], folder)
 
