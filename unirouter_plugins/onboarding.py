@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.joining import Joining, joining
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.joining import joining
 from unirouter_core.router import UniRouter
 from unirouter_core.stopping import Undecided, ask_order, undecided
 from unirouter_core.validation import Evaluation
@@ -22,17 +18,25 @@ from unirouter_plugins.measuring.answers import AnswerStore
 from unirouter_plugins.measuring.bill import Bill, Lengths, draw_up
 from unirouter_plugins.measuring.budget import Budget
 from unirouter_plugins.measuring.committer import Committer
-from unirouter_plugins.measuring.grades import worth
 from unirouter_plugins.measuring.judge import Judge
 from unirouter_plugins.measuring.known_pairs import JudgeCheck
 from unirouter_plugins.measuring.measurement import Measurement
+from unirouter_plugins.measuring.onboarded import (
+    Onboarded,
+    Progress,
+    Stop,
+    onboarded,
+    why_no_more,
+    why_not,
+    why_stopped,
+)
 from unirouter_plugins.measuring.pacing import together
 from unirouter_plugins.measuring.questions import Questions
 from unirouter_plugins.measuring.reading import read_questions
 from unirouter_plugins.measuring.run import Asked, Run
 from unirouter_plugins.providers.chats import Chat
 from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.members import SERVED_AS, Member, Members, read_members
+from unirouter_plugins.providers.members import Member, Members, read_members
 from unirouter_plugins.providers.pricing import capabilities, require_quote
 from unirouter_plugins.providers.serving import member_of
 from unirouter_plugins.providers.variants import register
@@ -42,103 +46,8 @@ __all__ = ["Onboarded", "Plan", "Progress", "onboard", "plan_onboarding"]
 STORE = "evaluations.sqlite"
 """Where answers are kept when no other place is named."""
 
-FEWEST_ANSWERS = 50
-"""A model that the budget leaves with fewer is not onboarded: its error is not known to better than 7 %."""
-
 FIRST_CHECK, NEXT_CHECK = 50, 25
 """Answers before the first look at whether more are needed, and from one look to the next."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the measurement of a model is.
-
-    Parameters
-    ----------
-    model : str
-    done, total : int
-        Answers graded or failed, of this run and of earlier ones, and how many there are to be.
-    failed : int
-    spent_usd : float
-        By the whole run so far; a bill not known counts at its worst.
-    """
-
-    model: str
-    done: int
-    total: int
-    failed: int
-    spent_usd: float
-
-
-@dataclass(frozen=True, eq=False)
-class Onboarded:
-    """What became of one model.
-
-    Parameters
-    ----------
-    model : str
-    profile : ModelProfile or None
-        None where it was not onboarded; `reason` then says why.
-    evaluation : Evaluation or None
-        What it did, as far as it was asked.
-    joining : Joining or None
-        What it changes in the pool, with a verdict.
-    prompts : int
-        In the validation set.
-    answered : int
-        Prompts with a graded answer, of this run or an earlier one.
-    asked : int
-        Answers of this run.
-    failed, judge_failures : int
-        Calls of the model, and of judge and reference model for it, that failed in this run after all attempts.
-    ungradable : int
-        Prompts that nothing can grade.
-    truncated, refused : int
-        Answers that met the token limit, and that decline.
-    spent_usd : float
-        In this run, for its answers and their grades; a bill not known counts at its worst.
-    stopped : {"budget", "decided", "failures"} or None
-        Why not all prompts were asked.
-    undecided : Undecided or None
-        The last look at whether more answers were needed.
-    reason : str
-        Why it was not onboarded, in a sentence, or "".
-    notes : tuple of str
-        What else to know, in a sentence each: what the grades are worth, why asking stopped.
-    """
-
-    model: str
-    profile: ModelProfile | None
-    evaluation: Evaluation | None
-    joining: Joining | None
-    prompts: int
-    answered: int
-    asked: int
-    failed: int
-    judge_failures: int
-    ungradable: int
-    truncated: int
-    refused: int
-    spent_usd: float
-    stopped: Literal["budget", "decided", "failures"] | None
-    undecided: Undecided | None
-    reason: str
-    notes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, without the evaluation and the profile's arrays."""
-        left_out = ("profile", "evaluation", "joining", "undecided")
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
-        profile = self.profile
-        measured = {} if profile is None else {"error": profile.error, "provenance": dict(profile.provenance)}
-        parts = {"joining": self.joining, "undecided": self.undecided}
-        return {
-            **plain,
-            "notes": list(self.notes),
-            "onboarded": profile is not None,
-            **measured,
-            **{name: None if part is None else part.as_dict() for name, part in parts.items()},
-        }
 
 
 # --- Plan -------------------------------------------------------------------------------------------------------------
@@ -339,9 +248,9 @@ class Plan:
         StoreError
             When answers cannot be kept.
         """
-        async with aclosing(self.each(progress)) as onboarded:
+        async with aclosing(self.each(progress)) as all_of_them:
             done = []
-            async for one in onboarded:
+            async for one in all_of_them:
                 if folder is not None and one.profile is not None:
                     self._router.save(folder, texts=None if self._texts else False)
                 done.append(one)
@@ -369,39 +278,30 @@ class Plan:
 
     async def _onboard(self, measurement: Measurement, check: JudgeCheck | None) -> Onboarded:
         looked = await self._ask(measurement)
-        stopped = self._stopped(measurement, looked)
-        reason, evaluation, profile, joined = self._not_fit(measurement, stopped), None, None, None
-        try:
-            evaluation = self._evaluation(measurement)
-            if not reason:
-                profile = self._router.onboard(
-                    evaluation,
-                    capabilities=capabilities(measurement.caller.member),
-                    replace=True,
-                    vectors=self._vectors,
-                )
-                joined = await asyncio.to_thread(joining, self._router, measurement.model)
-        except (InvalidDataError, UnknownPriceError) as failed:
-            reason = reason or str(failed)
-        answers = measurement.answers
-        return Onboarded(
-            model=measurement.model,
+        stopped = why_stopped(measurement, looked)
+        if not (reason := why_not(measurement, stopped)):
+            try:
+                return await self._join(measurement, check, looked, stopped)
+            except (InvalidDataError, UnknownPriceError) as failed:  # its answers do not make a profile
+                reason = str(failed)
+        notes = self._notes(measurement, check, looked, stopped)
+        return onboarded(measurement, stopped=stopped, looked=looked, reason=reason, notes=notes)
+
+    async def _join(
+        self, measurement: Measurement, check: JudgeCheck | None, looked: Undecided | None, stopped: Stop | None
+    ) -> Onboarded:
+        """Add a model to the pool, and say what that changes."""
+        evaluation = self._evaluation(measurement)
+        able = capabilities(measurement.caller.member)
+        profile = self._router.onboard(evaluation, capabilities=able, replace=True, vectors=self._vectors)
+        return onboarded(
+            measurement,
+            stopped=stopped,
+            looked=looked,
+            notes=self._notes(measurement, check, looked, stopped),
             profile=profile,
             evaluation=evaluation,
-            joining=joined,
-            prompts=len(self.asked.questions),
-            answered=measurement.n_answered,
-            asked=measurement.asked,
-            failed=measurement.calls.failed,
-            judge_failures=measurement.grades.failed,
-            ungradable=len(measurement.ungradable),
-            truncated=sum(answer.truncated for answer in answers),
-            refused=sum(answer.refused for answer in answers),
-            spent_usd=measurement.spent,
-            stopped=stopped,
-            undecided=looked,
-            reason=reason,
-            notes=tuple(self._notes(measurement, check, stopped, looked)),
+            joining=await asyncio.to_thread(joining, self._router, measurement.model),
         )
 
     async def _ask(self, measurement: Measurement) -> Undecided | None:
@@ -409,79 +309,44 @@ class Plan:
         if not self._until_decided:
             await measurement.ask(self._order)
             return None
-        looked, upto, n = None, 0, len(self._order)
+        looked: Undecided | None = None
+        upto, n = 0, len(self._order)
         while upto < n and not measurement.is_stopped:
             upto, begin = min(max(upto + NEXT_CHECK, FIRST_CHECK), n), upto
             await measurement.ask(self._order[begin:upto])
             if upto < n and measurement.n_answered >= FIRST_CHECK:
-                evaluation = self._evaluation(measurement)
-                looked = await asyncio.to_thread(undecided, self._router, evaluation, vectors=self._vectors)
-                if looked.decided:
+                looked = await self._look(measurement)
+                if looked is not None and looked.decided:
                     break
         return looked
 
-    def _stopped(
-        self, measurement: Measurement, looked: Undecided | None
-    ) -> Literal["budget", "decided", "failures"] | None:
-        if next(measurement.jobs(self._order), None) is None:
+    async def _look(self, measurement: Measurement) -> Undecided | None:
+        """Return whether more answers are needed; None where the answers so far do not make a profile."""
+        try:
+            evaluation = self._evaluation(measurement)
+            return await asyncio.to_thread(undecided, self._router, evaluation, vectors=self._vectors)
+        except (InvalidDataError, UnknownPriceError):
             return None
-        if measurement.out_of_budget is not None:
-            return "budget"
-        return "decided" if looked is not None and looked.decided else "failures"
-
-    def _not_fit(self, measurement: Measurement, stopped: str | None) -> str:
-        """Return why a model is not to be onboarded, or ""."""
-        for tally in (measurement.calls, measurement.grades):
-            if tally.is_too_many or (stopped == "failures" and tally.is_hopeless(measurement.n_jobs)):
-                return f"{tally}; when that is mended, run the same again: what was answered is kept."
-        if stopped == "budget" and measurement.n_answered < min(FEWEST_ANSWERS, len(self.asked.questions)):
-            return (
-                f"The budget ended after {measurement.n_answered} answers, and fewer than {FEWEST_ANSWERS} say too "
-                f"little. {measurement.out_of_budget}"
-            )
-        return ""
 
     def _evaluation(self, measurement: Measurement) -> Evaluation:
-        caller, asked = measurement.caller, self.asked
-        judged, lacking = bool(asked.judged), bool(asked.lacking)
-        provenance = {
-            "date": max((answer.date for answer in measurement.answers), default="")[:10],
-            "source": f"asked through LiteLLM {version('litellm')}",
-            "questions": asked.questions.source,
-            "graders": sorted({"judge" if q.grader is None else q.grader.name for q in asked.questions}),
-            "max_tokens": caller.max_tokens,
-            "judge": asked.judge.member.served_as if asked.judge is not None and judged else None,
-            "reference_model": asked.reference.served_as if asked.reference is not None and lacking else None,
-            "prices": caller.quoted.source,
-            "refused": sum(answer.refused for answer in measurement.answers),
-            SERVED_AS: caller.member.served_as,
-        }
-        return measurement.evaluation(
-            self._validation,
-            caller.quoted.prices,
-            {name: value for name, value in provenance.items() if value is not None},
-        )
+        how = self.asked.how_measured(measurement)
+        return measurement.evaluation(self._validation, measurement.caller.quoted.prices, how)
 
     def _notes(
-        self, measurement: Measurement, check: JudgeCheck | None, stopped: str | None, looked: Undecided | None
+        self, measurement: Measurement, check: JudgeCheck | None, looked: Undecided | None, stopped: Stop | None
     ) -> list[str]:
-        """Return what to know of a measurement besides its numbers."""
-        asked, n, total = self.asked, measurement.n_answered, len(self.asked.questions)
+        """Return what to know of a measurement besides its numbers, in a sentence each."""
         notes = [] if check is None else [str(check)]
-        if asked.questions.without_reference:
-            judge = asked.judge.member.name if asked.judge is not None and asked.judged else None
-            reference = None if asked.reference is None else asked.reference.name
-            notes.append(worth(reference_model=reference, judge=judge, ungraded=len(measurement.ungradable)))
-        if stopped == "budget" and measurement.out_of_budget is not None:
-            notes.append(f"The budget ended after {n} of {total} prompts. {measurement.out_of_budget}")
-        if stopped == "decided" and looked is not None:
+        if self.asked.questions.without_reference:
+            notes.append(self.asked.worth_of_grades(len(measurement.ungradable)))
+        if sentence := why_no_more(measurement, looked, stopped):
+            notes.append(sentence)
+        if n_seen := int(self._router.has_seen(self._validation.prompts).sum()):
             notes.append(
-                f"Asking stopped after {n} of {total} prompts: with {looked.confidence:.0%} confidence, all others "
-                f"would change where at most {looked.changed:.1%} of them go."
+                f"The router has learned from {n_seen} of these {len(self._validation)} prompts, which flatters it; "
+                "measure on others."
             )
-        if self._router.has_seen(self._validation.prompts).all():
-            notes.append("The router has learned from these very prompts, which flatters it; measure on others.")
-        return [note for note in notes if note]
+        return notes
 
 
 def onboard(

@@ -1,6 +1,6 @@
 """How much longer onboarding takes than the calls alone, side by side in the same run; nothing is asserted on time.
 
-python -m pytest tests/benchmarks/test_onboarding_speed.py --benchmark-enable --benchmark-columns=median,iqr,rounds -rP
+python -m pytest tests/benchmarks/test_onboarding_speed.py -rP
 """
 
 from __future__ import annotations

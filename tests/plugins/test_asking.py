@@ -5,7 +5,7 @@ import math
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.plugins.servers import (
@@ -195,7 +195,10 @@ def test_votes_count_as_many_times_as_there_are_samples():
     assert five.worst(five.tokens(CHAT)) == pytest.approx(5 * one.worst(one.tokens(CHAT)))
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=40), st.floats(0, 5), st.integers(1, 8))
+@given(
+    st.lists(st.tuples(st.floats(0.1, 1), st.floats(0, 1)), min_size=3, max_size=40), st.floats(0, 3), st.integers(1, 8)
+)
+@example([(1.0, 1.0)] * 3, 1.0, 3)
 def test_a_budget_is_never_overspent_whoever_asks_at_once(calls, usd, concurrency):
     budget, refused = Budget(usd), []
 
@@ -273,13 +276,13 @@ async def test_after_a_pause_half_as_many_are_asked_at_once_and_then_more_again(
         async with gate.passage():
             inside += 1
             most.append(inside)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.02)
             inside -= 1
 
     gate.pause(0.01)
     await together(passes() for _ in range(8))
-    assert max(most[:4]) <= 4
-    await together(passes() for _ in range(100))
+    assert max(most) <= 5  # four, and one more after four went well
+    await together(passes() for _ in range(40))
     most.clear()
     await together(passes() for _ in range(8))
     assert max(most) == 8
@@ -299,32 +302,34 @@ async def test_retry_after_is_kept_to_by_all_calls(ask, scripted_server):
     assert second - first >= 0.4
 
 
-async def test_a_provider_that_takes_two_at_once_is_in_the_end_asked_by_all():
-    """Eight tasks, forty calls, six attempts each: none fails for want of patience."""
-    gate, inside, failed = Gate(8), 0, []
+async def test_a_provider_that_takes_two_at_once_is_asked_by_as_many_in_the_end():
+    """Eight tasks and sixty calls: asked eight at once to the end, it would refuse three in four."""
+    gate, inside, refused, failed = Gate(8), 0, 0, 0
     litellm = open_litellm()
 
     async def call():
-        nonlocal inside
+        nonlocal inside, refused
         async with gate.passage():
             inside += 1
             try:
                 await asyncio.sleep(0.01)
                 if inside > 2:
+                    refused += 1
                     raise litellm.RateLimitError("slow down", "openai", "m")
             finally:
                 inside -= 1
 
     async def work(left):
+        nonlocal failed
         for _ in left:
             try:
                 await pacing.with_retries(call, gate)
-            except litellm.RateLimitError as refused:
-                failed.append(refused)
+            except litellm.RateLimitError:
+                failed += 1
 
-    left = iter(range(40))
+    left = iter(range(60))
     await together(work(left) for _ in range(8))
-    assert len(failed) <= 4
+    assert (failed, refused < 60) == (0, True)
 
 
 # --- Settings ---------------------------------------------------------------------------------------------------------

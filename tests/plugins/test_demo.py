@@ -1,4 +1,4 @@
-"""The tour: on the real small model where it is installed, and on LiteLLM's mock where it is not."""
+"""The demo: a part of it on the real small model, where that is installed, and the whole of it on LiteLLM's mock."""
 
 import json
 import os
@@ -10,24 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.test_cli import output, run
+from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
-from unirouter_plugins import demo
+from unirouter_plugins.demo import tour as steps
 from unirouter_plugins.local.server import available
 
 real = pytest.mark.skipif(available() is not None, reason=str(available()))
+MEMBERS = ("smol", "smol-votes", "calculator")
+pytestmark = pytest.mark.filterwarnings("ignore:.*too few to say much:UserWarning")  # the demo's are few on purpose
 
 
 @real
-def test_three_real_members_join_and_answer_what_was_kept_back(tmp_path):
-    shown = output("demo", "--folder", tmp_path / "tour", "--questions", 4)
-    assert not shown["mock"]
-    assert [one["model"] for one in shown["onboarded"]] == list(demo.MEMBERS)
-    assert all(one["onboarded"] and one["answered"] == 4 for one in shown["onboarded"])
-    assert set(UniRouter.load(tmp_path / "tour" / "my.router").pool) == set(demo.MEMBERS)
-    assert len(shown["routed"]) == 4
-    assert all(one["model"] in demo.MEMBERS and one["usd"] >= 0 for one in shown["routed"])
-    assert set(shown["alone"]) == set(demo.MEMBERS)
+async def test_three_real_members_join_and_answer_what_was_kept_back(tmp_path):
+    with steps.begin(tmp_path / "tour") as tour:
+        for name in ("validation", "kept_back"):
+            file = tour.folder / f"{name}.jsonl"
+            file.write_text("".join(file.read_text().splitlines(keepends=True)[::12]))
+        router = steps.learn(tour)
+        joined = await tour.plan(router, steps.validation(tour)).run()
+        routed = list(steps.route_and_ask(router, steps.kept_back(tour)))
+    assert {one.model for one in joined} == set(MEMBERS) == set(router.pool)
+    assert all(one.answered == one.prompts for one in joined)
+    assert len(routed) == 2
+    assert {one.record.model for one in routed} <= set(MEMBERS)
+    assert all(one.record.usd >= 0 for one in routed)
 
 
 @real
@@ -42,8 +48,9 @@ def test_an_interrupt_ends_the_server_too(tmp_path):
     time.sleep(1)
     assert servers_of(tour.pid)
     os.kill(tour.pid, signal.SIGINT)
-    tour.communicate(timeout=60)
-    assert tour.returncode == 130
+    _, said = tour.communicate(timeout=60)
+    assert tour.returncode == 130, said
+    assert "Traceback" not in said
     assert not servers_of(tour.pid)
 
 
@@ -61,31 +68,42 @@ def servers_of(session):
     return found
 
 
-@pytest.mark.filterwarnings("ignore:.*too few to say much:UserWarning")  # the tour's are few
-def test_without_a_real_model_a_mock_stands_in_and_is_labelled_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "available", lambda: "A local model needs xllamacpp: pip install it.")
+@pytest.fixture
+def unserved(monkeypatch):
+    monkeypatch.setattr(steps, "available", lambda: "A local model needs xllamacpp: pip install it.")
+
+
+@pytest.mark.usefixtures("unserved")
+def test_without_a_real_model_a_mock_stands_in_and_is_labelled_so(tmp_path):
     done = run("demo", "--folder", tmp_path / "tour")
     assert done.exit_code == 0, done.stderr
-    assert "A local model needs xllamacpp" in done.stdout
-    assert " ".join(done.stdout.split()).count("LiteLLM's mock in the place of a real model") == 4  # at every command
-    assert "$ unirouter onboard my.router smol smol-votes calculator" in done.stdout
-    assert "Prices are ASSUMED" in done.stdout
-    assert "its files are in" in done.stdout.splitlines()[-3]
+    assert "MOCK: A local model needs xllamacpp" in done.stdout
+    commands = [line for line in done.stdout.splitlines() if line.startswith("$ unirouter") and "\\" not in line]
+    assert len(commands) >= 4
+    assert all("LiteLLM's mock" in line for line in commands)
+    assert "ASSUMED" in done.stdout
+    assert set(UniRouter.load(tmp_path / "tour" / "my.router").pool) == {"mock-smol", "mock-smol-votes", "calculator"}
+    assert "may be yours by now" in refusal("demo", "--folder", tmp_path / "tour")
 
 
-@pytest.mark.filterwarnings("ignore:.*too few to say much:UserWarning")
-def test_the_tour_s_files_are_what_its_commands_take(tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "available", lambda: "none")
-        with demo.begin(tmp_path / "tour") as tour:
-            asked = [json.loads(line)["prompt"] for line in tour.validation.read_text().splitlines()]
-            kept = [json.loads(line)["prompt"] for line in tour.kept_back.read_text().splitlines()]
-    assert len(asked) == 30
-    assert len(kept) == 20
-    assert not set(asked) & set(kept)
-    bill = run(
-        *("onboard", tmp_path / "tour" / "my.router", *demo.MEMBERS, "--starter", "--dry-run"),
-        *("--validation", tour.validation),
-    )
+@pytest.mark.usefixtures("unserved")
+def test_its_numbers_come_as_json_too(tmp_path):
+    shown = output("demo", "--folder", tmp_path / "tour")
+    assert shown["mock"]
+    assert shown["prices"] == "assumed"
+    assert len(shown["routed"]) == 20
+    assert set(shown["report"]["models"]) == {"mock-smol", "mock-smol-votes", "calculator"}
+
+
+@pytest.mark.usefixtures("unserved")
+def test_its_files_are_what_its_commands_take(tmp_path):
+    with steps.begin(tmp_path / "tour") as tour:
+        texts = {name: (tour.folder / f"{name}.jsonl").read_text() for name in ("validation", "kept_back", "prompts")}
+    prompts = {name: {json.loads(line)["prompt"] for line in text.splitlines()} for name, text in texts.items()}
+    assert not prompts["validation"] & prompts["kept_back"]
+    assert not prompts["prompts"] & (prompts["validation"] | prompts["kept_back"])
+    folder = tmp_path / "tour"
+    asked = ("--starter", "--dry-run", "--validation", folder / "validation.jsonl")
+    bill = run("onboard", folder / "my.router", *MEMBERS, *asked)
     assert bill.exit_code == 0, bill.stderr
-    assert "90 calls" in bill.stdout
+    assert f"{3 * len(prompts['validation'])} calls" in bill.stdout

@@ -11,6 +11,8 @@ import traceback
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import fitted
 from tests.plugins.killing import AT_ONCE, SUMS, check_kills, kept, start, wait_for
@@ -28,6 +30,7 @@ from unirouter_core import InvalidDataError, Prices, UniRouter, UnknownPriceErro
 from unirouter_core.grading import parse_grader
 from unirouter_plugins.measuring import pacing
 from unirouter_plugins.measuring.judge import Judge
+from unirouter_plugins.measuring.measurement import means_of
 from unirouter_plugins.measuring.preflight import PreflightError
 from unirouter_plugins.measuring.questions import Question, Questions
 from unirouter_plugins.onboarding import onboard, plan_onboarding
@@ -175,6 +178,12 @@ def test_repeats_are_averaged_and_asked_once_each(begin):
     assert sage.evaluation.repeats == 4
     begin(repeats=5)
     assert len(begin.server.seen) == 5 * 60
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1), st.randoms())
+def test_means_do_not_depend_on_which_answer_came_first(numbers, random):
+    shuffled = random.sample(numbers, len(numbers))
+    np.testing.assert_array_equal(means_of(numbers, 4), means_of(shuffled, 4))
 
 
 def test_truncated_answers_and_refusals_are_counted_apart(begin):

@@ -2,204 +2,301 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import unirouter_core
-from unirouter_core.held_out import FEWEST_PROMPTS
 from unirouter_core.router import UniRouter
 from unirouter_plugins.commands import tables
-from unirouter_plugins.commands.explained import show_grounds
-from unirouter_plugins.commands.live import run_plan
+from unirouter_plugins.commands.live import INTERRUPTED, NOT_ADDED, run_plan
 from unirouter_plugins.commands.options import Json, emit
 from unirouter_plugins.commands.progress import each, working
+from unirouter_plugins.local.server import CURE
 
 if TYPE_CHECKING:
+    from unirouter_core.explanation import Explanation
+    from unirouter_core.outcomes import Outcomes
     from unirouter_core.verdict import Report
-    from unirouter_plugins.demo import Routed, Tour
-    from unirouter_plugins.onboarding import Onboarded
+    from unirouter_plugins.demo.tour import Routed, Tour
+    from unirouter_plugins.onboarding import Onboarded, Plan
 
 USD_PER_ERROR = 0.001
-"""What the tour pays to avoid a wrong answer: ten calls of its dearest member."""
+"""What a wrong answer is taken to cost: a tenth of a cent."""
 
 EXPLAINED = 3
 """Prompts whose choice is explained."""
 
-MOCKED = "  (LiteLLM's mock in the place of a real model)"
+LIKE = 3
+"""Validation prompts that each choice is explained by."""
+
+ANSWER = 30
+"""Characters shown of an answer; what is left of the line is for its prompt."""
 
 
 def demo(
     folder: Annotated[
-        Path, typer.Option("--folder", metavar="FOLDER", help="Where its files go; they stay, to be looked at.")
+        Path, typer.Option("--folder", metavar="FOLDER", help="Where its files go, to be looked at and changed.")
     ] = Path("unirouter-demo"),
-    questions: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="To ask, and to keep back; 30 and 20 when not given.")
-    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Onboard a real small model, the same with votes, and a calculator, and route between them, in three minutes."""
-    with working("Starting the model"):
-        from unirouter_plugins import demo as tour_of
-    with warnings.catch_warnings(), tour_of.begin(folder, questions) as tour:
-        warnings.filterwarnings("ignore", ".*too few to say much")  # on purpose, and said below
-        say = _quiet if as_json else typer.echo
-        _introduce(tour, say)
-        router = UniRouter.starter()
-        router.cost_weight = 1 / USD_PER_ERROR
-        joined = _onboard(tour, router, show=not as_json)
-        _tune(tour, router, say)
-        routed = _route(tour, router, say)
-        alone = _ask_all(tour, say)
-        made = _report(tour, router, alone, show=not as_json)
-        if not as_json:
-            _explain(router, routed)
+    """Route between a real small model, the same one with votes, and a calculator: offline, in three minutes."""
+    try:
+        with redirect_stdout(io.StringIO()) if as_json else nullcontext():
+            found = _run(folder)
+    except KeyboardInterrupt:
+        typer.echo(f"\nStopped, and so has the model's server. What was made until then is in {folder}.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        emit(_as_json(tour, joined, routed, alone, made))
-    else:
-        _conclude(tour, made)
+        emit(found)
 
 
-def _quiet(_: str) -> None:
-    return None
+def _run(folder: Path) -> dict[str, Any]:
+    """Go through the demo, print it as a story, and return what came of it, as JSON can hold it."""
+    with working("Loading"):
+        from unirouter_plugins.demo.tour import begin
+    with begin(folder) as tour:
+        _introduce(tour)
+        router = _learn(tour)
+        plan, joined = _onboard(tour, router)
+        tuning = _tune(tour, router)
+        routed = _route(tour, router)
+        alone = _ask_alone(tour)
+        made = unirouter_core.report(router, outcomes=alone)
+        _judge(made, routed)
+        picture = _draw(tour, made)
+        _explain(tour, router, routed)
+    _conclude(tour, made, routed)
+    return {
+        "folder": str(folder),
+        "mock": tour.missing or None,
+        "prices": "assumed",
+        "bill": plan.bill.as_dict(),
+        "spent_usd": plan.spent_usd,
+        "onboarded": [one.as_dict() for one in joined],
+        "tuning": tuning.as_dict(),
+        "routed": [_routed_row(one) for one in routed],
+        "report": {**made.as_dict(), "png": picture},
+    }
 
 
-def _introduce(tour: Tour, say: Any) -> None:
+def _routed_row(one: Routed) -> dict[str, Any]:
+    return {"prompt": one.question.prompt, "answer": one.answer, "error": one.error, **one.record.as_dict()}
+
+
+def _say(text: str, style: str | None = None) -> None:
+    tables.open_console().print(text, style=style)
+
+
+def _did(tour: Tour, command: str) -> None:
+    """Print the command that does what is done next, whole, so that it can be copied."""
+    mock = "   # here with LiteLLM's mock" if tour.missing else ""
+    tables.open_console().print(f"\n$ {command}{mock}", style="bold cyan", soft_wrap=True)
+
+
+def _list(rows: Mapping[str, str]) -> None:
+    """Print names and what they are."""
+    table = tables.empty_table("", "")
+    table.show_header = False
+    for name, what in rows.items():
+        table.add_row(name, what)
+    tables.open_console().print(table)
+
+
+# --- The steps --------------------------------------------------------------------------------------------------------
+
+
+def _introduce(tour: Tour) -> None:
+    """Say what runs, who the members are, and what the files are."""
+    from unirouter_plugins.demo.tour import kept_back, prompts, validation
+
     if tour.missing:
-        say(f"{tour.missing}\nWithout it, LiteLLM's mock stands in for the model: it says the same to everything.\n")
+        _say(f"MOCK: {tour.missing}", "bold")
+        _say(
+            "Until then LiteLLM's mock answers in the model's place, the same to every prompt, under names that begin "
+            "with mock-. Only the calculator is real: what the others get right means nothing."
+        )
     else:
-        say("A real language model runs on this machine now: SmolLM2-135M-Instruct, on llama.cpp.\n")
-    say(
-        "Three members: smol (the model asked once), smol-votes (shown worked examples, asked five\ntimes, the answer "
-        "that most agree on), calculator (a program that only does arithmetic).\nLiteLLM calls all of them. Prices are "
-        f"ASSUMED; {tour.folder}/pool.toml has them.\n"
+        _say(
+            "A real language model runs on this machine now: SmolLM2-135M-Instruct on llama.cpp, with one thread, no "
+            "key and no network. It is about the smallest there is, and mostly wrong: a fine case for routing."
+        )
+    _say("\nThree members, called through LiteLLM. Their prices are ASSUMED, as an API might charge:\n")
+    what = (
+        "the model, asked once",
+        "the same, shown worked examples and asked five times: what most answers say",
+        "a program that only does arithmetic",
     )
+    _list(dict(zip(tour.members, what, strict=True)))
+    _say(f"\n{tour.folder} holds what it takes, for you to look at and to change:\n")
+    _list(
+        {
+            "pool.toml": "how the members are called, and their prices",
+            "prompts.jsonl": f"{len(prompts(tour))} prompts to learn from, which nobody answers",
+            "validation.jsonl": f"{len(validation(tour))} prompts to measure members on: the easiest (difficulty 1) of "
+            "four families of the packaged set, and 8 sums more",
+            "kept_back.jsonl": f"{len(kept_back(tour))} others of these four families, to judge the routing by",
+        }
+    )
+    _did(tour, f"cd {tour.folder}")
 
 
-def _onboard(tour: Tour, router: UniRouter, *, show: bool) -> list[Onboarded]:
-    from unirouter_plugins.demo import MEMBERS
-    from unirouter_plugins.onboarding import plan_onboarding
+def _learn(tour: Tour) -> UniRouter:
+    from unirouter_plugins.demo.tour import learn, prompts
 
-    if show:
-        _command(tour, f"unirouter onboard my.router {' '.join(MEMBERS)} --validation validation.jsonl --starter")
-    store = tour.folder / "evaluations.sqlite"
-    plan = plan_onboarding(router, MEMBERS, tour.validation, members=tour.members, store=store, concurrency=4)
-    if show:
-        tables.show_bill(plan.bill, None)
-    return run_plan(plan, router, tour.router, show=show)
+    _did(tour, "unirouter fit prompts.jsonl --router my.router")
+    with working("Learning"):
+        router = learn(tour)
+    _say(f"The router has learned from {len(prompts(tour))} prompts what prompts look like. Now its members:")
+    return router
 
 
-def _command(tour: Tour, command: str) -> None:
-    mark = MOCKED if tour.missing else ""
-    tables.open_console().print(f"\n$ {command}{mark}", style="bold cyan")
+def _onboard(tour: Tour, router: UniRouter) -> tuple[Plan, list[Onboarded]]:
+    from unirouter_plugins.demo.files import NAMES
+    from unirouter_plugins.demo.tour import validation
+
+    _did(tour, f"unirouter onboard my.router {' '.join(NAMES)} \\\n    --validation validation.jsonl")
+    plan = tour.plan(router, validation(tour))
+    tables.show_bill(plan.bill, None)
+    _say("")
+    joined = run_plan(plan, router, tour.router)
+    if any(one.profile is None for one in joined):
+        raise typer.Exit(NOT_ADDED)
+    _say(f"Spent: {tables.usd(plan.spent_usd)}, had the prices been real. The answers are in evaluations.sqlite.")
+    return plan, joined
 
 
-def _tune(tour: Tour, router: UniRouter, say: Any) -> None:
-    if say is not _quiet:
-        _command(tour, f"unirouter tune --router my.router --usd-per-error {USD_PER_ERROR} --save")
-    n = router.pool["smol"].n
-    if n < FEWEST_PROMPTS:
-        say(f"{n} prompts are too few to say what that gives.")
-        return
-    tuning = unirouter_core.tune(router, usd_per_error=USD_PER_ERROR)
+def _tune(tour: Tour, router: UniRouter) -> unirouter_core.Tuning:
+    """Set the router's cost_weight by a goal."""
+    _did(tour, f"unirouter tune --router my.router --usd-per-error {USD_PER_ERROR} --save")
+    with working("Tuning"):
+        tuning = unirouter_core.tune(router, usd_per_error=USD_PER_ERROR, level=tables.LEVEL)
     router.cost_weight = tuning.cost_weight
     router.save(tour.router)
-    say(f"{tuning.verdict}\nIt rests on {n} prompts; a few hundred is what routing wants.")
+    tables.show_tuning(tuning)
+    _say(f"\nIt rests on {tuning.n} prompts, which say little: a few hundred of your own are what tuning wants.")
+    return tuning
 
 
-def _route(tour: Tour, router: UniRouter, say: Any) -> list[Routed]:
-    from unirouter_plugins.demo import read_kept_back, route_and_ask
+def _route(tour: Tour, router: UniRouter) -> list[Routed]:
+    """Call the member that the router picks for each prompt that was kept back, and show what it said."""
+    from unirouter_plugins.demo.tour import kept_back, route_and_ask
 
-    questions = read_kept_back(tour)
-    if say is not _quiet:
-        _command(
-            tour, f'unirouter ask my.router "{questions[0].prompt.splitlines()[0]}"    # and {len(questions) - 1} more'
-        )
-    with each(questions, "Routing the prompts that were kept back") as counted:
-        routed = list(route_and_ask(router, tour.members, counted))
-    right = sum(one.error == 0 for one in routed)
-    usd = tables.usd(1000 * sum(one.record.usd for one in routed) / len(routed))
-    say(f"Of {len(routed)} prompts that nobody had seen, {right} were answered right, for {usd} per 1,000:")
-    if say is not _quiet:
-        table = tables.empty_table("went to", "", "prompt", "answer")
-        for one in routed[:10]:
-            mark = "right" if one.error == 0 else "wrong"
-            prompt = tables.shortened(one.question.prompt, 38)
-            table.add_row(one.record.model, mark, prompt, tables.shortened(one.answer, 18))
-        tables.open_console().print(table)
+    questions = kept_back(tour)
+    _did(tour, f'unirouter ask my.router "{tables.shortened(questions[0].prompt)}"   # and so on')
+    with each(questions, "Routing and asking") as counted:
+        routed = list(route_and_ask(router, counted))
+    table, console = tables.empty_table("kept back", "goes to", "answer", ""), tables.open_console()
+    room = console.width - max(len(model) for model in tour.members) - ANSWER - len("right") - 4 * 2
+    for one in routed:
+        prompt, answer = tables.shortened(one.question.prompt, room), tables.shortened(one.answer, ANSWER)
+        table.add_row(prompt, one.record.model, answer, "" if one.error else "right")
+    console.print(table)
     return routed
 
 
-def _ask_all(tour: Tour, say: Any) -> list[Onboarded]:
-    """Return what every member does on the prompts that were kept back, each asked alone."""
-    from unirouter_plugins.demo import MEMBERS
-    from unirouter_plugins.onboarding import plan_onboarding
+def _ask_alone(tour: Tour) -> Outcomes:
+    """Return what every member does on the prompts that were kept back."""
+    from unirouter_plugins.demo.tour import keep_outcomes, kept_back
 
-    say("\nTo judge that, every member now answers all of them:")
-    store = tour.folder / "evaluations.sqlite"
-    beside = UniRouter.starter()
-    plan = plan_onboarding(beside, MEMBERS, tour.kept_back, members=tour.members, store=store, concurrency=4)
-    return run_plan(plan, beside, None, show=False)
+    questions = kept_back(tour)
+    apart = UniRouter.load(tour.router)  # a copy, which is not saved: the router is not to learn from these
+    plan = tour.plan(apart, questions, replace=True)
+    return keep_outcomes(tour, run_plan(plan, apart, None, show=False), questions)
 
 
-def _report(tour: Tour, router: UniRouter, alone: Sequence[Onboarded], *, show: bool) -> Report | None:
-    """Return what routing is worth on the prompts that were kept back; None where they are too few to say."""
-    from unirouter_plugins.demo import outcomes_of, read_kept_back
+def _judge(made: Report, routed: Sequence[Routed]) -> None:
+    """Show quality and cost of the routing, as it was called, beside each member alone and the best mixture."""
+    quality, cost = _quality_and_cost(routed)
+    rows = [(alone, f"always {model}", usd) for model, (usd, alone) in made.models.items()]
+    rows.append((float(made.mixture.hull().quality_at(cost)), "best mixture for that cost", cost))
+    rows.append((quality, "routing, as called above", cost))
+    table = tables.empty_table("", ">right", ">USD per 1,000 prompts (assumed)")
+    for right, name, usd in sorted(rows, reverse=True):
+        style = "bold" if name.startswith("routing") else ""
+        table.add_row(name, f"{right:.0%}", tables.usd(1000 * usd), style=style)
+    _say(f"\nTo judge that, every member has answered all {len(routed)} of them, too:\n")
+    tables.open_console().print(table)
+    _say("\nThe mixture deals prompts to members without reading them, in the shares that serve it best.", "dim")
 
-    kept_back = read_kept_back(tour)
-    if len(kept_back) < FEWEST_PROMPTS:
+
+def _quality_and_cost(routed: Sequence[Routed]) -> tuple[float, float]:
+    """Return the mean quality and USD of the answers."""
+    n = len(routed)
+    return 1 - sum(one.error for one in routed) / n, sum(one.record.usd for one in routed) / n
+
+
+def _draw(tour: Tour, made: Report) -> str | None:
+    """Show the curve, draw it where that is possible, and return the picture's place."""
+    place = tour.folder / "curve.png"
+    _did(tour, "unirouter report --router my.router --data outcomes.jsonl --png curve.png")
+    tables.show_report(made)
+    try:
+        from unirouter_plugins.report import draw
+    except ImportError as missing:
+        _say(f"There is no picture of the curve. {missing}")
         return None
-    made = unirouter_core.report(router, outcomes=outcomes_of(alone, kept_back))
-    if show:
-        _command(tour, "unirouter report --router my.router --png curve.png")
-        tables.show_report(made)
-        try:
-            from unirouter_plugins.report import draw
-
-            draw(made, tour.folder / "curve.png")
-            typer.echo(f"Drawn: {tour.folder / 'curve.png'}")
-        except ImportError as missing:
-            typer.echo(str(missing))
-    return made
+    draw(made, place)
+    _say(f"Drawn: {place}")
+    return str(place)
 
 
-def _explain(router: UniRouter, routed: Sequence[Routed]) -> None:
-    for one in routed[:EXPLAINED]:
-        explanation = router.explain(one.question.prompt, neighbours=3)
-        tables.show_decision(explanation.decision, one.question.prompt)
-        show_grounds(explanation)
+def _explain(tour: Tour, router: UniRouter, routed: Sequence[Routed]) -> None:
+    """Show what the choice rests on for a few prompts, as different as there are."""
+    shown = _varied(routed)[:EXPLAINED]
+    _did(tour, f'unirouter route --router my.router --explain "{tables.shortened(shown[0].question.prompt)}"')
+    _say(f"In short, for {len(shown)} of them; the least score is chosen: error + {router.cost_weight:g} * USD.")
+    for one in shown:
+        _say(f"\n{tables.shortened(one.question.prompt)}", "bold")
+        _show_grounds(router.explain(one.question.prompt, neighbours=LIKE))
 
 
-def _conclude(tour: Tour, made: Report | None) -> None:
-    if made is None:
-        paid = f"Whether routing pays takes {FEWEST_PROMPTS} prompts or more to say."
-    elif made.pays:
-        paid = f"Routing paid here, on {made.n} prompts."
-    else:
-        paid = f"Routing did not pay here, or {made.n} prompts cannot show that it did."
-    typer.echo(
-        f"\n{paid} The model has stopped; its files are in {tour.folder}.\nFor models of your own: write their names "
-        f"in {tour.folder}/pool.toml (it says how), your prompts in\nvalidation.jsonl, and repeat the commands above "
-        "there."
+def _varied(routed: Sequence[Routed]) -> list[Routed]:
+    """Return the first prompt of each member, then the first of each family that is not among them."""
+    of_members: dict[str, Routed] = {}
+    of_families: dict[str, Routed] = {}
+    for one in routed:
+        of_members.setdefault(one.record.model, one)
+        of_families.setdefault(one.question.fields["family"], one)
+    shown = {one.question.fields["family"] for one in of_members.values()}
+    return [*of_members.values(), *(one for family, one in of_families.items() if family not in shown)]
+
+
+def _show_grounds(explanation: Explanation) -> None:
+    """Print the ranking, and beside it what each member did on the validation prompts most like this one."""
+    console = tables.open_console()
+    table = tables.empty_table("", ">error", ">USD per 1,000", ">score", "on prompts like it")
+    for row in explanation.decision.ranking:
+        there = (near.errors.get(row.model) for near in explanation.neighbours)
+        did = ", ".join("wrong" if error else "right" for error in there if error is not None)
+        table.add_row(row.model, f"{row.error:.3f}", tables.usd(1000 * row.cost), f"{row.score:.3f}", did)
+    console.print(table)
+    room = (console.width - len("like it: ")) // LIKE - len("; ")
+    likes = "; ".join(tables.shortened(near.prompt, room) for near in explanation.neighbours)
+    console.print(f"like it: {likes}", style="dim")
+
+
+def _conclude(tour: Tour, made: Report, routed: Sequence[Routed]) -> None:
+    """Say plainly whether routing paid, and how to go on."""
+    quality, cost = _quality_and_cost(routed)
+    best = min(made.models, key=lambda model: (-made.models[model][1], made.models[model][0]))
+    usd, alone = made.models[best]
+    paid = "paid here" if made.pays else "did not pay here, as far as so few prompts can tell"
+    _say(
+        f"\nRouting {paid}: {quality:.0%} right for {tables.usd(1000 * cost)} per 1,000 prompts; always using {best}, "
+        f"{alone:.0%} for {tables.usd(1000 * usd)}. That rests on {len(routed)} prompts: enough to watch it work, too "
+        "few to trust the numbers.",
+        "bold",
     )
-
-
-def _as_json(
-    tour: Tour, joined: Sequence[Onboarded], routed: Sequence[Routed], alone: Sequence[Onboarded], made: Report | None
-) -> dict[str, Any]:
-    answers = [
-        {"prompt": one.question.prompt, "answer": one.answer, "error": one.error, **one.record.as_dict()}
-        for one in routed
-    ]
-    return {
-        "folder": str(tour.folder),
-        "mock": bool(tour.missing),
-        "prices": "assumed",
-        "onboarded": [one.as_dict() for one in joined],
-        "routed": answers,
-        "alone": {one.model: None if one.evaluation is None else 1 - one.evaluation.error for one in alone},
-        "report": None if made is None else made.as_dict(),
-    }
+    if tour.missing:
+        _say(f"MOCK: two of the three members were none. For the real ones: {CURE}", "bold")
+    else:
+        _say("\nThe model's server has ended, and all of its answers are kept.")
+    _say(
+        f"For models of your own, change two lines of each member in {tour.folder / 'pool.toml'} (it says which), put "
+        "your prompts into the .jsonl files, and run the commands above in that folder."
+    )

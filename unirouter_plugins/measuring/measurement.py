@@ -252,7 +252,7 @@ class Measurement:
         n = len(self.questions)
         fields = ("usd", "tokens_in", "tokens_out", "seconds")
         costs, tokens_in, tokens_out, seconds = (self._means(name) for name in fields)
-        errors = _means_of(((job.row, error) for job, error in self._errors.items()), n)
+        errors = means_of(((job.row, error) for job, error in self._errors.items()), n)
         without = self.ungradable | {job.row for job in self._failed}
         failed = np.isnan(errors) & np.isin(np.arange(n), list(without))
         truncated = np.isin(np.arange(n), [job.row for job, answer in self._answers.items() if answer.truncated])
@@ -275,10 +275,10 @@ class Measurement:
     def _means(self, name: str) -> Array:
         """Return the mean of a number of the answers to each question, (n_questions,)."""
         numbers = ((job.row, getattr(answer, name)) for job, answer in self._answers.items())
-        return _means_of(((row, number) for row, number in numbers if number is not None), len(self.questions))
+        return means_of(((row, number) for row, number in numbers if number is not None), len(self.questions))
 
 
-def _means_of(numbers: Iterable[tuple[int, float]], n: int) -> Array:
+def means_of(numbers: Iterable[tuple[int, float]], n: int) -> Array:
     """Return the mean of the numbers of each row, (n,), NaN where there are none."""
     sums, counts = np.zeros(n), np.zeros(n)
     for row, number in sorted(numbers):  # sorted, so that sums do not depend on who was faster

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.measuring.answers import AnswerStore
@@ -11,6 +13,7 @@ from unirouter_plugins.measuring.asking import Caller, NoGradeError, digest_of
 from unirouter_plugins.measuring.bench import Bench
 from unirouter_plugins.measuring.budget import Budget, OverBudgetError
 from unirouter_plugins.measuring.committer import Committer
+from unirouter_plugins.measuring.grades import worth
 from unirouter_plugins.measuring.judge import Judge
 from unirouter_plugins.measuring.known_pairs import JudgeCheck, KnownPair, known_pairs
 from unirouter_plugins.measuring.marking import Marker
@@ -18,7 +21,7 @@ from unirouter_plugins.measuring.measurement import Measurement
 from unirouter_plugins.measuring.preflight import PreflightError, check_first
 from unirouter_plugins.measuring.questions import Question, Questions
 from unirouter_plugins.measuring.references import References
-from unirouter_plugins.providers.members import Member
+from unirouter_plugins.providers.members import SERVED_AS, Member
 from unirouter_plugins.providers.pricing import Quote
 
 FIRST_ATTEMPTS = 3
@@ -71,6 +74,29 @@ class Asked:
     def pairs(self) -> Sequence[KnownPair]:
         """What the judge is tried on before it is trusted."""
         return known_pairs(self.questions, seed=self.seed) if self.judged else ()
+
+    def how_measured(self, measurement: Measurement) -> dict[str, Any]:
+        """Return what a profile's provenance says of a measurement."""
+        caller, answers = measurement.caller, measurement.answers
+        how = {
+            "date": max((answer.date for answer in answers), default="")[:10],
+            "source": f"asked through LiteLLM {version('litellm')}",
+            "questions": self.questions.source,
+            "graders": sorted({"judge" if q.grader is None else q.grader.name for q in self.questions}),
+            "max_tokens": caller.max_tokens,
+            "judge": self.judge.member.served_as if self.judge is not None and self.judged else None,
+            "reference_model": self.reference.served_as if self.reference is not None and self.lacking else None,
+            "prices": caller.quoted.source,
+            "refused": sum(answer.refused for answer in answers),
+            SERVED_AS: caller.member.served_as,
+        }
+        return {name: value for name, value in how.items() if value is not None}
+
+    def worth_of_grades(self, ungraded: int) -> str:
+        """Return what the grades of prompts without a right answer are worth, of which so many have none."""
+        judge = self.judge.member.name if self.judge is not None and self.judged else None
+        reference = None if self.reference is None else self.reference.name
+        return worth(reference_model=reference, judge=judge, ungraded=ungraded)
 
 
 class Run:
