@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unirouter_core.comparison import Comparison, compare, mixture_of
 from unirouter_core.curves import Curve, sweep
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
@@ -53,6 +54,10 @@ class Report:
     quality_kept, saving : tuple of float
         When tuned to keep 97 % of the most accurate model's quality: the intervals of the share of its quality that is
         kept and of its cost that is saved, on prompts that the weight was not chosen on.
+    single, mixed : Comparison
+        Routing beside always using the most accurate model, and beside the cheapest mixture of 97 % of its quality.
+    use : str
+        The cheapest model that these prompts cannot tell from the most accurate.
     cost_weight, quality, cost, shares
         The router's own operating point.
     pays : bool
@@ -72,6 +77,9 @@ class Report:
     chance: float
     quality_kept: tuple[float, float]
     saving: tuple[float, float]
+    single: Comparison
+    mixed: Comparison
+    use: str
     cost_weight: float
     quality: float
     cost: float
@@ -95,6 +103,8 @@ class Report:
             "models": {model: {"cost": cost, "quality": quality} for model, (cost, quality) in self.models.items()},
             "metrics": dataclasses.asdict(self.metrics),
             "mixture_metrics": dataclasses.asdict(self.mixture_metrics),
+            "single": dataclasses.asdict(self.single),
+            "mixed": dataclasses.asdict(self.mixed),
             "cost_weight": "inf" if np.isinf(self.cost_weight) else self.cost_weight,
         }
 
@@ -152,6 +162,9 @@ def report(
         chance=chance,
         quality_kept=quality_kept,
         saving=fresh_interval(saved, level, lower=-np.inf),
+        single=compare(held, swept, {held.models[best]: 1.0}, level=level, trials=trials, seed=seed),
+        mixed=compare(held, swept, mixture_of(held, NEARLY * qualities[best]), level=level, trials=trials, seed=seed),
+        use=_as_accurate(held, best, level, trials, seed),
         cost_weight=router.cost_weight,
         quality=1 - float(own_errors.mean()),
         cost=float(own_costs.mean()),
@@ -174,20 +187,48 @@ def _areas_by_chance(held: HeldOut, dearest: float, seed: int) -> Array:
     return np.array(areas)
 
 
+def _as_accurate(held: HeldOut, best: int, level: float, trials: int, seed: int) -> str:
+    """Return the cheapest model that these prompts cannot tell from the most accurate one, in the column `best`."""
+    draws = np.random.default_rng(seed).integers(len(held), size=(trials, len(held)))
+    for model in np.argsort(held.costs.mean(axis=0), kind="stable"):
+        more = held.errors[:, model] - held.errors[:, best]
+        if model == best or np.quantile(more[draws].mean(axis=1), (1 - level) / 2) <= 0:
+            break
+    return held.models[int(model)]
+
+
 def _report_verdict(made: Report) -> str:
-    best = min(made.models, key=lambda model: (-made.models[model][1], made.models[model][0]))
-    cost, quality = made.models[best]
-    single = f"always using {best} (quality {quality:.3f}, ${1000 * cost:.4g} per 1,000 prompts)"
+    best = next(iter(made.single.rival))
+    costs = {model: f"${1000 * cost:.4g} per 1,000 prompts" for model, (cost, _) in made.models.items()}
+    single = f"always using {best} (quality {made.single.quality:.3f}, {costs[best]})"
     if not made.pays:
-        return (
-            f"Routing does not pay on these {made.n} prompts: it is no better than mixing models without reading the "
-            f"prompt, as far as they can tell. Compare with {single}."
+        verdict = (
+            f"Routing does not pay here: use {best} (quality {made.single.quality:.3f}, {costs[best]}). On these "
+            f"{made.n} prompts it is no better than mixing models without reading the prompt, as far as they can tell."
         )
+        if made.use == best:
+            return verdict
+        _, quality = made.models[made.use]
+        return f"{verdict} They cannot tell {best} from {made.use} either ({quality:.3f}, {costs[made.use]})."
     low, high = made.area_gain
     kept, saved = made.quality_kept, made.saving
-    saves = f" and saves {saved[0]:.0%} to {saved[1]:.0%} of its cost" if cost else "; that model is free"
+    saves = f" and saves {_percent(saved)} of its cost" if made.single.cost else "; that model is free"
     return (
         f"Routing pays on these {made.n} held-out prompts: its Area is {low:.4f} to {high:.4f} above that of the most "
-        f"favourable mixture of models. Against {single}, tuned to keep {NEARLY:.0%} of its quality, it keeps "
-        f"{kept[0]:.0%} to {kept[1]:.0%} of it{saves}."
+        f"favourable mixture of models. Against {single}, it {_beside(made.single)}; tuned to keep {NEARLY:.0%} of its "
+        f"quality, it keeps {_percent(kept)} of it{saves}. Against the best mixture of that quality, it "
+        f"{_beside(made.mixed)}."
     )
+
+
+def _beside(comparison: Comparison) -> str:
+    """Return what routing does beside a rival, in words; an interval that holds 0 is called so."""
+    low, high = comparison.gain
+    gains = f"gains {low:+.3f} to {high:+.3f} quality at equal cost"
+    if comparison.saving is None:
+        return f"falls short of its quality, and {gains}" if comparison.cost else gains
+    return f"saves {_percent(comparison.saving)} at equal quality and {gains}"
+
+
+def _percent(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.0%} to {ends[1]:.0%}"

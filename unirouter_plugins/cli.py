@@ -224,6 +224,8 @@ def tune(
 
 @app.command()
 def report(
+    folder: Annotated[Path | None, typer.Argument(metavar="ROUTER", help="The same as --router.")] = None,
+    outcomes: Annotated[Path | None, typer.Argument(metavar="DATA", help="The same as --data.")] = None,
     router: MaybeRouter = None,
     data: Data = None,
     png: Annotated[
@@ -236,6 +238,7 @@ def report(
         from unirouter_plugins.report import check_picture, draw  # before the work: what is missing is said at once
 
         check_picture(png)
+    router, data = _one(folder, router, "router"), _one(outcomes, data, "data")
     measured = load(router)
     with working("Measuring"):
         made = unirouter_core.report(measured, outcomes=_other_outcomes(data))
@@ -249,6 +252,13 @@ def report(
             typer.echo(f"Drawn: {png}")
     if not made.pays:
         raise typer.Exit(NOT_WORTH_IT)
+
+
+def _one(argument: Path | None, option: Path | None, name: str) -> Path | None:
+    """Return what was given in either place."""
+    if argument is not None and option is not None:
+        raise InvalidDataError(f"{argument} and --{name} {option} are both given; give one of them.")
+    return option if argument is None else argument
 
 
 def _other_outcomes(data: Path | None) -> Outcomes | None:

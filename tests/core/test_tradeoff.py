@@ -102,7 +102,8 @@ def test_routing_does_not_pay_between_equals(desk) -> None:
         plain.onboard(Evaluation.recorded(model, table))
     made = report(plain)
     assert not made.pays
-    assert "does not pay" in made.verdict
+    assert "Routing does not pay here: use " in made.verdict
+    assert made.use in made.verdict
 
 
 @pytest.mark.parametrize(

@@ -549,6 +549,8 @@ def test_report_on_other_data_uses_none_that_was_measured_on(made):
 
     assert on_others["n"] == 48  # those that fit kept back
     assert "0 prompts are left" in refusal("report", "-r", made / "my.router", "--data", made / "recorded.jsonl")
+    assert output("report", made / "my.router", made / "fit.jsonl")["n"] == on_others["n"]
+    assert "both given; give one of them" in refusal("report", made / "my.router", "-r", made / "my.router")
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from unirouter_core.comparison import Comparison
 from unirouter_core.curves import deferral_curve, zero_router_curve
 from unirouter_core.metrics import measure
 from unirouter_core.verdict import Report
@@ -38,6 +39,9 @@ def report():
         chance=1.0,
         quality_kept=(1.0, 1.0),
         saving=(0.1, 0.2),
+        single=Comparison({"sage": 1.0}, 0.8, 2.5e-3, (0.1, 0.2), (0.0, 0.1)),
+        mixed=Comparison({"sage": 0.9, "poet": 0.1}, 0.78, 2.3e-3, (0.1, 0.2), (0.0, 0.1)),
+        use="sage",
         cost_weight=60,
         quality=0.9,
         cost=6e-4,

@@ -12,7 +12,7 @@ import numpy as np
 from unirouter_core.decision import Decision, Decisions
 from unirouter_core.profiles import CAPABILITIES, Capabilities, ModelProfile
 from unirouter_core.tradeoff import Tuning
-from unirouter_core.verdict import Report
+from unirouter_core.verdict import NEARLY, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -317,8 +317,18 @@ def show_tuning(tuning: Tuning) -> None:
 def show_report(report: Report) -> None:
     """Print the curve in a few points, the single models beside it, and the verdict."""
     console = open_console()
-    for part in (_curve(report), "", _single_models(report), "", report.verdict):
+    for part in (_curve(report), "", _single_models(report), "", _beside(report), "", report.verdict):
         console.print(part)
+
+
+def _beside(report: Report) -> Table:
+    """Return what routing saves at a rival's quality and gains at its cost."""
+    table = empty_table("routing beside", ">quality", ">USD per 1,000", ">saves at it", ">gains at that")
+    for name, rival in (("the most accurate model", report.single), (f"a mixture {NEARLY:.0%} as good", report.mixed)):
+        saving = "nothing" if rival.saving is None else f"{rival.saving[0]:.0%} to {rival.saving[1]:.0%}"
+        gain = f"{rival.gain[0]:+.3f} to {rival.gain[1]:+.3f}"
+        table.add_row(name, f"{rival.quality:.3f}", usd(1000 * rival.cost), saving, gain)
+    return table
 
 
 def _curve(report: Report) -> Table:
