@@ -98,7 +98,7 @@ def _optimism(swept: Sweep, qualities: Array, trials: int, seed: int) -> float:
     """Return how much quality is lost between the prompts that a weight is chosen on and all (Harrell's bootstrap)."""
     lost, n = [], len(qualities)
     for counts in _draws(n, trials, [seed, 3]):
-        weight = _cheapest_reaching(swept.curve(counts), counts @ qualities / n)
+        weight = _cheapest_reaching(swept.curve(counts), float(counts @ qualities) / n)
         lost.append(_at(swept, (counts - 1) / n, weight)[0] - (counts - 1) @ qualities / n)
     return max(float(np.mean(lost)), 0.0)
 

@@ -91,6 +91,12 @@ def onboard_asked(
         if as_json:
             emit({"router": str(router), "bill": plan.bill.as_dict(), "onboarded": []})
         return
+    if asking.until_decided and not into.cost_weight:
+        typer.echo(
+            f"Its cost weight is 0: --until-decided stops as quality at any price would have it. If that is not how "
+            f"{router} will route, tune it first.",
+            err=True,
+        )
     if not sure and asking.budget is None and not as_json and sys.stdin.isatty():
         typer.confirm("Go on?", abort=True, err=True)
     try:

@@ -203,6 +203,9 @@ class AnswerStore:
     def __init__(self, place: str | Path, *, texts: bool = True) -> None:
         self.texts = texts
         self._database = Database(place)
+        unanswered = [database.prompts, database.settings, database.graders, database.grades]
+        self._inserts = {table.name: self._database.insert(table).on_conflict_do_nothing() for table in unanswered}
+        self._insert_answers = self._insert_or_fill()
 
     def __repr__(self) -> str:
         return f"AnswerStore({self._database.shown!r}, texts={self.texts})"
@@ -293,7 +296,8 @@ class AnswerStore:
         keys = sorted({entry.grader_key for entry in entries if entry.grader_key is not None})
         with self._database.writing() as connection:
             self._insert(connection, database.graders, [{"grader": _digest(key), "grader_key": key} for key in keys])
-            self._insert_answers(connection, [self._answer_row(each) for each in entries if each.answer is not None])
+            if answered := [self._answer_row(each) for each in entries if each.answer is not None]:
+                connection.execute(self._insert_answers, answered)
             graded = [self._grade_row(each) for each in entries if each.grade is not None]
             self._insert(connection, database.grades, graded)
 
@@ -307,11 +311,10 @@ class AnswerStore:
 
     def _insert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
-            connection.execute(self._database.insert(table).on_conflict_do_nothing(), rows)
+            connection.execute(self._inserts[table.name], rows)
 
-    def _insert_answers(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        if not rows:
-            return
+    def _insert_or_fill(self) -> Any:
+        """Return the statement that adds answers, and replaces those without a text."""
         table = database.answers
         insert = self._database.insert(table)
         same_call = (table.c.seconds == insert.excluded.seconds) & (table.c.date == insert.excluded.date)
@@ -319,9 +322,7 @@ class AnswerStore:
         changes: dict[Any, Any] = {column: insert.excluded[column.name] for column in _ANSWER}
         changes[table.c.earlier_usd] = table.c.earlier_usd + replaced
         without_text = table.c.text.is_(None)
-        connection.execute(
-            insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes, where=without_text), rows
-        )
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes, where=without_text)
 
 
 def _json(value: object) -> str:

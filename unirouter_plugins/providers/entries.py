@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from unirouter_core.costs import Prices
@@ -158,6 +158,12 @@ class Entry(_Strict):
     template: Annotated[str, AfterValidator(_with_a_place)] | None = None
     votes: VotesEntry | None = None
 
+    @model_validator(mode="after")
+    def _votes_differ(self) -> Self:
+        if self.votes is not None and self.settings.get("temperature") == 0:
+            raise ValueError("has votes and settings.temperature = 0, which make every vote the same; raise it")
+        return self
+
     def as_member(self, name: str) -> Member:
         """Return the member that it describes."""
         return Member(
@@ -222,7 +228,7 @@ def _where(wrong: ErrorDetails) -> str:
 
 def _why(wrong: ErrorDetails) -> str:
     if wrong["type"] == "extra_forbidden":
-        return f"is not known; {_known(wrong['loc'])}"
+        return f"is not known; {_known(wrong)}"
     if wrong["type"] == "missing":
         return "is missing; give it"
     if wrong["type"] in _MUST:
@@ -230,8 +236,9 @@ def _why(wrong: ErrorDetails) -> str:
     return wrong["msg"].removeprefix("Value error, ")  # our own, which never show the value: it may be a key
 
 
-def _known(where: tuple[int | str, ...]) -> str:
+def _known(wrong: ErrorDetails) -> str:
     """Return what may stand where an unknown field stood."""
+    where = wrong["loc"]
     kinds: dict[str, type[BaseModel]] = {
         "prices": PriceEntry,
         "capabilities": CapabilityEntry,
@@ -241,6 +248,8 @@ def _known(where: tuple[int | str, ...]) -> str:
     if len(where) == 1:
         return "a pool.toml has [models.NAME] and [providers]"
     kind = next((kinds[part] for part in reversed(where[2:-1]) if isinstance(part, str) and part in kinds), Entry)
+    if kind is Entry and isinstance(wrong["input"], dict):
+        return f'a name with dots stands in quotes: [{where[0]}."{where[1]}.{where[2]}"]'
     if kind is Entry and where[-1] == "api_key":
         return "keep the key in the environment and name the variable: api_key_env"
     return f"there are {', '.join((field.alias or name) for name, field in kind.model_fields.items())}"
