@@ -71,6 +71,54 @@ def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike) -> Metric
     return _read(curve, 1 - known.mean(0), paid.mean(0))
 
 
+def mean_quality(curve: Curve, cheapest: float, dearest: float) -> float:
+    """Return the hull's mean quality between two costs: RouterBench's AIQ (arXiv 2403.12031, §3).
+
+    RouterBench calls the hull, which is flat after its peak, non-decreasing; its zero router is the hull of the single
+    models, `curves.deferral_curve` of their mean errors. What routers are compared over, from the cheapest model's mean
+    cost to the dearest's, is the same for all.
+
+    Parameters
+    ----------
+    curve : Curve
+    cheapest, dearest : float
+        USD.
+
+    Raises
+    ------
+    InvalidDataError
+        When `dearest` is not above `cheapest`.
+
+    Examples
+    --------
+    >>> mean_quality(Curve(np.array([1.0, 3.0]), np.array([0.5, 0.9]), np.array([np.inf, 0.0])), 1.0, 5.0)
+    0.8
+    """
+    if not 0 <= cheapest < dearest < np.inf:
+        raise InvalidDataError(f"The dearest cost {dearest:g} must be finite and above the cheapest, {cheapest:g} USD.")
+    hull = curve.hull()
+    whole, below = hull.area(dearest), hull.area(dearest, upto=cheapest / dearest)
+    return float((whole - below) * dearest / (dearest - cheapest))
+
+
+def choice_entropy(chosen: npt.ArrayLike) -> float:
+    """Return the entropy of the choices, here in bits: E_p of RouterEval (arXiv 2503.10657), 0 for one model.
+
+    Parameters
+    ----------
+    chosen : array (n_prompts,) of int
+        Columns.
+
+    Examples
+    --------
+    >>> choice_entropy([0, 1, 0, 1]), choice_entropy([2, 2])
+    (1.0, 0.0)
+    """
+    counts = np.unique(np.asarray(chosen), return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(abs(-(shares * np.log2(shares)).sum()))  # abs: 0, not -0
+
+
 def _read(curve: Curve, qualities: Array, costs: Array) -> Metrics:
     """Return the metrics of `curve` beside single models with these mean qualities and costs, both (n_models,)."""
     most_accurate = np.lexsort((costs, -qualities))[0]  # of equals the cheapest

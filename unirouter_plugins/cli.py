@@ -20,6 +20,7 @@ from unirouter_core.outcomes import Outcomes
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.commands import tables
+from unirouter_plugins.commands.bench import bench
 from unirouter_plugins.commands.calls import ask, prices
 from unirouter_plugins.commands.demo import demo
 from unirouter_plugins.commands.explained import show_grounds
@@ -80,6 +81,7 @@ app.command("models")(list_models)
 app.command()(retire)
 app.command()(ask)
 app.command()(prices)
+app.command()(bench)
 app.command()(demo)
 
 

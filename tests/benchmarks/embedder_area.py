@@ -8,25 +8,33 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from uniroute_table import METHODS, VALIDATION, load, split_models
+from sets import VALIDATION, load
 
-from unirouter_core import HashingEmbedder, Outcomes, deferral_curve
+from unirouter_core import (
+    BlendEstimator,
+    HashingEmbedder,
+    LowRankEstimator,
+    Outcomes,
+    ShrunkenClustersEstimator,
+    deferral_curve,
+)
+from unirouter_core.benchmark import split
 from unirouter_core.embedding import Array, embed
 
 
 def trial(outcomes: Outcomes, minilm: Array, n_val: int, seed: int) -> dict[tuple[str, str], tuple[float, float]]:
     """Return Area and Brier score by embedder and method on one split."""
-    rng = np.random.default_rng(seed)
-    train_models, new_models = split_models(outcomes.models, rng)
-    train, val, test = np.split(order := rng.permutation(len(outcomes)), [len(order) // 2, len(order) * 7 // 10])
-    val = val[:n_val]
+    divided = split(outcomes.models, len(outcomes), [0, seed])
+    train_models, new_models, train, test = divided.known, divided.new, divided.train, divided.test
+    val = divided.validation[:n_val]
     hashing = HashingEmbedder().fit([outcomes.prompts[row] for row in train])
     training = outcomes.of([outcomes.models[j] for j in train_models]).rows(train)
     prices, wrong = np.nanmean(outcomes.costs, axis=0)[new_models], outcomes.errors[np.ix_(test, new_models)]
     scores = {}
     for name, X in (("MiniLM", minilm), ("HashingEmbedder", embed(hashing, outcomes.prompts))):
-        for method in ("(A + B) / 2", "default"):
-            estimator = METHODS[method](n_val).fit(X[train], training)
+        pair = BlendEstimator((ShrunkenClustersEstimator(), LowRankEstimator()), n_val=n_val)
+        for method, estimator in (("(A + B) / 2", pair), ("default", BlendEstimator(n_val=n_val))):
+            estimator.fit(X[train], training)
             known = outcomes.errors[np.ix_(val, train_models)]
             features = np.stack([estimator.profile(X[val], outcomes.errors[val, j], known) for j in new_models])
             predicted = estimator.predict(X[test], features).errors

@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from uniroute_table import load, split_models
+from sets import load
 
 from unirouter_core import HashingEmbedder, Outcomes, deferral_curve
+from unirouter_core.benchmark import split
 from unirouter_core.embedding import embed
 from unirouter_core.estimators import BlendEstimator
 from unirouter_core.starter.make import SETS, join
@@ -26,10 +27,10 @@ def trial(tables: dict[str, Outcomes], seed: int) -> dict[tuple[str, str, bool],
     """Return the Area on each set, by what the features were fitted on and whether `known` was given."""
     parts, models = {}, {}
     everyone = sorted({model for table in tables.values() for model in table.models})
-    train_models = {everyone[j] for j in split_models(tuple(everyone), np.random.default_rng(seed))[0]}
+    train_models = {everyone[j] for j in split(everyone, 0, [seed]).known}
     for name, table in tables.items():
-        order = np.random.default_rng([seed, len(table)]).permutation(len(table))
-        parts[name] = np.split(order, [len(order) // 2, len(order) * 7 // 10])
+        divided = split(table.models, len(table), [seed])
+        parts[name] = divided.train, divided.validation, divided.test
         models[name] = [model for model in table.models if model in train_models]
     training = {name: table.of(models[name]).rows(parts[name][0]) for name, table in tables.items()}
     fits = {"own set": training, "starter": dict.fromkeys(tables, join(list(training.values())))}

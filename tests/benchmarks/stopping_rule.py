@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from uniroute_table import VALIDATION, load, split_models
+from sets import VALIDATION, load
 
 from unirouter_core import Evaluation, Outcomes, UniRouter, ValidationSet, deferral_curve, tune
+from unirouter_core.benchmark import split
 from unirouter_core.decision import choose, score
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.pool import Expected, Pool
@@ -60,8 +61,9 @@ class Desk:
 def open_desk(outcomes: Outcomes, X: Array, n_val: int, seed: int, without_known: bool) -> Desk:
     """Return a router fitted on training models, some of them its pool, tuned to keep 97 % of the quality."""
     rng = np.random.default_rng(seed)
-    train_models, new = split_models(outcomes.models, rng)
-    train, val, test = np.split(order := rng.permutation(len(outcomes)), [len(order) // 2, len(order) * 7 // 10])
+    divided = split(outcomes.models, len(outcomes), [0, seed])
+    train_models, new = divided.known, divided.new.tolist()
+    train, val, test = divided.train, divided.validation, divided.test
     training = outcomes.of([outcomes.models[j] for j in train_models])
     router = UniRouter(embedder=lambda prompts: np.ones((len(prompts), X.shape[1]), np.float32), seed=seed)
     router.fit(training.rows(train), vectors=X[train])

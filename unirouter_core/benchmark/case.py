@@ -1,0 +1,117 @@
+"""One trial's arrays: what is learned from, measured on and judged by, and what every reference would choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import numpy as np
+
+from unirouter_core.benchmark.recorded import Recorded
+from unirouter_core.benchmark.splits import Split
+from unirouter_core.clusters import cluster_sums
+from unirouter_core.embedding import Array, Labels, embed
+from unirouter_core.estimators import Estimator, Prediction
+from unirouter_core.hashing import HashingEmbedder
+from unirouter_core.outcomes import Outcomes
+from unirouter_core.regions import Regions
+
+Costs = Literal["mean", "per-prompt"]
+"""A model's cost: its mean over the table, as in the paper; or each prompt's own, expected by region."""
+
+PRIOR = 10.0
+"""A region's mean cost is pulled to the model's as by so many more prompts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One split of a table, made by `Case.of`.
+
+    Parameters
+    ----------
+    training : Outcomes
+        The known models on the training prompts.
+    train_new : array (n_train, m)
+        The new models' errors there, which only the clairvoyant sees.
+    X_train, X_validation, X_test : array (n, d)
+    known, answers : array (n_validation, m_known), (n_validation, m)
+        The known and the new models' errors on the validation prompts.
+    spent : array (n_validation, m)
+        The new models' USD there.
+    errors : array (n_test, m)
+        The new models' on the test prompts.
+    costs : array (m,) or (n_test, m)
+        What they cost: the scalar mean, or each prompt's own.
+    highest : float
+        The quality of the most accurate model of all, known ones too, on the test prompts.
+    """
+
+    training: Outcomes
+    train_new: Array
+    X_train: Array
+    X_validation: Array
+    X_test: Array
+    known: Array
+    answers: Array
+    spent: Array
+    errors: Array
+    costs: Array
+    highest: float
+
+    @classmethod
+    def of(cls, table: Recorded, split: Split, costs: Costs = "mean") -> Self:
+        """Return the arrays of a split; without vectors the default embedder learns them from the training prompts."""
+        outcomes, new, test = table.outcomes, split.new, split.test
+        X = table.X
+        if X is None:
+            embedder = HashingEmbedder().fit([outcomes.prompts[row] for row in split.train])
+            X = embed(embedder, outcomes.prompts)
+        paid = np.nanmean(outcomes.costs, axis=0)[new] if costs == "mean" else outcomes.costs[np.ix_(test, new)]
+        return cls(
+            training=outcomes.of([outcomes.models[j] for j in split.known]).rows(split.train),
+            train_new=outcomes.errors[np.ix_(split.train, new)],
+            X_train=X[split.train],
+            X_validation=X[split.validation],
+            X_test=X[test],
+            known=outcomes.errors[np.ix_(split.validation, split.known)],
+            answers=outcomes.errors[np.ix_(split.validation, new)],
+            spent=outcomes.costs[np.ix_(split.validation, new)],
+            errors=outcomes.errors[np.ix_(test, new)],
+            costs=paid,
+            highest=float(1 - outcomes.errors[test].mean(axis=0).min()),
+        )
+
+    @cached_property
+    def regions(self) -> tuple[Labels, Labels]:
+        """The regions of the validation and of the test prompts, as a router has them."""
+        regions = Regions().fit(self.X_train)
+        return regions.locate(self.X_validation)[0], regions.locate(self.X_test)[0]
+
+    def expected_costs(self, n_val: int) -> Array:
+        """Return what a router knows of the costs: the scalar means, or those of the prompt's region, (n_test, m)."""
+        if self.costs.ndim == 1:
+            return np.broadcast_to(self.costs, self.errors.shape)
+        measured, judged = self.regions
+        spent = self.spent[:n_val]
+        sums, counts = cluster_sums(measured[:n_val], spent, int(max(measured.max(), judged.max())) + 1)
+        return np.asarray(((sums + PRIOR * spent.mean(axis=0)) / (counts + PRIOR))[judged])
+
+    def validation_costs(self, n_val: int) -> Array:
+        """Return the models' mean costs as known without reading the test prompts, (m,)."""
+        return self.costs if self.costs.ndim == 1 else self.spent[:n_val].mean(axis=0)
+
+    def predict(self, estimator: Estimator, n_val: int, *, known: bool = True) -> Prediction:
+        """Return what a fitted estimator predicts on the test prompts after `n_val` answers of each new model.
+
+        Parameters
+        ----------
+        estimator : Estimator
+        n_val : int
+        known : bool
+            Whether it is given the known models' answers on the same prompts.
+        """
+        X, answers = self.X_validation[:n_val], self.answers[:n_val]
+        answered = self.known[:n_val] if known else None
+        features = [estimator.profile(X, errors, answered) for errors in answers.T]
+        return estimator.predict(self.X_test, np.stack(features))
