@@ -75,8 +75,8 @@ class RouterRunnable(PickingChatModel):
     content_policy : bool
         Whether a refusal by a provider's content filter goes to the next model.
     reads_system : bool
-        Whether system messages are routed on, together with the user's text: for routers that were fitted on prompts
-        with them.
+        Whether system messages are routed on, before the newest text from the user: for routers that were fitted on
+        prompts with them. Others decide on what they were fitted on, the user's text.
     **fields
         `callbacks`, `tags`, `metadata`, `name`, `profile` as in all chat models. All else is for each `ChatLiteLLM`:
         its fields, like `cache`, `streaming` or `max_retries`, and LiteLLM's parameters, like `temperature`.
@@ -107,9 +107,13 @@ class RouterRunnable(PickingChatModel):
         answer = llm.invoke("What is 17 times 23?")
         answer.response_metadata["unirouter"]["model"]
 
-    For one call, a model, the candidates, what a USD is worth, and documents to route on can be set::
+    For one call `unirouter_cost_weight`, `unirouter_model`, `unirouter_models` (the candidates) and
+    `unirouter_documents` can be set. The last are pinned documents, texts or LangChain's: what a question is about,
+    which the router reads before it, or beside it if it was fitted with documents. They are not sent; the messages hold
+    what the model is to read::
 
         llm.invoke("What is 17 times 23?", config={"configurable": {"unirouter_cost_weight": 0}})
+        llm.invoke(messages, config={"configurable": {"unirouter_documents": [contract]}})
     """
 
     router: UniRouter
@@ -131,8 +135,7 @@ class RouterRunnable(PickingChatModel):
         settings: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> None:
-        if not isinstance(router, UniRouter):
-            raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: RouterRunnable.from_folder(...).")
+        _check(router)
         own = {name: fields.pop(name) for name in _OWN if name in fields}
         settings = {
             **(settings or {}),
@@ -282,6 +285,11 @@ class RouterRunnable(PickingChatModel):
         return int(conversation.tokens(self.router.token_counter)[0])
 
 
+def _check(router: Any) -> None:
+    if not isinstance(router, UniRouter):
+        raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: UniRouter.load('my.router').")
+
+
 def _is_default(name: str, value: Any) -> bool:
     """Return whether a field of LangChain's chat models is given as it would be anyway: copies are made like that."""
     field = BaseChatModel.model_fields.get(name)
@@ -306,6 +314,16 @@ def model_selector(
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
 
+    Raises
+    ------
+    InvalidDataError
+        When `router` is something else, or a model of the pool has none of the names.
+
+    Notes
+    -----
+    Answers of `init_chat_model` say nothing of the pool: so no model is kept in tool loops, nothing is known of prompt
+    caches, and nobody falls back. `RouterRunnable` does all of that.
+
     Examples
     --------
     ::
@@ -313,6 +331,7 @@ def model_selector(
         selector, model = model_selector(router), init_chat_model(configurable_fields="model")
         model.invoke(messages, config={"configurable": {"model": selector.invoke(messages)}})
     """
+    _check(router)
     if names is not None and (missing := [name for name in router.pool if name not in names]):
         raise InvalidDataError(f"{missing[0]!r} is in the pool but has no name for init_chat_model; add it to names.")
 

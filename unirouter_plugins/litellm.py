@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from unirouter_core.decision import Decision
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.profiles import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.providers.chats import Chat, Messages
 from unirouter_plugins.providers.door import open_litellm
@@ -24,7 +23,7 @@ from unirouter_plugins.providers.failures import unwrapped, without_keys
 from unirouter_plugins.providers.fallback import Attempts
 from unirouter_plugins.providers.members import SERVED_AS, Member, Members, differences, read_members
 from unirouter_plugins.providers.pricing import Quote, Usage, require_quote, usage_of, usd_of
-from unirouter_plugins.providers.serving import configured, member_of
+from unirouter_plugins.providers.serving import arguments_of, configured, given_otherwise, member_of
 from unirouter_plugins.providers.variants import register
 
 if TYPE_CHECKING:
@@ -50,21 +49,6 @@ TIMEOUT = 300.0
 
 _NOT_A_PARAMETER = ("model", "messages", "stream", "api_base", "base_url", "api_key")
 """What the router and the table decide; a key or an address of one model is not for the next."""
-
-_SHAPING = (
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "reasoning_effort",
-    "thinking",
-    "seed",
-    "stop",
-)
-"""Parameters of a call that make its model another than was measured."""
-
-_OF_SOME = ("reasoning_effort", "thinking", "verbosity", "user")
-"""Parameters that a variant passes on to its model, which LiteLLM takes from providers that it knows only."""
 
 
 def load_router(folder: str | os.PathLike[str], pool: str | os.PathLike[str] | None = None, **how: Any) -> UniRouter:
@@ -204,23 +188,10 @@ class _Call:
         if SERVED_AS not in profile.provenance:
             _check_known(member)
         self.quoted = require_quote(member, profile)
-        if member.is_variant:
-            register([member])
-            arguments: dict[str, Any] = {"model": member.called, "allowed_openai_params": list(_OF_SOME)}
-        else:
-            arguments = member.arguments()
+        arguments = arguments_of(profile)
         if not self.attempts.is_last:  # to retry is to ask the next model; the last is retried as LiteLLM does
             arguments |= {"num_retries": 0, "max_retries": 0}
         return {**arguments, **self.parameters, "messages": list(self.chat.messages)}
-
-    def _given_otherwise(self, profile: ModelProfile) -> Iterator[str]:
-        """Yield what the caller gave that the model was not measured with; nothing where that is not known."""
-        if SERVED_AS not in profile.provenance:
-            return
-        settings = member_of(profile).settings
-        for name in _SHAPING:
-            if name in self.parameters and self.parameters[name] != settings.get(name):
-                yield f"{name} is {self.parameters[name]!r} and was {settings.get(name, 'not given')!r}"
 
     def record(self, response: Any) -> CallRecord:
         """Return the record of the call, of which `response` is the answer or a stream's last chunk."""
@@ -233,7 +204,7 @@ class _Call:
             usage=usage,
             seconds=time.perf_counter() - self.began,
             failures=dict(self.attempts.failures),
-            differs=(*differences(member_of(profile), profile), *self._given_otherwise(profile)),
+            differs=(*differences(member_of(profile), profile), *given_otherwise(profile, self.parameters)),
         )
 
     def answered(self, response: Any) -> Any:

@@ -1,11 +1,14 @@
 """RouterRunnable: who is asked and why, who is next, what may be set for one call, and what it says when it cannot."""
 
 import asyncio
+import dataclasses
 import importlib
 import json
+import pickle
 import subprocess
 import sys
 import threading
+from contextlib import aclosing, closing
 
 import pytest
 from langchain_core.documents import Document
@@ -18,7 +21,13 @@ from pydantic import BaseModel
 from tests.conftest import evaluation, fitted
 from tests.plugins.scripted_chat import ScriptedChat, chats, last_of, record
 from unirouter_core import InvalidDataError, NoCandidateError, UnknownModelError
-from unirouter_plugins.langchain import RouterRunnable, last_decision, model_selector, record_decisions
+from unirouter_plugins.langchain import (
+    RouterRunnable,
+    UniRouterMiddleware,
+    last_decision,
+    model_selector,
+    record_decisions,
+)
 from unirouter_plugins.providers.members import Member, Members
 from unirouter_plugins.providers.serving import configured
 
@@ -88,6 +97,22 @@ def test_a_litellm_model_is_called_as_the_table_says_and_with_the_router_s_setti
     assert "not-a-secret" not in repr(RouterRunnable(llm.router, api_key="not-a-secret"))
 
 
+def test_only_the_last_model_of_the_ranking_is_asked_again(asked_router):
+    llm = RouterRunnable(asked_router, max_retries=3, num_retries=2)
+    last, other = (llm._chat_models.chat_model(asked_router.pool["poet"], is_last=is_last) for is_last in (True, False))
+    assert (last.max_retries, last.model_kwargs) == (3, {"num_retries": 2})
+    assert (other.max_retries, other.model_kwargs) == (1, {"num_retries": 0, "max_retries": 0})
+
+
+def test_the_record_says_what_a_model_was_not_measured_with(asked_router):
+    members = {name: Member(name, f"openai/{name}", settings={"mock_response": "51"}) for name in asked_router.pool}
+    llm = RouterRunnable(configured(asked_router, Members(members)), temperature=0.5)
+    assert record(llm.invoke(SUM, max_tokens=9))["differs"] == [
+        "temperature is 0.5 and was 'not given'",
+        "max_tokens is 9 and was 'not given'",
+    ]
+
+
 def test_a_variant_is_called_with_its_prompt_around_the_user_s(asked_router):
     member = Member("poet", "openai/rhyme", template="{prompt} Rhyme.", settings={"mock_response": "Drops, stops."})
     llm = RouterRunnable(configured(asked_router, Members({"poet": member})), cost_weight=WEIGHT)
@@ -99,8 +124,14 @@ def test_a_variant_is_called_with_its_prompt_around_the_user_s(asked_router):
     assert cost_of(llm, "poet", chat) > cost_of(plain, "poet", chat)
 
 
-def cost_of(llm, model, asked):
-    return next(row.cost for row in llm.decide(asked).ranking if row.model == model)
+def test_a_variant_passes_on_the_parameters_that_only_its_model_knows(asked_router):
+    member = Member("poet", "openai/gpt-5", template="{prompt} Rhyme.", settings={"mock_response": "Drops, stops."})
+    llm = RouterRunnable(configured(asked_router, Members({"poet": member})))
+    assert llm.invoke(POEM, model="poet", reasoning_effort="low").text == "Drops, stops."
+
+
+def cost_of(llm, model, asked, config=None):
+    return next(row.cost for row in llm.decide(asked, config).ranking if row.model == model)
 
 
 # --- What may be set for one call -------------------------------------------------------------------------------------
@@ -142,6 +173,39 @@ def test_pinned_documents_and_the_system_text_are_read_when_the_user_says_so(ask
     alone, both = (errors(asked_router.route(text)) for text in ("And again.", f"{POEM}\n\nAnd again."))
     assert errors(llm.decide(follow_up)) == alone != both
     assert errors(llm.decide("And again.", pinned)) == errors(reads.decide(follow_up)) == both
+
+
+def test_pinned_documents_are_read_and_not_paid_for(llm):
+    contract = {"configurable": {"unirouter_documents": ["The tenant pays. " * 500]}}
+    for asked in (SUM, [("system", "Be brief."), ("user", SUM)]):
+        costs = [cost_of(llm, "sage", asked, config) for config in ({}, contract)]
+        assert costs[1] == pytest.approx(costs[0], rel=0.05)
+
+
+def test_a_router_fitted_with_documents_reads_them_as_such(world):
+    texts = [[f"Page {row} of the manual."] for row in range(len(world))]
+    table = dataclasses.replace(world, documents=texts)
+    router = fitted(table)
+    for model in ("poet", "sage"):
+        router.onboard(evaluation(table, model))
+    pinned = {"configurable": {"unirouter_documents": [Document(POEM)]}}
+    llm = router_of(router)
+    assert errors(llm.decide(SUM, pinned)) == errors(router.route(SUM, documents=[POEM]))
+    assert errors(llm.decide(SUM, pinned)) != errors(router.route(f"{POEM}\n\n{SUM}"))
+    assert errors(llm.decide(SUM)) == errors(router.route(SUM))
+
+
+def test_a_schema_is_paid_for_with_a_prompt_alone_too(llm):
+    shape = {"type": "json_schema", "json_schema": {"name": "wide", "description": "Very. " * 300}}
+    prices = llm.router.pool["sage"].prices
+    held = llm.decide(SUM, response_format=shape)
+    more = next(row.cost for row in held.ranking if row.model == "sage") - cost_of(llm, "sage", SUM)
+    assert more > 300 * prices.input / 1e6
+
+
+def test_a_system_text_that_is_alone_is_read_once(asked_router):
+    reads = RouterRunnable(asked_router, chats(asked_router), reads_system=True)
+    assert errors(reads.decide([("system", POEM)])) == errors(reads.decide(POEM))
 
 
 def errors(decision):
@@ -225,6 +289,22 @@ def test_the_last_decision_is_that_of_a_parsed_answer(llm):
     assert last_decision()["model"] == llm.decide(POEM).model
 
 
+@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize("door", ["invoke", "ainvoke", "stream", "astream"])
+def test_the_record_of_a_parsed_answer_says_what_it_cost(llm, door, include_raw):
+    parsed, asked = llm.with_structured_output(Person, include_raw=include_raw), "Ada, 1815"
+    ask = {
+        "invoke": lambda: parsed.invoke(asked),
+        "ainvoke": lambda: asyncio.run(parsed.ainvoke(asked)),
+        "stream": lambda: list(parsed.stream(asked)),
+        "astream": lambda: asyncio.run(last_of(parsed.astream(asked))),
+    }
+    with record_decisions() as decisions:
+        ask[door]()
+    prices = llm.router.pool[decisions[0]["model"]].prices
+    assert [decision["usd"] for decision in decisions] == [pytest.approx(prices.cost(2, 1))]
+
+
 async def test_the_last_decision_is_the_task_s_own(llm):
     parsed = llm.with_structured_output(Person)
 
@@ -252,6 +332,24 @@ def test_decisions_of_chains_and_threads_are_collected(llm):
     llm.invoke(SUM)
     assert {each["model"] for each in decisions} == {llm.decide(SUM).model, "poet"}
     assert outer == decisions
+
+
+def test_a_stream_that_is_stopped_is_recorded_once(llm):
+    async def begin(streamed):
+        async with aclosing(streamed) as parts:
+            async for _ in parts:
+                break
+
+    as_json = llm.with_structured_output(Person.model_json_schema(), method="json_mode")
+    with record_decisions() as decisions:
+        for model in (llm, as_json):
+            with closing(model.stream(SUM)) as parts:
+                next(parts)
+            asyncio.run(begin(model.astream(SUM)))
+        with closing(llm.stream(SUM)) as parts:
+            next(part for part in parts if part.chunk_position == "last")
+    assert [decision["model"] for decision in decisions] == [llm.decide(SUM).model] * 5
+    assert [decision["usd"] is None for decision in decisions] == [True] * 4 + [False]
 
 
 # --- Many at once -----------------------------------------------------------------------------------------------------
@@ -308,6 +406,10 @@ def test_what_belongs_to_the_models_of_the_user_is_refused(asked_router):
         RouterRunnable(asked_router, chats(asked_router), cache=True)
     with pytest.raises(InvalidDataError, match=r"router='my.router' is no UniRouter"):
         RouterRunnable("my.router")
+    with pytest.raises(InvalidDataError, match=r"router=RouterRunnable\(.* is no UniRouter"):
+        model_selector(router_of(asked_router))
+    with pytest.raises(InvalidDataError, match=r"llm=UniRouter\(4 models.* is no RouterRunnable"):
+        UniRouterMiddleware(asked_router)
     with pytest.raises(InvalidDataError, match="cost_weight=-1 must be"):
         RouterRunnable(asked_router, chats(asked_router), cost_weight=-1)
 
@@ -317,7 +419,15 @@ def test_without_text_there_is_nothing_to_route_on(llm):
         llm.invoke([HumanMessage("")])
     image = HumanMessage([{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}])
     assert record(llm.invoke([image]))["model"]
+    bill = HumanMessage([{"type": "file", "base64": "JVBERi0=", "mime_type": "application/pdf"}])
+    assert errors(llm.decide([bill])) == errors(llm.decide("an attached file"))
     assert llm.invoke([("system", POEM)]).text.endswith(POEM)
+
+
+async def test_a_copy_for_another_process_routes_as_the_first(llm):
+    await llm.ainvoke(SUM)
+    copied = pickle.loads(pickle.dumps(llm))  # noqa: S301 - what was just made
+    assert (await copied.ainvoke(POEM)).text == llm.invoke(POEM).text
 
 
 def test_copies_with_other_fields_route_by_them(llm):

@@ -5,10 +5,11 @@ import functools
 import json
 import operator
 from contextlib import aclosing
+from uuid import uuid4
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager, get_usage_metadata_callback
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, message_to_dict
 from langchain_core.output_parsers import StrOutputParser
@@ -196,6 +197,36 @@ def test_the_router_s_own_callbacks_tags_and_metadata_are_those_of_the_run(scrip
     RouterRunnable(llm.router, llm.models, callbacks=[traces[0]], **own).invoke(SUM)
     ScriptedChat(model_name=direct.model_name, callbacks=[traces[1]], **own).invoke(SUM)
     assert traces[0].seen == traces[1].seen
+
+
+def managed(handlers):
+    return CallbackManager(handlers, handlers)
+
+
+@pytest.mark.parametrize("models", [list, managed])
+@pytest.mark.parametrize("router", [list, managed])
+@pytest.mark.parametrize("callers", [list, managed])
+def test_all_callbacks_are_told_once_however_they_are_given(asked_router, models, router, callers):
+    class Runs(BaseCallbackHandler):
+        def __init__(self):
+            self.ended = 0
+
+        def on_llm_end(self, response, **_):
+            self.ended += 1
+
+    heard = Runs(), Runs(), Runs()
+    chats = {name: ScriptedChat(model_name=name, callbacks=models([heard[0]])) for name in asked_router.pool}
+    llm = RouterRunnable(asked_router, chats, callbacks=router([heard[1]]))
+    llm.with_structured_output(Person).invoke("Ada, 1815", {"callbacks": callers([heard[2]])})
+    assert [runs.ended for runs in heard] == [1, 1, 1]
+
+
+def test_each_run_of_generate_has_an_id_of_its_own_and_the_first_the_given_one(scripted):
+    _, llm = scripted
+    chats, given = [[HumanMessage(SUM)], [HumanMessage("What is 15 plus 36?")]], uuid4()
+    for result in (llm.generate(chats, run_id=given), asyncio.run(llm.agenerate(chats, run_id=given))):
+        first, second = [run.run_id for run in result.run]
+        assert first == given != second
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if "in JSON" not in call])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -21,7 +22,7 @@ from unirouter_plugins.providers.fallback import Attempts
 from unirouter_plugins.providers.members import differences
 from unirouter_plugins.providers.pricing import Usage, quote
 from unirouter_plugins.providers.records import METADATA, Record, keep
-from unirouter_plugins.providers.serving import member_of
+from unirouter_plugins.providers.serving import given_otherwise, member_of
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseMessage)
@@ -74,6 +75,7 @@ class Call:
         self.parameters, self._prepare, self._config = parameters, prepare, config
         self._began = time.perf_counter()
         self._usage: UsageMetadata | None = None
+        self._is_finished = False
 
     # --- Asking -------------------------------------------------------------------------------------------------------
 
@@ -93,7 +95,7 @@ class Call:
             except Exception as failed:
                 self.attempts.note(failed)
 
-    def stream(self, ask: Ask[Iterator[T]], says_something: Callable[[T], bool] = says_something) -> Iterator[T]:
+    def stream(self, ask: Ask[Iterator[T]], says_something: Callable[[T], bool] = says_something) -> Generator[T]:
         """Yield what the first model streams that does not fail before it says something."""
         while True:
             begun: list[T] = []
@@ -106,8 +108,12 @@ class Call:
                 break
             except Exception as failed:
                 self.attempts.note(failed)
-        yield from begun
-        yield from parts
+        try:
+            yield from begun
+            yield from parts
+        except GeneratorExit:
+            self._stopped()
+            raise
 
     async def astream(
         self, ask: Ask[AsyncIterator[T]], says_something: Callable[[T], bool] = says_something
@@ -124,11 +130,15 @@ class Call:
                 break
             except Exception as failed:
                 self.attempts.note(failed)
-        async with aclosing(cast("AsyncGenerator[T]", parts)):  # LangChain's streams are generators
-            for part in begun:
-                yield part
-            async for part in parts:
-                yield part
+        try:
+            async with aclosing(cast("AsyncGenerator[T]", parts)):  # LangChain's streams are generators
+                for part in begun:
+                    yield part
+                async for part in parts:
+                    yield part
+        except (GeneratorExit, asyncio.CancelledError):
+            self._stopped()
+            raise
 
     def _runnable(self) -> Runnable[Any, Any]:
         profile = self.pool[self.attempts.model]
@@ -163,9 +173,14 @@ class Call:
 
     def finish(self, usage: UsageMetadata | None = None) -> Record:
         """Return the record of the call, and keep it for `last_decision`."""
-        record = self._record(usage)
+        record, self._is_finished = self._record(usage), True
         keep(record)
         return record
+
+    def _stopped(self) -> None:
+        """Keep the record of an answer that nobody listened to until its end, which costs money all the same."""
+        if not self._is_finished:
+            self.finish(self._usage)
 
     def _record(self, usage: UsageMetadata | None = None) -> Record:
         model = self.attempts.model
@@ -178,9 +193,16 @@ class Call:
             usage=took,
             seconds=time.perf_counter() - self._began,
             failures=dict(self.attempts.failures),
-            differs=() if self.models.given is not None else tuple(differences(member_of(profile), profile)),
+            differs=self._differs(profile),
         )
         return {**record.as_dict(), "why": self.why}
+
+    def _differs(self, profile: ModelProfile) -> tuple[str, ...]:
+        """Return in which ways the model is called otherwise than when it was measured, as far as that is known."""
+        if self.models.given is not None:
+            return ()
+        given = given_otherwise(profile, {**self.models.settings, **self.parameters})
+        return (*differences(member_of(profile), profile), *given)
 
     def _usd(self, usage: UsageMetadata | None, took: Usage, profile: ModelProfile) -> float:
         """Return what the answer cost; NaN where its tokens or the model's prices are not known."""

@@ -9,9 +9,9 @@ from langchain_core.language_models import BaseChatModel
 
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
+from unirouter_plugins.chains.hearing import joined
 from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.serving import Served, member_of, served
-from unirouter_plugins.providers.variants import register
+from unirouter_plugins.providers.serving import Served, arguments_of, served
 
 _FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "n")
 """LiteLLM's parameters that a `ChatLiteLLM` has fields for, so that traces show them; the others go beside."""
@@ -80,23 +80,18 @@ class ChatModels:
         return model.model_copy(update=self._run_of(model)) if self.run else model
 
     def _made(self, profile: ModelProfile, is_last: bool) -> BaseChatModel:
-        member = member_of(profile)
-        if member.is_variant:
-            register([member])
-        arguments = {"model": member.called} if member.is_variant else member.arguments()
-        if not is_last:
-            arguments |= {"num_retries": 0, "max_retries": 0}
-        made: BaseChatModel = self._chat_litellm(**self._fields(arguments))
+        fields = self._fields(arguments_of(profile))
+        if not is_last:  # to retry is to ask the next model
+            fields["max_retries"] = 1  # the first counts the call itself
+            fields["model_kwargs"] |= {"num_retries": 0, "max_retries": 0}
+        made: BaseChatModel = self._chat_litellm(**fields)
         return made
 
     def _run_of(self, model: BaseChatModel) -> dict[str, Any]:
         """Return the model's own callbacks, tags and metadata, with the router's beside them."""
         metadata = {**self.run.get("metadata", {}), **(model.metadata or {})}
-        callbacks, more = model.callbacks, self.run.get("callbacks")
-        if isinstance(callbacks, list) and isinstance(more, list):
-            more = [*callbacks, *more]
         tags = [*(model.tags or []), *self.run.get("tags", [])]
-        return {"metadata": metadata, "callbacks": more or callbacks, "tags": tags}
+        return {"metadata": metadata, "callbacks": joined(model.callbacks, self.run.get("callbacks")), "tags": tags}
 
     def _fields(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of a `ChatLiteLLM` that calls LiteLLM with `arguments`, and with the user's settings."""

@@ -39,7 +39,7 @@ SPECS = [
         id=f"{PREFIX}documents",
         annotation=Sequence[str],
         name="Pinned documents",
-        description="Texts, or LangChain documents, that the router reads together with the newest prompt.",
+        description="Texts, or LangChain documents, that the router reads before the newest prompt; they are not sent.",
         default=(),
     ),
 ]
@@ -57,7 +57,7 @@ class PerCall:
     models : sequence of str, optional
         The candidates.
     documents : tuple of str
-        Texts to read together with the newest prompt.
+        Texts to route on, before the newest prompt; they are not sent.
     """
 
     cost_weight: float | None = None

@@ -78,22 +78,41 @@ class Conversation:
 
     @cached_property
     def text(self) -> str:
-        """What the router decides on: the newest text of the user, after what is pinned.
+        """What the router decides on: what is asked, after the documents."""
+        return "\n\n".join((*filter(None, self.documents), self.asked))
 
-        Where the user said nothing, it is the newest text of anybody.
+    @cached_property
+    def asked(self) -> str:
+        """What is asked: the newest text of the user, after the system text if that is read.
+
+        Where the user said nothing, it is the newest text of anybody, else what is attached.
 
         Raises
         ------
         InvalidDataError
-            When there is neither a text nor an image.
+            When nothing is said and nothing attached.
         """
-        newest = self.chat.prompt or next(filter(str.strip, (m.text for m in reversed(self.messages))), "")
+        said = self.chat.prompt
+        newest = said or next(filter(str.strip, (m.text for m in reversed(self.messages))), "") or self._attached
         if not newest:
-            if "vision" not in self.chat.requires:
-                raise InvalidDataError("There is no text to route on; give a message that is not empty.")
-            newest = "an image"
-        system = [m.text for m in self.messages if isinstance(m, SystemMessage)] if self.reads_system else []
-        return "\n\n".join(str(text) for text in (*system, *self.documents, newest) if text)
+            raise InvalidDataError("There is no text to route on; give a message that is not empty.")
+        reads_system = self.reads_system and said
+        system = [m.text for m in self.messages if isinstance(m, SystemMessage)] if reads_system else []
+        return "\n\n".join(str(text) for text in (*system, newest) if text)
+
+    @property
+    def _attached(self) -> str:
+        """What comes from the user in the place of text: images, files, recordings."""
+        parts = [
+            part for message in self.messages if isinstance(message, HumanMessage) for part in message.content_blocks
+        ]
+        return " and ".join(f"an attached {part['type']}" for part in parts if part["type"] != "text")
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether what is routed on is all that is sent, as when models are measured."""
+        chat = self.chat
+        return chat.is_bare and not chat.response_format and chat.messages[0]["content"] == self.text
 
     @property
     def in_loop_of(self) -> str | None:

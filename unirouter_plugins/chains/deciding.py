@@ -37,13 +37,15 @@ def decision_on(conversation: Conversation, served: Served, per_call: PerCall, c
         As `UniRouter.route` does.
     """
     chat, tokens_in, cached = conversation.chat, None, {}
-    if not chat.is_bare:
+    if not conversation.is_bare:
         tokens, known = conversation.tokens(served.router.token_counter)
         tokens_in = served.sent(tokens)
         cached = {model: count for model, count in known.items() if model in served.pool}
+    knows_documents = served.router.document_features is not None
     return served.router.route(
-        conversation.text,
+        conversation.asked if knows_documents else conversation.text,
         cost_weight=cost_weight,
+        documents=conversation.documents if knows_documents else None,
         models=per_call.candidates,
         requires=chat.requires,
         tokens_in=tokens_in,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -38,15 +38,20 @@ _END = AIMessageChunk(content="", chunk_position="last")
 """For chat models that do not say which chunk is the last."""
 
 
+class _Turns(WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]):
+    """Who waits for a thread, in each event loop; when pickled it is empty, since loops stay where they run."""
+
+    def __reduce__(self) -> tuple[type[_Turns], tuple[()]]:
+        return _Turns, ()
+
+
 class PickingChatModel(BaseChatModel):
     """A chat model that begins each call by picking another, which then does all the rest.
 
     `invoke` and the like are overridden, not what they call: so the run of the picked model is the only one.
     """
 
-    _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = PrivateAttr(
-        default_factory=WeakKeyDictionary
-    )
+    _turns: _Turns = PrivateAttr(default_factory=_Turns)
 
     @abstractmethod
     def begin(
@@ -128,9 +133,11 @@ class PickingChatModel(BaseChatModel):
     ) -> Iterator[AIMessageChunk]:
         """Yield the picked model's chunks as they come."""
         call, has_ended = self.begin(input, ensure_config(config), kwargs), False
-        for chunk in call.stream(lambda model, run: model.stream(input, run, stop=stop, **call.parameters)):
-            has_ended = has_ended or is_last(chunk)
-            yield call.streamed(chunk)
+        streamed = call.stream(lambda model, run: model.stream(input, run, stop=stop, **call.parameters))
+        with closing(streamed) as chunks:
+            for chunk in chunks:
+                has_ended = has_ended or is_last(chunk)
+                yield call.streamed(chunk)
         if not has_ended:
             yield call.streamed(_END)
 
@@ -199,9 +206,9 @@ class PickingChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """Return the answers to conversations, each from the model picked for it."""
-        config = _config(callbacks, tags, metadata, run_name, run_id)
+        configs = _configs(len(messages), callbacks, tags, metadata, run_name, run_id)
         results = []
-        for conversation in messages:
+        for conversation, config in zip(messages, configs, strict=True):
             call = self.begin(conversation, config, kwargs)
             results.append(call.generated(call.answer(partial(_generate, call, conversation, stop))))
         return _joined(results)
@@ -219,13 +226,13 @@ class PickingChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """Do what `generate` does, asynchronously and all at once."""
-        config = _config(callbacks, tags, metadata, run_name, run_id)
+        configs = _configs(len(messages), callbacks, tags, metadata, run_name, run_id)
 
-        async def one(conversation: list[BaseMessage]) -> LLMResult:
+        async def one(conversation: list[BaseMessage], config: RunnableConfig) -> LLMResult:
             call = await self.abegin(conversation, config, kwargs)
             return call.generated(await call.aanswer(partial(_agenerate, call, conversation, stop)))
 
-        results = await asyncio.gather(*map(one, messages), return_exceptions=True)
+        results = await asyncio.gather(*map(one, messages, configs), return_exceptions=True)
         for result in results:  # all have ended: none is left behind when one is raised
             if isinstance(result, BaseException):
                 raise result
@@ -295,11 +302,15 @@ def _child(
     return {} if run is None else {"callbacks": kind(run.inheritable_handlers, parent_run_id=run.run_id)}
 
 
-def _config(callbacks: Callbacks, *given: Any) -> RunnableConfig:
-    """Return a config with the arguments of `generate`; what may be set for one call is the surrounding run's."""
-    config: Any = dict(zip(("tags", "metadata", "run_name", "run_id"), given, strict=True))
-    known = {name: value for name, value in config.items() if value is not None}
-    return {"callbacks": callbacks, "configurable": ensure_config()["configurable"], **known}  # type: ignore[typeddict-item]
+def _configs(n: int, callbacks: Callbacks, *given: Any) -> list[RunnableConfig]:
+    """Return a config for each of n conversations, with the arguments of `generate`; a run's id is only the first's.
+
+    What may be set for one call is the surrounding run's.
+    """
+    config: Any = {"callbacks": callbacks, "configurable": ensure_config()["configurable"]}
+    named = dict(zip(("tags", "metadata", "run_name", "run_id"), given, strict=True))
+    config |= {name: value for name, value in named.items() if value is not None}
+    return [config, *[{**config, "run_id": None}] * (n - 1)]
 
 
 def _arguments(model: Any, call: Call, config: RunnableConfig) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.chains.calling import Call
+from unirouter_plugins.chains.doors import PickingChatModel
 from unirouter_plugins.chains.tools import BoundTools
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
     ----------
     llm : RouterRunnable
 
+    Raises
+    ------
+    InvalidDataError
+        When `llm` is something else.
+
     Examples
     --------
     ::
@@ -43,6 +50,8 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def __init__(self, llm: RouterRunnable) -> None:
         super().__init__()
+        if not isinstance(llm, PickingChatModel):
+            raise InvalidDataError(f"llm={llm!r:.60} is no RouterRunnable; give one that has nothing bound to it.")
         self.llm = llm
 
     def wrap_model_call(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -11,6 +12,7 @@ from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from unirouter_plugins.chains.calling import Call
+from unirouter_plugins.chains.hearing import Tokens, joined
 
 if TYPE_CHECKING:
     from unirouter_plugins.chains.doors import PickingChatModel
@@ -58,40 +60,50 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Return the parsed answer of the picked model."""
-        call = self._begin(input, config, kwargs)
-        return self._finished(call, call.answer(lambda chain, run: chain.invoke(input, run, **call.parameters)))
+        heard, run = _listening(config)
+        call = self.llm.begin(input, run, kwargs, prepare=self._on, sent=self._sent)
+        answer = call.answer(lambda chain, run: chain.invoke(input, run, **call.parameters))
+        return self._finished(call, answer, heard)
 
     async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Do what `invoke` does, asynchronously."""
-        call = await self.llm.abegin(input, ensure_config(config), kwargs, prepare=self._on, sent=self._sent)
-        return self._finished(call, await call.aanswer(lambda chain, run: chain.ainvoke(input, run, **call.parameters)))
+        heard, run = _listening(config)
+        call = await self.llm.abegin(input, run, kwargs, prepare=self._on, sent=self._sent)
+        answer = await call.aanswer(lambda chain, run: chain.ainvoke(input, run, **call.parameters))
+        return self._finished(call, answer, heard)
 
     def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Yield the answer as far as it can be parsed, as the picked model does."""
-        call = self._begin(input, config, kwargs)
+        heard, run = _listening(config)
+        call = self.llm.begin(input, run, kwargs, prepare=self._on, sent=self._sent)
         yield from call.stream(lambda chain, run: chain.stream(input, run, **call.parameters))
-        call.finish()
+        call.finish(heard.usage)
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncGenerator[Any]:
         """Do what `stream` does, asynchronously."""
-        call = await self.llm.abegin(input, ensure_config(config), kwargs, prepare=self._on, sent=self._sent)
-        async for part in call.astream(lambda chain, run: chain.astream(input, run, **call.parameters)):
-            yield part
-        call.finish()
-
-    def _begin(self, input: LanguageModelInput, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
-        return self.llm.begin(input, ensure_config(config), kwargs, prepare=self._on, sent=self._sent)
+        heard, run = _listening(config)
+        call = await self.llm.abegin(input, run, kwargs, prepare=self._on, sent=self._sent)
+        async with aclosing(call.astream(lambda chain, run: chain.astream(input, run, **call.parameters))) as parts:
+            async for part in parts:
+                yield part
+        call.finish(heard.usage)
 
     def _on(self, model: BaseChatModel) -> Runnable[LanguageModelInput, Any]:
         return model.with_structured_output(self.schema, include_raw=self.include_raw, **self.how)
 
-    def _finished(self, call: Call, answer: Any) -> Any:
+    def _finished(self, call: Call, answer: Any, heard: Tokens) -> Any:
         if not self.include_raw:
-            call.finish()
+            call.finish(heard.usage)
             return answer
         return {**answer, "raw": call.answered(answer["raw"])}
+
+
+def _listening(config: RunnableConfig | None) -> tuple[Tokens, RunnableConfig]:
+    """Return what hears the tokens of the picked model, and the config of the call with it."""
+    heard, run = Tokens(), ensure_config(config)
+    return heard, {**run, "callbacks": joined(run.get("callbacks"), [heard])}
 
 
 def _sent_beside(schema: Any, method: str | None) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.serving import Served, member_of, served
-from unirouter_plugins.providers.variants import register
+from unirouter_plugins.providers.serving import Served, arguments_of, member_of, served
 
 
 def load_litellm_llm() -> Any:
@@ -76,11 +75,8 @@ class PoolLLMs:
         """
         if self.given is not None:
             return self.given[profile.model]
-        member = member_of(profile)
-        if member.is_variant:
-            register([member])
-        arguments: dict[str, Any] = {"model": member.called} if member.is_variant else member.arguments()
-        arguments = {"temperature": None, **arguments, **self.settings}  # else LlamaIndex sends one of its own
+        unset = {"temperature": None}  # else LlamaIndex sends one of its own
+        arguments: dict[str, Any] = {**unset, **arguments_of(profile), **self.settings}
         fields: dict[str, Any] = {
             name: arguments.pop(name) for name in ("model", "max_tokens", "max_retries") if name in arguments
         }

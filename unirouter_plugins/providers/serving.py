@@ -16,6 +16,22 @@ from unirouter_core.profiling import repriced
 from unirouter_core.router import UniRouter
 from unirouter_plugins.providers.members import MEASURED_AS, SERVED_AS, Member, Members, differences, restored
 from unirouter_plugins.providers.pricing import capabilities
+from unirouter_plugins.providers.variants import register
+
+_OF_SOME = ("reasoning_effort", "thinking", "verbosity", "user")
+"""Parameters that a variant passes on to its model, which LiteLLM takes from providers that it knows only."""
+
+_SHAPING = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "reasoning_effort",
+    "thinking",
+    "seed",
+    "stop",
+)
+"""Parameters of a call that make its model another than was measured."""
 
 
 def configured(router: UniRouter, members: Members) -> UniRouter:
@@ -67,6 +83,34 @@ def member_of(profile: ModelProfile) -> Member:
     """Return how a model of the pool is called: as its profile says, else by its own name."""
     kept = profile.provenance.get(SERVED_AS)
     return Member(profile.model, profile.model) if kept is None else restored(profile.model, kept)
+
+
+def arguments_of(profile: ModelProfile) -> dict[str, Any]:
+    """Return what LiteLLM's `completion` is given besides the messages, to ask a model of the pool.
+
+    Raises
+    ------
+    MissingKeyError
+        When the environment variable that has its key is not set.
+    """
+    member = member_of(profile)
+    if not member.is_variant:
+        return member.arguments()
+    register([member])
+    return {"model": member.called, "allowed_openai_params": list(_OF_SOME)}
+
+
+def given_otherwise(profile: ModelProfile, parameters: Mapping[str, Any]) -> list[str]:
+    """Return which parameters of a call its model was not measured with; none where that is not known."""
+    if SERVED_AS not in profile.provenance:
+        return []
+    settings = member_of(profile).settings
+    given = {name: parameters[name] for name in _SHAPING if name in parameters}
+    return [
+        f"{name} is {value!r} and was {settings.get(name, 'not given')!r}"
+        for name, value in given.items()
+        if value != settings.get(name)
+    ]
 
 
 # --- Models of another library, one for each of the pool -------------------------------------------------------------
