@@ -3,6 +3,7 @@
 from unirouter_core.costs import Prices
 from unirouter_core.curves import Curve, Sweep, deferral_curve, oracle_curve, sweep, zero_router_curve
 from unirouter_core.decision import Candidate, Decision, Decisions
+from unirouter_core.documents import Documents
 from unirouter_core.embedding import Embedder, as_embedder
 from unirouter_core.estimators import (
     BlendEstimator,
@@ -35,6 +36,7 @@ from unirouter_core.outcomes import Outcomes
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
+from unirouter_core.spending import Spending, spending
 from unirouter_core.stopping import Undecided, ask_order, undecided
 from unirouter_core.tradeoff import Tuning, tune
 from unirouter_core.validation import Evaluation, ValidationSet
@@ -49,6 +51,7 @@ __all__ = [
     "Curve",
     "Decision",
     "Decisions",
+    "Documents",
     "Embedder",
     "EmbedderMismatchError",
     "Estimator",
@@ -72,6 +75,7 @@ __all__ = [
     "Prices",
     "Report",
     "ShrunkenClustersEstimator",
+    "Spending",
     "Sweep",
     "Tuning",
     "Undecided",
@@ -92,6 +96,7 @@ __all__ = [
     "read_outcomes",
     "report",
     "sign_test_p",
+    "spending",
     "sweep",
     "tune",
     "undecided",

@@ -96,11 +96,12 @@ def explain(decision: Decision, X: Array, n_neighbours: int, regions: Regions) -
         near = (X @ vectors.T)[0]
         for row in np.argsort(-near, kind="stable")[:n_neighbours].tolist():
             text = measured.digests[row] if measured.texts is None else measured.texts[row]
-            errors = found[text].errors if text in found else {}
+            name = measured.digests[row]  # two may ask the same of other documents
+            errors = found[name].errors if name in found else {}
             for profile in decision.profiles:
                 if profile.measured.id == measured.id and not np.isnan(profile.errors[row]):
                     errors[profile.model] = float(profile.errors[row])
-            found[text] = Neighbour(text, float(near[row]), dict(sorted(errors.items())))
+            found[name] = Neighbour(text, float(near[row]), dict(sorted(errors.items())))
     nearest = sorted(found.values(), key=lambda neighbour: -neighbour.similarity)[:n_neighbours]
     in_region = {}
     for profile in decision.profiles:

@@ -14,7 +14,7 @@ from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.pool import Pool
-from unirouter_core.profiles import digest
+from unirouter_core.profiles import digests, number_of
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
@@ -111,7 +111,7 @@ def _on_others(router: UniRouter, outcomes: Outcomes) -> HeldOut:
     models = tuple(router.pool)
     table = outcomes.of(models)
     measured = {name for profile in router.pool.values() for name in profile.measured.digests}
-    new = np.array([digest(prompt) not in measured for prompt in table.prompts])
+    new = np.array([name not in measured for name in digests(table.prompts, table.documents)])
     new &= ~router.has_seen(table.prompts)
     rows = np.flatnonzero(new & ~np.isnan(table.errors).any(axis=1))
     if len(rows) < FEWEST_PROMPTS:
@@ -120,7 +120,7 @@ def _on_others(router: UniRouter, outcomes: Outcomes) -> HeldOut:
             f"on; give at least {FEWEST_PROMPTS} such prompts."
         )
     table = table.rows(rows)
-    expected = router.expect(table.prompts)
+    expected = router.expect(table.prompts, documents=table.documents)
     costs = np.where(np.isnan(table.costs), expected.costs, table.costs)
     return HeldOut(models, expected.prediction.errors, expected.costs, table.errors, costs)
 
@@ -154,7 +154,7 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
         found = Pool(refitted).expect(vectors, tokens, None, router.estimator, router.regions)
         predicted[judged], expected[judged] = found.prediction.errors, found.costs
     models, costs = tuple(profile.model for profile in profiles), np.where(np.isnan(usd), expected, usd)
-    seen = np.isin([int(name, 16) for name, kept in zip(shared, answered, strict=True) if kept], router.seen)
+    seen = np.isin([number_of(name) for name, kept in zip(shared, answered, strict=True) if kept], router.seen)
     fitted_on = (~seen).sum() < FEWEST_PROMPTS
     kept = np.full(len(seen), True) if fitted_on else ~seen
     return HeldOut(models, predicted[kept], expected[kept], errors[kept], costs[kept], bool(fitted_on))

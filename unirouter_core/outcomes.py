@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_core.costs import Prices
+from unirouter_core.documents import Documents, GivenDocuments, check_documents
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 
@@ -62,6 +63,8 @@ class Outcomes:
         Tokens of the prompt and of the answer, as the model's provider counts them.
     prices : mapping of model to Prices, optional
         List prices, for the models where they are known.
+    documents : sequence of Documents or sequence of str, optional
+        What was retrieved for each prompt, and sent with it.
 
     Raises
     ------
@@ -82,6 +85,7 @@ class Outcomes:
     tokens_in: Array
     tokens_out: Array
     prices: Mapping[str, Prices]
+    documents: tuple[Documents, ...] | None
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Outcomes:
         tokens_in: npt.ArrayLike | None = None,
         tokens_out: npt.ArrayLike | None = None,
         prices: Mapping[str, Prices] | None = None,
+        documents: Sequence[GivenDocuments | None] | None = None,
     ) -> None:
         check_prompts(prompts)
         if len(set(models)) != len(models):
@@ -108,7 +113,9 @@ class Outcomes:
         check_amounts(arrays["costs"], "Cost")
         check_amounts(arrays["tokens_in"], "Token count")
         check_amounts(arrays["tokens_out"], "Token count")
-        fields = {"prompts": tuple(prompts), "models": tuple(models), **arrays, "prices": dict(prices or {})}
+        fields: dict[str, object] = {"prompts": tuple(prompts), "models": tuple(models), **arrays}
+        fields["prices"] = dict(prices or {})
+        fields["documents"] = None if documents is None else check_documents(documents, len(prompts))
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -130,6 +137,7 @@ class Outcomes:
             self.tokens_in[rows],
             self.tokens_out[rows],
             self.prices,
+            None if self.documents is None else [self.documents[row] for row in rows],
         )
 
     def of(self, models: Sequence[str]) -> Outcomes:
@@ -149,6 +157,7 @@ class Outcomes:
             self.tokens_in[:, columns],
             self.tokens_out[:, columns],
             {model: self.prices[model] for model in models if model in self.prices},
+            self.documents,
         )
 
     def column(self, model: str) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_core.costs import CallCost, Prices
+from unirouter_core.documents import Documents
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
 
@@ -63,14 +64,31 @@ class Capabilities:
         return [name for name in requires if not getattr(self, name)]
 
 
-def digest(prompt: str) -> str:
-    """Return the name that a prompt goes by where its text is left out."""
-    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def digest(prompt: str, documents: Documents | None = None) -> str:
+    """Return the name that a prompt goes by where its text is left out: its own, then that of its documents, if any."""
+    own = _digest(prompt)
+    return f"{own}+{_digest(repr((documents.texts, documents.scores)))}" if documents else own
+
+
+def digests(prompts: Sequence[str], documents: Sequence[Documents] | None) -> list[str]:
+    """Return the prompts' names, each with its documents."""
+    if documents is None:
+        return [digest(prompt) for prompt in prompts]
+    return [digest(prompt, found) for prompt, found in zip(prompts, documents, strict=True)]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def number_of(name: str) -> int:
+    """Return the digest of a prompt, without that of its documents, as a number."""
+    return int(name[:16], 16)
 
 
 def as_numbers(prompts: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Return the prompts' digests as numbers, (n,)."""
-    return np.array([int(digest(prompt), 16) for prompt in prompts], np.uint64)
+    return np.array([number_of(digest(prompt)) for prompt in prompts], np.uint64)
 
 
 @dataclass(frozen=True, eq=False)

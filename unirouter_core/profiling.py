@@ -16,11 +16,13 @@ from unirouter_core.costs import (
     implied_prices,
     region_tokens,
     region_usd,
+    sent_tokens,
 )
+from unirouter_core.documents import check_documents, count_tokens
 from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import predicts_errors
-from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile, digest
+from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile, digests
 from unirouter_core.validation import Evaluation, ValidationSet
 
 if TYPE_CHECKING:
@@ -67,14 +69,15 @@ def make_profile(
 
 def measure_prompts(router: UniRouter, validation: ValidationSet, vectors: Array | None) -> MeasuredPrompts:
     """Return the validation prompts as the router keeps them; those it has already are not embedded again."""
-    digests, known = tuple(digest(prompt) for prompt in validation.prompts), _known(router, validation)
-    bare = MeasuredPrompts(digests, tuple(validation.prompts), np.empty((0, 0)), np.empty(0), known)
+    documents = None if validation.documents is None else check_documents(validation.documents, len(validation))
+    names, known = tuple(digests(validation.prompts, documents)), _known(router, validation)
+    bare = MeasuredPrompts(names, tuple(validation.prompts), np.empty((0, 0)), np.empty(0), known)
     kept = {profile.measured.id: profile.measured for profile in router.pool.values()}
     if vectors is None and bare.id in kept:
         return kept[bare.id]
-    X = router.encode(validation.prompts, vectors=vectors)
-    tokens = router.token_counter.count(validation.prompts)
-    return MeasuredPrompts(digests, bare.texts, X.astype(np.float16), tokens, known)
+    X = router.encode(validation.prompts, documents=documents, vectors=vectors)
+    tokens = count_tokens(router.token_counter, validation.prompts, documents)
+    return MeasuredPrompts(names, bare.texts, X.astype(np.float16), tokens, known)
 
 
 def _known(router: UniRouter, validation: ValidationSet) -> Array | None:
@@ -107,8 +110,8 @@ def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions
     ----------
     evaluation : Evaluation
     counted : array (n,)
-        The prompts' tokens as the router counts them. Where the provider's own counts are known, their ratio makes up
-        for another tokenizer and for what the system prompt adds.
+        The prompts' tokens as the router counts them. Where the provider's own counts are known, a straight line makes
+        up for another tokenizer and for what the system prompt adds; see `sent_tokens`.
     regions : array (n,)
     n_regions : int
     scalar : bool
@@ -121,11 +124,14 @@ def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions
     prices, usd = evaluation.prices, evaluation.usd(counted)
     known_out = ~np.isnan(evaluation.tokens_out)
     if prices is not None and not scalar and known_out.any() and 2 * known_out.sum() >= (~np.isnan(usd)).sum():
-        both = ~np.isnan(evaluation.tokens_in) & (counted > 0)
-        ratio = evaluation.tokens_in[both].sum() / counted[both].sum() if both.any() else 1.0
+        fixed, each = sent_tokens(counted, evaluation.tokens_in)
         tokens_out = region_tokens(evaluation.tokens_out, regions, n_regions)
-        scale = ratio / TOKENS_PER_PRICE
-        return CallCost(prices.input * scale, prices.cached * scale, prices.output * tokens_out / TOKENS_PER_PRICE)
+        return CallCost(
+            per_token=prices.input * each / TOKENS_PER_PRICE,
+            per_cached_token=prices.cached * each / TOKENS_PER_PRICE,
+            per_answer=prices.output * tokens_out / TOKENS_PER_PRICE,
+            per_call=prices.input * fixed / TOKENS_PER_PRICE,
+        )
     if np.isnan(usd).all():
         raise UnknownPriceError(
             f"What {evaluation.model!r} costs is not known; give prices=Prices(input=..., output=...) in USD per "
@@ -155,12 +161,13 @@ def repriced(profile: ModelProfile, prices: Prices) -> ModelProfile:
             "onboard it anew with them."
         )
     ratio = profile.cost.per_token * TOKENS_PER_PRICE / before.input
-    sent = profile.measured.tokens * profile.cost.per_token
+    sent = profile.measured.tokens * profile.cost.per_token + profile.cost.per_call
     answers = np.maximum(profile.usd - sent, 0) * (prices.output / before.output)
     cost = CallCost(
         prices.input * ratio / TOKENS_PER_PRICE,
         prices.cached * ratio / TOKENS_PER_PRICE,
         profile.cost.per_answer * (prices.output / before.output),
+        profile.cost.per_call * (prices.input / before.input),
     )
     usd = sent * (prices.input / before.input) + answers
     return dataclasses.replace(profile, prices=prices, cost=cost, usd=usd)

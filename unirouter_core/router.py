@@ -18,6 +18,15 @@ from unirouter_core import artifact
 from unirouter_core.candidates import Candidates
 from unirouter_core.costs import Prices
 from unirouter_core.decision import Decision, Decisions, check_cost_weight, choose
+from unirouter_core.documents import (
+    DocumentFeatures,
+    Documents,
+    GivenDocuments,
+    check_documents,
+    count_tokens,
+    distinct_texts,
+    embed_with_documents,
+)
 from unirouter_core.embedding import (
     CHECK_PROMPTS,
     Array,
@@ -115,6 +124,7 @@ class UniRouter:
         self.fit_id: str | None = None
         self.fit_settings: dict[str, Any] = {}  # what router.json says of the fit
         self.check_vectors: Array | None = None
+        self.document_features: DocumentFeatures | None = None  # of a router fitted with documents
         self.seen: npt.NDArray[np.uint64] = np.empty(0, np.uint64)  # the prompts fitted on, by the hash of each, sorted
         self.keeps_texts = True  # whether `save` writes prompts' text to a new folder: as the one loaded from does
         self._checked = False  # whether the embedder has given the vectors it is known by
@@ -129,7 +139,13 @@ class UniRouter:
 
     # --- Learn prompt features ------------------------------------------------------------------------------------
 
-    def fit(self, prompts: Outcomes | Sequence[str], *, vectors: Array | None = None) -> Self:
+    def fit(
+        self,
+        prompts: Outcomes | Sequence[str],
+        *,
+        documents: Sequence[GivenDocuments | None] | None = None,
+        vectors: Array | None = None,
+    ) -> Self:
         """Learn prompt features from prompts and, where they are given, what training models did on them.
 
         The pool is emptied: profiles belong to the features they were measured with. A router whose `fit` fails while
@@ -140,13 +156,17 @@ class UniRouter:
         prompts : Outcomes or sequence of str
             The training models of a table need not be in the pool later. Bare prompts are enough for clusters; the
             estimators that need training models are then left out, with a warning that names them.
+        documents : sequence of Documents or sequence of str, optional
+            What was retrieved for each prompt; a table's own when not given. With them, one longer vector is learned of
+            the question, its documents and how well they fit, and `route` decides on the documents too.
         vectors : array (n_prompts, d), optional
-            The prompts' vectors, where the embedder has made them already.
+            The prompts' vectors, where the embedder has made them already; they are learned as they are, so that
+            nothing is made of documents.
 
         Raises
         ------
         InvalidDataError
-            When there are fewer than 10 prompts, one is empty, or `vectors` do not fit them.
+            When there are fewer than 10 prompts, one is empty, or `documents` or `vectors` do not fit them.
         EmbedderMismatchError
             When `vectors` have another dimension than the embedder's.
         """
@@ -159,13 +179,15 @@ class UniRouter:
             models = [outcomes.models[j] for j in np.flatnonzero(answered)]
             outcomes = outcomes.of(models) if models else None
         given = None if vectors is None else normalise(as_rows(vectors, len(texts)))
+        found = _documents_to_learn(prompts, documents, len(texts), given)
         self.fit_id = None
+        self.document_features = None if found is None else DocumentFeatures()
         self.replace_pool(Pool())
         import sklearn.cluster  # noqa: F401 - only libraries that are loaded already are limited
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(limits=1):  # so that the same prompts give the same bits on any number of cores
-            self._learn(texts, outcomes, given)
+            self._learn(texts, outcomes, given, found)
         if left_out := getattr(self.estimator, "left_out", None):
             warnings.warn(
                 f"Fitted without {', '.join(left_out)}: training models' outcomes are needed and only prompts given.",
@@ -178,18 +200,30 @@ class UniRouter:
         self.fit_id = artifact.fit_id(self)
         return self
 
-    def _learn(self, texts: Sequence[str], outcomes: Outcomes | None, given: Array | None) -> None:
+    def _learn(
+        self,
+        texts: Sequence[str],
+        outcomes: Outcomes | None,
+        given: Array | None,
+        documents: Sequence[Documents] | None,
+    ) -> None:
         """Teach embedder, regions and estimator; `given` are the prompts' vectors (n, d), where they are known."""
         learn = getattr(self.embedder, "fit", None)
         if given is None and learn is not None:
-            learn(texts)
-        X = embed(self._embedder(), texts) if given is None else given
+            learn([*texts, *distinct_texts(documents or ())])
+        X, rows = given, list[Array]()
+        if X is None and documents is None:
+            X = embed(self._embedder(), texts)
+        elif X is None:
+            X, rows = embed_with_documents(self._embedder(), texts, documents or ())
         self.check_vectors = embed(self._embedder(), CHECK_PROMPTS) if given is None or self._can_embed() else None
         if self.check_vectors is not None and self.check_vectors.shape[1] != X.shape[1]:
             raise EmbedderMismatchError(
                 f"The vectors given have {X.shape[1]} numbers, but {name_of(self._embedder())} gives "
                 f"{self.check_vectors.shape[1]}; give the embedder that made them, UniRouter(embedder=...)."
             )
+        if self.document_features is not None and documents is not None:
+            X = self.document_features.fit(X, rows, documents).join(X, rows, documents)
         self.regions.fit(X)
         self.estimator.fit(X, outcomes)
 
@@ -298,6 +332,7 @@ class UniRouter:
         cost_weight: float | None = None,
         models: Sequence[str] | None = None,
         requires: Sequence[str] = (),
+        documents: GivenDocuments | None = None,
         vector: Array | None = None,
         tokens_in: float | Mapping[str, float] | None = None,
         cached_tokens: float | Mapping[str, float] = 0,
@@ -313,12 +348,16 @@ class UniRouter:
             The candidates; the whole pool when not given.
         requires : sequence of str
             Of "tools", "vision", "json": models that lack one are excluded.
+        documents : Documents or sequence of str, optional
+            What was retrieved for the prompt and will be sent with it. Their tokens are always part of the cost; what
+            they say decides only in a router that was fitted with documents.
         vector : array (d,), optional
-            The prompt's vector, where the embedder has made it already.
+            The prompt's vector, where `encode` or the embedder has made it already; of a router fitted with documents,
+            the longer one that `encode` makes of both.
         tokens_in : float or mapping of str to float, optional
             The tokens of all that will be sent, charged at the list price; by model where models are sent different
-            things. When not given, the prompt's own are counted, and what system prompts and other tokenizers added
-            when models were measured comes on top.
+            things. When not given, those of the prompt and its documents are counted, and what system prompts and other
+            tokenizers added when models were measured comes on top.
         cached_tokens : float or mapping of str to float
             Those of them that the provider has cached; by model where each has cached what it was sent before, none
             for those that are not named.
@@ -333,7 +372,8 @@ class UniRouter:
             When the pool is empty or every model is excluded.
         """
         pool, weight = self._ready(cost_weight)
-        return self._decide(pool, weight, Candidates.of(models, requires), prompt, vector, tokens_in, cached_tokens)
+        candidates = Candidates.of(models, requires)
+        return self._decide(pool, weight, candidates, prompt, documents, vector, tokens_in, cached_tokens)
 
     def _decide(
         self,
@@ -341,13 +381,15 @@ class UniRouter:
         weight: float,
         candidates: Candidates,
         prompt: str,
+        documents: GivenDocuments | None,
         vector: Array | None,
         tokens_in: float | Mapping[str, float] | None,
         cached_tokens: float | Mapping[str, float],
     ) -> Decision:
         """Return the decision on one prompt in `pool`, whatever has become of the router's own since."""
-        X = self.encode([prompt], vectors=None if vector is None else [vector])
-        tokens = self.token_counter.count([prompt]) if tokens_in is None else _sent(tokens_in, pool)
+        found = None if documents is None else [Documents.of(documents)]
+        X = self.encode([prompt], documents=found, vectors=None if vector is None else [vector])
+        tokens = count_tokens(self.token_counter, [prompt], found) if tokens_in is None else _sent(tokens_in, pool)
         cached = check_cached(_cached(cached_tokens, pool), tokens) if cached_tokens else None
         whole = tokens_in is not None
         expected = pool.expect(X, tokens, cached, self.estimator, self.regions, whole=whole)
@@ -362,6 +404,7 @@ class UniRouter:
         cost_weight: float | None = None,
         models: Sequence[str] | None = None,
         requires: Sequence[str] = (),
+        documents: Sequence[GivenDocuments | None] | None = None,
         vectors: Array | None = None,
         tokens_in: Array | None = None,
         cached_tokens: Array | None = None,
@@ -373,6 +416,8 @@ class UniRouter:
         prompts : sequence of str
         cost_weight, models, requires
             As in `route`, for all prompts.
+        documents : sequence of Documents or sequence of str, optional
+            As in `route`, for each prompt.
         vectors : array (n, d), optional
         tokens_in, cached_tokens : array (n,), optional
 
@@ -386,6 +431,7 @@ class UniRouter:
         n = len(prompts)
         given = None if tokens_in is None else check_counts(tokens_in, n, "tokens_in")
         cached = None if cached_tokens is None else check_counts(cached_tokens, n, "cached_tokens")
+        found = None if documents is None else check_documents(documents, n)
         given_X = None if vectors is None else as_rows(vectors, n)
         repeatable = given_X is not None or isinstance(self.embedder, HashingEmbedder)
         kept: list[Array] = []  # vectors that an embedder may charge for are made once
@@ -393,13 +439,19 @@ class UniRouter:
         errors, costs, far = np.empty(n, np.float32), np.empty(n), np.empty(n, np.float32)
 
         def tokens_of(rows: slice) -> Array:
-            return self.token_counter.count(prompts[rows]) if given is None else given[rows]
+            if given is not None:
+                return given[rows]
+            return count_tokens(self.token_counter, prompts[rows], None if found is None else found[rows])
 
         with ThreadPoolExecutor(1) as beside:  # tiktoken and numpy let go of the interpreter while they work
             for start in range(0, n, CHUNK):
                 rows = slice(start, min(start + CHUNK, n))
                 counting = beside.submit(tokens_of, rows)
-                X = self.encode(prompts[rows], vectors=None if given_X is None else given_X[rows])
+                X = self.encode(
+                    prompts[rows],
+                    documents=None if found is None else found[rows],
+                    vectors=None if given_X is None else given_X[rows],
+                )
                 if not repeatable:
                     kept.append(X)
                 tokens = counting.result()
@@ -418,17 +470,28 @@ class UniRouter:
             vector = None if known_X is None else known_X[position]
             tokens_in = None if given is None else given[position]
             cached_tokens = 0 if cached is None else cached[position]
-            return self._decide(pool, weight, candidates, prompts[position], vector, tokens_in, cached_tokens)
+            own = None if found is None else found[position]
+            return self._decide(pool, weight, candidates, prompts[position], own, vector, tokens_in, cached_tokens)
 
         return Decisions(pool.models, chosen, errors, costs, regions, far, decide)
 
-    def encode(self, prompts: Sequence[str], *, vectors: Any = None) -> Array:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        *,
+        documents: Sequence[GivenDocuments | None] | None = None,
+        vectors: Any = None,
+    ) -> Array:
         """Return the prompts' vectors with rows of length 1, float32, (n, d): by the embedder, or those given, checked.
 
         Parameters
         ----------
         prompts : sequence of str
+        documents : sequence of Documents or sequence of str, optional
+            What was retrieved for each prompt. A router fitted with documents makes one longer vector of both; another
+            does not read them.
         vectors : array (n, d), optional
+            Whole ones, of the documents too.
 
         Raises
         ------
@@ -439,16 +502,24 @@ class UniRouter:
         """
         self._require_fitted()
         check_prompts(prompts)
-        width = self.regions.centroids_.shape[1]
+        width, features = self.regions.centroids_.shape[1], self.document_features
         if vectors is not None:
             rows = as_rows(vectors, len(prompts))
             if rows.shape[1] != width:
+                whose = "of the embedder it was fitted with" if features is None else "that its encode makes of both"
+                both = "" if features is None else " of a prompt with its documents"
                 raise InvalidDataError(
-                    f"The vectors given have {rows.shape[1]} numbers, but the router was fitted on {width}; give those "
-                    "of the embedder it was fitted with."
+                    f"The vectors given have {rows.shape[1]} numbers, but the router was fitted on {width}{both}; give "
+                    f"those {whose}."
                 )
             return normalise(rows)
-        X = embed(self._same_embedder(), prompts)
+        if features is None:
+            return self._fits(embed(self._same_embedder(), prompts), width)
+        found = check_documents([None] * len(prompts) if documents is None else documents, len(prompts))
+        Q, of_documents = embed_with_documents(self._same_embedder(), prompts, found)
+        return features.join(self._fits(Q, features.dims(width)), of_documents, found)
+
+    def _fits(self, X: Array, width: int) -> Array:
         if X.shape[1] != width:
             raise EmbedderMismatchError(
                 f"{name_of(self._embedder())} gives {X.shape[1]} numbers a prompt, but the router was fitted on {width}"
@@ -456,18 +527,28 @@ class UniRouter:
             )
         return X
 
-    def expect(self, prompts: Sequence[str], *, vectors: Array | None = None) -> Expected:
+    def expect(
+        self,
+        prompts: Sequence[str],
+        *,
+        documents: Sequence[GivenDocuments | None] | None = None,
+        vectors: Array | None = None,
+    ) -> Expected:
         """Return what every model of the pool is expected to do on each prompt, before any choice.
 
         Parameters
         ----------
         prompts : sequence of str
+        documents : sequence of Documents or sequence of str, optional
+            As in `route`, for each prompt.
         vectors : array (n, d), optional
         """
         pool, _ = self._ready(None)
         prompts = check_prompts(prompts)
-        X = self.encode(prompts, vectors=vectors)
-        return pool.expect(X, self.token_counter.count(prompts), None, self.estimator, self.regions)
+        found = None if documents is None else check_documents(documents, len(prompts))
+        X = self.encode(prompts, documents=found, vectors=vectors)
+        tokens = count_tokens(self.token_counter, prompts, found)
+        return pool.expect(X, tokens, None, self.estimator, self.regions)
 
     def explain(
         self,
@@ -477,6 +558,7 @@ class UniRouter:
         cost_weight: float | None = None,
         models: Sequence[str] | None = None,
         requires: Sequence[str] = (),
+        documents: GivenDocuments | None = None,
         vector: Array | None = None,
         tokens_in: float | Mapping[str, float] | None = None,
         cached_tokens: float | Mapping[str, float] = 0,
@@ -488,7 +570,7 @@ class UniRouter:
         prompt : str
         neighbours : int
             How many of the nearest validation prompts to show.
-        cost_weight, models, requires, vector, tokens_in, cached_tokens
+        cost_weight, models, requires, documents, vector, tokens_in, cached_tokens
             As in `route`.
         """
         from unirouter_core.explanation import explain
@@ -496,12 +578,14 @@ class UniRouter:
         if neighbours < 0:
             raise InvalidDataError(f"neighbours={neighbours!r} must be >= 0.")
         self._ready(None)
-        X = self.encode([prompt], vectors=None if vector is None else [vector])
+        found = None if documents is None else [Documents.of(documents)]
+        X = self.encode([prompt], documents=found, vectors=None if vector is None else [vector])
         decision = self.route(
             prompt,
             cost_weight=cost_weight,
             models=models,
             requires=requires,
+            documents=documents,
             vector=X[0],
             tokens_in=tokens_in,
             cached_tokens=cached_tokens,
@@ -624,6 +708,26 @@ class UniRouter:
             check_same_embedder(embedder, self.check_vectors)
             self._checked = True
         return embedder
+
+
+def _documents_to_learn(
+    prompts: Outcomes | Sequence[str],
+    documents: Sequence[GivenDocuments | None] | None,
+    n: int,
+    vectors: Array | None,
+) -> tuple[Documents, ...] | None:
+    """Return the documents that `fit` learns with, given or of the table; None where it learns without."""
+    if vectors is not None and documents is not None:
+        raise InvalidDataError("Vectors are learned as they are, so documents= would count for nothing; give one.")
+    if vectors is not None:
+        return None
+    if documents is None:
+        own = prompts.documents if isinstance(prompts, Outcomes) else None
+        return own if own is not None and any(own) else None
+    found = check_documents(documents, n)
+    if not any(found):
+        raise InvalidDataError("None of the prompts has a document; leave documents= out, or give what was retrieved.")
+    return found
 
 
 def _sent(tokens_in: float | Mapping[str, float], pool: Pool) -> Array:

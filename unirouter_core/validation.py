@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_core.costs import TOKENS_PER_PRICE, Prices
+from unirouter_core.documents import GivenDocuments, check_documents
 from unirouter_core.embedding import Array, Mask
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.outcomes import Outcomes, check_amounts, check_errors, check_prompts
@@ -32,8 +33,9 @@ class ValidationSet:
         The name of the grader of each prompt.
     messages : sequence of sequence of mapping, optional
         The chat that each prompt ends, where it is more than one user message.
-    documents : sequence of sequence of str, optional
-        What was retrieved for each prompt.
+    documents : sequence of Documents or sequence of str, optional
+        What was retrieved for each prompt, and sent with it: its tokens count, and a router fitted with documents
+        reads it.
     known : Outcomes, optional
         What other models did on the same prompts. A router reads from it only the models it was trained on.
 
@@ -52,7 +54,7 @@ class ValidationSet:
     references: Sequence[str] | None = None
     graders: Sequence[str] | None = None
     messages: Sequence[Sequence[Mapping[str, Any]]] | None = None
-    documents: Sequence[Sequence[str]] | None = None
+    documents: Sequence[GivenDocuments | None] | None = None
     known: Outcomes | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +65,8 @@ class ValidationSet:
             given = getattr(self, name)
             if given is not None and len(given) != len(self.prompts):
                 raise InvalidDataError(f"{len(self.prompts)} prompts but {len(given)} {name}; give one for each.")
+        if self.documents is not None:
+            check_documents(self.documents, len(self.prompts))
         if self.known is not None and self.known.prompts != tuple(self.prompts):
             raise InvalidDataError(
                 f"The known outcomes are of {len(self.known)} other prompts; give those of these {len(self)}, in order."
@@ -207,7 +211,7 @@ class Evaluation:
         column = outcomes.column(model)
         return cls(
             model,
-            ValidationSet(outcomes.prompts, known=outcomes),
+            ValidationSet(outcomes.prompts, documents=outcomes.documents, known=outcomes),
             outcomes.errors[:, column],
             outcomes.costs[:, column],
             outcomes.tokens_in[:, column],

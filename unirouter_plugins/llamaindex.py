@@ -15,6 +15,7 @@ from llama_index.core.tools import BaseTool
 from pydantic import Field, PrivateAttr
 
 from unirouter_core.decision import Decision, check_cost_weight
+from unirouter_core.documents import Documents
 from unirouter_core.estimators import Estimator
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
@@ -46,8 +47,11 @@ class UniRouterLLM(PickingLLM):
 
     Calls are routed on the newest text of the user. Inside a query engine or a response synthesizer they are routed on
     what the query asks, without the context that was retrieved, at the price of all that is sent; and the model that
-    answers first is kept until the query is answered, unless `per_step`. Agents that call tools keep the model inside a
-    tool loop. For other code of several steps, `one_query` makes one query of it.
+    answers first is kept until the query is answered, unless `per_step`. A router that was fitted with documents reads
+    the retrieved nodes and their scores, too; a model that it picked before there were any is then picked anew.
+
+    Agents that call tools keep the model inside a tool loop. For other code of several steps, `one_query` makes one
+    query of it.
 
     Parameters
     ----------
@@ -193,12 +197,13 @@ class UniRouterLLM(PickingLLM):
         parameters = dict(parameters)
         forced = parameters.pop("model", None)
         asked, query, served = Asked(messages, tools, parameters), current_query(), self._llms.served(self.router)
-        decision = self._decision(asked, query, served, forced)
-        in_loop = None if forced else asked.in_loop_of
-        kept = in_loop or (None if query is None or self.per_step or forced else query.outermost.models.get(id(self)))
+        found = None if query is None or served.router.document_features is None else query.found
+        decision = self._decision(asked, query, found, served, forced)
+        in_loop, keeper = None if forced else asked.in_loop_of, (id(self), found is not None)
+        kept = in_loop or (None if query is None or self.per_step or forced else query.outermost.models.get(keeper))
         attempts = Attempts(decision, served.windows, self.content_policy, kept)
         if query is not None and not forced:
-            query.outermost.models.setdefault(id(self), attempts.model)
+            query.outermost.models.setdefault(keeper, attempts.model)
         why = "forced" if forced else "routed" if attempts.model != kept else "tool loop" if in_loop else "query"
         return Call(
             attempts=attempts,
@@ -208,19 +213,22 @@ class UniRouterLLM(PickingLLM):
             parameters=parameters,
             callbacks=self.callback_manager,
             query=query,
-            keeper=id(self),
+            keeper=keeper,
             why=why,
         )
 
-    def _decision(self, asked: Asked, query: Query | None, served: Served, forced: str | None) -> Decision:
-        """Return the decision on a call: on what its query asks, at the price of all that is sent."""
+    def _decision(
+        self, asked: Asked, query: Query | None, found: Documents | None, served: Served, forced: str | None
+    ) -> Decision:
+        """Return the decision on a call: on what its query asks and has found, at the price of all that is sent."""
         text = (None if query is None else query.asks(per_step=self.per_step)) or asked.text
-        is_bare = asked.chat.is_bare and text == asked.text
+        is_bare = asked.chat.is_bare and text == asked.text and not found
         return served.router.route(
             text,
             cost_weight=self.router.cost_weight if self.cost_weight is None else self.cost_weight,
             models=None if forced is None else [forced],
             requires=asked.chat.requires,
+            documents=found,
             tokens_in=None if is_bare else served.sent(asked.chat.count_tokens(self.router.token_counter)),
         )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
+from unirouter_core.grading import Grade
 from unirouter_core.joining import joining
 from unirouter_core.router import UniRouter
 from unirouter_core.stopping import Undecided, ask_order, undecided
@@ -37,7 +39,7 @@ from unirouter_plugins.measuring.run import Asked, Run
 from unirouter_plugins.providers.chats import Chat
 from unirouter_plugins.providers.door import open_litellm
 from unirouter_plugins.providers.members import Member, Members, read_members
-from unirouter_plugins.providers.pricing import capabilities, require_quote
+from unirouter_plugins.providers.pricing import capabilities, listed_prices, require_quote
 from unirouter_plugins.providers.serving import member_of
 from unirouter_plugins.providers.variants import register
 
@@ -58,6 +60,7 @@ def plan_onboarding(
     models: Sequence[str],
     questions: Questions | str | os.PathLike[str] | None = None,
     *,
+    functions: Mapping[str, Grade] | None = None,
     members: Members | str | os.PathLike[str] | None = None,
     store: str | os.PathLike[str] = STORE,
     repeats: int = 1,
@@ -82,6 +85,8 @@ def plan_onboarding(
         By their names in `members`, or as LiteLLM calls them.
     questions : Questions or path, optional
         What they are asked; see `read_questions`. The 300 of this package when not given.
+    functions : mapping of name to function (answer, reference) -> error, optional
+        Graders of your own, for lines of the file that name them.
     members : Members or path, optional
         A `pool.toml`: how models are called, with which settings, at which prices.
     store : path or URL
@@ -137,15 +142,15 @@ def plan_onboarding(
     table = members if isinstance(members, Members) else Members({}) if members is None else read_members(members)
     names = _checked_models(router, models, replace=replace)
     if isinstance(judge, str):
-        judge = Judge(table.named(judge))
+        judge = Judge(_member(router, table, judge))
     if isinstance(questions, Questions):
         read = questions
     else:
-        read = read_questions(questions, embedder=router.embedder, judged=judge is not None)
+        read = read_questions(questions, functions=functions, embedder=router.embedder, judged=judge is not None)
     read.check(judge=judge is not None, reference_model=reference_model is not None)
     register(table)
     measured = tuple(_member(router, table, name) for name in names)
-    reference = None if reference_model is None else table.named(reference_model)
+    reference = None if reference_model is None else _member(router, table, reference_model)
     called = [*measured, *([judge.member] if judge else []), *([reference] if reference else [])]
     asked = Asked(
         members=measured,
@@ -164,10 +169,17 @@ def plan_onboarding(
 
 
 def _member(router: UniRouter, table: Members, name: str) -> Member:
-    """Return how a model is called: as the table says, else as it was measured before, else by its own name."""
-    if name not in table and name in router.pool:
-        return member_of(router.pool[name])
-    return table.named(name)
+    """Return how a model is called: as the table says, else as it was measured before, else by its own name.
+
+    What was measured before and LiteLLM's map does not know keeps its prices and capabilities.
+    """
+    if name in table or name not in router.pool:
+        return table.named(name)
+    profile = router.pool[name]
+    member = member_of(profile)
+    if listed_prices(member) is not None:
+        return member
+    return dataclasses.replace(member, prices=profile.prices, capabilities=dataclasses.asdict(profile.capabilities))
 
 
 def _check_settings(**settings: float) -> None:
@@ -209,7 +221,7 @@ class Plan:
         self._router, self._place, self._budget = router, store, budget
         self._until_decided, self._texts = until_decided, texts
         self._validation = asked.questions.validation_set()
-        self._vectors: Array = router.encode(self._validation.prompts)
+        self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
         self._regions: Labels = router.regions.locate(self._vectors)[0]
         self._order = ask_order(self._regions, asked.seed).tolist()
         self.spent_usd = 0.0
@@ -339,6 +351,8 @@ class Plan:
         notes = [] if check is None else [str(check)]
         if self.asked.questions.without_reference:
             notes.append(self.asked.worth_of_grades(len(measurement.ungradable)))
+            if measurement.caller.member == self.asked.reference:
+                notes.append(f"{measurement.model} gave those answers, so it is measured against its own.")
         if sentence := why_no_more(measurement, looked, stopped):
             notes.append(sentence)
         if n_seen := int(self._router.has_seen(self._validation.prompts).sum()):
@@ -369,6 +383,11 @@ def onboard(
     **how
         As in `plan_onboarding`.
 
+    Raises
+    ------
+    RuntimeError
+        Within an event loop, as notebooks are; besides what `plan_onboarding` and `Plan.run` raise.
+
     Examples
     --------
     ::
@@ -376,6 +395,7 @@ def onboard(
         router = UniRouter.load("my.router")
         onboard(router, ["openai/gpt-4.1-mini"], "validation.jsonl", folder="my.router", budget=2.0)
     """
+    _check_no_loop()
     plan = plan_onboarding(router, models, questions, **how)
 
     async def run() -> list[Onboarded]:
@@ -385,3 +405,11 @@ def onboard(
             await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
 
     return asyncio.run(run())
+
+
+def _check_no_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("An event loop runs here, as in a notebook; write: await plan_onboarding(...).run(...)")

@@ -47,7 +47,7 @@ def test_a_line_becomes_the_chat_that_is_sent_its_reference_and_its_grader(write
     question = read_questions(write(line, POEM))[0]
     assert question.messages == (
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "user", "content": "Sums.\n\nWhat is 2 + 2?"},
     )
     assert (question.prompt, question.reference, question.documents) == ("What is 2 + 2?", "4", ("Sums.",))
     assert question.grader == parse_grader("number")

@@ -115,7 +115,10 @@ def _from_json(content: dict[str, Any], measured: MeasuredPrompts, file: Path) -
         error_spread=float(read_field(content, "error_spread", (int, float), file)),
         n=read_field(content, "n", int, file),
         cost=CallCost(
-            float(cost["per_token"]), float(cost["per_cached_token"]), _array(cost["per_answer"], np.float64)
+            float(cost["per_token"]),
+            float(cost["per_cached_token"]),
+            _array(cost["per_answer"], np.float64),
+            float(cost.get("per_call", 0.0)),  # folders of before have none
         ),
         prices=None if prices is None else Prices(**prices),
         capabilities=Capabilities(**read_field(content, "capabilities", dict, file)),
@@ -131,7 +134,7 @@ def _array(values: list[float | None], dtype: Any) -> Array:
 
 
 def _check_numbers(profile: ModelProfile, file: Path) -> None:
-    usd = [profile.cost.per_token, profile.cost.per_cached_token, *profile.cost.per_answer]
+    usd = [profile.cost.per_token, profile.cost.per_cached_token, profile.cost.per_call, *profile.cost.per_answer]
     checks = {
         "error": 0 <= profile.error <= 1,
         "error_spread": 0 <= profile.error_spread <= 1,

@@ -11,7 +11,7 @@ from unirouter_core.artifact.files import check_schema, read_field, read_json, r
 from unirouter_core.artifact.models import read_model
 from unirouter_core.artifact.prompts import read_prompts
 from unirouter_core.artifact.restore import UNUSABLE, restore
-from unirouter_core.artifact.state import DESCRIBED, build, content_id, keeps_embedder, known_classes
+from unirouter_core.artifact.state import DESCRIBED, DOCUMENTS, build, content_id, keeps_embedder, known_classes
 from unirouter_core.embedding import Embedder, name_of
 from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError
 from unirouter_core.pool import Pool
@@ -31,6 +31,8 @@ def load(cls: type[AnyRouter], folder: Path, embedder: Embedder | None, estimato
     check_schema(header, file)
     arrays = read_npz(folder / "weights.npz")
     settings = {name: read_field(header, name, kind, file) for name, kind in DESCRIBED.items()}
+    if DOCUMENTS in header:
+        settings[DOCUMENTS] = read_field(header, DOCUMENTS, dict, file)
     if content_id(settings, arrays) != read_field(header, "fit", str, file):
         raise ArtifactError(f"{folder}: router.json and weights.npz are not what was saved together; save it again.")
     if keeps_embedder(settings) and embedder is not None:

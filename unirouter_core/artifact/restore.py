@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unirouter_core.artifact.files import Arrays
-from unirouter_core.artifact.state import CLASSES, build, keeps_embedder, parts_of
+from unirouter_core.artifact.state import CLASSES, DOCUMENTS, build, keeps_embedder, parts_of
+from unirouter_core.documents import STATISTICS, DocumentFeatures
 from unirouter_core.embedding import CHECK_PROMPTS
 from unirouter_core.estimators import BlendEstimator
 from unirouter_core.exceptions import ArtifactError, NotFittedError
@@ -39,10 +40,14 @@ def restore(router: UniRouter, settings: dict[str, Any], arrays: Arrays, file: P
         router.token_counter = TokenCounter(settings["token_counter"])
         router.training_models = tuple(settings["training_models"])
         router.fit_settings = settings
+        if DOCUMENTS in settings:
+            router.document_features = build(settings[DOCUMENTS], CLASSES)
         rest = dict(arrays)
         _set_checks(router, settings, rest)
         _set_arrays(router.estimator, rest, "estimator.")
         _set_arrays(router.regions, rest, "regions.")
+        if router.document_features is not None:
+            _set_arrays(router.document_features, rest, "documents.")
         if keeps_embedder(settings):
             _set_arrays(router.embedder, rest, "embedder.")
         if rest:
@@ -108,11 +113,14 @@ def _try_out(router: UniRouter, settings: dict[str, Any]) -> None:
     """Use each part of ours once, so that arrays which do not fit each other fail here and not in `route`."""
     centroids = router.regions.centroids_
     router.regions.locate(centroids)
-    if router.check_vectors is not None and router.check_vectors.shape != (len(CHECK_PROMPTS), centroids.shape[1]):
+    dims = centroids.shape[1]
+    if router.document_features is not None:
+        dims = _question_dims(router.document_features, dims)
+    if router.check_vectors is not None and router.check_vectors.shape != (len(CHECK_PROMPTS), dims):
         raise ValueError(f"'check_vectors' is {router.check_vectors.shape}, the regions are {centroids.shape}")
     embedder = router.embedder
     if keeps_embedder(settings) and isinstance(embedder, HashingEmbedder):
-        if embedder.encode(CHECK_PROMPTS).shape[1] != centroids.shape[1]:
+        if embedder.encode(CHECK_PROMPTS).shape[1] != dims:
             raise ValueError("the embedder's table and the regions have other dimensions")
         if embedder.rows_.max() > len(embedder.table_) or len(embedder.table_) != len(embedder.scales_):
             raise ValueError("'embedder.rows_' names rows that the table has not")
@@ -122,3 +130,12 @@ def _try_out(router: UniRouter, settings: dict[str, Any]) -> None:
         features = router.estimator.profile(centroids[[0, -1]], np.array([0.0, 1.0]), known)
         if not predicts_errors(router.estimator, router.regions, features):
             raise ValueError("the estimator gives errors outside [0, 1]")
+
+
+def _question_dims(features: Any, width: int) -> int:
+    """Return the embedder's dimension in a router that was fitted with documents."""
+    if type(features) is not DocumentFeatures:
+        raise ValueError(f"{DOCUMENTS!r} are the settings of {type(features).__name__}")
+    if not features.centres_.shape == features.weights_.shape == (len(STATISTICS),):
+        raise ValueError("'documents.centres_' and 'documents.weights_' are not one number for each statistic")
+    return features.dims(width)

@@ -12,6 +12,7 @@ import numpy as np
 
 from unirouter_core import estimators
 from unirouter_core.artifact.files import Arrays
+from unirouter_core.documents import DocumentFeatures
 from unirouter_core.embedding import name_of
 from unirouter_core.exceptions import ArtifactError
 from unirouter_core.hashing import HashingEmbedder
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
 
 CLASSES: dict[str, Any] = {name: cls for name, cls in vars(estimators).items() if dataclasses.is_dataclass(cls)}
-CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions)}
+CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions, DocumentFeatures)}
 """Our own classes, by name."""
 
 _NOT_SAVED = "not saved"
@@ -98,6 +99,7 @@ def described(router: UniRouter) -> dict[str, Any]:
         embedder = settings_of(router.embedder)
     elif router.check_vectors is not None and router.embedder is not None:
         embedder["class"] = name_of(router.embedder)
+    features = router.document_features
     return {
         "estimator": settings_of(router.estimator),
         "regions": settings_of(router.regions),
@@ -105,6 +107,7 @@ def described(router: UniRouter) -> dict[str, Any]:
         "token_counter": router.token_counter.name,
         "cost": router.cost,
         "training_models": list(router.training_models),
+        **({} if features is None else {DOCUMENTS: settings_of(features)}),
     }
 
 
@@ -118,6 +121,9 @@ DESCRIBED: dict[str, Any] = {
 }
 """The kind of each setting of `described`, in its order."""
 
+DOCUMENTS = "documents"
+"""The setting that only a router fitted with documents has."""
+
 
 def keeps_embedder(settings: Mapping[str, Any]) -> bool:
     """Return whether a router of these settings holds its embedder, rather than being given it at load."""
@@ -129,6 +135,8 @@ def fitted_arrays(router: UniRouter) -> Arrays:
     arrays = arrays_of(router.estimator, "estimator.") | arrays_of(router.regions, "regions.")
     if keeps_embedder(router.fit_settings):
         arrays |= arrays_of(router.embedder, "embedder.")
+    if router.document_features is not None:
+        arrays |= arrays_of(router.document_features, "documents.")
     if router.check_vectors is not None:
         arrays["check_vectors"] = router.check_vectors
     return {**arrays, "seen": router.seen}

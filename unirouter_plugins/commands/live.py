@@ -85,6 +85,9 @@ def onboard_asked(
     """Show the bill, ask the models, save the router after each, and show what became of them."""
     with working("Counting tokens"):
         plan = asking.plan(into, models)
+    from unirouter_plugins.measuring.database import shown
+
+    place = shown(asking.store)
     if not as_json:
         tables.show_bill(plan.bill, asking.budget)
     if dry_run:
@@ -102,15 +105,14 @@ def onboard_asked(
     try:
         done = run_plan(plan, into, router, texts=asking.texts, show=not as_json)
     except KeyboardInterrupt:
-        typer.echo(
-            f"\nStopped. What was answered is kept in {_kept_in(asking.store)}; the same command goes on.", err=True
-        )
+        spent = f"Stopped after spending {tables.usd(plan.spent_usd)} at most"  # calls in flight count at their worst
+        typer.echo(f"\n{spent}. What was answered is kept in {place}; the same command goes on.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         shown = [one.as_dict() for one in done]
         emit({"router": str(router), "bill": plan.bill.as_dict(), "spent_usd": plan.spent_usd, "onboarded": shown})
     else:
-        typer.echo(f"Spent: {tables.usd(plan.spent_usd)}. The answers are kept in {_kept_in(asking.store)}.")
+        typer.echo(f"Spent: {tables.usd(plan.spent_usd)}. The answers are kept in {place}.")
     if any(one.profile is None for one in done):
         raise typer.Exit(NOT_ADDED)
 
@@ -137,15 +139,6 @@ async def _run(plan: Plan, into: UniRouter, router: Path | None, *, texts: bool,
         return done
     finally:
         await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
-
-
-def _kept_in(store: str) -> str:
-    """Return the store's place without a password."""
-    if "://" not in store:
-        return store
-    from sqlalchemy import make_url
-
-    return make_url(store).render_as_string(hide_password=True)
 
 
 @contextmanager

@@ -16,8 +16,6 @@ from unirouter_plugins.commands.recorded import onboard_recorded
 LIVE, RECORDED = "Asking them", "By a record"
 """The groups of options in the help."""
 
-_OF_RECORDS = ("price_in", "price_out", "every")
-
 
 def onboard(
     context: typer.Context,

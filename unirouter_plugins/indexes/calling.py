@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -48,8 +48,9 @@ class Call:
         Whom the LLM tells of the call, if anybody listens.
     query : Query, optional
         What the call is made for.
-    keeper : int
-        Whose model the query keeps: that of another LLM may be another.
+    keeper : hashable
+        Whose model the query keeps: that of another LLM may be another, and so may one picked before documents were
+        found.
     why : str
         Of "routed", "forced", "tool loop" and "query".
     """
@@ -61,7 +62,7 @@ class Call:
     parameters: Mapping[str, Any]
     callbacks: Any
     query: Query | None
-    keeper: int
+    keeper: Hashable
     why: str
     _began: float = field(default_factory=time.perf_counter, init=False, repr=False)
 

@@ -1,8 +1,9 @@
-"""One query of LlamaIndex: what it asks, the model that is kept for its steps, and the records of its calls."""
+"""One query of LlamaIndex: what it asks, what was found for it, the model that it keeps, the records of its calls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -10,12 +11,16 @@ from typing import Any
 
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
+from llama_index.core.schema import NodeWithScore
 from llama_index.core.types import TokenAsyncGen, TokenGen
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 from llama_index_instrumentation.events.span import SpanDropEvent
+from llama_index_instrumentation.span_handlers.null import NullSpanHandler
 
+from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.exceptions import NoCandidateError, UniRouterError
 from unirouter_plugins.providers.records import METADATA, Record
 
@@ -24,10 +29,14 @@ CALLS = f"{METADATA}_calls"
 
 _TELL_OF_QUERIES = (
     "llama_index.core.base.base_query_engine",
+    "llama_index.core.base.base_retriever",
     "llama_index.core.response_synthesizers.base",
     "llama_index.core.response_synthesizers.generation",
 )
-"""LlamaIndex's modules that say when a query begins and ends."""
+"""LlamaIndex's modules that say when a query begins and ends, and what was found for it."""
+
+_TELLS_OF_NODES = "llama_index.core.response_synthesizers.base"
+"""Its module that makes answers of nodes: of those that rerankers and other postprocessors have left."""
 
 
 @dataclass(eq=False)
@@ -47,7 +56,8 @@ class Query:
     text: str | None = None
     span_id: str | None = None
     outer: Query | None = None
-    models: dict[int, str] = field(default_factory=dict, init=False)  # the one that each LLM keeps, by the LLM's id
+    documents: Documents | None = None  # what was found for it; None where nothing was looked for
+    models: dict[Hashable, str] = field(default_factory=dict, init=False)  # the one that each LLM keeps
     records: list[Record] = field(default_factory=list, init=False)
     is_open: bool = field(default=True, init=False)
 
@@ -69,6 +79,11 @@ class Query:
         texts = [query.text for query in self.lineage if query.text]
         return texts[0 if per_step else -1] if texts else None
 
+    @property
+    def found(self) -> Documents | None:
+        """What was found for the query, else for the one that it is a step of; None where nothing was looked for."""
+        return next((query.documents for query in self.lineage if query.documents is not None), None)
+
     def keep(self, record: Record) -> None:
         """Note the record of a call."""
         for query in self.lineage:
@@ -76,6 +91,9 @@ class Query:
 
 
 _QUERY: ContextVar[Query | None] = ContextVar("query", default=None)
+
+_NODES: ContextVar[tuple[str, Sequence[NodeWithScore]] | None] = ContextVar("nodes", default=None)
+"""Of which nodes an answer is made next, after the id of its span."""
 
 
 def current_query() -> Query | None:
@@ -87,13 +105,16 @@ def current_query() -> Query | None:
 
 
 @contextmanager
-def one_query(text: str | None = None) -> Iterator[None]:
+def one_query(text: str | None = None, documents: GivenDocuments | None = None) -> Iterator[None]:
     """Make one query of all calls in the block, or one step of the query around it: they keep the model of the first.
 
     Parameters
     ----------
     text : str, optional
         What to route on; when not given, each call's own text.
+    documents : Documents or sequence of str, optional
+        What was retrieved for it, for a router fitted with documents; what a retriever finds in the block comes in its
+        place.
 
     Examples
     --------
@@ -103,7 +124,7 @@ def one_query(text: str | None = None) -> Iterator[None]:
             draft = llm.complete("Write a kind reply to a customer whose lamp is late.")
             reply = llm.complete(f"Translate into French: {draft.text}")
     """
-    query = Query(text, outer=current_query())
+    query = Query(text, None, current_query(), None if documents is None else Documents.of(documents))
     token = _QUERY.set(query)
     try:
         yield
@@ -135,7 +156,13 @@ class QueryWatcher(BaseEventHandler):
         """Take note of an event, in the context of the query."""
         if isinstance(event, QueryStartEvent | SynthesizeStartEvent):
             text = event.query if isinstance(event.query, str) else event.query.query_str
-            _QUERY.set(Query(text, event.span_id, current_query()))
+            nodes = _NODES.get()
+            found = _documents(nodes[1]) if nodes is not None and nodes[0] == event.span_id else None
+            _QUERY.set(Query(text, event.span_id, current_query(), found))
+            return
+        if isinstance(event, RetrievalEndEvent):
+            if (asking := current_query()) is not None:
+                asking.documents = _documents(event.nodes)
             return
         query = _QUERY.get()
         if query is None or query.span_id != event.span_id:
@@ -145,6 +172,26 @@ class QueryWatcher(BaseEventHandler):
             query.is_open = False
         if isinstance(event, QueryEndEvent | SynthesizeEndEvent):
             _end(query, event.response)
+
+
+class NodesWatcher(NullSpanHandler):
+    """Notes the nodes that an answer is made of: the event that follows tells only what is asked."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return LlamaIndex's name for the class."""
+        return "unirouter_nodes_watcher"
+
+    def span_enter(self, id_: str, bound_args: Any, *_: Any, **__: Any) -> None:
+        """Take note of what a synthesizer is given, in the context of its span."""
+        if "nodes" in bound_args.arguments:
+            _NODES.set((id_, bound_args.arguments["nodes"]))
+
+
+def _documents(nodes: Sequence[NodeWithScore]) -> Documents:
+    """Return nodes as the router reads them: their own text, without metadata, and their scores where they have any."""
+    scores = [math.nan if node.score is None else node.score for node in nodes]
+    return Documents([node.get_content() for node in nodes], scores)
 
 
 def _end(query: Query, response: Any) -> None:
@@ -203,3 +250,6 @@ def watch_queries() -> None:
         dispatcher = get_dispatcher(name)
         if not any(isinstance(handler, QueryWatcher) for handler in dispatcher.event_handlers):
             dispatcher.add_event_handler(QueryWatcher())
+    dispatcher = get_dispatcher(_TELLS_OF_NODES)
+    if not any(isinstance(handler, NodesWatcher) for handler in dispatcher.span_handlers):
+        dispatcher.add_span_handler(NodesWatcher())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,7 +32,8 @@ OTHER_TOKENIZERS = 2.0
 LIMITS = ("max_tokens", "max_completion_tokens")
 """LiteLLM's names for the most tokens of an answer."""
 
-_PLACES = ("api_base", "api_key_env")  # where a model is does not change what it answers
+LATER = 1.0
+"""Seconds after LiteLLM's time-out that end what it misses: it counts from the last byte, and some send blanks."""
 
 
 class CallFailedError(UniRouterError, RuntimeError):
@@ -212,6 +214,7 @@ class Caller:
         try:
             response, seconds = await with_retries(attempt, self._gate, attempts)
         except open_litellm().ContentPolicyViolationError:
+            hold.spend(self.worst(tokens), usd=math.nan)  # some providers charge for the prompt that they filtered
             return REFUSED
         except UniRouterError:
             raise
@@ -221,7 +224,9 @@ class Caller:
             reply = self._reply(response, seconds)
             hold.spend(self.worst(tokens), usd=reply.usd)
             self._learn(tokens, reply.usage)
-            return reply
+            if response.choices:
+                return reply
+            failure = CallFailedError("The provider sent a response without an answer.", "no answer", self.member)
         raise failure  # here: what the provider raised, which may hold a key, is then not part of it
 
     async def _attempt(self, messages: Sequence[Message], tokens: float, hold: Hold) -> tuple[Any, float]:
@@ -230,12 +235,20 @@ class Caller:
         async with self._gate.passage():
             began = time.perf_counter()
             try:
-                response = await self._acompletion(messages=messages, **arguments)
+                response = await self._in_time(self._acompletion(messages=messages, **arguments))
             except BaseException as failed:
                 if may_be_billed(failed) or not isinstance(failed, Exception):
                     hold.spend(self.worst(tokens), usd=math.nan)
                 raise
             return response, time.perf_counter() - began
+
+    async def _in_time(self, answering: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout + LATER):
+                return await answering
+        except TimeoutError:
+            said = f"{self.member.name} had not answered after {self._timeout:g} s."
+            raise open_litellm().Timeout(message=said, model=self.member.model, llm_provider="") from None
 
     def _learn(self, tokens: float, usage: Usage) -> None:
         """Raise what calls are feared to take: for a server with a system prompt of its own, for hidden reasoning."""
@@ -260,8 +273,12 @@ def limit_of(member: Member, max_tokens: int) -> int:
 
 def settings_of(member: Member, max_tokens: int) -> dict[str, Any]:
     """Return all that shapes a member's answers when it is measured, JSON-able: what is kept once for all of them."""
-    shaping = {name: value for name, value in member.served_as.items() if name not in _PLACES}
-    return {**shaping, "max_tokens": limit_of(member, max_tokens)}
+    return {**shaping_of(member), "max_tokens": limit_of(member, max_tokens)}
+
+
+def shaping_of(member: Member) -> dict[str, Any]:
+    """Return all of a member that shapes its answers, JSON-able: where it is served does not."""
+    return {name: value for name, value in member.served_as.items() if name not in ("api_base", "api_key_env")}
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:

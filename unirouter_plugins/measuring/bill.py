@@ -199,12 +199,9 @@ def _measured(measurement: Measurement, lengths: Lengths) -> Item:
 
 
 def _reference(run: Run, references: References, lengths: Lengths) -> Item:
-    caller = references.caller
-    rows = [
-        row
-        for row, question in enumerate(run.asked.questions)
-        if question.lacks_reference and not references.has(question)
-    ]
+    caller, questions = references.caller, run.asked.questions
+    wanted = {job.row for measurement in run.measurements for job in measurement.jobs(range(len(questions)))}
+    rows = [row for row in sorted(wanted) if questions[row].lacks_reference and not references.has(questions[row])]
     tokens = [caller.charged(run.asked.sizes[row]) for row in rows]
     return _item(caller, "reference", tokens, lengths.of(rows, caller), len(run.asked.lacking) - len(rows))
 

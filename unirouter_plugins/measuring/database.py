@@ -141,8 +141,7 @@ class Database:
     def __init__(self, place: str | Path) -> None:
         url = _url(place)
         self._dialect = url.get_backend_name()
-        shown = url.set(drivername=self._dialect, query={}).render_as_string(hide_password=True)
-        self.shown: str = str(url.database) if self._dialect == "sqlite" else shown
+        self.shown = _shown(url)
         self._engine = _engine(url)
         try:
             self._make_tables()
@@ -205,6 +204,24 @@ class Database:
     def _error(self, failed: BaseException) -> StoreError:
         reason = str(failed).split("\n")[0].rstrip(".")
         return StoreError(f"Answers cannot be kept in {self.shown}: {reason}; {_CURES[self._dialect]}.")
+
+
+def shown(place: str | Path) -> str:
+    """Return the place of a database as messages show it: a path, or a URL without the password.
+
+    Examples
+    --------
+    >>> shown("postgresql://ada:secret@localhost/answers?password=secret")
+    'postgresql://ada:***@localhost/answers'
+    """
+    return _shown(_url(place))
+
+
+def _shown(url: sa.URL) -> str:
+    dialect = url.get_backend_name()
+    if dialect == "sqlite":
+        return str(url.database)
+    return url.set(drivername=dialect, query={}).render_as_string(hide_password=True)  # a query may hold it too
 
 
 def _url(place: str | Path) -> sa.URL:

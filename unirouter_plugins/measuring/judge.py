@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_plugins.measuring.asking import shaping_of
 from unirouter_plugins.measuring.questions import Question
 from unirouter_plugins.providers.members import Member
 
@@ -118,9 +119,10 @@ class Judge:
     def grader_key(self, question: Question) -> str:
         """Return what a store keeps with the judge's grades of this question.
 
-        It is another one when the judge, its prompt or the reference change. Texts are in it as a digest only.
+        It is another one when the judge, its prompt or the reference change, and the same wherever the judge is served.
+        Texts are in it as a digest only.
         """
-        shaping = json.dumps([self.member.served_as, self.prompt, question.reference], sort_keys=True)
+        shaping = json.dumps([shaping_of(self.member), self.prompt, question.reference], sort_keys=True)
         return f"judge {self.member.model} v{JUDGE_VERSION} {hashlib.sha256(shaping.encode()).hexdigest()[:16]}"
 
     def messages(self, question: Question, answer: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.resources.abc import Traversable
 from typing import Any, NoReturn
 
+from unirouter_core.documents import as_one_prompt
 from unirouter_core.exceptions import InvalidDataError
 
 try:
@@ -50,7 +51,7 @@ class Line(BaseModel):
         if self.messages is not None:
             return self.messages
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": self.prompt}]
+        return [*system, {"role": "user", "content": as_one_prompt(self.prompt or "", self.documents or ())}]
 
     @classmethod
     def of(cls, record: object, place: int) -> Line:

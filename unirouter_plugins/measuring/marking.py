@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.measuring.answers import Grade
+from unirouter_plugins.measuring.answers import Answer, Grade
+from unirouter_plugins.measuring.asking import Caller
 from unirouter_plugins.measuring.bench import Bench
 from unirouter_plugins.measuring.budget import Hold
 from unirouter_plugins.measuring.grades import grade_answer
@@ -42,6 +43,23 @@ class Marker:
         if question.lacks_reference and self.references is not None:
             return await self.references.answered(question, hold)
         return question
+
+    def gives_reference(self, caller: Caller, question: Question) -> bool:
+        """Return whether `caller` is itself who answers first what has no right answer."""
+        return question.lacks_reference and self.references is not None and self.references.caller is caller
+
+    def own_answer(self, caller: Caller, question: Question) -> Answer | None:
+        """Return what `caller` has answered to a question that is `ready` as its reference; None where it gave none."""
+        if self.references is None or not self.gives_reference(caller, question):
+            return None
+        return self.references.answer_to(question)
+
+    def cannot_grade(self, question: Question) -> bool:
+        """Return whether it is known already that nothing can grade a question."""
+        references = self.references
+        if references is None or not question.lacks_reference or not references.has(question):
+            return False
+        return references.given(question) is None
 
     def worst(self, question: Question, answer_tokens: float) -> float:
         """Return the most USD that a grade may cost, on an answer of at most so many tokens."""

@@ -105,8 +105,8 @@ class Measurement:
 
     @property
     def n_done(self) -> int:
-        """How many there are, graded, and how many failed."""
-        return len(self._errors) + len(self._failed)
+        """How many there are, graded, and how many failed or cannot be graded."""
+        return len(self._errors) + len(self._failed) + self.repeats * len(self.ungradable)
 
     def jobs(self, rows: Iterable[int]) -> Iterator[Job]:
         """Yield the answers to these questions that are still to be asked for or graded, row by row."""
@@ -117,8 +117,12 @@ class Measurement:
                     yield job
 
     def to_ask(self) -> list[Job]:
-        """Return the answers that are not paid for yet."""
-        return [job for job in self.jobs(range(len(self.questions))) if job not in self._answers]
+        """Return the answers that are not paid for yet, nor as the reference model's."""
+        jobs = self.jobs(range(len(self.questions)))
+        return [job for job in jobs if job not in self._answers and not self._is_reference(job)]
+
+    def _is_reference(self, job: Job) -> bool:
+        return job.repeat == 0 and self.marker.gives_reference(self.caller, self.questions[job.row])
 
     @property
     def graded_rows(self) -> list[int]:
@@ -142,6 +146,7 @@ class Measurement:
                     self._answers[Job(row, repeat)] = answer
                 if answer is not None and grade is not None:
                     self._errors[Job(row, repeat)] = grade.error
+        self.ungradable = {row for row, question in enumerate(self.questions) if self.marker.cannot_grade(question)}
         self.calls.done, self.grades.done = len(self._answers), len(self._errors)
 
     # --- Asking -------------------------------------------------------------------------------------------------
@@ -188,13 +193,21 @@ class Measurement:
         async with self.caller.budget.hold() as hold:
             try:
                 question = await self.marker.ready(self.questions[job.row], hold)
-                answer = self._answers.get(job)
+                answer = self._answers.get(job) or self._reference(job)
                 if answer is None:
                     await self._ask_and_grade(job, question, hold, attempts)
                 else:
                     await self._grade(job, question, answer, hold)
             finally:
                 self.spent += hold.spent
+
+    def _reference(self, job: Job) -> Answer | None:
+        """Take the answer that the model gave as the reference model; None where it gave none."""
+        answer = self.marker.own_answer(self.caller, self.questions[job.row]) if job.repeat == 0 else None
+        if answer is not None:
+            self._answers[job] = answer
+            self.calls.went_well()
+        return answer
 
     async def _ask_and_grade(self, job: Job, question: Question, hold: Hold, attempts: int) -> None:
         ahead = self.marker.worst(question, self.caller.max_tokens)

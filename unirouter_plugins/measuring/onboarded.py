@@ -28,7 +28,7 @@ class Progress:
     ----------
     model : str
     done, total : int
-        Answers graded or failed, of this run and of earlier ones, and how many there are to be.
+        Answers graded, failed or not gradable, of this run and of earlier ones, and how many there are to be.
     failed : int
     spent_usd : float
         By the whole run so far; a bill not known counts at its worst.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, overload
 
+from unirouter_core.documents import as_one_prompt
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.grading import Grader
 from unirouter_core.validation import FEWEST, ValidationSet
@@ -36,7 +37,8 @@ class Question:
     messages : sequence of mapping, optional
         The whole chat that is sent; its last message is the user's. The prompt alone, when it is left out.
     documents : tuple of str, optional
-        What was retrieved for the prompt.
+        What was retrieved for the prompt, and is sent before it, as `unirouter_core.documents.as_one_prompt` says;
+        `messages` are sent as they are, and should hold it.
     name : str
         What messages call it.
     fields : mapping
@@ -63,7 +65,7 @@ class Question:
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        chat = Chat.of(self.messages or self.prompt)
+        chat = Chat.of(self.messages or (as_one_prompt(self.prompt, self.documents or ()) if self.prompt else ""))
         if (last := chat.messages[-1]["role"]) != "user":
             raise InvalidDataError(
                 f"The last message is of role {last!r}, not the user's; leave the answer out, or make it the reference."

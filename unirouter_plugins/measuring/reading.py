@@ -39,7 +39,8 @@ def read_questions(
 
     A ``grader`` is what `unirouter_core.grading.parse_grader` takes, or "judge". Without one, a judge grades where
     there is one; else the reference's shape says which program does, see `suitable_grader`. ``documents`` is a list of
-    texts, ``id`` is what messages call the line, other fields are passed over. A ``.txt`` has one bare prompt a line.
+    texts that are sent before a ``prompt``; ``messages`` are sent as they are. ``id`` is what messages call the line,
+    other fields are passed over. A ``.txt`` has one bare prompt a line.
 
     Every reference must be a right answer by its own grader.
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 
 from unirouter_core.exceptions import UniRouterError
-from unirouter_plugins.measuring.answers import AnswerKey, AnswerStore, Entry
+from unirouter_plugins.measuring.answers import Answer, AnswerKey, AnswerStore, Entry
 from unirouter_plugins.measuring.asking import Caller, CallFailedError, NoGradeError, kept
 from unirouter_plugins.measuring.budget import Hold
 from unirouter_plugins.measuring.committer import Committer
@@ -35,12 +35,22 @@ class References:
         self.key = f"{caller.member.name} {caller.settings_digest[:16]}"
         self.caller, self._commit, self._judged = caller, commit, judged
         known = store.answers(caller.member.name, caller.settings_digest)
-        self._texts = {prompt: answer.text for (prompt, _), answer in known.items() if answer.text is not None}
+        self._answers = {
+            prompt: answer for (prompt, repeat), answer in known.items() if not repeat and answer.text is not None
+        }
         self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def has(self, question: Question) -> bool:
         """Return whether the model has answered the question."""
-        return question.digest in self._texts
+        return question.digest in self._answers
+
+    def answer_to(self, question: Question) -> Answer:
+        """Return what the model has answered to a question."""
+        return self._answers[question.digest]
+
+    def given(self, question: Question) -> Question | None:
+        """Return an answered question with its reference; None where the answer cannot serve as one."""
+        return with_reference(question, self.answer_to(question).text or "", judged=self._judged)
 
     async def answered(self, question: Question, hold: Hold) -> Question:
         """Return the question with its reference.
@@ -55,19 +65,19 @@ class References:
             When the budget does not allow to ask it.
         """
         async with self._asking[question.digest]:
-            if question.digest not in self._texts:
-                self._texts[question.digest] = await self._ask(question, hold)
-        found = with_reference(question, self._texts[question.digest], judged=self._judged)
-        if found is None:
+            if not self.has(question):
+                self._answers[question.digest] = await self._ask(question, hold)
+        if (found := self.given(question)) is None:
             name = self.caller.member.name
             raise UngradableError(f"What {name} answers to {question.name} cannot serve as a reference.")
         return found
 
-    async def _ask(self, question: Question, hold: Hold) -> str:
+    async def _ask(self, question: Question, hold: Hold) -> Answer:
         caller = self.caller
         try:
             reply = await caller(question.messages, caller.tokens(question.messages), hold)
         except CallFailedError as failed:
             raise NoGradeError(f"The reference model {caller.member.name} failed: {failed}", failed.kind) from failed
-        await self._commit(Entry(AnswerKey(caller.member.name, question.digest, caller.settings_digest), kept(reply)))
-        return reply.text
+        answer = kept(reply)
+        await self._commit(Entry(AnswerKey(caller.member.name, question.digest, caller.settings_digest), answer))
+        return answer

@@ -211,7 +211,7 @@ class Run:
             return
         check_first(await measurement.do(job, attempts=FIRST_ATTEMPTS))
         prices = measurement.caller.quoted.prices
-        unbilled = measurement.asked and all(answer.usd is None for answer in measurement.answers)
+        unbilled = measurement.answers and all(answer.usd is None for answer in measurement.answers)
         if unbilled and (prices.input or prices.output) and not any(a.refused for a in measurement.answers):
             raise PreflightError(
                 f"{measurement.model} answers without saying how many tokens it took, so what it costs is not known; "
