@@ -83,6 +83,77 @@ def region_tokens(tokens_out: Array, regions: Labels, n_regions: int) -> Array:
     return np.asarray(np.maximum(factor * typical - 1, 0))
 
 
+FEWEST_SENT = 10
+"""Fewer calls do not tell what comes with every prompt from what grows with it."""
+
+
+def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
+    """Return how many tokens come with every prompt, and how many go for each that the router counts.
+
+    A system prompt is the same however long the prompt is, another tokenizer counts longer prompts higher: a straight
+    line, by least squares. Where that has no meaning (fewer than 10 calls, prompts of one length, a side of the line
+    below 0), all is in the ratio; it is 1 where nothing is known.
+
+    Parameters
+    ----------
+    counted : array (n,)
+        Each prompt's tokens as the router counts them.
+    tokens_in : array (n,)
+        As the provider counted what was sent; NaN is left out.
+
+    Examples
+    --------
+    >>> counted = np.arange(1.0, 11.0)
+    >>> sent_tokens(counted, 100 + 2 * counted)
+    (100.0, 2.0)
+    """
+    both = ~np.isnan(tokens_in) & (counted > 0)
+    counted, tokens_in = counted[both], tokens_in[both]
+    if not len(counted):
+        return 0.0, 1.0
+    apart = counted - counted.mean()
+    spread = float(apart @ apart)
+    if len(counted) >= FEWEST_SENT and spread > 0:
+        slope = float(apart @ tokens_in) / spread
+        fixed = float(tokens_in.mean() - slope * counted.mean())
+        if slope > 0 and fixed >= 0:
+            return fixed, slope
+    return 0.0, float(tokens_in.sum() / counted.sum())
+
+
+SURE = 2.0
+"""Standard errors above 0 from which on a slope is more than luck."""
+
+
+def usd_per_token(counted: Array, costs: Array) -> float:
+    """Return the USD that each token of a prompt adds to a call of which only the USD is known; 0 where none is seen.
+
+    Parameters
+    ----------
+    counted : array (n,)
+        Each prompt's tokens as the router counts them.
+    costs : array (n,)
+        USD; NaN is left out.
+
+    Examples
+    --------
+    >>> counted = np.arange(1.0, 11.0)
+    >>> usd_per_token(counted, 0.5 + 0.25 * counted)
+    0.25
+    """
+    known = ~np.isnan(costs)
+    counted, costs = counted[known], costs[known]
+    apart = counted - counted.mean()
+    spread = float(apart @ apart)
+    if len(counted) < FEWEST_SENT or not spread:
+        return 0.0
+    slope = float(apart @ costs) / spread
+    residual = costs - costs.mean() - slope * apart
+    stderr = np.sqrt(float(residual @ residual) / (len(counted) - 2) / spread)
+    most = float(costs.mean() / counted.mean())  # with more, a call without a prompt would cost less than nothing
+    return min(slope, most) if slope > SURE * stderr else 0.0
+
+
 def region_usd(costs: Array, regions: Labels, n_regions: int) -> Array:
     """Return the mean USD in each region, pulled to the overall mean, shape (n_regions,); NaN is left out."""
     known = ~np.isnan(costs)
@@ -97,19 +168,22 @@ def _region_means(values: Array, regions: Labels, n_regions: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class CallCost:
-    """What calls of one model are expected to cost: so much a prompt token, and so much an answer in each region.
+    """What calls of one model are expected to cost: so much a prompt token, an answer in each region, and a call.
 
     Parameters
     ----------
     per_token, per_cached_token : float
         USD for each prompt token that the router counts.
     per_answer : array (n_regions,)
-        USD of the answer, or of the whole call where only that is known.
+        USD of the answer, or of all that does not grow with the prompt where only the whole call's is known.
+    per_call : float
+        USD of what is sent with every prompt, as a system prompt is.
     """
 
     per_token: float
     per_cached_token: float
     per_answer: Array
+    per_call: float = 0.0
 
 
 EXACT, FEWEST_EXACT = 0.02, 10

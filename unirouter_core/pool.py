@@ -118,6 +118,11 @@ class Pool:
         return np.stack([profile.cost.per_answer for profile in self.profiles.values()], axis=1)
 
     @cached_property
+    def per_prompt(self) -> Array:
+        """USD of the answer and of what is sent with every prompt, in each region, (n_regions, m)."""
+        return self.per_answer + [profile.cost.per_call for profile in self.profiles.values()]
+
+    @cached_property
     def windows(self) -> Array:
         """The models' context windows in tokens, (m,); inf without limit."""
         windows = [profile.capabilities.context_window for profile in self.profiles.values()]
@@ -164,7 +169,7 @@ class Pool:
         cached = None if cached_tokens is None else cached_tokens if cached_tokens.ndim == 2 else cached_tokens[:, None]
         fresh = sent if cached is None else sent - cached
         per_token = self.per_token / self.ratios if whole else self.per_token
-        costs = fresh * per_token + self.per_answer[labels]
+        costs = fresh * per_token + (self.per_answer if whole else self.per_prompt)[labels]
         if cached is not None:
             costs += cached * (self.per_cached_token / self.ratios if whole else self.per_cached_token)
         return Expected(prediction, costs, labels, far)

@@ -17,6 +17,7 @@ from unirouter_core.costs import (
     region_tokens,
     region_usd,
     sent_tokens,
+    usd_per_token,
 )
 from unirouter_core.documents import check_documents, count_tokens
 from unirouter_core.embedding import Array, Labels, normalise
@@ -103,8 +104,9 @@ def with_prices(evaluation: Evaluation) -> Evaluation:
 def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions: int, *, scalar: bool) -> CallCost:
     """Return what calls are expected to cost, as an evaluation and the model's prices tell.
 
-    With prices, and output tokens of at least half of the answers, cost is by tokens; with USD alone it is the region's
-    mean; with `scalar` it is the mean over all prompts (c(h) in the paper).
+    With prices, and output tokens of at least half of the answers, cost is by tokens; with USD alone it is so much for
+    each of the prompt's tokens and the region's mean of the rest; with `scalar` it is the mean over all prompts, the
+    paper's c(h).
 
     Parameters
     ----------
@@ -137,8 +139,10 @@ def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions
             f"What {evaluation.model!r} costs is not known; give prices=Prices(input=..., output=...) in USD per "
             "million tokens and output tokens, or costs in USD for its answers."
         )
-    answer = np.full(n_regions, np.nanmean(usd)) if scalar else region_usd(usd, regions, n_regions)
-    return CallCost(0.0, 0.0, answer)
+    if scalar:
+        return CallCost(0.0, 0.0, np.full(n_regions, np.nanmean(usd)))
+    each = usd_per_token(counted, usd) if prices is None else 0.0  # with prices, it would pass for their tokens
+    return CallCost(each, each, np.maximum(region_usd(usd - each * counted, regions, n_regions), 0))
 
 
 def repriced(profile: ModelProfile, prices: Prices) -> ModelProfile:

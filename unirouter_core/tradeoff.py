@@ -14,6 +14,7 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.held_out import FITTED_ON, HeldOut, held_out
 from unirouter_core.metrics import check_trials, interval
 from unirouter_core.outcomes import Outcomes
+from unirouter_core.spending import long_run
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
@@ -35,8 +36,10 @@ class Tuning:
         Whether any routing met the goal on the held-out prompts.
     quality, cost : float
         Mean quality, and mean USD a prompt, at `cost_weight`.
-    quality_interval, cost_interval : tuple of float
+    quality_interval : tuple of float
         What prompts that the weight was not chosen on give, by the out-of-bag bootstrap.
+    cost_interval : tuple of float
+        What as many prompts to come will cost at this weight; see `unirouter_core.spending`.
     single_model : str
         The most accurate single model; `single_quality` and `single_cost` are its own.
     alternative : str or None
@@ -159,14 +162,16 @@ def tune(
     errors, costs = held.outcome(chosen)
     drawn = out_of_bag(held, swept, goal, best, trials, seed)
     alternative = _as_good(held, errors, costs, cost_weight, goal, level, trials, seed)
+    spent = float(costs.mean())
+    low, high = long_run(router, held, cost_weight, measured=outcomes is None, level=level, trials=trials, seed=seed)
     tuning = Tuning(
         goal=goal.words,
         cost_weight=cost_weight,
         met=met,
         quality=1 - float(errors.mean()),
         quality_interval=fresh_interval(drawn[:, 0], level, upper=1.0),
-        cost=float(costs.mean()),
-        cost_interval=fresh_interval(drawn[:, 1], level),
+        cost=spent,
+        cost_interval=(min(low, spent), max(high, spent)),
         single_model=held.models[best],
         single_quality=best_quality,
         single_cost=float(held.costs[:, best].mean()),

@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unirouter_core.costs import PRIOR_ANSWERS, Prices, implied_prices, region_tokens, region_usd
+from tests.conftest import fitted
+from unirouter_core.costs import (
+    PRIOR_ANSWERS,
+    Prices,
+    implied_prices,
+    region_tokens,
+    region_usd,
+    sent_tokens,
+    usd_per_token,
+)
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.profiling import call_cost
 from unirouter_core.validation import Evaluation, ValidationSet
@@ -104,11 +113,72 @@ def test_the_providers_tokens_scale_the_routers():
     assert cost.per_answer == pytest.approx([50, 50, 50])
 
 
+def test_a_system_prompt_is_sent_once_however_long_the_prompt_is():
+    counted = np.arange(1.0, 21.0)
+    assert sent_tokens(counted, 300 + 1.25 * counted) == pytest.approx((300, 1.25))
+    gaps = np.where(counted % 3 == 0, np.nan, 300 + 1.25 * counted)
+    assert sent_tokens(counted, gaps) == pytest.approx((300, 1.25))
+
+
+@pytest.mark.parametrize(
+    ("counted", "tokens_in", "ratio"),
+    [
+        (np.full(20, 10.0), np.full(20, 35.0), 3.5),  # of one length: no line
+        (np.arange(1.0, 10.0), 90 + 2 * np.arange(1.0, 10.0), 20),  # nine: (810 + 90) / 45
+        (np.arange(1.0, 21.0), 42 - 2 * np.arange(1.0, 21.0), 2),  # falling: (840 - 420) / 210
+        (np.arange(10.0, 30.0), 3 * np.arange(10.0, 30.0) - 29.25, 1.5),  # fixed part below 0: 3 - 29.25 / 19.5
+        (np.arange(1.0, 21.0), np.full(20, np.nan), 1),
+        (np.zeros(20), np.full(20, 7.0), 1),
+    ],
+)
+def test_where_a_line_has_no_meaning_all_is_in_the_ratio(counted, tokens_in, ratio):
+    assert sent_tokens(counted, tokens_in) == pytest.approx((0, ratio))
+
+
+def test_what_every_call_adds_is_in_the_expected_cost_unless_all_that_is_sent_is_known(world):
+    table, router = world.rows(range(160, 240)), fitted(world)
+    counted = router.token_counter.count(table.prompts)
+    validation = ValidationSet(table.prompts)
+    one = Evaluation(
+        "poet", validation, table.errors[:, 0], tokens_in=300 + counted, tokens_out=[0] * 80, prices=Prices(2.0, 4.0)
+    )
+    router.onboard(one)
+    own = float(router.token_counter.count([table.prompts[0]])[0])
+    assert router.route(table.prompts[0]).cost == pytest.approx((300 + own) * 2e-6)
+    assert router.route(table.prompts[0], tokens_in=1000).cost == pytest.approx(1000 * 2e-6)
+    router.reprice("poet", Prices(6.0, 4.0))
+    assert router.route(table.prompts[0]).cost == pytest.approx((300 + own) * 6e-6)
+
+
 def test_with_usd_alone_a_call_costs_the_regions_mean():
     for prices in (None, Prices(1.0, 1.0)):  # list prices alone, without a length, tell nothing of the answer
         cost = cost_of(costs=[1, 3, 5, 7], prices=prices)
         assert (cost.per_token, cost.per_cached_token) == (0, 0)
         assert cost.per_answer == pytest.approx([44 / 12, 52 / 12, 4])
+
+
+def test_usd_that_grow_with_the_prompt_are_expected_to_go_on_growing():
+    counted = np.linspace(10, 100, 40)
+    validation = ValidationSet([f"prompt {i}" for i in range(40)])
+    cost = call_cost(
+        Evaluation("poet", validation, np.zeros(40), 3 + 0.5 * counted), counted, np.zeros(40, int), 2, scalar=False
+    )
+    assert cost.per_token == pytest.approx(0.5)
+    assert cost.per_answer == pytest.approx([3, 3])
+
+
+def test_usd_that_only_seem_to_grow_with_the_prompt_are_left_to_the_region():
+    rng, counted = np.random.default_rng(0), np.linspace(10, 100, 40)
+    slopes = [usd_per_token(counted, rng.random(40)) for _ in range(200)]
+    assert np.mean(np.array(slopes) > 0) < 0.06  # one side of two standard errors: 2.3 % expected
+    assert usd_per_token(counted[:9], counted[:9]) == 0.0  # too few to tell
+    assert usd_per_token(counted, 200 - counted) == 0.0
+
+
+def test_a_call_is_never_expected_to_cost_less_than_nothing():
+    counted = np.linspace(50, 100, 20)
+    slope = usd_per_token(counted, counted - 40)
+    assert slope == pytest.approx((counted - 40).mean() / counted.mean())
 
 
 def test_the_papers_scalar_cost_is_the_mean_everywhere():

@@ -10,18 +10,17 @@ import numpy as np
 
 from unirouter_core.benchmark.recorded import Recorded
 from unirouter_core.benchmark.splits import Split
-from unirouter_core.clusters import cluster_sums
 from unirouter_core.embedding import Array, Labels, embed
 from unirouter_core.estimators import Estimator, Prediction
 from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.outcomes import Outcomes
+from unirouter_core.profiling import call_cost, with_prices
 from unirouter_core.regions import Regions
+from unirouter_core.tokens import TokenCounter
+from unirouter_core.validation import Evaluation
 
 Costs = Literal["mean", "per-prompt"]
-"""A model's cost: its mean over the table, as in the paper; or each prompt's own, expected by region."""
-
-PRIOR = 10.0
-"""A region's mean cost is pulled to the model's as by so many more prompts."""
+"""A model's cost: its mean over the table, as in the paper; or each prompt's own, expected as a router expects it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +36,10 @@ class Case:
     X_train, X_validation, X_test : array (n, d)
     known, answers : array (n_validation, m_known), (n_validation, m)
         The known and the new models' errors on the validation prompts.
-    spent : array (n_validation, m)
-        The new models' USD there.
+    measured : Outcomes
+        All that is recorded of the new models there.
+    prompts : tuple of str
+        The test prompts.
     errors : array (n_test, m)
         The new models' on the test prompts.
     costs : array (m,) or (n_test, m)
@@ -54,7 +55,8 @@ class Case:
     X_test: Array
     known: Array
     answers: Array
-    spent: Array
+    measured: Outcomes
+    prompts: tuple[str, ...]
     errors: Array
     costs: Array
     highest: float
@@ -76,30 +78,45 @@ class Case:
             X_test=X[test],
             known=outcomes.errors[np.ix_(split.validation, split.known)],
             answers=outcomes.errors[np.ix_(split.validation, new)],
-            spent=outcomes.costs[np.ix_(split.validation, new)],
+            measured=outcomes.of([outcomes.models[j] for j in new]).rows(split.validation),
+            prompts=tuple(outcomes.prompts[row] for row in test),
             errors=outcomes.errors[np.ix_(test, new)],
             costs=paid,
             highest=float(1 - outcomes.errors[test].mean(axis=0).min()),
         )
 
     @cached_property
-    def regions(self) -> tuple[Labels, Labels]:
-        """The regions of the validation and of the test prompts, as a router has them."""
-        regions = Regions().fit(self.X_train)
-        return regions.locate(self.X_validation)[0], regions.locate(self.X_test)[0]
+    def regions(self) -> Regions:
+        """The regions of the training prompts, as a router has them."""
+        return Regions().fit(self.X_train)
+
+    @cached_property
+    def judged(self) -> Labels:
+        """The region of each test prompt, (n_test,)."""
+        return self.regions.locate(self.X_test)[0]
+
+    @cached_property
+    def tokens(self) -> tuple[Array, Array]:
+        """The tokens of the validation and of the test prompts, as a router counts them."""
+        counter = TokenCounter()
+        return counter.count(self.measured.prompts), counter.count(self.prompts)
 
     def expected_costs(self, n_val: int) -> Array:
-        """Return what a router knows of the costs: the scalar means, or those of the prompt's region, (n_test, m)."""
+        """Return what a router knows of the costs: the scalar means, or USD expected of each prompt, (n_test, m)."""
         if self.costs.ndim == 1:
             return np.broadcast_to(self.costs, self.errors.shape)
-        measured, judged = self.regions
-        spent = self.spent[:n_val]
-        sums, counts = cluster_sums(measured[:n_val], spent, int(max(measured.max(), judged.max())) + 1)
-        return np.asarray(((sums + PRIOR * spent.mean(axis=0)) / (counts + PRIOR))[judged])
+        answered, n_regions = self.measured.rows(range(n_val)), len(self.regions.centroids_)
+        labels, (counted, sent) = self.regions.locate(self.X_validation[:n_val])[0], self.tokens
+        columns = []
+        for model in answered.models:
+            evaluation = with_prices(Evaluation.recorded(model, answered))
+            cost = call_cost(evaluation, counted[:n_val], labels, n_regions, scalar=False)
+            columns.append(sent * cost.per_token + cost.per_call + cost.per_answer[self.judged])
+        return np.stack(columns, axis=1)
 
     def validation_costs(self, n_val: int) -> Array:
         """Return the models' mean costs as known without reading the test prompts, (m,)."""
-        return self.costs if self.costs.ndim == 1 else self.spent[:n_val].mean(axis=0)
+        return self.costs if self.costs.ndim == 1 else self.measured.costs[:n_val].mean(axis=0)
 
     def predict(self, estimator: Estimator, n_val: int, *, known: bool = True) -> Prediction:
         """Return what a fitted estimator predicts on the test prompts after `n_val` answers of each new model.

@@ -139,7 +139,7 @@ def _calibration(case: Case, prediction: Prediction | None, errors: Array) -> di
     return {
         "brier": float(((prediction.errors - errors) ** 2).mean()),
         "ece": found.expected_error,
-        "covered": interval_coverage(prediction.errors, prediction.stderrs, errors, case.regions[1]),
+        "covered": interval_coverage(prediction.errors, prediction.stderrs, errors, case.judged),
         "predicted": _rounded(found.predicted),
         "seen": _rounded(found.seen),
     }

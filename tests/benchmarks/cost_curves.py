@@ -1,0 +1,60 @@
+"""What the costs that a router expects of each prompt are worth: Area over what the chosen calls really cost.
+
+python tests/benchmarks/cost_curves.py --trials 20
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+
+import numpy as np
+from sets import DATA, VALIDATION
+
+from unirouter_core import deferral_curve
+from unirouter_core.benchmark import Case, recorded, split
+from unirouter_core.embedding import Array
+from unirouter_core.estimators import BlendEstimator
+from unirouter_core.metrics import measure
+from unirouter_core.readers import read_outcomes
+
+
+def explained(expected: Array, paid: Array) -> float:
+    """Return the median over the models of the share of the variance of USD that is expected (R²)."""
+    return float(np.median(1 - ((expected - paid) ** 2).mean(axis=0) / paid.var(axis=0)))
+
+
+def main() -> None:
+    """Print a table of every set and both sizes of the validation set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", default=list(VALIDATION))
+    parser.add_argument("--trials", type=int, default=20)
+    asked = parser.parse_args()
+    print("| set, N_val | expected USD | Area | against the mean | ahead | R² |\n|---|---|---|---|---|---|")
+    for name in asked.sets:
+        table = recorded(name, read_outcomes(DATA / name), np.load(DATA / name / "minilm.npy"), every_cost=True)
+        told = defaultdict(list)
+        for trial in range(asked.trials):
+            divided = split(table.outcomes.models, len(table), [0, trial])
+            case = Case.of(table, divided, "per-prompt")
+            estimator = BlendEstimator().fit(case.X_train, case.training)
+            for n_val in VALIDATION[name]:
+                errors = case.predict(estimator, n_val).errors
+                means = np.broadcast_to(case.validation_costs(n_val), errors.shape)
+                for label, costs in {
+                    "the model's mean": means,
+                    "by prompt": case.expected_costs(n_val),
+                    "known beforehand": case.costs,
+                }.items():
+                    curve = deferral_curve(errors, costs, case.errors, case.costs)
+                    area = measure(curve, case.errors, case.costs).area
+                    told[n_val, label].append((area, explained(costs, case.costs)))
+        for (n_val, label), rows in told.items():
+            areas, r2 = np.array(rows).T
+            gap = areas - np.array(told[n_val, "the model's mean"])[:, 0]
+            cells = f"{gap.mean():+.4f} ± {gap.std() / len(gap) ** 0.5:.4f} | {(gap > 0).sum()}/{len(gap)}"
+            print(f"| {name}, {n_val} | {label} | {areas.mean():.4f} | {cells} | {r2.mean():.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
