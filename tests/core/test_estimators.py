@@ -16,6 +16,7 @@ from unirouter_core.estimators import (
 from unirouter_core.estimators.blend import UNCALIBRATED, calibrated_scale, coverage
 from unirouter_core.estimators.choose import Truth, choose_by_area
 from unirouter_core.estimators.low_rank import sigmoid
+from unirouter_core.estimators.odds import fit_shift, shift_odds
 from unirouter_core.estimators.ridge import fit_ridge
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
 from unirouter_core.outcomes import Outcomes
@@ -315,9 +316,20 @@ def test_a_blend_takes_the_mixture_only_for_models_whose_prompts_training_models
     with_c, without_c = blend.profile(X_VAL, ERRORS, known), blend.profile(X_VAL, ERRORS)
     both = blend.predict(X, np.stack([with_c, without_c]))  # one pool holds both
     assert blend.left_out == []
-    assert np.allclose(both.errors[:, 0], (predict(a) + predict(b) + predict(c, known=known)) / 3, atol=1e-5)
+    mixed = (
+        predict(a) + predict(b) + 0.4 * predict(c, known=known)
+    ) / 2.4  # 4 known models of the 10 that count as one
+    assert np.allclose(both.errors[:, 0], mixed, atol=1e-5)
     assert np.allclose(both.errors[:, 1], (predict(a) + predict(b)) / 2, atol=1e-5)
     assert np.isfinite(both.stderrs).all()
+
+
+def test_a_model_that_is_always_wrong_is_expected_to_be_and_no_more():
+    for models in range(1, 30):  # of some of these numbers the shares of the members round to more than 1
+        outcomes = table(np.ones((120, models)))
+        errors = predict(BlendEstimator().fit(X, outcomes), np.ones(60), np.ones((60, models)))
+        assert (errors <= 1).all()
+        assert np.allclose(errors, 1, atol=0.01)
 
 
 def test_members_that_disagree_make_a_blend_less_sure():
@@ -380,13 +392,57 @@ def test_intervals_of_80_percent_hold_the_errors_of_new_models_in_about_80_perce
     assert 0.65 <= np.mean(inside) <= 0.95
 
 
+def test_a_mixture_counts_as_another_member_for_every_ten_known_models():
+    outcomes, known = table(RNG.integers(0, 2, (120, 30))), RNG.integers(0, 2, (60, 30)).astype(float)
+    members = ShrunkenClustersEstimator(grid=(4,)), MixtureEstimator()
+    a, c = (member.fit(X, outcomes) for member in members)
+    blend = BlendEstimator(members).fit(X, outcomes)  # on too few prompts for a shift
+    expected = (predict(a) + 3 * predict(c, known=known)) / 4  # 30 known models: three to one
+    assert np.allclose(predict(blend, known=known), expected, atol=1e-5)
+
+
+def test_predicted_errors_are_calibrated_after_the_odds_are_shifted_by_difficulty():
+    vectors, chances, errors, _ = many_models()
+    errors = errors.astype(float)
+    training = table(errors[:1_000, :20])
+    blend = BlendEstimator(n_val=200).fit(vectors[:1_000], training)
+    measured, seen = slice(1_000, 1_200), slice(1_200, None)
+    features = np.stack([blend.profile(vectors[measured], e, errors[measured, :20]) for e in errors[measured, 20:].T])
+    shifted = blend.predict(vectors[seen], features).errors
+    blend.shift_ = np.zeros_like(blend.shift_)
+    plain = blend.predict(vectors[seen], features).errors
+    truth = chances[seen, 20:]
+    assert ((shifted - truth) ** 2).mean() < 0.9 * ((plain - truth) ** 2).mean()
+    assert (shifted.argsort(axis=1) == plain.argsort(axis=1)).all()  # the ranking of models stays the same
+
+
+def test_shifting_odds_keeps_certainty_and_never_leaves_the_unit_interval():
+    shifted = shift_odds(np.array([[0.0, 0.2, 1.0]] * 3), np.array([-50.0, np.log(4), 50.0]))
+    assert shifted[:, 0].tolist() == [0, 0, 0]
+    assert shifted[:, 2].tolist() == [1, 1, 1]
+    assert shifted[1, 1] == pytest.approx(0.5)  # odds 1 : 4 become 4 : 4
+
+
+def test_the_shift_that_was_applied_is_found_again():
+    rng = np.random.default_rng(0)
+    hardness, predicted = rng.normal(size=20_000), rng.uniform(0.2, 0.8, 20_000)
+    errors = (rng.random(20_000) < shift_odds(predicted[:, None], 0.7 * hardness - 0.3)[:, 0]).astype(float)
+    assert fit_shift(predicted, hardness, errors) == pytest.approx((0.7, -0.3), abs=0.05)
+
+
+def test_a_shift_learned_from_certain_predictions_is_none():
+    assert fit_shift(np.zeros(10), np.arange(10.0), np.zeros(10)) == (0, 0)
+
+
 @pytest.mark.parametrize("answered", [299, 30, 2])
 def test_a_blend_with_too_few_answers_to_calibrate_on_is_not_calibrated(answered):
     vectors, _, errors, _ = many_models(600, 6)
     errors = errors.astype(float)
     errors[answered:] = np.nan
     n = 299 if answered == 299 else 600
-    assert BlendEstimator().fit(vectors[:n], table(errors[:n])).scale_ == UNCALIBRATED
+    blend = BlendEstimator().fit(vectors[:n], table(errors[:n]))
+    assert blend.scale_ == UNCALIBRATED
+    assert not blend.shift_.any()
 
 
 @pytest.mark.parametrize("n", [300, 400])
