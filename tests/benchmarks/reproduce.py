@@ -1,0 +1,99 @@
+"""Run everything that the README and docs/results.md state a number of, one after the other; a killed run goes on.
+
+python tests/benchmarks/reproduce.py --trials 20 --out build/measured [NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sets import DATA, VALIDATION
+
+from unirouter_core.benchmark import BEFORE, DEFAULT, Standing, standings
+from unirouter_plugins.commands.standings_table import decimals, percent
+from unirouter_plugins.commands.trial_files import TrialFiles
+
+HERE = Path(__file__).parent
+ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "UNIROUTER_DATA": str(DATA)}
+OWN_SIZES = (50, 300)
+"""Validation sets of a user's own, whose prompts no known model has answered."""
+
+Commands = dict[str, list[list[str]]]
+
+
+def commands(trials: int, out: Path) -> Commands:
+    """Return the commands of each part, by its name; what they print goes to a file of that name."""
+
+    def script(name: str, *arguments: str) -> list[str]:
+        return [sys.executable, str(HERE / f"{name}.py"), *arguments]
+
+    def bench(folder: str, name: str, sizes: tuple[int, ...], *options: str) -> list[str]:
+        asked = [part for n in sorted(sizes) for part in ("--n-val", str(n))]
+        place = ["--out", str(out / folder / name), "--trials", str(trials)]
+        return [str(Path(sys.executable).with_name("unirouter")), "bench", str(DATA / name), *asked, *place, *options]
+
+    def timed(name: str) -> list[str]:
+        return [sys.executable, "-m", "pytest", str(HERE / f"{name}.py"), "--benchmark-enable", "-s", "-q"]
+
+    own = ("--no-known", "--methods", DEFAULT)
+    return {
+        "picture": [script("draw_curve", str(out / "curve.png"))],
+        "methods": [bench("methods", name, sizes) for name, sizes in VALIDATION.items()],
+        "own-prompts": [bench("own-prompts", name, OWN_SIZES, *own) for name in VALIDATION],
+        "embedder": [script("embedder_area", "--trials", "10")],
+        "starter": [script("starter_distance", "--trials", "10")],
+        "costs": [script("cost_curves", "--trials", str(trials))],
+        "spending": [script("spending_coverage", "--trials", str(trials))],
+        "stopping": [script("stopping_rule", "--trials", "5")],
+        "chosen-prompts": [script("chosen_prompts", "--trials", str(trials))],
+        "speed": [timed("test_speed"), timed("test_langchain_overhead"), timed("test_llamaindex_overhead")],
+        "onboarding-speed": [timed("test_onboarding_speed")],
+    }
+
+
+def markdown(found: list[Standing]) -> Iterator[str]:
+    """Yield a Markdown table for each set and N_val."""
+    kept = [row for row in found if row.method not in BEFORE[1:]]
+    for name, n_val in dict.fromkeys((row.table, row.n_val) for row in kept):
+        rows = [row for row in kept if (row.table, row.n_val) == (name, n_val)]
+        yield f"\n### {name}, N_val {n_val}, {rows[0].trials} trials\n"
+        yield "| method | Area | gap closed | QNC | Brier | ECE | 80 % covers | default ahead | p | by | s |"
+        yield "|---|---|---|---|---|---|---|---|---|---|---|"
+        for row in rows:
+            tosses = row.ahead + row.behind
+            p = decimals(row.p, 3) if row.p >= 0.001 else "<.001"
+            ahead = f"{row.ahead}/{tosses} | {p} | {decimals(row.by, sign='+')}" if tosses else " | | "
+            cells = (
+                *(decimals(row.area), percent(row.gap_closed), percent(row.qnc), decimals(row.brier)),
+                *(decimals(row.ece, 3), percent(row.covered), ahead, f"{row.seconds:.1f}" if row.seconds else ""),
+            )
+            yield f"| {row.method} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Run the parts named, or all, and write what they print and the tables of the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="picture, methods, own-prompts, …; all when not given")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("build/measured"))
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    parts = commands(asked.trials, asked.out)
+    for name in asked.names or list(parts):
+        with (asked.out / f"{name}.txt").open("w") as file:
+            for command in parts[name]:
+                print(" ".join(command), flush=True)
+                subprocess.run(command, env={**os.environ, **ALONE}, stdout=file, check=True)
+        folders = sorted((asked.out / name).glob("*/trials.jsonl"))
+        records = [record for path in folders for record in TrialFiles(path.parent).read()]
+        if records:
+            (asked.out / f"{name}.md").write_text("\n".join(markdown(standings(records))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
