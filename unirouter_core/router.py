@@ -248,6 +248,8 @@ class UniRouter:
     ) -> ModelProfile:
         """Add a model to the pool by what it did on a validation set; nothing else changes. Paper §4.
 
+        A router fitted with documents warns of a model that was measured without any.
+
         Parameters
         ----------
         evaluation : Evaluation
@@ -268,6 +270,12 @@ class UniRouter:
             Before `fit`.
         """
         profile = self.profile(evaluation, capabilities=capabilities, vectors=vectors)
+        if self.document_features is not None and vectors is None and not any(evaluation.validation.documents or ()):
+            warnings.warn(
+                f"{profile.model!r} was measured without documents, so what it does with them is a guess; give its "
+                "ValidationSet documents=.",
+                stacklevel=2,
+            )
         with self._lock:
             if profile.model in self._pool.profiles and not replace:
                 raise InvalidDataError(

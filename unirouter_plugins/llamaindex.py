@@ -22,6 +22,7 @@ from unirouter_core.router import UniRouter
 from unirouter_plugins.indexes.asked import Asked, answered_by, without_records
 from unirouter_plugins.indexes.calling import Call
 from unirouter_plugins.indexes.doors import PickingLLM
+from unirouter_plugins.indexes.hearing import watch_answers
 from unirouter_plugins.indexes.llms import PoolLLMs
 from unirouter_plugins.indexes.queries import Query, current_query, loud, one_query, watch_queries
 from unirouter_plugins.indexes.selecting import UniRouteSelector
@@ -50,6 +51,7 @@ class UniRouterLLM(PickingLLM):
     answers first is kept until the query is answered, unless `per_step`. A router that was fitted with documents reads
     the retrieved nodes and their scores, too; a model that it picked before there were any is then picked anew.
 
+    A model that has answered in a chat, whose messages say so, is priced with what its provider has cached of it.
     Agents that call tools keep the model inside a tool loop. For other code of several steps, `one_query` makes one
     query of it.
 
@@ -134,6 +136,7 @@ class UniRouterLLM(PickingLLM):
         super().__init__(**checked, **own)
         self._llms = PoolLLMs(models, settings, {name: own[name] for name in _SHARED if name in own})
         watch_queries()
+        watch_answers()
 
     @classmethod
     def from_folder(
@@ -220,16 +223,21 @@ class UniRouterLLM(PickingLLM):
     def _decision(
         self, asked: Asked, query: Query | None, found: Documents | None, served: Served, forced: str | None
     ) -> Decision:
-        """Return the decision on a call: on what its query asks and has found, at the price of all that is sent."""
+        """Return the decision on a call: on what its query asks and has found, at the price of all that is sent.
+
+        A model that has answered in the chat charges its price for cached tokens for what it was sent then.
+        """
         text = (None if query is None else query.asks(per_step=self.per_step)) or asked.text
         is_bare = asked.chat.is_bare and text == asked.text and not found
+        tokens, sent = (None, {}) if is_bare else asked.count_tokens(served.router.token_counter)
         return served.router.route(
             text,
             cost_weight=self.router.cost_weight if self.cost_weight is None else self.cost_weight,
             models=None if forced is None else [forced],
             requires=asked.chat.requires,
             documents=found,
-            tokens_in=None if is_bare else served.sent(asked.chat.count_tokens(self.router.token_counter)),
+            tokens_in=None if tokens is None else served.sent(tokens),
+            cached_tokens={model: count for model, count in sent.items() if model in served.pool},
         )
 
     # --- Reading ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 
 from tests.plugins.scripted_llm import POEM, SUM, index, record, scripted, settings  # noqa: F401 - the last is a fixture
+from tests.shop import routing, shop
 from unirouter_core import UniRouter
 from unirouter_plugins.llamaindex import UniRouterLLM
 
@@ -75,6 +76,16 @@ def test_overhead_of_a_query(benchmark, asked_router: UniRouter) -> None:
     llms, whole = scripted(asked_router), index()
     llm = UniRouterLLM(asked_router, llms)
     routed, direct = whole.as_query_engine(llm), whole.as_query_engine(llms[record(llm.complete(SUM))["model"]])
+    report(benchmark, lambda: direct.query(SUM), lambda: routed.query(SUM), rounds=100)
+
+
+@pytest.mark.usefixtures("settings")
+def test_overhead_of_a_query_that_reads_its_documents(benchmark) -> None:
+    router, whole = routing(shop()), index()
+    llms = scripted(router)
+    llm = UniRouterLLM(router, llms)
+    routed = whole.as_query_engine(llm)
+    direct = whole.as_query_engine(llms[routed.query(SUM).metadata["unirouter"]["model"]])
     report(benchmark, lambda: direct.query(SUM), lambda: routed.query(SUM), rounds=100)
 
 

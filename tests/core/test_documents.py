@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -201,6 +202,16 @@ def test_an_edited_folder_is_refused(router, tmp_path, change, says):
     file.write_text(json.dumps(header))
     with pytest.raises(ArtifactError, match=says):
         UniRouter.load(tmp_path / "my.router")
+
+
+def test_a_model_measured_without_documents_is_warned_of(table):
+    router = routing(table)
+    bare = without_documents(table.rows(range(N_FIT, N_FIT + N_MEASURED)))
+    with pytest.warns(UserWarning, match="'reader' was measured without documents"):
+        router.onboard(Evaluation.recorded("reader", bare), replace=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        routing(without_documents(table))  # knows of no documents, and misses none
 
 
 def test_a_router_without_documents_says_nothing_of_them(priced, tmp_path):

@@ -11,7 +11,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCounti
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
-from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.llms import AudioBlock, ChatMessage, ImageBlock, TextBlock
 from llama_index.core.query_engine import SubQuestionQueryEngine
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.response_synthesizers import get_response_synthesizer
@@ -33,6 +33,7 @@ from tests.plugins.scripted_llm import (
     without_record,
 )
 from unirouter_core import Capabilities, InvalidDataError, NoCandidateError, UnknownModelError
+from unirouter_plugins.indexes.asked import Asked
 from unirouter_plugins.llamaindex import UniRouterLLM, last_decision, one_query, record_decisions
 
 pytestmark = pytest.mark.usefixtures("settings")
@@ -102,6 +103,18 @@ def test_a_chat_is_routed_on_the_newest_text_of_the_user(llm):
     assert llm.decide(POEM).model == "poet"
 
 
+def test_what_a_model_was_sent_before_costs_it_the_price_for_cached_tokens(llm, asked_router):
+    system, asks = ChatMessage("Be brief. " * 200, role="system"), ChatMessage(POEM)
+    told = {"unirouter": {"model": "sage"}}
+    said = [ChatMessage("Drops.", role="assistant", additional_kwargs=given) for given in ({}, told)]
+    listed, cached = (
+        {row.model: row.cost for row in llm.decide([system, asks, answer, ChatMessage(SUM)]).ranking} for answer in said
+    )
+    prices, sent = asked_router.pool["sage"].prices, Asked([system, asks]).count_tokens(asked_router.token_counter)[0]
+    assert listed.pop("sage") - cached.pop("sage") == pytest.approx(sent * (prices.input - prices.cached_input) / 1e6)
+    assert listed == cached
+
+
 def test_tool_calls_of_before_are_paid_for_in_both_of_llamaindex_s_forms(llm):
     said, given = ChatMessage("Well.", role="assistant"), {"text": "umbrella " * 100}
     block = ToolCallBlock(tool_call_id="1", tool_name="shops", tool_kwargs=given)
@@ -158,7 +171,13 @@ def test_images_and_tools_narrow_the_candidates(router, world):
     assert llm.decide([ChatMessage(blocks=[TextBlock(text=SUM), picture])]).model == "scholar"
     with pytest.raises(NoCandidateError, match="poet: lacks vision"):
         llm.chat([ChatMessage(blocks=[picture])], model="poet")
+    assert llm.decide([ChatMessage(blocks=[picture])]).model == "scholar"
     assert {c.model: c.excluded for c in llm.decide(SUM, tools=[SHOPS]).ranking}["scholar"] == "lacks tools"
+
+
+def test_a_message_may_be_a_recording_and_nothing_else(llm):
+    recording = AudioBlock(audio=b"RIFF", format="wav")
+    assert record(llm.chat([ChatMessage(blocks=[recording])]))["why"] == "routed"
 
 
 # --- Queries ---------------------------------------------------------------------------------------------------------
@@ -343,6 +362,13 @@ def test_events_come_once_with_the_picked_model_s_name(llm, events):
     assert events[0].tags["unirouter"]["model"] == "tutor"
 
 
+async def test_all_events_of_a_stream_tell_the_picked_model(llm, events):
+    list(llm.stream_chat([ChatMessage(SUM)]))
+    [part async for part in await llm.astream_complete(SUM)]
+    assert {event.class_name() for event in events} >= {"LLMChatEndEvent", "LLMCompletionEndEvent"}
+    assert {event.tags["unirouter"]["model"] for event in events} == {"tutor"}
+
+
 class Calls(BaseCallbackHandler):
     """Keeps the names of the models that LLM events tell of."""
 
@@ -443,6 +469,9 @@ def test_bad_input_is_one_clear_sentence(asked_router, llms, llm):
         (lambda: UniRouterLLM(asked_router, llms, cost_weight=-1), InvalidDataError, "cost_weight=-1"),
         (lambda: llm.chat([]), InvalidDataError, "no text to route on"),
         (lambda: llm.chat([ChatMessage(" ")]), InvalidDataError, "no text to route on"),
+        (lambda: llm.chat("Hello."), InvalidDataError, "'Hello.' is no list of messages"),
+        (lambda: llm.chat(None), InvalidDataError, "None is no list of messages"),
+        (lambda: llm.chat_with_tools([len], SUM), InvalidDataError, "len> is no tool"),
         (lambda: llm.chat(["Hello."]), InvalidDataError, "'Hello.' is no ChatMessage"),
         (lambda: llm.complete(""), InvalidDataError, "no text to route on"),
     ]:

@@ -2,7 +2,9 @@
 
 import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
+from llama_index.core.base.llms.generic_utils import chat_to_completion_decorator
 from llama_index.core.llms import ChatMessage
+from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -12,6 +14,7 @@ from tests.plugins.scripted_llm import (
     POEM,
     SUM,
     OverloadedError,
+    ScriptedLLM,
     dumped,
     memory,
     record,
@@ -187,6 +190,43 @@ async def test_objects_are_made_as_the_picked_llm_makes_them(llm, llms):
         assert list(one.stream_structured_predict(Shop, ASKED, **asked))[-1].model_dump() == SHOP.model_dump()
         parts = await one.astream_structured_predict(Shop, ASKED, **asked)
         assert [part async for part in parts][-1].model_dump() == SHOP.model_dump()
+
+
+@pytest.mark.parametrize("calls_tools", [True, False])
+async def test_the_record_of_an_object_has_what_the_answer_below_it_took(asked_router, calls_tools):
+    how = {"calls_tools": calls_tools, "says": {"plus": SHOP.model_dump_json()}}
+    llms = scripted(asked_router, tutor=how)
+    llm, asked = UniRouterLLM(asked_router, llms, cost_weight=300), {"city": "Oslo", "floors": 14}
+    with record_decisions() as told:
+        llm.structured_predict(Shop, ASKED, **asked)
+        await llm.astructured_predict(Shop, ASKED, **asked)
+        list(llm.stream_structured_predict(Shop, ASKED, **asked))
+        [part async for part in await llm.astream_structured_predict(Shop, ASKED, **asked)]
+        llm.as_structured_llm(Shop).complete(ASKED.format(**asked))
+    tokens_in = [sum(len(message.content.split()) for message in sent) for sent, _ in llms["tutor"].asked]
+    assert [record["tokens_in"] for record in told] == tokens_in
+    assert min(record["usd"] for record in told) > 0
+
+
+class CompletesByChatting(ScriptedLLM):
+    """Tells of each completion twice: as a chat, and as what was made of it."""
+
+    @property
+    def metadata(self):
+        return super().metadata.model_copy(update={"is_chat_model": False})
+
+    @llm_completion_callback()
+    def complete(self, prompt, formatted=False, **kwargs):
+        return chat_to_completion_decorator(self.chat)(prompt, **kwargs)
+
+
+def test_what_an_llm_tells_twice_is_paid_for_once(asked_router):
+    says = {"plus": SHOP.model_dump_json()}
+    llms = {name: CompletesByChatting(name=name, calls_tools=False, says=says) for name in asked_router.pool}
+    with record_decisions() as told:
+        UniRouterLLM(asked_router, llms).structured_predict(Shop, ASKED, city="Oslo", floors=14)
+    sent, _ = llms[told[0]["model"]].asked[0]
+    assert told[0]["tokens_in"] == len(sent[0].content.split())
 
 
 def test_a_model_without_tools_makes_objects_in_its_own_way(asked_router):

@@ -7,7 +7,7 @@ from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine
-from llama_index.core.postprocessor import SimilarityPostprocessor
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine, SubQuestionQueryEngine
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.question_gen.types import SubQuestion
@@ -88,11 +88,18 @@ def test_the_decision_is_the_router_s_own_on_question_texts_and_scores_at_the_pr
     assert told["expected_usd"] == pytest.approx(decision.cost)
 
 
-def test_nodes_that_a_postprocessor_took_away_do_not_count(llm):
-    found = Finds([*OTHERS, HOLDS], [0.45, 0.4, 0.1])
-    cut = engine(llm, found, node_postprocessors=[SimilarityPostprocessor(similarity_cutoff=0.3)])
+class WithoutKettles(BaseNodePostprocessor):
+    """Puts another node in the place of each that speaks of a kettle."""
+
+    def _postprocess_nodes(self, nodes, query_bundle=None):
+        other = NodeWithScore(node=TextNode(text=OTHERS[0]), score=0.4)
+        return [other if "kettle" in each.get_content() else each for each in nodes]
+
+
+def test_the_nodes_that_count_are_those_that_postprocessors_leave(llm):
+    cut = engine(llm, HOLDING, node_postprocessors=[WithoutKettles()])
     assert model_of(cut.query(ASKS)) == "knower"
-    assert model_of(engine(llm, found).query(ASKS)) == "reader"
+    assert model_of(engine(llm, HOLDING).query(ASKS)) == "reader"
 
 
 def test_a_synthesizer_on_its_own_reads_the_nodes_it_is_given(llm):
@@ -197,5 +204,13 @@ def test_a_router_that_was_not_fitted_with_documents_routes_as_before(asked_rout
     assert told[0]["expected_error"] == told[1]["expected_error"]
 
 
-def test_nodes_without_a_score_are_read_by_their_text(llm):
-    assert model_of(engine(llm, Finds([HOLDS, *OTHERS], [None] * 3)).query(ASKS)) == "reader"
+@pytest.mark.parametrize("score", [None, float("-inf"), float("nan")])
+def test_nodes_without_a_score_are_read_by_their_text(llm, score):
+    assert model_of(engine(llm, Finds([HOLDS, *OTHERS], [score] * 3)).query(ASKS)) == "reader"
+    assert model_of(engine(llm, Finds([*OTHERS, OTHERS[0]], [score] * 3)).query(ASKS)) == "knower"
+
+
+def test_a_query_that_finds_nothing_is_answered_as_without_a_router(llm):
+    for response in (engine(llm, Finds([])).query(ASKS), engine(llm, Finds([]), streaming=True).query(ASKS)):
+        assert str(response) == "Empty Response"
+        assert "unirouter" not in (response.metadata or {})  # nobody was asked

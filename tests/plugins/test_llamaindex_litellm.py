@@ -96,6 +96,23 @@ def test_the_cost_is_the_usage_at_the_table_s_prices(asked_router, members, scri
     assert record(chunks[-1])["usd"] == record(answer)["usd"]
 
 
+def test_a_model_that_is_called_otherwise_than_it_was_measured_is_told_of(asked_router, members):
+    answer = routed(asked_router, members, temperature=0).complete(SUM, seed=4)
+    assert record(answer)["differs"] == ["temperature is 0 and was 'not given'", "seed is 4 and was 'not given'"]
+    assert record(routed(asked_router, members).complete(SUM))["differs"] == []
+
+
+async def test_the_tokens_of_objects_are_known_in_streams_too(asked_router, members, scripted_server):
+    scripted_server.script["tutor"] = says('{"city": "Oslo"}')
+    llm, prompt = routed(asked_router, members, pydantic_program_mode="llm"), PromptTemplate("{asked}")
+    with record_decisions() as told:
+        llm.structured_predict(City, prompt, asked=SUM)
+        await llm.astructured_predict(City, prompt, asked=SUM)
+        list(llm.stream_structured_predict(City, prompt, asked=SUM))
+        [part async for part in await llm.astream_structured_predict(City, prompt, asked=SUM)]
+    assert [(each["tokens_in"] > 5, each["tokens_out"], each["usd"] > 0) for each in told] == [(True, 2, True)] * 4
+
+
 def test_fields_of_all_llms_are_those_of_each(asked_router, members, scripted_server):
     scripted_server.script["tutor"] = says('{"city": "Oslo"}')
     llm = routed(asked_router, members, system_prompt="Be brief.", pydantic_program_mode="llm")

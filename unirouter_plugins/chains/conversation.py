@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,17 +121,8 @@ class Conversation:
         return next((answered_by(m) for m in reversed(self.messages) if not isinstance(m, ToolMessage)), None)
 
     def tokens(self, counter: TokenCounter) -> tuple[float, dict[str, float]]:
-        """Return the tokens of all that is sent, and how many of them each model was sent when it last answered.
-
-        Those are what its provider may have cached: the same messages up to that answer, and the tools.
-        """
-        newest = {model: at for at, message in enumerate(self.messages) if (model := answered_by(message))}
-        chat, cuts = self.chat, sorted({0, *newest.values(), len(self.messages)})
-        tokens, sent = Chat((), chat.tools, chat.response_format).count_tokens(counter), {}
-        for start, end in itertools.pairwise(cuts):
-            tokens += Chat(chat.messages[start:end]).count_tokens(counter)
-            sent[end] = tokens
-        return tokens, {model: sent[at] for model, at in newest.items() if at}
+        """Return the tokens of all that is sent, and how many of them each model was sent when it last answered."""
+        return self.chat.count_sent_before(counter, [answered_by(message) for message in self.messages])
 
 
 def _as_mapping(message: BaseMessage) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatResponse, CompletionResponse, TextBlock
@@ -50,3 +52,12 @@ def usage_told_by(response: Any) -> Usage:
     except (TypeError, ValueError, AttributeError):  # a raw answer of a form that LlamaIndex does not know
         return UNKNOWN
     return Usage(tokens_in, tokens_out) if tokens_in or tokens_out else UNKNOWN
+
+
+def usage_of_all(answers: Sequence[Any]) -> Usage:
+    """Return the tokens of several answers together."""
+    return (
+        Usage(*map(sum, zip(*(astuple(usage_told_by(answer)) for answer in answers), strict=True)))
+        if answers
+        else UNKNOWN
+    )

@@ -12,6 +12,7 @@ from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
 from llama_index.core.tools import BaseTool, ToolMetadata
 
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.providers.chats import Chat
 from unirouter_plugins.providers.records import METADATA
 
@@ -19,6 +20,9 @@ _TOOL_ROLES = (MessageRole.TOOL, MessageRole.FUNCTION)
 
 _TOOL_CALL = "tool_call"
 """LlamaIndex's name for blocks of a class that it does not have in all versions."""
+
+_ATTACHED = ("image", "audio", "video", "document")
+"""Its names for blocks that come in the place of text."""
 
 _OBSERVATION = "Observation:"
 """How ReAct agents begin what a tool said, which they send as if the user had."""
@@ -73,9 +77,14 @@ class Asked:
     parameters: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.messages, str) or not isinstance(self.messages, Sequence):
+            raise InvalidDataError(f"{self.messages!r:.60} is no list of messages; write [ChatMessage('...')].")
         for message in self.messages:
             if not isinstance(message, ChatMessage):
                 raise InvalidDataError(f"{message!r:.60} is no ChatMessage; write ChatMessage('...').")
+        for tool in self.tools:
+            if not isinstance(tool, BaseTool):
+                raise InvalidDataError(f"{tool!r:.60} is no tool; write FunctionTool.from_defaults(...).")
 
     @cached_property
     def chat(self) -> Chat:
@@ -87,19 +96,24 @@ class Asked:
 
     @cached_property
     def text(self) -> str:
-        """The newest text of the user; where the user said nothing, of anybody.
+        """The newest text of the user; where the user said nothing, of anybody, else what is attached.
 
         Raises
         ------
         InvalidDataError
-            When there is neither a text nor an image.
+            When nothing is said and nothing attached.
         """
         newest = self.chat.prompt or next(filter(str.strip, (m.content or "" for m in reversed(self.messages))), "")
-        if newest.strip():
-            return newest
-        if "vision" in self.chat.requires:
-            return "an image"
-        raise InvalidDataError("There is no text to route on; give a message that is not empty.")
+        kinds = [block.block_type for message in self.messages for block in message.blocks]
+        attached = " and ".join(f"an attached {kind}" for kind in kinds if kind in _ATTACHED)
+        asked = newest if newest.strip() else attached
+        if not asked:
+            raise InvalidDataError("There is no text to route on; give a message that is not empty.")
+        return asked
+
+    def count_tokens(self, counter: TokenCounter) -> tuple[float, dict[str, float]]:
+        """Return the tokens of all that is sent, and how many of them each model was sent when it last answered."""
+        return self.chat.count_sent_before(counter, [answered_by(message) for message in self.messages])
 
     @property
     def in_loop_of(self) -> str | None:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable, Mapping, Sequence
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.llms import LLM
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
 
 from unirouter_core.profiles import ModelProfile
-from unirouter_plugins.indexes.answers import marked, says_something, usage_told_by
+from unirouter_plugins.indexes.answers import marked, says_something, usage_of_all, usage_told_by
+from unirouter_plugins.indexes.hearing import Heard, hearing
 from unirouter_plugins.indexes.llms import PoolLLMs
 from unirouter_plugins.indexes.queries import Query, loud
+from unirouter_plugins.indexes.streams import aeach_in, each_in
 from unirouter_plugins.litellm import CallRecord
 from unirouter_plugins.providers.fallback import Attempts
 from unirouter_plugins.providers.members import differences
-from unirouter_plugins.providers.pricing import Quote, Usage, quote, usd_of
+from unirouter_plugins.providers.pricing import Quote, quote, usd_of
 from unirouter_plugins.providers.records import METADATA, Record, keep
-from unirouter_plugins.providers.serving import member_of
+from unirouter_plugins.providers.serving import given_otherwise, member_of
 
 T = TypeVar("T")
 
@@ -65,6 +67,8 @@ class Call:
     keeper: Hashable
     why: str
     _began: float = field(default_factory=time.perf_counter, init=False, repr=False)
+    _heard: Heard = field(default_factory=dict, init=False, repr=False)  # of the model that is asked now
+    _tags: dict[str, Record] = field(default_factory=dict, init=False, repr=False)
 
     # --- Asking -------------------------------------------------------------------------------------------------------
 
@@ -93,16 +97,18 @@ class Call:
     def _first(self, ask: Ask[T]) -> T:
         while True:
             try:
-                with self._tagged():
-                    return ask(self._llm())
+                llm = self._llm()
+                with self._listening():
+                    return ask(llm)
             except Exception as failed:
                 self.note(failed)
 
     async def _afirst(self, ask: Ask[Awaitable[T]]) -> T:
         while True:
             try:
-                with self._tagged():
-                    return await ask(self._llm())
+                llm = self._llm()
+                with self._listening():
+                    return await ask(llm)
             except Exception as failed:
                 self.note(failed)
 
@@ -110,6 +116,7 @@ class Call:
         while True:
             begun: list[T] = []
             try:
+                parts = each_in(self._listening, parts)
                 for part in parts:
                     begun.append(part)
                     if says_something(part):
@@ -130,6 +137,7 @@ class Call:
         while True:
             begun: list[T] = []
             try:
+                parts = aeach_in(self._listening, parts)
                 async for part in parts:
                     begun.append(part)
                     if says_something(part):
@@ -155,11 +163,15 @@ class Call:
         llm = self.llms.llm(self.pool[self.attempts.model], is_last=self.attempts.is_last)
         if self.callbacks.handlers:
             llm.callback_manager = self.callbacks  # as LlamaIndex does with the LLMs that it is given
+        self._heard = {}
+        self._tags = {METADATA: self.record()}
         return llm
 
-    def _tagged(self) -> Any:
-        """Return a block in which LlamaIndex's events have the decision among their tags."""
-        return instrument_tags({**active_instrument_tags.get(), METADATA: self.record()})
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Hear what is answered in the block, in which LlamaIndex's events have the decision among their tags."""
+        with instrument_tags({**active_instrument_tags.get(), **self._tags}), hearing(self._heard):
+            yield
 
     # --- Answered -----------------------------------------------------------------------------------------------------
 
@@ -183,29 +195,38 @@ class Call:
             self.query.outermost.models[self.keeper] = self.attempts.model
 
     def record(self, response: Any = None) -> Record:
-        """Return the record of the call, with the cost where the answer tells the tokens."""
+        """Return the record of the call, with the cost where the answer, or those below an object, tell the tokens."""
         model = self.attempts.model
-        profile, usage = self.pool[model], usage_told_by(response)
+        profile = self.pool[model]
+        answers = [response] if isinstance(response, ChatResponse | CompletionResponse) else [*self._heard.values()]
         record = CallRecord(
             model=model,
             decision=self.attempts.decision,
-            usd=self._usd(profile, getattr(response, "raw", None), usage),
-            usage=usage,
+            usd=sum(self._usd(profile, answer) for answer in answers) if answers else math.nan,
+            usage=usage_of_all(answers),
             seconds=time.perf_counter() - self._began,
             failures=dict(self.attempts.failures),
-            differs=() if self.llms.given is not None else tuple(differences(member_of(profile), profile)),
+            differs=self._differs(profile),
         )
         return {**record.as_dict(), "why": self.why}
 
-    def _usd(self, profile: ModelProfile, raw: Any, usage: Usage) -> float:
-        """Return what the answer cost; NaN where its tokens or the model's prices are not known."""
+    def _differs(self, profile: ModelProfile) -> tuple[str, ...]:
+        """Return in which ways the model is called otherwise than when it was measured, as far as that is known."""
+        if self.llms.given is not None:
+            return ()
+        given = given_otherwise(profile, {**self.llms.settings, **self.parameters})
+        return (*differences(member_of(profile), profile), *given)
+
+    def _usd(self, profile: ModelProfile, answer: ChatResponse | CompletionResponse) -> float:
+        """Return what an answer cost; NaN where its tokens or the model's prices are not known."""
+        usage = usage_told_by(answer)
         if not usage.is_known:
             return math.nan
         if self.llms.given is None:
             quoted = quote(member_of(profile), profile)
         else:
             quoted = None if profile.prices is None else Quote(profile.prices, "profile")
-        return math.nan if quoted is None else usd_of(raw, quoted, usage)
+        return math.nan if quoted is None else usd_of(answer.raw, quoted, usage)
 
 
 class _Streamed:

@@ -204,7 +204,9 @@ class PickingLLM(FunctionCallingLLM):
         """Return the object as far as the picked model has told it."""
         call = self.begin(self._asked_by(prompt, prompt_args), llm_kwargs or {})
         return call.stream(
-            lambda llm: llm.stream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
+            lambda llm: llm.stream_structured_predict(
+                output_cls, as_sent(prompt), call.stream_parameters, **prompt_args
+            )
         )
 
     async def astream_structured_predict(
@@ -217,7 +219,9 @@ class PickingLLM(FunctionCallingLLM):
         """Do what `stream_structured_predict` does, asynchronously."""
         call = await self.abegin(self._asked_by(prompt, prompt_args), llm_kwargs or {})
         return await call.astream(
-            lambda llm: llm.astream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
+            lambda llm: llm.astream_structured_predict(
+                output_cls, as_sent(prompt), call.stream_parameters, **prompt_args
+            )
         )
 
     def _asked_by(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:

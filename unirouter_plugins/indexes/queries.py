@@ -22,6 +22,7 @@ from llama_index_instrumentation.span_handlers.null import NullSpanHandler
 
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.exceptions import NoCandidateError, UniRouterError
+from unirouter_plugins.indexes.streams import aeach_in, each_in
 from unirouter_plugins.providers.records import METADATA, Record
 
 CALLS = f"{METADATA}_calls"
@@ -189,8 +190,11 @@ class NodesWatcher(NullSpanHandler):
 
 
 def _documents(nodes: Sequence[NodeWithScore]) -> Documents:
-    """Return nodes as the router reads them: their own text, without metadata, and their scores where they have any."""
-    scores = [math.nan if node.score is None else node.score for node in nodes]
+    """Return nodes as the router reads them: their own text, without metadata, and their scores where they have any.
+
+    A score that is not finite is none: LlamaIndex drops what is raised here, and the nodes would not be read at all.
+    """
+    scores = [math.nan if node.score is None or math.isinf(node.score) else node.score for node in nodes]
     return Documents([node.get_content() for node in nodes], scores)
 
 
@@ -212,26 +216,20 @@ def _note(query: Query, response: Any) -> None:
 
 def _read(query: Query, response: Any, parts: TokenGen) -> TokenGen:
     """Yield the parts of a response, each made in the query, whoever reads them."""
-    with closing(parts):
-        while True:
-            with _resumed(query):
-                part = next(parts, None)
+    with closing(each_in(lambda: _resumed(query), parts)) as made:
+        for part in made:
             _note(query, response)
-            if part is None:
-                return
             yield part
+    _note(query, response)
 
 
 async def _aread(query: Query, response: Any, parts: TokenAsyncGen) -> TokenAsyncGen:
     """Do what `_read` does, asynchronously."""
-    async with aclosing(parts):
-        while True:
-            with _resumed(query):
-                part = await anext(parts, None)
+    async with aclosing(aeach_in(lambda: _resumed(query), parts)) as made:
+        async for part in made:
             _note(query, response)
-            if part is None:
-                return
             yield part
+    _note(query, response)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,27 @@ class Chat:
         images = sum(_n_images(message.get("content")) for message in self.messages)
         counted = float(counter.count(texts).sum()) if texts else 0.0
         return counted + PER_MESSAGE * len(self.messages) + PER_IMAGE * images
+
+    def count_sent_before(
+        self, counter: TokenCounter, answered_by: Sequence[str | None]
+    ) -> tuple[float, dict[str, float]]:
+        """Return the tokens of all that is sent, and how many of them each model was sent when it last answered.
+
+        Those are what its provider may have cached: the same messages up to that answer, and the tools.
+
+        Parameters
+        ----------
+        counter : TokenCounter
+        answered_by : sequence of str or None
+            The model that each message came from, None where it came from elsewhere.
+        """
+        newest = {model: at for at, model in enumerate(answered_by) if model}
+        cuts = sorted({0, *newest.values(), len(self.messages)})
+        tokens, sent = Chat((), self.tools, self.response_format).count_tokens(counter), {}
+        for start, end in itertools.pairwise(cuts):
+            tokens += Chat(self.messages[start:end]).count_tokens(counter)
+            sent[end] = tokens
+        return tokens, {model: sent[at] for model, at in newest.items() if at}
 
 
 def _as_mapping(message: Any) -> Any:
