@@ -1,10 +1,12 @@
 """One call: its budget, its pace and its retries, against a real server on loopback."""
 
 import asyncio
+import json
 import math
 import time
 
 import pytest
+from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ from tests.plugins.servers import (
 )
 from unirouter_core import InvalidDataError, Prices
 from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_plugins.measuring import pacing
+from unirouter_plugins.measuring import asking, pacing
 from unirouter_plugins.measuring.asking import Caller, CallFailedError, settings_of
 from unirouter_plugins.measuring.budget import Budget, OverBudgetError
 from unirouter_plugins.measuring.pacing import Gate, together
@@ -71,6 +73,21 @@ def made(url, budget, *, max_tokens=100, timeout=10.0, concurrency=4, **fields):
     return Caller(member, Quote(PRICES, TABLE), timeout=timeout, **how)
 
 
+async def sends_blanks(request, seen):
+    """Send a line break every 50 ms and never an answer, as some servers do while a model is busy."""
+    response = web.StreamResponse(headers={"content-type": "application/json"})
+    await response.prepare(request)
+    while True:
+        await response.write(b"\n")
+        await asyncio.sleep(0.05)
+
+
+async def says_nothing(request, seen):
+    """200 and usage, but no choice among which an answer could be."""
+    body = json.loads((await says()(request, seen)).body)
+    return web.json_response({**body, "choices": []})
+
+
 # --- One call ---------------------------------------------------------------------------------------------------------
 
 
@@ -97,6 +114,7 @@ async def test_the_member_s_own_limit_wins_over_the_measurement_s(ask, scripted_
 async def test_declining_is_a_refusal_and_no_failure(ask, reply):
     answered, _, _ = await ask(reply)
     assert answered.refused
+    assert answered.seconds > 0
 
 
 async def test_an_answer_comes_from_the_model_and_not_from_a_cache_of_litellm(ask, scripted_server, monkeypatch):
@@ -164,6 +182,7 @@ async def test_a_key_that_is_not_set_is_said_before_anything_is_asked(ask, scrip
         (cuts, pacing.ATTEMPTS, {}),
         (says("Paris.", latency=1.0), pacing.ATTEMPTS, {"timeout": 0.2}),
         (says("Paris.", usage=False), 1, {}),
+        (refuses_the_content(), 1, {}),
     ],
 )
 async def test_a_bill_that_is_not_known_counts_at_its_worst(ask, reply, attempts, how):
@@ -176,6 +195,20 @@ async def test_a_call_that_was_turned_away_costs_nothing(ask, reply):
     failed, budget, _ = await ask(reply)
     assert isinstance(failed, CallFailedError)
     assert budget.spent == 0
+
+
+async def test_a_call_that_is_kept_alive_by_blanks_ends_in_time(ask, monkeypatch):
+    monkeypatch.setattr(asking, "LATER", 0.0)
+    failed, budget, caller = await ask(sends_blanks, timeout=0.3)
+    assert failed.kind == "Timeout"
+    assert "m had not answered after 0.3 s" in str(failed)
+    assert budget.spent == pytest.approx(pacing.ATTEMPTS * caller.worst(caller.tokens(CHAT)))
+
+
+async def test_a_response_without_an_answer_is_a_failure_that_is_paid_for(ask):
+    failed, budget, _ = await ask(says_nothing)
+    assert "without an answer" in str(failed)
+    assert budget.spent == pytest.approx((6 * 1000 + 1 * 2000) / 1e6)
 
 
 async def test_every_attempt_needs_its_worst_in_the_budget(ask, scripted_server):

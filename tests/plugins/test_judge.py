@@ -114,6 +114,8 @@ def test_grades_are_kept_under_another_key_when_judge_prompt_or_reference_change
     ]
     assert len({judge.grader_key(CAPITAL), *others}) == 6
     assert Judge(replace(CRITIC, name="other"), max_tokens=9).grader_key(CAPITAL) == judge.grader_key(CAPITAL)
+    moved = Judge(replace(CRITIC, api_base="http://127.0.0.1:1/v1", api_key_env="CRITIC_KEY"))
+    assert moved.grader_key(CAPITAL) == judge.grader_key(CAPITAL)
 
 
 def test_the_key_names_the_model_and_holds_no_text():

@@ -101,6 +101,11 @@ def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):
     assert len(scripted_server.seen) == QUESTIONS
 
 
+def test_a_model_of_the_pool_is_asked_anew_with_the_option_that_is_named(place, scripted_server):
+    assert "'poet' is in the pool already; give --replace" in refusal(*asked(place, "poet"))
+    assert not scripted_server.seen
+
+
 def test_a_wrong_key_is_one_sentence_before_anything_is_spent(place, scripted_server):
     scripted_server.script["newcomer"] = refuses_the_key()
     sentence = failure(*asked(place, "newcomer", "--yes"))
@@ -158,6 +163,7 @@ def test_ctrl_c_keeps_what_was_answered_and_the_same_command_goes_on(place, scri
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "the same command goes on" in said
+    assert "Stopped after spending $0.0" in said
     assert "Traceback" not in said
     before = len(scripted_server.seen)
     scripted_server.script["newcomer"] = says(right)

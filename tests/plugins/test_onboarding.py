@@ -239,6 +239,15 @@ def test_an_unknown_price_is_said_before_anything_is_asked(begin):
     assert not begin.server.seen
 
 
+def test_a_model_of_the_pool_keeps_its_prices_and_capabilities_without_its_table(begin):
+    able = {"tools": False, "context_window": 8192}
+    (first,) = begin("sage", also={"sage": served("sage", begin.server.url, capabilities=able)})
+    (again,) = begin("sage", members=None)
+    assert (again.profile.prices, again.asked) == (PRICES, 0)
+    assert again.profile.capabilities == first.profile.capabilities
+    assert (again.profile.capabilities.tools, again.profile.capabilities.context_window) == (False, 8192)
+
+
 def test_a_model_of_the_pool_is_not_measured_anew_unasked(begin):
     begin()
     with pytest.raises(InvalidDataError, match="in the pool already; pass replace=True"):
@@ -257,6 +266,12 @@ def test_a_model_of_the_pool_is_not_measured_anew_unasked(begin):
 def test_settings_outside_their_range_are_refused(begin, changed, said):
     with pytest.raises(InvalidDataError, match=said):
         begin(**changed)
+
+
+async def test_within_an_event_loop_it_is_said_what_to_write_instead(begin):
+    with pytest.raises(RuntimeError, match=r"write: await plan_onboarding\(...\).run"):
+        begin()
+    assert not begin.server.seen
 
 
 def test_one_name_in_the_place_of_a_list_is_refused(begin):
@@ -510,6 +525,34 @@ def test_what_a_reference_model_says_at_length_is_not_compared(begin):
     assert any("9 prompts could not be graded" in note for note in poet.notes)
 
 
+def test_what_the_reference_model_cannot_answer_is_not_billed_again(begin):
+    bare = [Question(question.prompt) for question in SUMS]
+    begin.server.script["sage"] = but(says(""), prompts(SUMS[:9]))
+    begin("poet", questions=bare, reference_model="sage")
+    assert begin("poet", questions=bare, reference_model="sage", plans=True).bill.calls == 0
+    told = []
+    begin("poet", questions=bare, reference_model="sage", repeats=2, progress=told.append)
+    assert told[-1].done == told[-1].total == 120
+
+
+def test_a_reference_model_s_answers_are_paid_for_once_when_it_is_measured_too(begin):
+    turns = itertools.count()
+    begin.server.script["sage"] = says(lambda _: str(next(turns)))  # never the same
+    bare = [Question(question.prompt) for question in SUMS]
+    plan = begin("sage", questions=bare, reference_model="sage", plans=True)
+    assert [(item.role, item.calls) for item in plan.bill.items] == [("measured", 0), ("reference", 60)]
+    (sage,) = begin("sage", questions=bare, reference_model="sage")
+    assert (sage.profile.error, sage.answered, len(begin.server.seen)) == (0.0, 60, 60)
+    assert sage.spent_usd == pytest.approx(np.sum(sage.profile.usd))
+    assert any("measured against its own" in note for note in sage.notes)
+
+
+def test_without_texts_only_references_that_are_still_needed_are_billed(begin):
+    bare = [Question(question.prompt) for question in SUMS]
+    begin("poet", questions=bare, reference_model="sage", texts=False)
+    assert begin("poet", questions=bare, reference_model="sage", texts=False, plans=True).bill.calls == 0
+
+
 def test_a_judge_compares_with_the_reference_model(begin):
     bare = [Question(question.prompt) for question in FREE]
     begin.server.script |= {"sage": says(names), "poet": says(names), "critic": verdicts(fair)}
@@ -554,6 +597,15 @@ async def test_what_was_answered_before_a_cancellation_is_not_asked_again(begin)
     assert len(begin.server.seen) <= 60 + 4
     assert asked >= 20
     await open_litellm().close_litellm_async_clients()
+
+
+def test_a_line_may_name_a_grader_of_the_user_s_own(begin, tmp_path):
+    lines = [{"prompt": q.prompt, "reference": q.reference, "grader": "ends"} for q in SUMS]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    ends = {"ends": lambda answer, reference: float(not answer.endswith(reference))}
+    table = Members({"sage": served("sage", begin.server.url)})
+    (sage,) = onboard(begin.router, ["sage"], tmp_path / "sums.jsonl", functions=ends, members=table, store=begin.store)
+    assert (sage.profile.error, sage.profile.provenance["graders"]) == (0.0, ["ends"])
 
 
 def test_a_grader_that_fails_loses_no_answer(begin):

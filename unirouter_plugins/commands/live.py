@@ -59,6 +59,8 @@ class Asking:
 
         if not models:
             raise InvalidDataError("Name the models to ask, or give what they did with --recorded FILE.")
+        if not self.replace and (known := [name for name in models if name in router.pool]):
+            raise InvalidDataError(f"{known[0]!r} is in the pool already; give --replace to measure it anew.")
         if self.judge is None and self.judge_prompt is not None:
             raise InvalidDataError("--judge-prompt is for a judge; name one with --judge MODEL.")
         members = Members({}) if self.table is None else read_members(self.table)
@@ -109,8 +111,8 @@ def onboard_asked(
         typer.echo(f"\n{spent}. What was answered is kept in {place}; the same command goes on.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        shown = [one.as_dict() for one in done]
-        emit({"router": str(router), "bill": plan.bill.as_dict(), "spent_usd": plan.spent_usd, "onboarded": shown})
+        rows = [one.as_dict() for one in done]
+        emit({"router": str(router), "bill": plan.bill.as_dict(), "spent_usd": plan.spent_usd, "onboarded": rows})
     else:
         typer.echo(f"Spent: {tables.usd(plan.spent_usd)}. The answers are kept in {place}.")
     if any(one.profile is None for one in done):

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -94,8 +94,11 @@ class Reply:
     refused: bool
 
 
-REFUSED = Reply("", Usage(math.nan, math.nan), math.nan, 0.0, "content_filter", refused=True)
-"""What a provider's content filter that raises comes to: the model would not answer its user either."""
+FILTERED = Reply("", Usage(math.nan, math.nan), math.nan, 0.0, "content_filter", refused=True)
+"""What a provider's content filter that raises comes to: the model would not answer its user either.
+
+Some providers charge for what they filtered, so its bill is not known.
+"""
 
 
 def kept(reply: Reply) -> Answer:
@@ -213,29 +216,31 @@ class Caller:
 
         try:
             response, seconds = await with_retries(attempt, self._gate, attempts)
-        except open_litellm().ContentPolicyViolationError:
-            hold.spend(self.worst(tokens), usd=math.nan)  # some providers charge for the prompt that they filtered
-            return REFUSED
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
             failure = CallFailedError(self._said(failed), type(failed).__name__, self.member)
         else:
-            reply = self._reply(response, seconds)
+            reply = replace(FILTERED, seconds=seconds) if response is None else self._reply(response, seconds)
             hold.spend(self.worst(tokens), usd=reply.usd)
             self._learn(tokens, reply.usage)
-            if response.choices:
+            if response is None or response.choices:
                 return reply
             failure = CallFailedError("The provider sent a response without an answer.", "no answer", self.member)
         raise failure  # here: what the provider raised, which may hold a key, is then not part of it
 
     async def _attempt(self, messages: Sequence[Message], tokens: float, hold: Hold) -> tuple[Any, float]:
-        """Return a response and its seconds; a call that failed, or was cancelled, is paid for here."""
+        """Return a response and its seconds; a call that failed, or was cancelled, is paid for here.
+
+        None is the response of a content filter.
+        """
         arguments = self._arguments
         async with self._gate.passage():
             began = time.perf_counter()
             try:
                 response = await self._in_time(self._acompletion(messages=messages, **arguments))
+            except open_litellm().ContentPolicyViolationError:
+                response = None
             except BaseException as failed:
                 if may_be_billed(failed) or not isinstance(failed, Exception):
                     hold.spend(self.worst(tokens), usd=math.nan)
