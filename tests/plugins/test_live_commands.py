@@ -55,7 +55,7 @@ def place(world, asked_router, scripted_server, tmp_path, monkeypatch):
 
 
 def asked(place, *arguments):
-    return ("onboard", place / "my.router", *arguments, "--validation", place / "questions.jsonl")
+    return ("onboard", place / "my.router", *arguments, "--validation", place / "questions.jsonl", "--yes")
 
 
 def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server):
@@ -67,6 +67,16 @@ def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server)
     assert 0 < bill["usd"]["low"] <= bill["usd"]["high"] <= bill["usd_longest"] <= bill["usd_worst"]
     assert scripted_server.seen == []
     assert "newcomer" not in UniRouter.load(place / "my.router").pool
+
+
+def test_nothing_is_spent_where_nobody_can_be_asked_and_no_limit_is_given(place, scripted_server):
+    unsure = asked(place, "newcomer")[:-1]
+    for arguments in (unsure, (*unsure, "--json")):
+        done = run(*arguments)
+        assert done.exit_code == 2
+        assert "nobody is there to ask; add --yes, or a limit with --budget" in " ".join(done.stderr.split())
+    assert scripted_server.seen == []
+    assert "newcomer" in output(*unsure, "--budget", "1")["onboarded"][0]["model"]
 
 
 def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scripted_server):
@@ -143,7 +153,7 @@ def test_neither_texts_nor_keys_are_kept_where_they_are_not_wanted(place):
 
 
 def test_options_of_asking_and_of_a_record_do_not_mix(place, made_record):
-    assert "--budget" in refusal(*asked(place, "newcomer", "--budget", 1, "--recorded", made_record)[:-2])
+    assert "--budget" in refusal(*asked(place, "newcomer", "--budget", 1, "--recorded", made_record)[:-3])
     assert "--recorded" in refusal("onboard", place / "my.router", "newcomer", "--price-in", 1)
     assert "--judge MODEL" in refusal(*asked(place, "newcomer", "--judge-prompt", place / "pool.toml"))
 

@@ -102,7 +102,12 @@ def onboard_asked(
             f"{router} will route, tune it first.",
             err=True,
         )
-    if not sure and asking.budget is None and not as_json and sys.stdin.isatty():
+    if not sure and asking.budget is None:
+        if as_json or not sys.stdin.isatty():
+            between = f"{tables.usd(plan.bill.usd.low)} to {tables.usd(plan.bill.usd.high)}"
+            raise InvalidDataError(
+                f"It will cost {between}, and nobody is there to ask; add --yes, or a limit with --budget."
+            )
         typer.confirm("Go on?", abort=True, err=True)
     try:
         done = run_plan(plan, into, router, texts=asking.texts, show=not as_json)
