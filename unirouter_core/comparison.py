@@ -26,7 +26,7 @@ class Comparison:
         The rival's mean quality, and mean USD a prompt.
     saving : tuple of float or None
         The interval of the share of the rival's cost that routing saves at the rival's quality; None when the rival is
-        free, or routing falls short of its quality.
+        free, or routing that costs less falls short of its quality.
     gain : tuple of float
         The interval of the routing's quality minus the rival's, at the rival's cost.
     """

@@ -201,6 +201,12 @@ def _report_verdict(made: Report) -> str:
     best = next(iter(made.single.rival))
     costs = {model: f"${1000 * cost:.4g} per 1,000 prompts" for model, (cost, _) in made.models.items()}
     single = f"always using {best} (quality {made.single.quality:.3f}, {costs[best]})"
+    if not made.pays and made.mixed.saving is not None and made.mixed.saving[0] > 0:
+        return (
+            f"These {made.n} prompts cannot tell whether routing pays here: it saves {_percent(made.mixed.saving)} "
+            f"beside the best mixture {NEARLY:.0%} as good as {best}, but chance does as well in {made.chance:.0%} of deals. "
+            f"Until more are measured, use {best} (quality {made.single.quality:.3f}, {costs[best]})."
+        )
     if not made.pays:
         verdict = (
             f"Routing does not pay here: use {best} (quality {made.single.quality:.3f}, {costs[best]}). On these "
@@ -226,7 +232,7 @@ def _beside(comparison: Comparison) -> str:
     low, high = comparison.gain
     gains = f"gains {low:+.3f} to {high:+.3f} quality at equal cost"
     if comparison.saving is None:
-        return f"falls short of its quality, and {gains}" if comparison.cost else gains
+        return f"saves nothing at equal quality and {gains}" if comparison.cost else gains
     return f"saves {_percent(comparison.saving)} at equal quality and {gains}"
 
 

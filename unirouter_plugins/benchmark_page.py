@@ -58,14 +58,21 @@ COLUMNS = (
 )
 """Heading, field of `Standing`, format."""
 
+PAIRED, NAN = ("ahead", "behind", "p", "by", "by_low", "by_high"), float("nan")
+"""What a method has only beside another default: not the default itself, nor a point without an Area."""
+
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #333; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; --page: #fff; --text: #333; --rule: #ddd; }
+@media (prefers-color-scheme: dark) { :root { --page: #17191c; --text: #d6d6d6; --rule: #3a3d42; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 76rem;
+  margin: 2rem auto; padding: 0 1rem; }
 h1, h2, h3 { font-weight: 600; line-height: 1.2; }
-h2 { margin-top: 3rem; border-top: 1px solid #ddd; padding-top: 1rem; }
+h2 { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 1rem; }
 div.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .2rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #eee; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
-tr.default { font-weight: 600; } figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
+th, td { padding: .2rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
+tr.default { font-weight: 600; } figure { margin: 1rem 0; overflow-x: auto; }
+svg { max-width: 100%; min-width: 20rem; height: auto; background: #fff; }
 """
 
 HOW_TO_READ = (
@@ -103,7 +110,8 @@ def write_page(
         for n_val in dict.fromkeys(row.n_val for row in standings if row.table == table):
             rows = [row for row in standings if (row.table, row.n_val) == (table, n_val)]
             parts.append(f"<h3>N_val {n_val}, {rows[0].trials} trials</h3>{_html_table(rows)}")
-    head = f'<meta charset="utf-8"><title>Routing methods compared</title><style>{STYLE}</style>'
+    sized = '<meta name="viewport" content="width=device-width, initial-scale=1">'  # else a phone shrinks it
+    head = f'<meta charset="utf-8">{sized}<title>Routing methods compared</title><style>{STYLE}</style>'
     body = f"<h1>Routing methods compared</h1><p>{escape(HOW_TO_READ)}</p>{''.join(parts)}"
     page = folder / "index.html"
     page.write_text(f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n', "utf-8")
@@ -117,8 +125,9 @@ def _html_table(rows: Sequence[Standing]) -> str:
 
 
 def _cells(row: Standing) -> str:
-    values = [(getattr(row, field), form) for _, field, form in COLUMNS]
-    shown = ["" if value != value else format(value, form) for value, form in values]  # NaN is not itself
+    lone = row.method == DEFAULT or row.by != row.by  # NaN is not itself
+    values = [(NAN if lone and field in PAIRED else getattr(row, field), form) for _, field, form in COLUMNS]
+    shown = ["" if value != value else format(value, form) for value, form in values]
     return "".join(f"<td>{escape(each)}</td>" for each in shown)
 
 

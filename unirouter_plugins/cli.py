@@ -231,7 +231,7 @@ def report(
     router: MaybeRouter = None,
     data: Data = None,
     png: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the curve there; needs 'unirouter[report]'.")
+        Path | None, typer.Option(metavar="FILE", help="Draw the curve there; needs 'unirouter\\[report]'.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -121,8 +121,15 @@ def test_twins_and_groups_stay_on_one_side(trial):
 
 
 def test_one_model_under_many_names_is_refused():
-    with pytest.raises(InvalidDataError, match="1 groups of twins leave 0 new models"):
+    with pytest.raises(InvalidDataError, match="The 3 models are 1 groups of twins"):
         split(["a@x", "a@y", "a@z"], 500, [0, 0])
+
+
+@pytest.mark.parametrize("trial", range(20))
+def test_a_large_group_of_twins_leaves_two_new_models_in_every_trial(trial):
+    made = split(["a@1", "a@2", "a@3", "a@4", "a@5", "b", "c"], 500, [0, trial])
+    assert len(made.new) >= 2
+    assert len(made.known) >= 1
 
 
 # --- Trials -----------------------------------------------------------------------------------------------------------
@@ -214,6 +221,24 @@ def test_estimators_of_the_same_settings_are_fitted_once(table, monkeypatch):
     assert len(fits) == 1
 
 
+def test_an_estimator_that_looks_like_another_is_fitted_itself(table):
+    class Copied(ShrunkenClustersEstimator):
+        def predict(self, X, features):
+            return super().predict(X, 1 - features)
+
+    copied = Method("copied", Copied, {"grid": (4,)})
+    Copied.__qualname__ = ShrunkenClustersEstimator.__qualname__  # as a copy in a module of one's own has it
+    records = run(table, trials=1, methods=(QUICK[0], copied))
+    assert of(records, "default").brier != of(records, "copied").brier
+
+
+def test_models_that_all_cost_the_same_have_an_area_but_no_aiq(world):
+    level = dataclasses.replace(world, costs=np.full(world.costs.shape, 0.001))
+    found = of(run(recorded("level", level), trials=1), "default")
+    assert math.isnan(found.aiq)
+    assert found.area == pytest.approx(found.mu)  # one point, flat on both sides
+
+
 def test_per_prompt_costs_are_on_the_axis(table):
     mean, each = run(table), run(table, costs="per-prompt")
     assert of(mean, "oracle").area != of(each, "oracle").area
@@ -257,6 +282,11 @@ def test_wins_gap_and_differences_are_those_of_paired_trials(table):
     assert (zero.gap_closed, ceiling.gap_closed) == (0, pytest.approx(1))
     assert ours.gap_closed == pytest.approx(0.075 / 0.1)
     assert zero.area_stderr == pytest.approx(0.05)  # of .5 and .6: their deviation .0707 over the root of 2
+
+
+def test_without_the_default_nothing_is_compared(table):
+    records = run(table, trials=2, methods=QUICK[1:])
+    assert all(math.isnan(row.p) and math.isnan(row.by) for row in standings(records))
 
 
 def test_methods_are_compared_on_the_trials_that_all_have(table):

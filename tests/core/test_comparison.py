@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from unirouter_core.comparison import compare, mixture_of
+from unirouter_core.comparison import Comparison, compare, mixture_of
 from unirouter_core.held_out import HeldOut
+from unirouter_core.verdict import _beside
 
 HOW = {"level": 0.9, "trials": 200, "seed": 0}
 
@@ -78,3 +79,8 @@ def test_the_interval_of_the_gain_holds_what_fresh_prompts_give() -> None:
         low, high = compare(part, part.sweep, {"poet": 0.5, "sage": 0.5}, level=0.9, trials=60, seed=0).gain
         inside.append(low <= truth + 0.01 and high >= truth - 0.01)
     assert np.mean(inside) >= 0.75
+
+
+def test_routing_that_can_choose_its_rival_is_not_said_to_fall_short_of_it() -> None:
+    same = Comparison({"sage": 1.0}, quality=0.9, cost=0.001, saving=None, gain=(0.0, 0.0))
+    assert _beside(same) == "saves nothing at equal quality and gains +0.000 to +0.000 quality at equal cost"

@@ -202,3 +202,13 @@ def test_nothing_is_saved_against_a_free_model(desk, monkeypatch) -> None:
     freed = HeldOut(held.models, held.predicted_errors, costs, held.errors, costs)
     monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, **__: freed)
     assert report(desk[0], trials=20).saving == (0.0, 0.0)
+
+
+def test_a_saving_that_chance_may_have_made_is_said_to_be_undecided(desk, monkeypatch) -> None:
+    monkeypatch.setattr("unirouter_core.verdict._areas_by_chance", lambda *_: np.ones(9))  # chance does better
+    made = report(desk[0], trials=50)
+    assert made.mixed.saving is not None
+    assert made.mixed.saving[0] > 0
+    assert not made.pays
+    assert "cannot tell whether routing pays here" in made.verdict
+    assert f"use {next(iter(made.single.rival))}" in made.verdict

@@ -94,8 +94,18 @@ def test_the_page_stands_alone(data, tmp_path):
     page = (tmp_path / "index.html").read_text()
     assert page.count("<svg") == 5  # Area against N_val; curves and reliability at both sizes
     assert not re.search(r'(src|href)="https?:|<script|@import', page)
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
     for picture in tmp_path.glob("*.svg"):
         ElementTree.fromstring(picture.read_text())
+
+
+def test_the_page_shows_no_comparison_of_what_has_no_area(data, tmp_path):
+    run(data, *QUICK, "--methods", "B,default", "--trials", 1, "--out", tmp_path)
+    rows = re.findall(r"<td>(single model|random|default)</td>(.*?)</tr>", (tmp_path / "index.html").read_text())
+    assert len(rows) == 6  # at both sizes
+    for _, cells in rows:
+        assert re.findall("<td>(.*?)</td>", cells)[12:18] == [""] * 6  # ahead, behind, p, by, from, to
 
 
 def test_json_holds_the_standings_and_nothing_else(data, tmp_path):
@@ -122,6 +132,44 @@ def test_an_estimator_of_one_s_own_is_a_class_and_a_flag(data, tmp_path, monkeyp
 def test_an_estimator_that_is_not_there_is_refused(data, tmp_path, name):
     done = run(data, "--estimator", name, "--out", tmp_path, code=2)
     assert f"--estimator {name} cannot be loaded" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("Mine = 3", "cannot be loaded (3 is not a callable object)"),
+        ("class Mine(", "cannot be loaded ("),
+        ("class Mine:\n    def __init__(self, k): pass\n", "cannot be loaded (Mine.__init__() missing"),
+        ("class Mine: pass", "has no fit; an estimator has fit, profile and predict."),
+    ],
+)
+def test_what_is_no_estimator_is_refused_before_any_trial(data, tmp_path, monkeypatch, source, said):
+    name = f"mine_{len(source)}"  # another for each: a module is imported once
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = run(data, "--estimator", f"{name}:Mine", "--out", tmp_path / "out", code=2)
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_vectors_that_are_none_are_refused(data, tmp_path):
+    (data.parent / "junk.npy").write_text("junk")
+    done = run(data, *QUICK, "--embedder", "junk.npy", "--out", tmp_path, code=2)
+    assert "junk.npy holds no array of numbers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "junk", "said"),
+    [
+        ("settings.json", '{"settings": ', "settings.json is no benchmark's"),
+        ("settings.json", "[]", "settings.json is no benchmark's"),
+        ("trials.jsonl", "junk\n", "trials.jsonl, line 1: no record of a trial"),
+        ("trials.jsonl", '{"arena": 1}\n', "trials.jsonl, line 1: no record of a trial"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(data, tmp_path, file, junk, said):
+    (tmp_path / file).write_text(junk)
+    assert said in run(data, *QUICK, "--trials", 1, "--out", tmp_path, code=2).stderr
 
 
 def test_vectors_beside_the_outcomes_are_used(data, world, tmp_path):

@@ -34,7 +34,8 @@ class Record:
     area, area_half, qnc, qnc_own, reached, peak, raw_area
         As in `metrics.Metrics`. A method that is one point, a single model or random choice, has no area.
     aiq : float
-        RouterBench's average quality between the cheapest and the dearest model; see `metrics.mean_quality`.
+        RouterBench's average quality between the cheapest and the dearest model; see `metrics.mean_quality`. Models
+        that all cost the same have none.
     brier, ece, covered : float
         Mean squared distance of predicted from real errors; expected calibration error; how often 80 % intervals hold
         a model's error in a region.
@@ -104,7 +105,7 @@ def record(case: Case, routed: Routed, table: str, n_val: int, trial: int, metho
     """Return a method's numbers on a case; the test prompts' regions judge its intervals."""
     errors, curve = case.errors, routed.curve
     means = np.broadcast_to(case.costs, errors.shape).mean(axis=0)
-    dearest, accurate = float(means.max()), float(1 - errors.mean(axis=0).min())
+    cheapest, dearest, accurate = float(means.min()), float(means.max()), float(1 - errors.mean(axis=0).min())
     mu = float(1 - errors[np.arange(len(errors)), routed.chosen].mean())
     paid = np.broadcast_to(case.costs, errors.shape)[np.arange(len(errors)), routed.chosen].mean()
     measured, hull = measure(curve, errors, case.costs), curve.hull()
@@ -120,7 +121,7 @@ def record(case: Case, routed: Routed, table: str, n_val: int, trial: int, metho
         reached=measured.reached,
         peak=measured.peak,
         raw_area=measured.raw_area if routed.trades else NAN,
-        aiq=mean_quality(curve, float(means.min()), dearest) if routed.trades else NAN,
+        aiq=mean_quality(curve, cheapest, dearest) if routed.trades and cheapest < dearest else NAN,
         mu=mu,
         mu_cost=float(paid / dearest),
         v_r=mu / case.highest if case.highest else NAN,

@@ -20,6 +20,9 @@ TEST_SHARE = 0.3
 KNOWN_SHARE = 2 / 3
 """Of the models."""
 
+FEWEST_NEW = 2
+"""Models to choose between; a group of twins that would leave fewer is not known but new."""
+
 _VARIANT = re.compile(r"(-fc(-any|-auto)?|@[^@]*)$", re.IGNORECASE)
 
 
@@ -91,7 +94,7 @@ def split(models: Sequence[str], n_prompts: int, seed: Sequence[int], groups: Ma
     Raises
     ------
     InvalidDataError
-        When all models but one group are known.
+        When every group would leave fewer than 2 new models.
     """
     rng = np.random.default_rng(list(seed))
     given = groups or {}
@@ -100,12 +103,13 @@ def split(models: Sequence[str], n_prompts: int, seed: Sequence[int], groups: Ma
     for name in rng.permutation(sorted(set(names))):
         if sum(each in chosen for each in names) >= KNOWN_SHARE * len(models):
             break
-        chosen.add(str(name))
+        if sum(each not in chosen and each != name for each in names) >= FEWEST_NEW:
+            chosen.add(str(name))
     is_known = np.array([name in chosen for name in names])
-    if (~is_known).sum() < 2:
+    if not chosen:
         raise InvalidDataError(
-            f"{len(set(names))} groups of twins leave {int((~is_known).sum())} new models; a benchmark needs 2 to "
-            "choose between."
+            f"The {len(models)} models are {len(set(names))} groups of twins; a benchmark needs one to learn from and "
+            f"{FEWEST_NEW} models of others to choose between."
         )
     order = rng.permutation(n_prompts)
     n_test, n_validation = int(TEST_SHARE * n_prompts), int(validation_share(n_prompts) * n_prompts)

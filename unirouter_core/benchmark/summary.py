@@ -33,7 +33,7 @@ class Standing:
     ahead, behind : int
         Trials in which the default's Area is larger, and smaller.
     p : float
-        Of the sign test on these.
+        Of the sign test on these; NaN where there is nothing to compare.
     by, by_low, by_high : float
         The default's Area minus this method's, on average, and its bootstrap interval of 90 %.
     """
@@ -113,7 +113,7 @@ def _standing(rows: Sequence[Record], areas: dict[str, Array]) -> Standing:
         gap_closed=_gap_closed(area, areas),
         ahead=ahead,
         behind=behind,
-        p=sign_test_p(ahead, behind) if first.method != DEFAULT else float("nan"),
+        p=sign_test_p(ahead, behind) if first.method != DEFAULT and not np.isnan(away).any() else float("nan"),
         by=float(away.mean()),
         by_low=low,
         by_high=high,

@@ -120,7 +120,7 @@ def run_trial(table: Recorded, settings: Settings, trial: int, *, done: Collecti
     """Return the records of one trial, those in `done` left out."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # sums in one order: the same bits on any machine
+    with threadpool_limits(1):  # sums in one order: the same bits however many cores there are
         divided = split(table.outcomes.models, len(table), [settings.seed, trial], settings.groups)
         case = Case.of(table, divided, settings.costs)
         todo = [(n, name) for n in settings.n_vals for name in settings.names if (n, trial, name) not in done]
@@ -129,12 +129,12 @@ def run_trial(table: Recorded, settings: Settings, trial: int, *, done: Collecti
 
 
 class _Routing:
-    """What each method does on a case; estimators of the same settings are fitted once, whatever N_val."""
+    """What each method does on a case; one whose settings are the same at every N_val is fitted once."""
 
     def __init__(self, case: Case, settings: Settings, seed: Sequence[int]) -> None:
         self.case, self.known, self.seed = case, settings.known, seed
         self.methods = {method.name: method for method in settings.methods}
-        self.fitted: dict[str, tuple[Estimator, float]] = {}
+        self.fitted: dict[tuple[str, str], tuple[Estimator, float]] = {}
         self.ceiling: Array | None = None
 
     def by(self, name: str, n_val: int) -> Routed:
@@ -161,11 +161,12 @@ class _Routing:
 
     def _estimated(self, method: Method, n_val: int) -> Routed:
         case, estimator = self.case, method.estimator(n_val)
-        if repr(estimator) not in self.fitted:
+        key = method.name, repr(estimator)  # two classes may have one name and so one repr
+        if key not in self.fitted:
             begun = time.perf_counter()
             fitted = estimator.fit(case.X_train, case.training)
-            self.fitted[repr(estimator)] = fitted, time.perf_counter() - begun
-        fitted, seconds = self.fitted[repr(estimator)]
+            self.fitted[key] = fitted, time.perf_counter() - begun
+        fitted, seconds = self.fitted[key]
         begun = time.perf_counter()
         prediction = case.predict(fitted, n_val, known=self.known)
         seconds += time.perf_counter() - begun

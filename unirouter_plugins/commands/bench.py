@@ -18,7 +18,9 @@ def bench(
     trials: Annotated[int, typer.Option(min=1, help="Random splits of models and prompts.")] = 400,
     n_val: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", help="Answers measured of each new model; give it once for each size. [50 to 400]"),
+        typer.Option(
+            metavar="N", help="Answers measured of each new model; give it once for each size; 50, 100, 200 and 400."
+        ),
     ] = None,
     methods: Annotated[
         str | None, typer.Option(metavar="A,B", help="Of K-NN, K-Means (paper), K-Means, LearnedMap, A, B, C, default.")
@@ -29,7 +31,8 @@ def bench(
     embedder: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Vectors, a .npy beside each DATA; default learns them. [minilm.npy, where it is]"
+            metavar="FILE",
+            help="Vectors, a .npy beside each DATA; default learns them; minilm.npy, where a folder has it.",
         ),
     ] = None,
     costs: Annotated[str, typer.Option(metavar="mean|per-prompt", help="One cost a model, or each prompt's.")] = "mean",

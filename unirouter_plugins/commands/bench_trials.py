@@ -27,6 +27,7 @@ from unirouter_core.benchmark import (
     recorded,
     standings,
 )
+from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.readers import read_outcomes
 from unirouter_plugins.commands.progress import each, working
@@ -94,24 +95,37 @@ def run(tables: Sequence[Recorded], settings: Settings, out: Path, *, trials: in
 
 
 def _own(name: str) -> Method:
-    """Return the method of a class named "package.module:Class", found from the folder one is in too."""
+    """Return the method of a class named "package.module:Class", found from the folder one is in too; try it once."""
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return Method(attribute, getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError, ValueError) as missing:
+        method = Method(attribute, getattr(importlib.import_module(module), attribute))
+        made = method.estimator(n_val=max(N_VALS))
+    except (ImportError, SyntaxError, AttributeError, TypeError, ValueError) as missing:
         raise InvalidDataError(
-            f"--estimator {name} cannot be loaded ({missing}); write package.module:Class."
+            f"--estimator {name} cannot be loaded ({missing}); write package.module:Class, of a class that needs no "
+            "arguments."
         ) from missing
+    lacking = [each for each in ("fit", "profile", "predict") if not callable(getattr(made, each, None))]
+    if lacking:
+        raise InvalidDataError(f"--estimator {name} has no {lacking[0]}; an estimator has fit, profile and predict.")
+    return method
 
 
 def _read(path: Path, embedder: str | None, every_cost: bool) -> Recorded:
     outcomes = read_outcomes(path)
     beside = (path if path.is_dir() else path.parent) / (embedder or VECTORS)
     usual = embedder is None and (not path.is_dir() or not beside.exists())
-    vectors = None if usual or embedder == LEARNED else np.load(beside, allow_pickle=False)
+    vectors = None if usual or embedder == LEARNED else _vectors(beside)
     return recorded(path.resolve().stem, outcomes, vectors, every_cost=every_cost)
+
+
+def _vectors(path: Path) -> Array:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except ValueError as failed:  # what numpy raises for a file that is no array
+        raise InvalidDataError(f"{path} holds no array of numbers; write it with numpy.save.") from failed
 
 
 def _cores() -> int:

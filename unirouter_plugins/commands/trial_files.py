@@ -34,11 +34,12 @@ class TrialFiles:
         Raises
         ------
         InvalidDataError
-            When the folder holds trials of other settings or of another table of the same name.
+            When the folder holds trials of other settings or of another table of the same name, or a file that is not
+            a benchmark's.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / STAMP
-        before = json.loads(path.read_text("utf-8")) if path.exists() else {"settings": settings, "tables": {}}
+        before = _stamped(path) if path.exists() else {"settings": settings, "tables": {}}
         for name, now, then in [
             *((name, now, before["settings"].get(name)) for name, now in settings.items()),
             *((name, now, before["tables"].get(name, now)) for name, now in tables.items()),
@@ -49,10 +50,18 @@ class TrialFiles:
                     "folder with --out, or remove this one."
                 )
         document = {"settings": settings, "tables": {**before["tables"], **tables}}
-        path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+        whole = path.with_suffix(".new")  # replaced in one step: a run may be killed at any moment
+        whole.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+        whole.replace(path)
 
     def read(self) -> list[Record]:
-        """Return the records that are there; a last line that a killed run left unfinished is removed."""
+        """Return the records that are there; a last line that a killed run left unfinished is removed.
+
+        Raises
+        ------
+        InvalidDataError
+            When another line is no record.
+        """
         path = self.folder / LINES
         if not path.exists():
             return []
@@ -60,7 +69,7 @@ class TrialFiles:
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             path.write_bytes(whole)
-        return [_record(json.loads(line)) for line in whole.splitlines()]
+        return [_record(line, f"{path}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
 
     def append(self, records: Sequence[Record]) -> None:
         """Write a trial's records, in one piece."""
@@ -90,7 +99,19 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _record(line: dict[str, Any]) -> Record:
-    values: dict[str, Any] = {name: math.nan if value is None else value for name, value in line.items()}
-    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return Record(**values)
+def _stamped(path: Path) -> dict[str, Any]:
+    try:
+        before = json.loads(path.read_bytes())
+        return {"settings": dict(before["settings"]), "tables": dict(before["tables"])}
+    except (ValueError, TypeError, KeyError) as failed:
+        raise InvalidDataError(f"{path} is no benchmark's; name another folder with --out, or remove it.") from failed
+
+
+def _record(line: bytes, where: str) -> Record:
+    try:
+        there = json.loads(line).items()
+        values: dict[str, Any] = {name: math.nan if value is None else value for name, value in there}
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return Record(**values)
+    except (ValueError, TypeError, AttributeError) as failed:
+        raise InvalidDataError(f"{where}: no record of a trial; remove the line, and its trial runs again.") from failed
