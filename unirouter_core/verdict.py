@@ -204,8 +204,8 @@ def _report_verdict(made: Report) -> str:
     if not made.pays and made.mixed.saving is not None and made.mixed.saving[0] > 0:
         return (
             f"These {made.n} prompts cannot tell whether routing pays here: it saves {_percent(made.mixed.saving)} "
-            f"beside the best mixture {NEARLY:.0%} as good as {best}, but chance does as well in {made.chance:.0%} of deals. "
-            f"Until more are measured, use {best} (quality {made.single.quality:.3f}, {costs[best]})."
+            f"beside the best mixture {NEARLY:.0%} as good as {best}, but chance does as well in {made.chance:.0%} "
+            f"of deals. Until more are measured, use {best} (quality {made.single.quality:.3f}, {costs[best]})."
         )
     if not made.pays:
         verdict = (

@@ -53,6 +53,7 @@ def commands(trials: int, out: Path) -> Commands:
         "chosen-prompts": [script("chosen_prompts", "--trials", str(trials))],
         "speed": [timed("test_speed"), timed("test_langchain_overhead"), timed("test_llamaindex_overhead")],
         "onboarding-speed": [timed("test_onboarding_speed")],
+        "peers": [script("peers/run", "--trials", "10")],
     }
 
 
