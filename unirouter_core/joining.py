@@ -144,7 +144,7 @@ def joining(
     >>> router = UniRouter.starter(examples=True)
     >>> found = joining(router, "recorded/gemini-1.5-pro-002", cost_weight=50)
     >>> found.kind, len(found.moved), next(iter(found.moved_from))
-    ('joins', 48, 'recorded/gemini-3.1-pro')
+    ('joins', 89, 'recorded/gemini-3.1-pro')
     """
     check_trials(level, trials)
     weight = check_cost_weight(router.cost_weight if cost_weight is None else cost_weight)
