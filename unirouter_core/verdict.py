@@ -201,7 +201,7 @@ def _report_verdict(made: Report) -> str:
     best = next(iter(made.single.rival))
     costs = {model: f"${1000 * cost:.4g} per 1,000 prompts" for model, (cost, _) in made.models.items()}
     single = f"always using {best} (quality {made.single.quality:.3f}, {costs[best]})"
-    if not made.pays and made.mixed.saving is not None and made.mixed.saving[0] > 0:
+    if made.chance > SURE and made.mixed.saving is not None and made.mixed.saving[0] > 0:
         return (
             f"These {made.n} prompts cannot tell whether routing pays here: it saves {_percent(made.mixed.saving)} "
             f"beside the best mixture {NEARLY:.0%} as good as {best}, but chance does as well in {made.chance:.0%} "
@@ -228,7 +228,7 @@ def _report_verdict(made: Report) -> str:
 
 
 def _beside(comparison: Comparison) -> str:
-    """Return what routing does beside a rival, in words; an interval that holds 0 is called so."""
+    """Return what routing does beside a rival, in words."""
     low, high = comparison.gain
     gains = f"gains {low:+.3f} to {high:+.3f} quality at equal cost"
     if comparison.saving is None:

@@ -212,3 +212,12 @@ def test_a_saving_that_chance_may_have_made_is_said_to_be_undecided(desk, monkey
     assert not made.pays
     assert "cannot tell whether routing pays here" in made.verdict
     assert f"use {next(iter(made.single.rival))}" in made.verdict
+
+
+def test_a_saving_that_is_no_luck_but_costs_elsewhere_is_not_called_luck(desk, monkeypatch) -> None:
+    monkeypatch.setattr("unirouter_core.verdict.interval", lambda *_: (-0.1, 0.1))  # of the gain in Area
+    made = report(desk[0], trials=50)
+    assert not made.pays
+    assert made.chance <= 0.05
+    assert "Routing does not pay here: use " in made.verdict
+    assert "chance" not in made.verdict
