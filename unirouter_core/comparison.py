@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from unirouter_core.curves import Curve, Sweep
 from unirouter_core.decision import choose
-from unirouter_core.embedding import Array
 from unirouter_core.held_out import HeldOut
-from unirouter_core.tradeoff import fresh_interval
+from unirouter_core.metrics import draws
+from unirouter_core.tradeoff import fresh_interval, optimism, unseen
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,12 @@ def compare(
     """
     shares = np.array([rival.get(model, 0.0) for model in held.models])
     qualities, costs = 1 - held.errors @ shares, held.costs @ shares
-    margin = _optimism(swept, qualities, trials, seed)
-    drawn = []
-    for counts in _draws(len(held), trials, [seed, 2]):
-        left_out = (counts == 0) / max((counts == 0).sum(), 1)
-        curve = swept.curve(counts)
+    margin, drawn = optimism(swept, qualities, trials, [seed, 3]), []
+    for counts in draws(len(held), trials, [seed, 2]):
+        left_out, curve = unseen(counts), swept.curve(counts)
         own_quality, own_cost = counts @ qualities / len(held), counts @ costs / len(held)
-        as_good = _at(swept, left_out, _cheapest_reaching(curve, own_quality + margin))
-        as_dear = _at(swept, left_out, _least_within(curve, own_cost))
+        as_good = swept.at(float(curve.cost_weights[curve.first_reaching(own_quality + margin)]), left_out)
+        as_dear = swept.at(_least_within(curve, own_cost), left_out)
         quality, cost = left_out @ qualities, left_out @ costs
         drawn.append((1 - as_good[1] / cost if cost else np.nan, as_good[0] - quality, as_dear[0] - quality))
     saved, kept, gained = np.array(drawn).T
@@ -94,34 +91,6 @@ def mixture_of(held: HeldOut, quality: float) -> dict[str, float]:
     return {model: part for model, part in mixed.items() if part}
 
 
-def _optimism(swept: Sweep, qualities: Array, trials: int, seed: int) -> float:
-    """Return how much quality is lost between the prompts that a weight is chosen on and all (Harrell's bootstrap)."""
-    lost, n = [], len(qualities)
-    for counts in _draws(n, trials, [seed, 3]):
-        weight = _cheapest_reaching(swept.curve(counts), float(counts @ qualities) / n)
-        lost.append(_at(swept, (counts - 1) / n, weight)[0] - (counts - 1) @ qualities / n)
-    return max(float(np.mean(lost)), 0.0)
-
-
-def _draws(n: int, trials: int, seed: list[int]) -> Iterator[Array]:
-    """Yield how often each of n prompts is drawn, (n,)."""
-    generator = np.random.default_rng(seed)
-    for _ in range(trials):
-        yield np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
-
-
-def _cheapest_reaching(curve: Curve, quality: float) -> float:
-    reaching = np.flatnonzero(curve.qualities >= quality - 1e-12)
-    return float(curve.cost_weights[reaching[0] if len(reaching) else np.argmax(curve.qualities)])
-
-
 def _least_within(curve: Curve, cost: float) -> float:
     within = int(np.searchsorted(curve.costs, cost * (1 + 1e-12), side="right"))
     return float(curve.cost_weights[max(within - 1, 0)])  # not the point of the highest quality, which noise has lifted
-
-
-def _at(swept: Sweep, weights: Array, cost_weight: float) -> tuple[float, float]:
-    """Return quality and USD of the choices at `cost_weight`, each prompt counted with its weight."""
-    until = int(np.searchsorted(swept.cost_weights, cost_weight, side="right"))
-    kept = weights[swept.prompts[:until]]
-    return float(kept @ swept.quality_changes[:until]), float(kept @ swept.cost_changes[:until])

@@ -57,6 +57,11 @@ class Curve:
         if not (np.diff(self.costs) > 0).all():
             raise InvalidDataError("The costs of a curve must increase; sort the points and merge equal costs.")
 
+    def first_reaching(self, quality: float) -> int:
+        """Return the position of the cheapest point of at least `quality`, of the highest where none reaches it."""
+        reaching = np.flatnonzero(self.qualities >= quality - 1e-12)
+        return int(reaching[0]) if len(reaching) else int(np.argmax(self.qualities))
+
     def __len__(self) -> int:
         """Return the number of points."""
         return len(self.costs)
@@ -159,6 +164,12 @@ class Sweep:
             (np.cumsum(each * self.quality_changes)[step_ends] / counts.sum()).clip(0, 1),
             middles,
         )
+
+    def at(self, cost_weight: float, weights: Array) -> tuple[float, float]:
+        """Return quality and USD of the choices at `cost_weight`, summed with `weights` (n_prompts,)."""
+        until = int(np.searchsorted(self.cost_weights, cost_weight, side="right"))
+        kept = weights[self.prompts[:until]]
+        return float(kept @ self.quality_changes[:until]), float(kept @ self.cost_changes[:until])
 
 
 def sweep(

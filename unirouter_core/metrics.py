@@ -139,6 +139,13 @@ def _read(curve: Curve, qualities: Array, costs: Array) -> Metrics:
     )
 
 
+def draws(n: int, trials: int, seed: int | list[int]) -> Iterator[Array]:
+    """Yield how often each of n prompts is drawn, in n draws with replacement, (n,)."""
+    generator = np.random.default_rng(seed)
+    for _ in range(trials):
+        yield np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
+
+
 def resample(
     sweep: Sweep, errors: npt.ArrayLike, costs: npt.ArrayLike, *, trials: int = 1000, seed: int = 0
 ) -> Iterator[Metrics]:
@@ -148,9 +155,8 @@ def resample(
     Parameters and exceptions are those of `measure`, with the sweep in place of its curve.
     """
     known, paid = check_table(errors, costs)
-    generator, n = np.random.default_rng(seed), len(known)
-    for _ in range(trials):
-        counts = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
+    n = len(known)
+    for counts in draws(n, trials, seed):
         drawn = [np.einsum("i,ij->j", counts, table) / n for table in (known, paid)]  # @ waits for busy BLAS threads
         yield _read(sweep.curve(counts), 1 - drawn[0], drawn[1])
 

@@ -114,13 +114,13 @@ def spending(
         raise InvalidDataError(f"{n_prompts} prompts cost nothing; give at least 1, or the prompts themselves.")
     weight = check_cost_weight(router.cost_weight if cost_weight is None else cost_weight)
     held = held_out(router, outcomes, seed=seed)
+    spent, expected = _at(held, weight)
     if texts is not None:
         own = router.route_batch(texts, cost_weight=weight).costs
-        drawn = drawn_ratios(*_at(held, weight), n_prompts, trials, seed) * own.mean()
+        drawn = drawn_ratios(spent, expected, n_prompts, trials, seed) * own.mean()
     else:
-        own = _expected_choices(router, held, weight, measured=outcomes is None)
-        drawn = drawn_costs(held, weight, own, n_prompts, trials, seed)
-    spent, expected = _at(held, weight)
+        own = expected if outcomes is not None else _expected_when_measured(router, weight)
+        drawn = drawn_costs(spent, expected, own, n_prompts, trials, seed)
     cost = _ratio(spent.sum(), expected.sum()) * float(own.mean())
     return Spending(n_prompts, weight, cost, interval(drawn, level), level, len(held))
 
@@ -129,8 +129,9 @@ def long_run(
     router: UniRouter, held: HeldOut, cost_weight: float, *, measured: bool, level: float, trials: int, seed: int
 ) -> tuple[float, float]:
     """Return the interval of the mean USD of as many prompts as judge the router; `measured` if it was on these."""
-    own = _expected_choices(router, held, cost_weight, measured=measured)
-    return interval(drawn_costs(held, cost_weight, own, len(held), trials, seed), level)
+    spent, expected = _at(held, cost_weight)
+    own = _expected_when_measured(router, cost_weight) if measured else expected
+    return interval(drawn_costs(spent, expected, own, len(held), trials, seed), level)
 
 
 def _at(held: HeldOut, cost_weight: float) -> tuple[Array, Array]:
@@ -139,13 +140,9 @@ def _at(held: HeldOut, cost_weight: float) -> tuple[Array, Array]:
     return held.outcome(chosen)[1], np.asarray(held.predicted_costs[np.arange(len(held)), chosen])
 
 
-def _expected_choices(router: UniRouter, held: HeldOut, cost_weight: float, *, measured: bool) -> Array:
-    return _expected_when_measured(router, cost_weight) if measured else _at(held, cost_weight)[1]
-
-
-def drawn_costs(held: HeldOut, cost_weight: float, own: Array, n_prompts: int, trials: int, seed: int) -> Array:
+def drawn_costs(spent: Array, expected: Array, own: Array, n_prompts: int, trials: int, seed: int) -> Array:
     """Return draws of the mean USD of `n_prompts` like those whose choices are expected to cost `own`, (trials,)."""
-    ratios = drawn_ratios(*_at(held, cost_weight), n_prompts, trials, seed)
+    ratios = drawn_ratios(spent, expected, n_prompts, trials, seed)
     return drawn_means(own, n_prompts, trials, seed) * ratios
 
 

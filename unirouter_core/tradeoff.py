@@ -12,7 +12,7 @@ from unirouter_core.curves import Curve, Sweep
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.held_out import FITTED_ON, HeldOut, held_out
-from unirouter_core.metrics import check_trials, interval
+from unirouter_core.metrics import check_trials, draws, interval
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.spending import long_run
 
@@ -102,8 +102,7 @@ class Goal:
             return self.cost_weight, True
         if self.quality_share is not None:
             target = self.quality_share * best_quality + self.margin
-            reaching = np.flatnonzero(curve.qualities >= target - 1e-12)
-            point = int(reaching[0]) if len(reaching) else int(np.argmax(curve.qualities))
+            point = curve.first_reaching(target)
             return float(curve.cost_weights[point]), self.met(curve.qualities[point], 0.0, best_quality)
         within = np.flatnonzero(curve.costs <= (self.budget or 0.0) * (1 + 1e-12))
         point = int(within[np.argmax(curve.qualities[within])]) if len(within) else 0
@@ -156,7 +155,7 @@ def tune(
     held = held_out(router, outcomes, seed=seed)
     swept, best = held.sweep, held.most_accurate
     best_quality = 1 - float(held.errors[:, best].mean())
-    goal = dataclasses.replace(goal, margin=optimism(held, swept, goal, best, trials, seed))
+    goal = with_margin(goal, held, swept, best, trials, seed)
     cost_weight, met = goal.pick(swept.curve(), best_quality)
     chosen = held.chosen(cost_weight)
     errors, costs = held.outcome(chosen)
@@ -202,21 +201,27 @@ def _goal(keep_quality: float | None, usd_per_1000: float | None, usd_per_error:
     return Goal(f"pay ${value:g} to avoid one wrong answer", cost_weight=1 / value)
 
 
-def optimism(held: HeldOut, swept: Sweep, goal: Goal, best: int, trials: int, seed: int) -> float:
-    """Return how much quality beyond the goal is lost between the prompts a weight is chosen on and others.
-
-    The first point of a noisy curve that reaches a target is one that noise has lifted. Each draw chooses a weight, and
-    is compared with all prompts at that weight (Harrell's optimism bootstrap).
-    """
+def with_margin(goal: Goal, held: HeldOut, swept: Sweep, best: int, trials: int, seed: int) -> Goal:
+    """Return the goal, a share of quality raised by what choosing on these very prompts flatters."""
     if goal.quality_share is None:
-        return 0.0
-    generator, n, lost = np.random.default_rng([seed, 1]), len(held), []
-    for _ in range(trials):
-        counts = np.bincount(generator.integers(n, size=n), minlength=n)
-        weight, _ = goal.pick(swept.curve(counts), 1 - float(counts @ held.errors[:, best]) / n)
-        until = int(np.searchsorted(swept.cost_weights, weight, side="right"))
-        more = (counts - 1)[swept.prompts[:until]] @ swept.quality_changes[:until] / n
-        lost.append(more - goal.quality_share * float((1 - counts) @ held.errors[:, best]) / n)
+        return goal
+    wanted = goal.quality_share * (1 - held.errors[:, best].astype(np.float64))
+    return dataclasses.replace(goal, margin=optimism(swept, wanted, trials, [seed, 1]))
+
+
+def optimism(swept: Sweep, wanted: Array, trials: int, seed: list[int]) -> float:
+    """Return how much quality is lost between the prompts that a weight is chosen on and others.
+
+    The first point of a noisy curve that reaches a target is one that noise has lifted. Each draw chooses the cheapest
+    weight that reaches the mean of `wanted` (n,), and is compared with all prompts at that weight (Harrell's optimism
+    bootstrap).
+    """
+    lost, n = [], len(wanted)
+    for counts in draws(n, trials, seed):
+        curve = swept.curve(counts)
+        weight = float(curve.cost_weights[curve.first_reaching(float(counts @ wanted) / n)])
+        more = (counts - 1) / n
+        lost.append(swept.at(weight, more)[0] - float(more @ wanted))
     return max(float(np.mean(lost)), 0.0)
 
 
@@ -225,17 +230,18 @@ def out_of_bag(held: HeldOut, swept: Sweep, goal: Goal, best: int, trials: int, 
 
     Each draw chooses its own cost_weight, on the prompts it holds.
     """
-    generator, n = np.random.default_rng(seed), len(held)
-    drawn = np.empty((trials, 3))
-    for trial in range(trials):
-        counts = np.bincount(generator.integers(n, size=n), minlength=n)
-        left_out = (counts == 0) / max((counts == 0).sum(), 1)
+    n, drawn = len(held), []
+    for counts in draws(n, trials, seed):
+        left_out = unseen(counts)
         weight, _ = goal.pick(swept.curve(counts), 1 - float(counts @ held.errors[:, best]) / n)
-        until = int(np.searchsorted(swept.cost_weights, weight, side="right"))
-        kept = left_out[swept.prompts[:until]]
-        quality, cost = float(kept @ swept.quality_changes[:until]), float(kept @ swept.cost_changes[:until])
-        drawn[trial] = quality, cost, goal.met(quality, cost, 1 - float(left_out @ held.errors[:, best]))
-    return drawn
+        quality, cost = swept.at(weight, left_out)
+        drawn.append((quality, cost, goal.met(quality, cost, 1 - float(left_out @ held.errors[:, best]))))
+    return np.array(drawn, np.float64)
+
+
+def unseen(counts: Array) -> Array:
+    """Return weights, summing to 1, of the prompts that a draw leaves out, (n,)."""
+    return np.asarray((counts == 0) / max((counts == 0).sum(), 1))
 
 
 def fresh_interval(drawn: Array, level: float, *, lower: float = 0.0, upper: float = np.inf) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.held_out import FITTED_ON, HeldOut, held_out
 from unirouter_core.metrics import Metrics, check_trials, interval, measure, resample
 from unirouter_core.outcomes import Outcomes
-from unirouter_core.tradeoff import Goal, fresh_interval, optimism, out_of_bag
+from unirouter_core.tradeoff import Goal, fresh_interval, out_of_bag, with_margin
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
@@ -142,8 +142,7 @@ def report(
     rivals = resample(mixed, held.errors, held.costs, trials=trials, seed=seed)
     gains = np.array([ours.area - theirs.area for ours, theirs in zip(draws, rivals, strict=True)]) - climbed
     chance = float((1 + (by_chance >= curve.hull().area(dearest)).sum()) / (1 + len(by_chance)))
-    goal = Goal("", quality_share=NEARLY)
-    goal = dataclasses.replace(goal, margin=optimism(held, swept, goal, best, trials, seed))
+    goal = with_margin(Goal("", quality_share=NEARLY), held, swept, best, trials, seed)
     tuned = out_of_bag(held, swept, goal, best, trials, seed)
     quality_kept = fresh_interval(tuned[:, 0] / max(qualities[best], TINY), level)
     saved = 1 - tuned[:, 1] / costs[best] if costs[best] else np.zeros(trials)
