@@ -21,9 +21,9 @@ from unirouter_plugins.providers.chats import Chat, Messages
 from unirouter_plugins.providers.door import open_litellm
 from unirouter_plugins.providers.failures import unwrapped, without_keys
 from unirouter_plugins.providers.fallback import Attempts
-from unirouter_plugins.providers.members import SERVED_AS, Member, Members, differences, read_members
+from unirouter_plugins.providers.members import SERVED_AS, Member, Members, read_members
 from unirouter_plugins.providers.pricing import Quote, Usage, require_quote, usage_of, usd_of
-from unirouter_plugins.providers.serving import arguments_of, configured, given_otherwise, member_of
+from unirouter_plugins.providers.serving import arguments_of, called_otherwise, configured, member_of
 from unirouter_plugins.providers.variants import register
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class _Call:
             usage=usage,
             seconds=time.perf_counter() - self.began,
             failures=dict(self.attempts.failures),
-            differs=(*differences(member_of(profile), profile), *given_otherwise(profile, self.parameters)),
+            differs=called_otherwise(profile, self.parameters),
         )
 
     def answered(self, response: Any) -> Any:

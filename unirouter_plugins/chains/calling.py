@@ -19,10 +19,9 @@ from unirouter_core.profiles import ModelProfile
 from unirouter_plugins.chains.chat_models import ChatModels
 from unirouter_plugins.litellm import CallRecord
 from unirouter_plugins.providers.fallback import Attempts
-from unirouter_plugins.providers.members import differences
 from unirouter_plugins.providers.pricing import Usage, quote
 from unirouter_plugins.providers.records import METADATA, Record, keep
-from unirouter_plugins.providers.serving import given_otherwise, member_of
+from unirouter_plugins.providers.serving import called_otherwise, member_of
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseMessage)
@@ -201,8 +200,7 @@ class Call:
         """Return in which ways the model is called otherwise than when it was measured, as far as that is known."""
         if self.models.given is not None:
             return ()
-        given = given_otherwise(profile, {**self.models.settings, **self.parameters})
-        return (*differences(member_of(profile), profile), *given)
+        return called_otherwise(profile, {**self.models.settings, **self.parameters})
 
     def _usd(self, usage: UsageMetadata | None, took: Usage, profile: ModelProfile) -> float:
         """Return what the answer cost; NaN where its tokens or the model's prices are not known."""

@@ -22,10 +22,9 @@ from unirouter_plugins.indexes.queries import Query, loud
 from unirouter_plugins.indexes.streams import aeach_in, each_in
 from unirouter_plugins.litellm import CallRecord
 from unirouter_plugins.providers.fallback import Attempts
-from unirouter_plugins.providers.members import differences
 from unirouter_plugins.providers.pricing import Quote, quote, usd_of
 from unirouter_plugins.providers.records import METADATA, Record, keep
-from unirouter_plugins.providers.serving import given_otherwise, member_of
+from unirouter_plugins.providers.serving import called_otherwise, member_of
 
 T = TypeVar("T")
 
@@ -214,8 +213,7 @@ class Call:
         """Return in which ways the model is called otherwise than when it was measured, as far as that is known."""
         if self.llms.given is not None:
             return ()
-        given = given_otherwise(profile, {**self.llms.settings, **self.parameters})
-        return (*differences(member_of(profile), profile), *given)
+        return called_otherwise(profile, {**self.llms.settings, **self.parameters})
 
     def _usd(self, profile: ModelProfile, answer: ChatResponse | CompletionResponse) -> float:
         """Return what an answer cost; NaN where its tokens or the model's prices are not known."""

@@ -100,17 +100,18 @@ def arguments_of(profile: ModelProfile) -> dict[str, Any]:
     return {"model": member.called, "allowed_openai_params": list(_OF_SOME)}
 
 
-def given_otherwise(profile: ModelProfile, parameters: Mapping[str, Any]) -> list[str]:
-    """Return which parameters of a call its model was not measured with; none where that is not known."""
+def called_otherwise(profile: ModelProfile, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in which ways a call with `parameters` is another than those its model was measured with, where known."""
+    member = member_of(profile)
     if SERVED_AS not in profile.provenance:
-        return []
-    settings = member_of(profile).settings
+        return tuple(differences(member, profile))
     given = {name: parameters[name] for name in _SHAPING if name in parameters}
-    return [
-        f"{name} is {value!r} and was {settings.get(name, 'not given')!r}"
+    changed = [
+        f"{name} is {value!r} and was {member.settings.get(name, 'not given')!r}"
         for name, value in given.items()
-        if value != settings.get(name)
+        if value != member.settings.get(name)
     ]
+    return (*differences(member, profile), *changed)
 
 
 # --- Models of another library, one for each of the pool -------------------------------------------------------------
