@@ -134,6 +134,7 @@ def test_only_a_lone_text_is_bare():
     assert not Chat.of([user([words("x")])]).is_bare
     assert not Chat.of([{"role": "system", "content": "s"}, user("x")]).is_bare
     assert not Chat.of("x", {"tools": [TOOL]}).is_bare
+    assert not Chat.of("x", {"response_format": {"type": "json_object"}}).is_bare  # a schema is sent, and charged
 
 
 # --- Tokens -----------------------------------------------------------------------------------------------------------

@@ -110,8 +110,7 @@ class Conversation:
     @property
     def is_bare(self) -> bool:
         """Whether what is routed on is all that is sent, as when models are measured."""
-        chat = self.chat
-        return chat.is_bare and not chat.response_format and chat.messages[0]["content"] == self.text
+        return self.chat.is_bare and self.chat.messages[0]["content"] == self.text
 
     @property
     def in_loop_of(self) -> str | None:

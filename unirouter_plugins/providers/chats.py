@@ -73,7 +73,8 @@ class Chat:
     @property
     def is_bare(self) -> bool:
         """Whether the prompt is all that is sent, as when models are measured."""
-        return len(self.messages) == 1 and not self.tools and isinstance(self.messages[0].get("content"), str)
+        alone = len(self.messages) == 1 and not self.tools and not self.response_format
+        return alone and isinstance(self.messages[0].get("content"), str)
 
     @cached_property
     def requires(self) -> tuple[str, ...]:
