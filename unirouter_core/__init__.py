@@ -17,6 +17,12 @@ from unirouter_core.estimators import (
     ShrunkenClustersEstimator,
     clairvoyant,
 )
+from unirouter_core.evaluate.bootstrap import Metrics, bootstrap, measure, paired_interval, sign_test_p
+from unirouter_core.evaluate.forecast import Spending, spending
+from unirouter_core.evaluate.impact import Change, Joining, joining
+from unirouter_core.evaluate.report import Report, report
+from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
+from unirouter_core.evaluate.tune import Tuning, tune
 from unirouter_core.exceptions import (
     ArtifactError,
     EmbedderMismatchError,
@@ -30,17 +36,11 @@ from unirouter_core.exceptions import (
 )
 from unirouter_core.explanation import Explanation
 from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.joining import Change, Joining, joining
-from unirouter_core.metrics import Metrics, bootstrap, measure, paired_interval, sign_test_p
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
-from unirouter_core.spending import Spending, spending
-from unirouter_core.stopping import Undecided, ask_order, undecided
-from unirouter_core.tradeoff import Tuning, tune
 from unirouter_core.validation import Evaluation, ValidationSet
-from unirouter_core.verdict import Report, report
 
 __all__ = [
     "ArtifactError",

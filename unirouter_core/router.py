@@ -40,7 +40,7 @@ from unirouter_core.embedding import (
     normalise,
 )
 from unirouter_core.estimators import BlendEstimator, Estimator
-from unirouter_core.estimators.blend import default_members
+from unirouter_core.estimators.default import default_members
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NoCandidateError, NotFittedError
 from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.outcomes import Outcomes, check_prompts

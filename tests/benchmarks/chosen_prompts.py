@@ -13,11 +13,11 @@ import numpy as np
 from sets import VALIDATION, load
 
 from unirouter_core import Outcomes, deferral_curve
-from unirouter_core.benchmark import split
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import BlendEstimator
 from unirouter_core.estimators.ridge import fit_ridge
-from unirouter_core.metrics import measure
+from unirouter_core.evaluate.bootstrap import measure
+from unirouter_plugins.bench import split
 
 ASKED = 150
 DRAWS = 2  # of the prompts asked, in each trial

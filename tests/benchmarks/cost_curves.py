@@ -12,11 +12,11 @@ import numpy as np
 from sets import DATA, VALIDATION
 
 from unirouter_core import deferral_curve
-from unirouter_core.benchmark import Case, recorded, split
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import BlendEstimator
-from unirouter_core.metrics import measure
+from unirouter_core.evaluate.bootstrap import measure
 from unirouter_core.readers import read_outcomes
+from unirouter_plugins.bench import Case, recorded, split
 
 
 def explained(expected: Array, paid: Array) -> float:

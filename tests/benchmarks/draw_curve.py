@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from unirouter_core import Evaluation, UniRouter, read_outcomes, report, tune
-from unirouter_plugins.report import draw
+from unirouter_plugins.figures import draw
 
 DATA = Path(os.environ.get("UNIROUTER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 POOL = (

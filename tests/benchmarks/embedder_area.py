@@ -18,8 +18,8 @@ from unirouter_core import (
     ShrunkenClustersEstimator,
     deferral_curve,
 )
-from unirouter_core.benchmark import split
 from unirouter_core.embedding import Array, embed
+from unirouter_plugins.bench import split
 
 
 def trial(outcomes: Outcomes, minilm: Array, n_val: int, seed: int) -> dict[tuple[str, str], tuple[float, float]]:

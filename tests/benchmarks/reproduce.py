@@ -14,9 +14,9 @@ from pathlib import Path
 
 from sets import DATA, VALIDATION
 
-from unirouter_core.benchmark import BEFORE, DEFAULT, Standing, standings
-from unirouter_plugins.commands.standings_table import decimals, percent
-from unirouter_plugins.commands.trial_files import TrialFiles
+from unirouter_plugins.bench import BEFORE, DEFAULT, Standing, standings
+from unirouter_plugins.bench.trial_files import TrialFiles
+from unirouter_plugins.cli.standings_table import decimals, percent
 
 HERE = Path(__file__).parent
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "UNIROUTER_DATA": str(DATA)}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unirouter_core.benchmark import recorded
 from unirouter_core.embedding import Array
 from unirouter_core.outcomes import Outcomes
 from unirouter_core.readers import read_outcomes
+from unirouter_plugins.bench import recorded
 
 DATA = Path(os.environ.get("UNIROUTER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 VALIDATION = {"mmlu_pro": (400, 100), "zeroeval": (400, 100), "bfcl2024": (300, 100)}

@@ -15,10 +15,10 @@ import numpy as np
 from sets import load
 
 from unirouter_core import HashingEmbedder, Outcomes, deferral_curve
-from unirouter_core.benchmark import split
 from unirouter_core.embedding import embed
 from unirouter_core.estimators import BlendEstimator
 from unirouter_core.starter.make import SETS, join
+from unirouter_plugins.bench import split
 
 N_VAL = 400
 

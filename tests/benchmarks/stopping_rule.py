@@ -14,11 +14,11 @@ import numpy as np
 from sets import VALIDATION, load
 
 from unirouter_core import Evaluation, Outcomes, UniRouter, ValidationSet, deferral_curve, tune
-from unirouter_core.benchmark import split
 from unirouter_core.decision import choose, score
 from unirouter_core.embedding import Array, Labels
+from unirouter_core.evaluate.stopping import ask_order, undecided
 from unirouter_core.pool import Expected, Pool
-from unirouter_core.stopping import ask_order, undecided
+from unirouter_plugins.bench import split
 
 POOL = 8  # models that are there before the new one
 FIRST, EVERY = 50, 25  # answers at the first check, and between checks

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from unirouter_core import Prices, UniRouter
-from unirouter_core.grading import parse_grader
-from unirouter_plugins.measuring.questions import Question, Questions
+from unirouter_plugins.graders import parse_grader
+from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.members import Member, Members
 from unirouter_plugins.onboarding import Progress, plan_onboarding
-from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.members import Member, Members
+from unirouter_plugins.onboarding.questions import Question, Questions
 
 N, AT_ONCE, LATENCY, ROUNDS = 400, 32, 0.05, 7
 SUMS = Questions([Question(f"What is {n} plus {n}?", str(2 * n), parse_grader("number")) for n in range(N)])

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from unirouter_core import LowRankEstimator, NeighboursEstimator, Outcomes, ShrunkenClustersEstimator
-from unirouter_core.benchmark import (
+from unirouter_core.curves import deferral_curve
+from unirouter_core.evaluate.bootstrap import measure
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_plugins.bench import (
     Case,
     Method,
     Settings,
@@ -18,9 +21,6 @@ from unirouter_core.benchmark import (
     standings,
     twins,
 )
-from unirouter_core.curves import deferral_curve
-from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.metrics import measure
 
 MODELS = [f"model-{j}" for j in range(12)]
 QUICK = (

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from unirouter_core.comparison import Comparison, compare, mixture_of
-from unirouter_core.held_out import HeldOut
-from unirouter_core.verdict import _beside
+from unirouter_core.evaluate.comparison import Comparison, compare, mixture_of
+from unirouter_core.evaluate.held_out import HeldOut
+from unirouter_core.evaluate.report import _beside
 
 HOW = {"level": 0.9, "trials": 200, "seed": 0}
 

@@ -23,8 +23,8 @@ from unirouter_core import (
     tune,
 )
 from unirouter_core.documents import STATISTICS, DocumentFeatures
-from unirouter_core.held_out import held_out
-from unirouter_core.joining import joining
+from unirouter_core.evaluate.held_out import held_out
+from unirouter_core.evaluate.impact import joining
 from unirouter_core.profiles import digest
 
 

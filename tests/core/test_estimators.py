@@ -13,8 +13,8 @@ from unirouter_core.estimators import (
     ShrunkenClustersEstimator,
     clairvoyant,
 )
-from unirouter_core.estimators.blend import UNCALIBRATED, calibrated_scale, coverage
 from unirouter_core.estimators.choose import Truth, choose_by_area
+from unirouter_core.estimators.default import UNCALIBRATED, calibrated_scale, coverage
 from unirouter_core.estimators.low_rank import sigmoid
 from unirouter_core.estimators.odds import fit_shift, shift_odds
 from unirouter_core.estimators.ridge import fit_ridge

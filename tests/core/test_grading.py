@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from unirouter_core.embedding import as_embedder
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.graders import patterns
-from unirouter_core.graders.numbers import final_number
-from unirouter_core.grading import GRADER_VERSION, GRADERS, Grader, is_refusal, parse_grader
+from unirouter_plugins.graders import GRADER_VERSION, GRADERS, Grader, is_refusal, parse_grader, patterns
+from unirouter_plugins.graders.numbers import final_number
 
 PERSON = {
     "type": "object",

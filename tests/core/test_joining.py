@@ -16,7 +16,7 @@ from unirouter_core import (
     ValidationSet,
     joining,
 )
-from unirouter_core.held_out import held_out
+from unirouter_core.evaluate.held_out import held_out
 
 
 def newcomer(world, errors, costs):

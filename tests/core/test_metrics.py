@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_core.curves import Curve, deferral_curve, sweep
-from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.metrics import (
+from unirouter_core.evaluate.bootstrap import (
     bootstrap,
     choice_entropy,
     mean_quality,
@@ -14,6 +13,7 @@ from unirouter_core.metrics import (
     resample,
     sign_test_p,
 )
+from unirouter_core.exceptions import InvalidDataError
 
 # Models that cost $1, $4 and $8 are right on 2, 3 and 0 of 4 prompts.
 ERRORS = np.array([[0, 0, 1], [0, 0, 1], [1, 0, 1], [1, 1, 1]])

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted
 from unirouter_core import InvalidDataError, NoCandidateError, spending
-from unirouter_core.spending import drawn_ratios
+from unirouter_core.evaluate.forecast import drawn_ratios
 
 
 @pytest.fixture(scope="module")

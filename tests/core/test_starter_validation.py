@@ -16,7 +16,7 @@ from statistics import median
 import pytest
 
 import unirouter_core
-from unirouter_core.grading import parse_grader
+from unirouter_plugins.graders import parse_grader
 
 FILE = Path(unirouter_core.__file__).parent / "starter" / "validation.jsonl"
 ROWS = {row["id"]: row for row in map(json.loads, FILE.read_text(encoding="utf-8").splitlines())}

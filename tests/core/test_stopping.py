@@ -18,7 +18,7 @@ from unirouter_core import (
     ask_order,
     undecided,
 )
-from unirouter_core.stopping import _answers
+from unirouter_core.evaluate.stopping import _answers
 
 
 def so_far(world, model, n, *, name="newcomer", **changes):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unirouter_core import Evaluation, InvalidDataError, NoCandidateError, Outcomes, UniRouter, report, tune
-from unirouter_core.held_out import HeldOut, held_out
+from unirouter_core.evaluate.held_out import HeldOut, held_out
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +137,10 @@ def noise_world(seed: int, n: int = 150) -> HeldOut:
 
 
 def test_routing_by_noise_is_seldom_said_to_pay(desk, monkeypatch) -> None:
-    monkeypatch.setattr("unirouter_core.verdict.PERMUTATIONS", 60)
+    monkeypatch.setattr("unirouter_core.evaluate.report.PERMUTATIONS", 60)
     verdicts = []
     for seed in range(24):
-        monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, seed=seed, **__: noise_world(seed))
+        monkeypatch.setattr("unirouter_core.evaluate.report.held_out", lambda *_, seed=seed, **__: noise_world(seed))
         verdicts.append(report(desk[0], trials=2).pays)
     assert sum(verdicts) <= 4  # 1.2 expected at p = .05; five or more have a chance of .6 %
 
@@ -151,14 +151,14 @@ def test_an_interval_holds_the_quality_of_fresh_prompts_as_often_as_it_says(desk
         held = noise_world(seed)
         always = np.tile([0.9, 0.1, 0.9], (len(held), 1))  # the medium model whatever the weight
         fixed = HeldOut(held.models, always, held.predicted_costs * 0, held.errors, held.costs)
-        monkeypatch.setattr("unirouter_core.tradeoff.held_out", lambda *_, fixed=fixed, **__: fixed)
+        monkeypatch.setattr("unirouter_core.evaluate.tune.held_out", lambda *_, fixed=fixed, **__: fixed)
         low, high = tune(desk[0], usd_per_error=0.02, trials=60).quality_interval
         inside.append(low <= truth <= high)
     assert 0.75 <= np.mean(inside) <= 1  # 90 % stated, 40 worlds
 
 
 def test_a_goal_that_noise_alone_meets_is_said_to_be_met_seldom(desk, monkeypatch) -> None:
-    monkeypatch.setattr("unirouter_core.tradeoff.held_out", lambda *_, **__: noise_world(3))
+    monkeypatch.setattr("unirouter_core.evaluate.tune.held_out", lambda *_, **__: noise_world(3))
     tuning = tune(desk[0], keep_quality=0.97)
     assert tuning.met_share < 0.9
     assert f"met in {tuning.met_share:.0%} of resamplings" in tuning.verdict
@@ -167,7 +167,7 @@ def test_a_goal_that_noise_alone_meets_is_said_to_be_met_seldom(desk, monkeypatc
 def test_models_that_are_all_free_need_no_routing(desk, monkeypatch) -> None:
     held = noise_world(0)
     free = HeldOut(held.models, held.predicted_errors, held.costs * 0, held.errors, held.costs * 0)
-    monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, **__: free)
+    monkeypatch.setattr("unirouter_core.evaluate.report.held_out", lambda *_, **__: free)
     with pytest.raises(InvalidDataError, match="is free on these prompts: use the most accurate, large"):
         report(desk[0])
 
@@ -189,7 +189,7 @@ def test_routing_that_is_worse_than_a_mixture_does_not_pay_however_little_chance
     off = np.array([0.0, -0.25, 0.1, 0.1])  # the second model looks much better than it is
     errors = (rng.random(truth.shape) < truth).astype(float)
     held = HeldOut(("a", "b", "c", "d"), np.clip(truth + off, 0, 1), costs, errors, costs)
-    monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, **__: held)
+    monkeypatch.setattr("unirouter_core.evaluate.report.held_out", lambda *_, **__: held)
     made = report(desk[0], trials=100)
     assert made.metrics.area < made.mixture_metrics.area
     assert not made.pays
@@ -200,12 +200,12 @@ def test_nothing_is_saved_against_a_free_model(desk, monkeypatch) -> None:
     held = noise_world(0)
     costs = held.costs * np.array([1.0, 1.0, 0.0])
     freed = HeldOut(held.models, held.predicted_errors, costs, held.errors, costs)
-    monkeypatch.setattr("unirouter_core.verdict.held_out", lambda *_, **__: freed)
+    monkeypatch.setattr("unirouter_core.evaluate.report.held_out", lambda *_, **__: freed)
     assert report(desk[0], trials=20).saving == (0.0, 0.0)
 
 
 def test_a_saving_that_chance_may_have_made_is_said_to_be_undecided(desk, monkeypatch) -> None:
-    monkeypatch.setattr("unirouter_core.verdict._areas_by_chance", lambda *_: np.ones(9))  # chance does better
+    monkeypatch.setattr("unirouter_core.evaluate.report._areas_by_chance", lambda *_: np.ones(9))  # chance does better
     made = report(desk[0], trials=50)
     assert made.mixed.saving is not None
     assert made.mixed.saving[0] > 0
@@ -215,7 +215,7 @@ def test_a_saving_that_chance_may_have_made_is_said_to_be_undecided(desk, monkey
 
 
 def test_a_saving_that_is_no_luck_but_costs_elsewhere_is_not_called_luck(desk, monkeypatch) -> None:
-    monkeypatch.setattr("unirouter_core.verdict.interval", lambda *_: (-0.1, 0.1))  # of the gain in Area
+    monkeypatch.setattr("unirouter_core.evaluate.report.interval", lambda *_: (-0.1, 0.1))  # of the gain in Area
     made = report(desk[0], trials=50)
     assert not made.pays
     assert made.chance <= 0.05

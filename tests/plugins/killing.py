@@ -9,12 +9,12 @@ import numpy as np
 
 from tests.plugins.servers import KEY
 from unirouter_core import Prices, UniRouter
-from unirouter_core.grading import parse_grader
-from unirouter_plugins.measuring.answers import AnswerStore
-from unirouter_plugins.measuring.asking import digest_of, settings_of
-from unirouter_plugins.measuring.questions import Question, Questions
+from unirouter_plugins.graders import parse_grader
+from unirouter_plugins.litellm.members import Member, Members
 from unirouter_plugins.onboarding import onboard
-from unirouter_plugins.providers.members import Member, Members
+from unirouter_plugins.onboarding.answers import AnswerStore
+from unirouter_plugins.onboarding.ask import digest_of, settings_of
+from unirouter_plugins.onboarding.questions import Question, Questions
 
 SUMS = [
     Question(f"What is {a} plus {b}?", str(a + b), parse_grader("number")) for a in range(40, 46) for b in range(10)

@@ -23,8 +23,8 @@ pytest.importorskip("sqlalchemy")
 import sqlalchemy as sa
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.measuring import answers
-from unirouter_plugins.measuring.answers import Answer, AnswerKey, AnswerStore, Entry, Grade, StoreError
+from unirouter_plugins.onboarding import answers
+from unirouter_plugins.onboarding.answers import Answer, AnswerKey, AnswerStore, Entry, Grade, StoreError
 
 ANSWER = Answer("4", 9.0, 1.0, None, None, 2e-6, 0.4, "stop", False, "2026-11-23T10:00:00+00:00")
 KEY = AnswerKey("poet", prompt="5f2a", settings="09c1")
@@ -219,7 +219,7 @@ def test_without_texts_no_text_is_anywhere(place, tmp_path):
 
 WRITER = """
 import sys
-from unirouter_plugins.measuring.answers import *
+from unirouter_plugins.onboarding.answers import *
 print("ready", flush=True)
 ANSWER = Answer("4", 9, 1, None, None, 1.0, 0.4, "stop", False, "2026-11-23")
 place, me, step = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -354,7 +354,7 @@ def test_a_file_that_may_not_be_written_is_named(tmp_path):
 def test_a_full_disk_is_one_sentence_and_what_was_kept_stays(tmp_path):
     code = """
 import resource, sys
-from unirouter_plugins.measuring.answers import *
+from unirouter_plugins.onboarding.answers import *
 store = AnswerStore(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 for repeat in range(1000):
@@ -442,7 +442,7 @@ def test_a_missing_package_is_named_with_its_cure(missing, place, cure):
 import sys
 sys.modules[{missing!r}] = None
 try:
-    from unirouter_plugins.measuring.answers import AnswerStore
+    from unirouter_plugins.onboarding.answers import AnswerStore
     AnswerStore({place!r})
 except ImportError as failed:
     print(failed)

@@ -22,13 +22,14 @@ from tests.plugins.servers import (
 )
 from unirouter_core import InvalidDataError, Prices
 from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_plugins.measuring import asking, pacing
-from unirouter_plugins.measuring.asking import Caller, CallFailedError, settings_of
-from unirouter_plugins.measuring.budget import Budget, OverBudgetError
-from unirouter_plugins.measuring.pacing import Gate, together
-from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.members import Member, MissingKeyError, Votes
-from unirouter_plugins.providers.pricing import TABLE, Quote
+from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.members import Member, MissingKeyError, Votes
+from unirouter_plugins.litellm.prices import TABLE, Quote
+from unirouter_plugins.onboarding import ask as asking
+from unirouter_plugins.onboarding import pacing
+from unirouter_plugins.onboarding.ask import Caller, CallFailedError, settings_of
+from unirouter_plugins.onboarding.budget import Budget, OverBudgetError
+from unirouter_plugins.onboarding.pacing import Gate, together
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used

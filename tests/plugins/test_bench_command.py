@@ -10,9 +10,9 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from unirouter_core.benchmark import SCALARS
+from unirouter_plugins.bench import SCALARS
 from unirouter_plugins.cli import app
-from unirouter_plugins.commands.standings_table import decimals, percent
+from unirouter_plugins.cli.standings_table import decimals, percent
 
 QUICK = ("--n-val", 20, "--n-val", 40, "--methods", "B", "--processes", 1)
 

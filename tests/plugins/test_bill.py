@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from unirouter_core import Prices, UniRouter
-from unirouter_core.grading import parse_grader
-from unirouter_plugins.measuring.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
-from unirouter_plugins.measuring.asking import digest_of, settings_of
-from unirouter_plugins.measuring.bill import USUAL_TOKENS, WIDER, Spread
-from unirouter_plugins.measuring.judge import Judge
-from unirouter_plugins.measuring.pacing import ATTEMPTS
-from unirouter_plugins.measuring.questions import Question, Questions
+from unirouter_plugins.graders import parse_grader
+from unirouter_plugins.litellm.members import Member, Members, Votes
 from unirouter_plugins.onboarding import plan_onboarding
-from unirouter_plugins.providers.members import Member, Members, Votes
+from unirouter_plugins.onboarding.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
+from unirouter_plugins.onboarding.ask import digest_of, settings_of
+from unirouter_plugins.onboarding.bill import USUAL_TOKENS, WIDER, Spread
+from unirouter_plugins.onboarding.judge import Judge
+from unirouter_plugins.onboarding.pacing import ATTEMPTS
+from unirouter_plugins.onboarding.questions import Question, Questions
 
 # pydantic, of a class of LiteLLM's own, when it is first used
 pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")

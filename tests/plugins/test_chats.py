@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from unirouter_core import InvalidDataError
 from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_plugins.providers.chats import PER_IMAGE, PER_MESSAGE, Chat, newest_prompt, texts_of
-from unirouter_plugins.providers.door import open_litellm
+from unirouter_plugins.litellm.chat import PER_IMAGE, PER_MESSAGE, Chat, newest_prompt, texts_of
+from unirouter_plugins.litellm.door import open_litellm
 
 # pydantic, of a class of LiteLLM's own, when it is first used
 pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")

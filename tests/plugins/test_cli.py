@@ -17,7 +17,7 @@ from unirouter_core import Prices, UniRouter
 from unirouter_core.explanation import Neighbour
 from unirouter_plugins import cli
 from unirouter_plugins.cli import app
-from unirouter_plugins.commands.explained import show_grounds
+from unirouter_plugins.cli.explained import show_grounds
 
 # The sage's $0.0014 for a sum are worth 0.4, less than the poet gets wrong there; $0.0019 for a poem are worth more.
 WEIGHED = ("--models", "poet,sage", "--cost-weight", 300)
@@ -437,7 +437,7 @@ def test_what_takes_long_has_a_bar_on_a_terminal_and_none_on_stdout(folder, worl
     (folder / "prompts.txt").write_text("\n".join(world.prompts))
     name, *rest = command.split()
     where = ["my.router"] if name == "onboard" else ["-r", "my.router"]
-    imports = "from unirouter_plugins import cli; from unirouter_plugins.commands import progress"
+    imports = "from unirouter_plugins import cli; from unirouter_plugins.cli import progress"
     program = f"{imports}; progress.PATIENCE = 0; cli.SLICE = 20; cli.app()"
 
     stdout, seen = on_terminal([sys.executable, "-c", program, name, *where, *rest, "--json"], folder)
@@ -532,7 +532,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path):
 
 def test_a_picture_without_matplotlib_is_refused_with_the_cure(made, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "unirouter_plugins.report", raising=False)
+    monkeypatch.delitem(sys.modules, "unirouter_plugins.figures", raising=False)
 
     assert "pip install 'unirouter[report]'" in refusal("report", "-r", made / "my.router", "--png", "curve.png")
 

@@ -15,8 +15,8 @@ pytest.importorskip("sqlalchemy")
 import sqlalchemy as sa
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.measuring.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
-from unirouter_plugins.measuring.committer import Committer
+from unirouter_plugins.onboarding.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
+from unirouter_plugins.onboarding.committer import Committer
 
 ANSWER = Answer("4", 9.0, 1.0, None, None, 2e-6, 0.4, "stop", False, "2026-11-23")
 STRAY = Entry(AnswerKey("sage", "p", "s"), None, "exact v1", Grade(0.0))  # a grade whose answer is not kept
@@ -206,8 +206,8 @@ def test_an_exception_in_the_block_is_the_one_that_is_raised(store):
 
 KILLED = """
 import asyncio, os, sys
-from unirouter_plugins.measuring.answers import *
-from unirouter_plugins.measuring.committer import Committer
+from unirouter_plugins.onboarding.answers import *
+from unirouter_plugins.onboarding.committer import Committer
 ANSWER = Answer("a" * 2000, 9, 1, None, None, 2e-6, 0.4, "stop", False, "2026-11-23")
 
 async def worker(commit, first):

@@ -16,11 +16,11 @@ import pytest
 
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
-from unirouter_plugins.demo import tour as steps
+from unirouter_plugins.cli import demo_tour as steps
+from unirouter_plugins.litellm.members import read_members
 from unirouter_plugins.local import server
 from unirouter_plugins.local.server import available
-from unirouter_plugins.measuring.questions import Questions
-from unirouter_plugins.providers.members import read_members
+from unirouter_plugins.onboarding.questions import Questions
 
 NAMES = ["smol", "smol-votes", "calculator"]
 MOCKS = ["mock-smol", "mock-smol-votes", "calculator"]

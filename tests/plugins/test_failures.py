@@ -19,8 +19,8 @@ from tests.plugins.servers import (
     refuses_the_key,
     serve_script,
 )
-from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.failures import (
+from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.failures import (
     described,
     is_overflow,
     is_passing,
@@ -31,8 +31,8 @@ from unirouter_plugins.providers.failures import (
     retry_after,
     unwrapped,
 )
-from unirouter_plugins.providers.fallback import Attempts
-from unirouter_plugins.providers.members import MissingKeyError
+from unirouter_plugins.litellm.fallback import Attempts
+from unirouter_plugins.litellm.members import MissingKeyError
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used

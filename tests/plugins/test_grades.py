@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError
-from unirouter_core.grading import Grader, parse_grader
-from unirouter_plugins.measuring.grades import grade_answer, suitable_grader, with_reference, worth
-from unirouter_plugins.measuring.questions import Question
-from unirouter_plugins.measuring.reading import read_questions
+from unirouter_plugins.graders import Grader, parse_grader
+from unirouter_plugins.onboarding.grades import grade_answer, suitable_grader, with_reference, worth
+from unirouter_plugins.onboarding.questions import Question
+from unirouter_plugins.onboarding.reading import read_questions
 
 SUM = Question("What is 6 * 7?", "42", parse_grader("number"))
 WHY = Question("Why is the sky blue?")

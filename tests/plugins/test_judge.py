@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError
-from unirouter_core.grading import parse_grader
-from unirouter_plugins.measuring.judge import NO_REFERENCE, Judge, parse_verdict, read_judge_prompt
-from unirouter_plugins.measuring.known_pairs import JudgeCheck, known_pairs
-from unirouter_plugins.measuring.questions import Question
-from unirouter_plugins.measuring.reading import read_questions
-from unirouter_plugins.providers.members import Member, Votes
+from unirouter_plugins.graders import parse_grader
+from unirouter_plugins.litellm.members import Member, Votes
+from unirouter_plugins.onboarding.judge import NO_REFERENCE, Judge, parse_verdict, read_judge_prompt
+from unirouter_plugins.onboarding.known_pairs import JudgeCheck, known_pairs
+from unirouter_plugins.onboarding.questions import Question
+from unirouter_plugins.onboarding.reading import read_questions
 
 CRITIC = Member("critic", "openai/gpt-4.1", settings={"temperature": 0})
 CAPITAL = Question("Capital of Italy?", "Rome")

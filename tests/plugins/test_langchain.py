@@ -28,8 +28,8 @@ from unirouter_plugins.langchain import (
     model_selector,
     record_decisions,
 )
-from unirouter_plugins.providers.members import Member, Members
-from unirouter_plugins.providers.serving import configured
+from unirouter_plugins.litellm.members import Member, Members
+from unirouter_plugins.litellm.serving import configured
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 WEIGHT = 300
@@ -460,7 +460,7 @@ def test_a_saved_router_is_loaded_with_its_table(asked_router, tmp_path):
     ("missing", "needs", "message"),
     [
         ("langchain_core.language_models", "unirouter_plugins.langchain", r"LangChain is missing: pip install 'uni"),
-        ("langchain.agents.middleware", "unirouter_plugins.chains.middleware", "agents: pip install langchain"),
+        ("langchain.agents.middleware", "unirouter_plugins.langchain.middleware", "agents: pip install langchain"),
     ],
 )
 def test_a_package_that_is_missing_is_named_with_the_cure(monkeypatch, missing, needs, message):

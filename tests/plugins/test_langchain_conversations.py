@@ -5,8 +5,8 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from tests.plugins.scripted_chat import ScriptedChat, chats, record
 from unirouter_core.tokens import TokenCounter
-from unirouter_plugins.chains.conversation import Conversation
 from unirouter_plugins.langchain import RouterRunnable
+from unirouter_plugins.langchain.messages import Conversation
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 LONG = "Remember the manual. " * 500

@@ -33,8 +33,8 @@ from tests.plugins.scripted_llm import (
     without_record,
 )
 from unirouter_core import Capabilities, InvalidDataError, NoCandidateError, UnknownModelError
-from unirouter_plugins.indexes.asked import Asked
 from unirouter_plugins.llamaindex import UniRouterLLM, last_decision, one_query, record_decisions
+from unirouter_plugins.llamaindex.messages import Asked
 
 pytestmark = pytest.mark.usefixtures("settings")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError, Prices
-from unirouter_plugins.providers.members import (
+from unirouter_plugins.litellm.members import (
     SERVED_AS,
     Member,
     Members,

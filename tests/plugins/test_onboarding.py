@@ -27,15 +27,14 @@ from tests.plugins.servers import (
     says,
 )
 from unirouter_core import InvalidDataError, Prices, UniRouter, UnknownPriceError
-from unirouter_core.grading import parse_grader
-from unirouter_plugins.measuring import pacing
-from unirouter_plugins.measuring.judge import Judge
-from unirouter_plugins.measuring.measurement import means_of
-from unirouter_plugins.measuring.preflight import PreflightError
-from unirouter_plugins.measuring.questions import Question, Questions
-from unirouter_plugins.onboarding import onboard, plan_onboarding
-from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.members import SERVED_AS, Member, Members, Votes
+from unirouter_plugins.graders import parse_grader
+from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.members import SERVED_AS, Member, Members, Votes
+from unirouter_plugins.onboarding import onboard, pacing, plan_onboarding
+from unirouter_plugins.onboarding.judge import Judge
+from unirouter_plugins.onboarding.measurement import means_of
+from unirouter_plugins.onboarding.preflight import PreflightError
+from unirouter_plugins.onboarding.questions import Question, Questions
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from unirouter_core import Capabilities, Prices, UnknownPriceError
-from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.members import Member
-from unirouter_plugins.providers.pricing import (
+from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.members import Member
+from unirouter_plugins.litellm.prices import (
     LITELLM,
     PROFILE,
     TABLE,

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_core import HashingEmbedder, InvalidDataError
-from unirouter_core.grading import parse_grader
-from unirouter_plugins.measuring.questions import Question, Questions
-from unirouter_plugins.measuring.reading import read_questions
+from unirouter_plugins.graders import parse_grader
+from unirouter_plugins.onboarding.questions import Question, Questions
+from unirouter_plugins.onboarding.reading import read_questions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*too few to say much:UserWarning")  # the files here are small
 

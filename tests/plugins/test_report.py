@@ -6,17 +6,17 @@ import sys
 import numpy as np
 import pytest
 
-from unirouter_core.comparison import Comparison
 from unirouter_core.curves import deferral_curve, zero_router_curve
-from unirouter_core.metrics import measure
-from unirouter_core.verdict import Report
+from unirouter_core.evaluate.bootstrap import measure
+from unirouter_core.evaluate.comparison import Comparison
+from unirouter_core.evaluate.report import Report
 
 pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from unirouter_plugins.report import draw
+from unirouter_plugins.figures import draw
 
 ERRORS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]] * 6, float)
 COSTS = np.array([0.00005, 0.0005, 0.0025])
@@ -131,7 +131,7 @@ def test_a_free_model_is_drawn_too(report, drawn):
 
 
 def test_pyplot_is_not_imported(tmp_path):
-    program = "import sys; import unirouter_plugins.report; print('matplotlib.pyplot' in sys.modules)"
+    program = "import sys; import unirouter_plugins.figures; print('matplotlib.pyplot' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
@@ -139,7 +139,7 @@ def test_pyplot_is_not_imported(tmp_path):
 
 
 def test_without_matplotlib_the_import_names_the_cure():
-    program = "import sys; sys.modules['matplotlib'] = None; import unirouter_plugins.report"
+    program = "import sys; sys.modules['matplotlib'] = None; import unirouter_plugins.figures"
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 

@@ -24,17 +24,17 @@ from tests.plugins.servers import (
     serve_script,
 )
 from unirouter_core import InvalidDataError
-from unirouter_core.grading import parse_grader
 from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_plugins.providers.chats import Chat
-from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.failures import retry_after, unwrapped
-from unirouter_plugins.providers.members import Member, Members, Votes
-from unirouter_plugins.providers.pricing import usage_of
-from unirouter_plugins.providers.registry import enter_provider
-from unirouter_plugins.providers.transform import transformed
-from unirouter_plugins.providers.variants import VOTES, register
-from unirouter_plugins.providers.votes import Ballot, elected, summed
+from unirouter_plugins.graders import parse_grader
+from unirouter_plugins.litellm.chat import Chat
+from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.failures import retry_after, unwrapped
+from unirouter_plugins.litellm.members import Member, Members, Votes
+from unirouter_plugins.litellm.prices import usage_of
+from unirouter_plugins.litellm.registry import enter_provider
+from unirouter_plugins.litellm.transform import transformed
+from unirouter_plugins.litellm.variants import VOTES, register
+from unirouter_plugins.litellm.votes import Ballot, elected, summed
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used

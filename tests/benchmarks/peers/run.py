@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 sys.path.append(str(Path(__file__).parents[1]))
 from sets import DATA, VALIDATION, load
 
-from unirouter_core.benchmark import split
 from unirouter_core.curves import Curve, deferral_curve, zero_router_curve
 from unirouter_core.estimators import BlendEstimator
-from unirouter_core.metrics import measure
+from unirouter_core.evaluate.bootstrap import measure
+from unirouter_plugins.bench import split
 
 HERE = Path(__file__).parent
 UNIROUTER = "unirouter"

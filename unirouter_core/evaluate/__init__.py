@@ -1,0 +1,1 @@
+"""Whether routing pays: held-out predictions, intervals, tuning, reports, forecasts."""

@@ -1,1 +1,0 @@
-"""The parts that the command line is made of."""

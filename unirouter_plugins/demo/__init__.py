@@ -1,1 +1,0 @@
-"""The whole of it on one machine: a real small model, the same with votes, and a calculator, routed between."""

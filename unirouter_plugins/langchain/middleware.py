@@ -1,0 +1,107 @@
+"""Routing inside LangChain's agents: each model call goes to the model that the router picks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+try:
+    from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+    from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+except ImportError as missing:
+    raise ImportError("UniRouterMiddleware is for LangChain's agents: pip install langchain.") from missing
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
+
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_plugins.langchain.calling import Call
+from unirouter_plugins.langchain.chat_model import PickingChatModel
+from unirouter_plugins.langchain.tools import BoundTools
+
+if TYPE_CHECKING:
+    from unirouter_plugins.langchain import RouterRunnable
+
+
+class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Gives each model call of an agent to the model of the pool that the router picks.
+
+    An agent works with a `RouterRunnable` as its model, too. With the middleware it is the picked chat model itself
+    that middlewares further in, and the agent's choice of how to hold to a `response_format`, get to see.
+
+    Parameters
+    ----------
+    llm : RouterRunnable
+
+    Raises
+    ------
+    InvalidDataError
+        When `llm` is something else.
+
+    Examples
+    --------
+    ::
+
+        llm = RouterRunnable.from_folder("my.router")
+        agent = create_agent(llm, tools=[weather], middleware=[UniRouterMiddleware(llm)])
+    """
+
+    def __init__(self, llm: RouterRunnable) -> None:
+        super().__init__()
+        if not isinstance(llm, PickingChatModel):
+            raise InvalidDataError(f"llm={llm!r:.60} is no RouterRunnable; give one that has nothing bound to it.")
+        self.llm = llm
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        """Ask the picked model, down the ranking where one fails."""
+        call = self.llm.begin(_messages(request), ensure_config(), {}, sent=_sent(request))
+
+        def ask(model: Any, config: RunnableConfig) -> ModelResponse[Any]:
+            with _running_with(config):
+                return handler(request.override(model=model))
+
+        return _marked(call, call.answer(ask))
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        """Do what `wrap_model_call` does, asynchronously."""
+        call = await self.llm.abegin(_messages(request), ensure_config(), {}, sent=_sent(request))
+
+        async def ask(model: Any, config: RunnableConfig) -> ModelResponse[Any]:
+            with _running_with(config):
+                return await handler(request.override(model=model))
+
+        return _marked(call, await call.aanswer(ask))
+
+
+def _messages(request: ModelRequest[Any]) -> list[BaseMessage]:
+    return [*([request.system_message] if request.system_message else []), *request.messages]
+
+
+def _sent(request: ModelRequest[Any]) -> dict[str, Any]:
+    """Return what the agent sends with the messages, in OpenAI's form."""
+    tools, held_to = list(BoundTools(request.tools, {})), request.response_format
+    if isinstance(held_to, ToolStrategy):
+        tools += [{"type": "function", "function": spec.json_schema} for spec in held_to.schema_specs]
+    return {"tools": tools, **(held_to.to_model_kwargs() if isinstance(held_to, ProviderStrategy) else {})}
+
+
+@contextmanager
+def _running_with(config: RunnableConfig) -> Iterator[None]:
+    """Run a block in which LangChain takes `config` for that of the caller."""
+    token = var_child_runnable_config.set(config)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def _marked(call: Call, response: ModelResponse[Any]) -> ModelResponse[Any]:
+    """Return the response with the record of the call on the model's message."""
+    result = [call.answered(message) if isinstance(message, AIMessage) else message for message in response.result]
+    return dataclasses.replace(response, result=result)

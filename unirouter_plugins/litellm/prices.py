@@ -1,0 +1,179 @@
+"""What a call cost: whose price counts, and the USD of an answer from its usage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from unirouter_core.costs import TOKENS_PER_PRICE, Prices
+from unirouter_core.exceptions import UnknownPriceError
+from unirouter_core.profiles import CAPABILITIES, Capabilities, ModelProfile
+from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.members import SERVED_AS, Member
+
+TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
+"""Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
+
+_SHOWN = 6  # digits of a price that are its own: the map's are per token, and 0.1 / 1e6 * 1e6 is not quite 0.1
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A model's prices, and where they come from.
+
+    Parameters
+    ----------
+    prices : Prices
+    source : {"pool.toml", "profile", "LiteLLM"}
+    """
+
+    prices: Prices
+    source: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a provider says that a call took.
+
+    Parameters
+    ----------
+    tokens_in, tokens_out : float
+        All that is charged as prompt and as answer; NaN where the provider does not say.
+    cached_tokens, reasoning_tokens : float
+        Of them, the prompt tokens that were cached and the answer's hidden ones; 0 where it does not say.
+    """
+
+    tokens_in: float
+    tokens_out: float
+    cached_tokens: float = 0.0
+    reasoning_tokens: float = 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the provider said how many tokens there were."""
+        return not math.isnan(self.tokens_in + self.tokens_out)
+
+
+def quote(member: Member, profile: ModelProfile | None = None) -> Quote | None:
+    """Return the prices of a model: the user's, else its profile's, else LiteLLM's; None where nobody knows them."""
+    if member.prices is not None:
+        return Quote(member.prices, TABLE)
+    listed = listed_prices(member)
+    if profile is not None and profile.prices is not None and profile.prices != listed:
+        return Quote(profile.prices, PROFILE)
+    return None if listed is None else Quote(listed, LITELLM)
+
+
+def require_quote(member: Member, profile: ModelProfile | None = None) -> Quote:
+    """Return the prices of a model.
+
+    Raises
+    ------
+    UnknownPriceError
+        When nobody knows them; a price is never taken as $0.
+    """
+    found = quote(member, profile)
+    if found is None:
+        raise UnknownPriceError(
+            f"What {member.name!r} costs is not known to LiteLLM; give its prices, in USD per million tokens, in "
+            f'pool.toml: [models.{_key(member)}] model = "{member.model}", prices = {{ input = ..., output = ... }}, '
+            "both 0 if it is free."
+        )
+    return found
+
+
+def _key(member: Member) -> str:
+    plain = member.name.replace("-", "").replace("_", "").isalnum() and member.name.isascii()
+    return member.name if plain else f'"{member.name}"'
+
+
+def listed_prices(member: Member) -> Prices | None:
+    """Return the prices that LiteLLM's map has; one of 0 there means that it has none, or charges otherwise."""
+    listed = _listed(member)
+    given, answered = listed.get("input_cost_per_token"), listed.get("output_cost_per_token")
+    if not given or not answered:
+        return None
+    cached = listed.get("cache_read_input_token_cost")
+    return Prices(_per_million(given), _per_million(answered), _per_million(cached) if cached else None)
+
+
+def _per_million(per_token: Any) -> float:
+    return float(f"{float(per_token) * TOKENS_PER_PRICE:.{_SHOWN}g}")
+
+
+def capabilities(member: Member, profile: ModelProfile | None = None) -> Capabilities:
+    """Return what a model can do: as the user's table says, else as its profile, else as LiteLLM's map.
+
+    What nobody knows is taken as yes, as `Capabilities` does; but where the map has the model and says nothing of
+    tools or images, it has none. A model that was not asked, but recorded, has a profile that does not know.
+    """
+    knows = profile is not None and (SERVED_AS in profile.provenance or profile.capabilities != Capabilities())
+    if profile is not None and knows:
+        known = {name: getattr(profile.capabilities, name) for name in (*CAPABILITIES, "context_window")}
+    else:
+        known = _listed_capabilities(member)
+    return Capabilities(**{**known, **member.capabilities})
+
+
+def _listed_capabilities(member: Member) -> dict[str, Any]:
+    listed = _listed(member)
+    if not listed:
+        return {}
+    known: dict[str, Any] = {"tools": bool(listed.get("supports_function_calling"))}
+    known["vision"] = bool(listed.get("supports_vision"))
+    if listed.get("supports_response_schema") is not None:
+        known["json"] = bool(listed["supports_response_schema"])
+    if window := listed.get("max_input_tokens"):
+        known["context_window"] = int(window)
+    return known
+
+
+def _listed(member: Member) -> dict[str, Any]:
+    """Return LiteLLM's entry for a model; nothing where it has none, or where it is served elsewhere than there."""
+    if member.api_base is not None:
+        return {}  # "openai/gpt-4o" at an address of the user's own is not OpenAI's
+    try:
+        return dict(open_litellm().get_model_info(member.model))
+    except Exception:  # of any kind: unknown model, unknown provider
+        return {}
+
+
+def usage_of(response: Any) -> Usage:
+    """Return the usage in a LiteLLM response or last chunk.
+
+    Where a provider's total is its prompt, answer and reasoning tokens together, the reasoning comes on top of the
+    answer; elsewhere it is part of it.
+    """
+    usage = getattr(response, "usage", None)
+    tokens_in, tokens_out = _number(usage, "prompt_tokens"), _number(usage, "completion_tokens")
+    if usage is None or (not tokens_in and not tokens_out):
+        return Usage(math.nan, math.nan)
+    reasoning = _number(getattr(usage, "completion_tokens_details", None), "reasoning_tokens")
+    if reasoning and _number(usage, "total_tokens") == tokens_in + tokens_out + reasoning:
+        tokens_out += reasoning
+    cached = _number(getattr(usage, "prompt_tokens_details", None), "cached_tokens")
+    return Usage(tokens_in, tokens_out, min(cached, tokens_in), reasoning)
+
+
+def _number(owner: Any, name: str) -> float:
+    value = getattr(owner, name, None)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
+    """Return the USD of an answer; NaN where the provider does not say how many tokens it took, 0 from a cache.
+
+    Of a stream without usage, LiteLLM counts the tokens itself. By the user's or the profile's prices; where LiteLLM's
+    map gives them, as LiteLLM reckons, which knows more kinds of tokens.
+    """
+    hidden = getattr(response, "_hidden_params", None) or {}
+    if hidden.get("cache_hit"):
+        return 0.0
+    if not usage.is_known:
+        return math.nan
+    if quoted.source == LITELLM:
+        reckoned = hidden.get("response_cost") or _number(response.usage, "cost")  # of a stream
+        if reckoned:
+            return float(reckoned)
+    return quoted.prices.cost(usage.tokens_in, usage.tokens_out, usage.cached_tokens)

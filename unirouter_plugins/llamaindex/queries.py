@@ -1,0 +1,253 @@
+"""One query of LlamaIndex: what it asks, what was found for it, the model that it keeps, the records of its calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
+from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
+from llama_index.core.schema import NodeWithScore
+from llama_index.core.types import TokenAsyncGen, TokenGen
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.event_handlers import BaseEventHandler
+from llama_index_instrumentation.events.span import SpanDropEvent
+from llama_index_instrumentation.span_handlers.null import NullSpanHandler
+
+from unirouter_core.documents import Documents, GivenDocuments
+from unirouter_core.exceptions import NoCandidateError, UniRouterError
+from unirouter_plugins.litellm.records import METADATA, Record
+from unirouter_plugins.llamaindex.streams import aeach_in, each_in
+
+CALLS = f"{METADATA}_calls"
+"""Where a response's metadata hold the records of all its calls, in order; the last gave the answer."""
+
+_TELL_OF_QUERIES = (
+    "llama_index.core.base.base_query_engine",
+    "llama_index.core.base.base_retriever",
+    "llama_index.core.response_synthesizers.base",
+    "llama_index.core.response_synthesizers.generation",
+)
+"""LlamaIndex's modules that say when a query begins and ends, and what was found for it."""
+
+_TELLS_OF_NODES = "llama_index.core.response_synthesizers.base"
+"""Its module that makes answers of nodes: of those that rerankers and other postprocessors have left."""
+
+
+@dataclass(eq=False)
+class Query:
+    """A query while it is answered; the calls that are made for it find it in their context.
+
+    Parameters
+    ----------
+    text : str, optional
+        What it asks, without the context that was retrieved; None where the calls themselves say it.
+    span_id : str, optional
+        LlamaIndex's name of its span.
+    outer : Query, optional
+        The query that this one is a step of.
+    """
+
+    text: str | None = None
+    span_id: str | None = None
+    outer: Query | None = None
+    documents: Documents | None = None  # what was found for it; None where nothing was looked for
+    models: dict[Hashable, str] = field(default_factory=dict, init=False)  # the one that each LLM keeps
+    records: list[Record] = field(default_factory=list, init=False)
+    is_open: bool = field(default=True, init=False)
+
+    @property
+    def lineage(self) -> Iterator[Query]:
+        """The query itself, the one that it is a step of, and so on to the outermost."""
+        query: Query | None = self
+        while query is not None:
+            yield query
+            query = query.outer
+
+    @property
+    def outermost(self) -> Query:
+        """The query that all others are steps of: its models are kept for them."""
+        return list(self.lineage)[-1]
+
+    def asks(self, *, per_step: bool) -> str | None:
+        """Return the text to route on: that of the outermost query, or of this step."""
+        texts = [query.text for query in self.lineage if query.text]
+        return texts[0 if per_step else -1] if texts else None
+
+    @property
+    def found(self) -> Documents | None:
+        """What was found for the query, else for the one that it is a step of; None where nothing was looked for."""
+        return next((query.documents for query in self.lineage if query.documents is not None), None)
+
+    def keep(self, record: Record) -> None:
+        """Note the record of a call."""
+        for query in self.lineage:
+            query.records.append(record)
+
+
+_QUERY: ContextVar[Query | None] = ContextVar("query", default=None)
+
+_NODES: ContextVar[tuple[str, Sequence[NodeWithScore]] | None] = ContextVar("nodes", default=None)
+"""Of which nodes an answer is made next, after the id of its span."""
+
+
+def current_query() -> Query | None:
+    """Return the query that is being answered here; None outside of one."""
+    query = _QUERY.get()
+    while query is not None and not query.is_open:  # its answer was given, but a task that it left behind goes on
+        query = query.outer
+    return query
+
+
+@contextmanager
+def one_query(text: str | None = None, documents: GivenDocuments | None = None) -> Iterator[None]:
+    """Make one query of all calls in the block, or one step of the query around it: they keep the model of the first.
+
+    Parameters
+    ----------
+    text : str, optional
+        What to route on; when not given, each call's own text.
+    documents : Documents or sequence of str, optional
+        What was retrieved for it, for a router fitted with documents; what a retriever finds in the block comes in its
+        place.
+
+    Examples
+    --------
+    ::
+
+        with one_query():
+            draft = llm.complete("Write a kind reply to a customer whose lamp is late.")
+            reply = llm.complete(f"Translate into French: {draft.text}")
+    """
+    query = Query(text, None, current_query(), None if documents is None else Documents.of(documents))
+    token = _QUERY.set(query)
+    try:
+        yield
+    finally:
+        query.is_open = False
+        _QUERY.reset(token)
+
+
+@contextmanager
+def loud() -> Iterator[None]:
+    """Let no failure of ours be taken for an answer that is none: of a query, synthesizers go on after a ValueError."""
+    try:
+        yield
+    except UniRouterError as failed:
+        if current_query() is None or not isinstance(failed, ValueError):
+            raise
+        raise NoCandidateError(str(failed)) from failed
+
+
+class QueryWatcher(BaseEventHandler):
+    """Opens a query when LlamaIndex says that one begins, and closes it, its records in the response, when it ends."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return LlamaIndex's name for the class."""
+        return "unirouter_query_watcher"
+
+    def handle(self, event: Any, **_: Any) -> None:
+        """Take note of an event, in the context of the query."""
+        if isinstance(event, QueryStartEvent | SynthesizeStartEvent):
+            text = event.query if isinstance(event.query, str) else event.query.query_str
+            nodes = _NODES.get()
+            found = _documents(nodes[1]) if nodes is not None and nodes[0] == event.span_id else None
+            _QUERY.set(Query(text, event.span_id, current_query(), found))
+            return
+        if isinstance(event, RetrievalEndEvent):
+            if (asking := current_query()) is not None:
+                asking.documents = _documents(event.nodes)
+            return
+        query = _QUERY.get()
+        if query is None or query.span_id != event.span_id:
+            return
+        if isinstance(event, QueryEndEvent | SynthesizeEndEvent | SpanDropEvent):
+            _QUERY.set(query.outer)
+            query.is_open = False
+        if isinstance(event, QueryEndEvent | SynthesizeEndEvent):
+            _end(query, event.response)
+
+
+class NodesWatcher(NullSpanHandler):
+    """Notes the nodes that an answer is made of: the event that follows tells only what is asked."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return LlamaIndex's name for the class."""
+        return "unirouter_nodes_watcher"
+
+    def span_enter(self, id_: str, bound_args: Any, *_: Any, **__: Any) -> None:
+        """Take note of what a synthesizer is given, in the context of its span."""
+        if "nodes" in bound_args.arguments:
+            _NODES.set((id_, bound_args.arguments["nodes"]))
+
+
+def _documents(nodes: Sequence[NodeWithScore]) -> Documents:
+    """Return nodes as the router reads them: their own text, without metadata, and their scores where they have any.
+
+    A score that is not finite is none: LlamaIndex drops what is raised here, and the nodes would not be read at all.
+    """
+    scores = [math.nan if node.score is None or math.isinf(node.score) else node.score for node in nodes]
+    return Documents([node.get_content() for node in nodes], scores)
+
+
+def _end(query: Query, response: Any) -> None:
+    """Note the records in a response; of one that streams, the LLM may be asked only when it is read."""
+    _note(query, response)
+    if isinstance(response, StreamingResponse) and response.response_gen is not None:
+        response.response_gen = _read(query, response, response.response_gen)
+    elif isinstance(response, AsyncStreamingResponse):
+        response.response_gen = _aread(query, response, response.response_gen)
+
+
+def _note(query: Query, response: Any) -> None:
+    """Note the records in the metadata of a query's response."""
+    if query.records:
+        response.metadata = {} if response.metadata is None else response.metadata
+        response.metadata.update({METADATA: query.records[-1], CALLS: list(query.records)})
+
+
+def _read(query: Query, response: Any, parts: TokenGen) -> TokenGen:
+    """Yield the parts of a response, each made in the query, whoever reads them."""
+    with closing(each_in(lambda: _resumed(query), parts)) as made:
+        for part in made:
+            _note(query, response)
+            yield part
+    _note(query, response)
+
+
+async def _aread(query: Query, response: Any, parts: TokenAsyncGen) -> TokenAsyncGen:
+    """Do what `_read` does, asynchronously."""
+    async with aclosing(aeach_in(lambda: _resumed(query), parts)) as made:
+        async for part in made:
+            _note(query, response)
+            yield part
+    _note(query, response)
+
+
+@contextmanager
+def _resumed(query: Query) -> Iterator[None]:
+    token, query.is_open = _QUERY.set(query), True
+    try:
+        yield
+    finally:
+        query.is_open = False
+        _QUERY.reset(token)
+
+
+def watch_queries() -> None:
+    """Let LlamaIndex tell of queries; doing it again changes nothing."""
+    for name in _TELL_OF_QUERIES:
+        dispatcher = get_dispatcher(name)
+        if not any(isinstance(handler, QueryWatcher) for handler in dispatcher.event_handlers):
+            dispatcher.add_event_handler(QueryWatcher())
+    dispatcher = get_dispatcher(_TELLS_OF_NODES)
+    if not any(isinstance(handler, NodesWatcher) for handler in dispatcher.span_handlers):
+        dispatcher.add_span_handler(NodesWatcher())

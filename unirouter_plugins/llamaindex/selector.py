@@ -1,0 +1,173 @@
+"""Selectors: which of several query engines, retrievers or tools a question goes to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
+from llama_index.core.objects import ObjectRetriever
+from llama_index.core.schema import QueryBundle, QueryType
+from llama_index.core.selectors.utils import get_selector_from_llm
+from llama_index.core.tools import ToolMetadata
+
+from unirouter_core.decision import check_cost_weight
+from unirouter_core.exceptions import InvalidDataError, UnknownModelError
+from unirouter_core.router import UniRouter
+from unirouter_plugins.litellm.records import Record, record_decisions
+from unirouter_plugins.llamaindex.llm import PickingLLM
+from unirouter_plugins.llamaindex.queries import one_query
+
+
+class UniRouteSelector(BaseSelector):
+    """Chooses among query engines, retrievers or tools by the model that each is bound to, and asks no LLM.
+
+    Parameters
+    ----------
+    router : UniRouter or UniRouterLLM
+    models : mapping of str to str, optional
+        The model that each choice is bound to, by the choice's name; who is not in it has the name of its model.
+    cost_weight : float, optional
+        The error that one USD is worth; the router's own when not given.
+    then_select_tool : bool
+        Whether the router picks an LLM instead, and that LLM a choice, by its description, as LlamaIndex's own
+        selectors do; choices then need no model. `router` must be a `UniRouterLLM`.
+
+    Raises
+    ------
+    InvalidDataError
+        When the router is none, or one that cannot ask.
+
+    Examples
+    --------
+    ::
+
+        engines = [
+            QueryEngineTool.from_defaults(index.as_query_engine(llm=llm), name=model, description="Any question.")
+            for model, llm in llms.items()
+        ]
+        engine = RouterQueryEngine(UniRouteSelector(router), engines)
+        response = engine.query("How long is the warranty?")
+        print(response.metadata["selector_result"].reason)
+    """
+
+    def __init__(
+        self,
+        router: UniRouter | PickingLLM,
+        *,
+        models: Mapping[str, str] | None = None,
+        cost_weight: float | None = None,
+        then_select_tool: bool = False,
+    ) -> None:
+        if not isinstance(router, UniRouter | PickingLLM):
+            raise InvalidDataError(f"router={router!r:.60} is neither a UniRouter nor a UniRouterLLM.")
+        if then_select_tool and not isinstance(router, PickingLLM):
+            raise InvalidDataError("then_select_tool=True asks an LLM; give a UniRouterLLM, not its router.")
+        self.router = router if isinstance(router, UniRouter) else router.router
+        self.llm = router if isinstance(router, PickingLLM) else None
+        self.models = dict(models or {})
+        self.cost_weight = None if cost_weight is None else check_cost_weight(cost_weight)
+        self.then_select_tool = then_select_tool
+
+    def narrow(self, retriever: ObjectRetriever[Any]) -> ObjectRetriever[Any]:
+        """Return a retriever of tools that gives the one that is selected of those that `retriever` gives.
+
+        This is for `ToolRetrieverRouterQueryEngine`, which takes no selector.
+
+        Parameters
+        ----------
+        retriever : ObjectRetriever
+        """
+        return _NarrowedRetriever(self, retriever)
+
+    def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
+        if not self.then_select_tool:
+            return self._bound(choices, query)
+        with one_query(query.query_str), record_decisions() as records:
+            result = get_selector_from_llm(self._asked()).select(choices, query)
+        return _checked(result, choices, records)
+
+    async def _aselect(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
+        if not self.then_select_tool:
+            return await asyncio.to_thread(self._bound, choices, query)  # to embed a prompt takes a while
+        with one_query(query.query_str), record_decisions() as records:
+            result = await get_selector_from_llm(self._asked()).aselect(choices, query)
+        return _checked(result, choices, records)
+
+    def _asked(self) -> PickingLLM:
+        assert self.llm is not None  # checked when the selector was made
+        return self.llm
+
+    def _bound(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
+        """Return the choice whose model the router picks."""
+        models = self._models_of(choices)
+        decision = self.router.route(query.query_str, cost_weight=self._weight(), models=models)
+        reason = (
+            f"{decision.model} is expected to err by {decision.error:.3f} for ${decision.cost:.3g} on prompts of "
+            f"cluster {decision.region}: the least error + {decision.cost_weight:g} * cost of {len(models)}."
+        )
+        return SelectorResult(selections=[SingleSelection(index=models.index(decision.model), reason=reason)])
+
+    def _weight(self) -> float | None:
+        own = getattr(self.llm, "cost_weight", None)
+        return own if self.cost_weight is None else self.cost_weight
+
+    def _models_of(self, choices: Sequence[ToolMetadata]) -> list[str]:
+        """Return the model that each choice is bound to, checked."""
+        if not choices:
+            raise InvalidDataError("There is nothing to choose among; give at least one choice.")
+        if nameless := [choice.description for choice in choices if not choice.name]:
+            raise InvalidDataError(f"The choice {nameless[0]!r:.60} has no name; give it its model's.")
+        pool, names = self.router.pool, [str(choice.name) for choice in choices]
+        models = [self.models.get(name, name) for name in names]
+        if strangers := [name for name in models if name not in pool]:
+            raise UnknownModelError(
+                f"The choice {strangers[0]!r} is bound to no model of the pool, which holds "
+                f"{', '.join(map(repr, pool)) or 'no model'}; name it as its model, or give models={{choice: model}}."
+            )
+        if twins := [name for name in models if models.count(name) > 1]:
+            raise InvalidDataError(
+                f"Two choices are bound to {twins[0]!r}, so the model does not tell which; bind each to another, or "
+                "let an LLM select: then_select_tool=True."
+            )
+        return models
+
+    def _get_prompts(self) -> dict[str, Any]:
+        return {}
+
+    def _update_prompts(self, prompts: Any) -> None:
+        """Do nothing: there are none."""
+
+
+def _checked(result: SelectorResult, choices: Sequence[ToolMetadata], records: list[Record]) -> SelectorResult:
+    """Return what an LLM selected, with who it was; LlamaIndex would take choice 0 for the last."""
+    who = records[-1]["model"]
+    for selection in result.selections:
+        if not 0 <= selection.index < len(choices):
+            raise InvalidDataError(
+                f"{who!r} selected choice {selection.index + 1} of {len(choices)}; ask again, or leave it out of the "
+                "pool if it often does."
+            )
+    told = [SingleSelection(index=s.index, reason=f"{who} selected it: {s.reason}") for s in result.selections]
+    return SelectorResult(selections=told)
+
+
+class _NarrowedRetriever(ObjectRetriever[Any]):
+    """Gives, of the tools that another retriever gives, the one that a selector selects."""
+
+    def __init__(self, selector: UniRouteSelector, whole: ObjectRetriever[Any]) -> None:
+        super().__init__(whole.retriever, whole.object_node_mapping, whole.node_postprocessors)
+        self._selector, self._whole = selector, whole
+
+    def retrieve(self, str_or_query_bundle: QueryType) -> list[Any]:
+        """Return the selected tool, in a list."""
+        tools = self._whole.retrieve(str_or_query_bundle)
+        selected = self._selector.select([tool.metadata for tool in tools], str_or_query_bundle)
+        return [tools[index] for index in selected.inds]
+
+    async def aretrieve(self, str_or_query_bundle: QueryType) -> list[Any]:
+        """Do what `retrieve` does, asynchronously."""
+        tools = await self._whole.aretrieve(str_or_query_bundle)
+        selected = await self._selector.aselect([tool.metadata for tool in tools], str_or_query_bundle)
+        return [tools[index] for index in selected.inds]
