@@ -16,10 +16,10 @@ from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableCo
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field, PrivateAttr
 
-from unirouter_core.decision import Decision, check_cost_weight
 from unirouter_core.estimators import Estimator
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.langchain.calling import Call
 from unirouter_plugins.langchain.chat_model import PickingChatModel
 from unirouter_plugins.langchain.chat_models import ChatModels
@@ -277,12 +277,12 @@ class RouterRunnable(PickingChatModel):
 
     def get_num_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, as the router counts them: offline, for no model in particular."""
-        return int(self.router.token_counter.count([text])[0])
+        return int(self.router.fit_.token_counter.count([text])[0])
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the number of tokens of a conversation, and of the tools, as the router counts them."""
         conversation = Conversation(messages, {"tools": list(BoundTools(tools or [], {}))})
-        return int(conversation.tokens(self.router.token_counter)[0])
+        return int(conversation.tokens(self.router.fit_.token_counter)[0])
 
 
 def _check(router: Any) -> None:

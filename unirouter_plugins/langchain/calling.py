@@ -15,7 +15,7 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_plugins.langchain.chat_models import ChatModels
 from unirouter_plugins.litellm import CallRecord
 from unirouter_plugins.litellm.fallback import Attempts

@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from unirouter_core.profiles import Capabilities, ModelProfile
+from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_plugins.langchain.hearing import joined
 from unirouter_plugins.litellm.door import open_litellm
@@ -60,7 +60,7 @@ class ChatModels:
     ) -> None:
         self.given, self.settings, self.run = given, dict(settings or {}), dict(run or {})
         self._chat_litellm: Any = load_chat_litellm() if given is None else None
-        self._served: tuple[dict[str, ModelProfile], Served] | None = None
+        self._served: tuple[Pool, Served] | None = None
 
     def chat_model(self, profile: ModelProfile, *, is_last: bool = True) -> BaseChatModel:
         """Return the chat model of `profile`; a `ChatLiteLLM` is made anew, with the key that the environment has now.
@@ -103,7 +103,7 @@ class ChatModels:
     def served(self, router: UniRouter) -> Served:
         """Return the router's pool as its chat models serve it; it is looked at anew when the pool has changed."""
         pool = router.pool
-        if self._served is None or self._served[0] != pool:
+        if self._served is None or self._served[0] is not pool:
             self._served = pool, served(router, self._able(pool))
         return self._served[1]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unirouter_core.decision import Decision
+from unirouter_core.rule import Decision
 from unirouter_plugins.langchain.configurable import PerCall
 from unirouter_plugins.langchain.messages import Conversation
 from unirouter_plugins.litellm.serving import Served
@@ -38,10 +38,10 @@ def decision_on(conversation: Conversation, served: Served, per_call: PerCall, c
     """
     chat, tokens_in, cached = conversation.chat, None, {}
     if not conversation.is_bare:
-        tokens, known = conversation.tokens(served.router.token_counter)
+        tokens, known = conversation.tokens(served.router.fit_.token_counter)
         tokens_in = served.sent(tokens)
         cached = {model: count for model, count in known.items() if model in served.pool}
-    knows_documents = served.router.document_features is not None
+    knows_documents = served.router.fit_.document_features is not None
     return served.router.route(
         conversation.asked if knows_documents else conversation.text,
         cost_weight=cost_weight,

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from unirouter_core.decision import Decision
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision
 from unirouter_plugins.litellm.chat import Chat, Messages
 from unirouter_plugins.litellm.door import open_litellm
 from unirouter_plugins.litellm.failures import unwrapped, without_keys
@@ -110,7 +110,7 @@ class CallRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it, without the ranking's numbers."""
-        answered = next(candidate for candidate in self.decision.ranking if candidate.model == self.model)
+        answered = self.decision.candidate(self.model)
         weight = self.decision.cost_weight
         return {
             "model": self.model,
@@ -122,7 +122,7 @@ class CallRecord:
             "seconds": round(self.seconds, 3),
             "cost_weight": "inf" if math.isinf(weight) else weight,
             "region": self.decision.region,
-            "ranking": [row.model for row in self.decision.ranking if row.excluded is None],
+            "ranking": [self.decision.model, *self.decision.fallbacks()],
             "failures": dict(self.failures),
             "differs": list(self.differs),
         }
@@ -177,9 +177,9 @@ class _Call:
 
     def _tokens_in(self, router: UniRouter) -> dict[str, float]:
         """Return the tokens that each model would be sent: variants are sent more than the chat."""
-        tokens = self.chat.count_tokens(router.token_counter)
+        tokens = self.chat.count_tokens(router.fit_.token_counter)
         members = {name: member_of(profile) for name, profile in self.pool.items()}
-        return {name: member.expanded_tokens(tokens, router.token_counter) for name, member in members.items()}
+        return {name: member.expanded_tokens(tokens, router.fit_.token_counter) for name, member in members.items()}
 
     def arguments(self) -> dict[str, Any]:
         """Return what LiteLLM's `completion` is given for the model to try now; its price is known."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
-from unirouter_core.decision import Decision
 from unirouter_core.exceptions import UnknownPriceError
+from unirouter_core.rule import Decision
 from unirouter_plugins.litellm.failures import described, is_overflow, passes_on, unwrapped, without_keys
 
 
@@ -41,23 +42,21 @@ class Attempts:
     content_policy: bool = False
     kept: str | None = None
     failures: dict[str, str] = field(default_factory=dict, init=False)
-    _left: list[str] = field(init=False, repr=False)
+    model: str = field(init=False)  # the one to try now
+    _next: str | None = field(init=False, repr=False)
+    _left: Iterator[str] = field(init=False, repr=False)
     _first: BaseException | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._left = [candidate.model for candidate in self.decision.ranking if candidate.excluded is None]
-        if self.kept in self._left:
-            self._left.sort(key=lambda model: model != self.kept)
-
-    @property
-    def model(self) -> str:
-        """The model to try now."""
-        return self._left[0]
+        first = self.kept if self.kept is not None and self.decision.is_eligible(self.kept) else self.decision.model
+        order = chain([self.decision.model], self.decision.fallbacks())
+        self.model, self._left = first, (model for model in order if model != first)
+        self._next = next(self._left, None)
 
     @property
     def is_last(self) -> bool:
-        """Whether nobody is left after it."""
-        return len(self._left) == 1
+        """Whether no model is left after it."""
+        return self._next is None
 
     def note(self, failed: Exception) -> None:
         """Note that the model failed and move on to the next; raise when no other may answer.
@@ -71,14 +70,16 @@ class Attempts:
         if not unpriced and not passes_on(cause, content_policy=self.content_policy):
             raise cause
         self._first = self._first or cause
-        left = self._left[1:]
+        left: Iterator[str] = chain([] if self._next is None else [self._next], self._left)
         if is_overflow(cause):
-            left = [other for other in left if self._is_larger(other, model)]
-        if not left:
+            left = (other for other in left if self._is_larger(other, model))
+        following = next(left, None)
+        if following is None:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
             raise self._first
-        self._left = left
+        self.model, self._left = following, left
+        self._next = next(left, None)
 
     def _is_larger(self, other: str, model: str) -> bool:
         """Return whether `other` may take a prompt too long for `model`; a window not known may be larger."""

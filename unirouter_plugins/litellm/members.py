@@ -14,7 +14,7 @@ from typing import Any
 
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.litellm.chat import PER_MESSAGE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import warnings
 from collections.abc import Mapping
@@ -10,9 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError
-from unirouter_core.pool import Pool
-from unirouter_core.profiles import Capabilities, ModelProfile
-from unirouter_core.profiling import repriced
+from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm.members import MEASURED_AS, SERVED_AS, Member, Members, differences, restored
 from unirouter_plugins.litellm.prices import capabilities
@@ -42,9 +39,7 @@ def configured(router: UniRouter, members: Members) -> UniRouter:
     """
     pool = router.pool
     served = {name: _configured(profile, members) for name, profile in pool.items()}
-    deciding = copy.copy(router)
-    deciding.replace_pool(Pool(served))
-    return deciding
+    return router.with_pool(Pool(served))
 
 
 def _configured(profile: ModelProfile, members: Members) -> ModelProfile:
@@ -69,7 +64,7 @@ def _priced(profile: ModelProfile, member: Member) -> ModelProfile:
     if member.prices is None or member.prices == profile.prices:
         return profile
     try:
-        return repriced(profile, member.prices)
+        return profile.repriced(member.prices)
     except UnknownPriceError:
         warnings.warn(
             f"{profile.model!r} was measured without token prices, so decisions go by its old cost; measure it anew "
@@ -141,7 +136,7 @@ class Served:
         """Return the tokens that each model is sent of a chat of `tokens`: variants are sent more."""
         if not self.variants:
             return tokens
-        counter = self.router.token_counter
+        counter = self.router.fit_.token_counter
         more = {name: member.expanded_tokens(tokens, counter) for name, member in self.variants.items()}
         return {**dict.fromkeys(self.pool, tokens), **more}
 
@@ -157,13 +152,9 @@ def served(router: UniRouter, able: Mapping[str, Capabilities] | None = None) ->
     """
     pool = router.pool
     if able is not None:
-        pool = {
-            name: dataclasses.replace(profile, capabilities=able[name])
-            for name, profile in pool.items()
-            if name in able
-        }
-        router = copy.copy(router)
-        router.replace_pool(Pool(pool))
+        shared = [name for name in pool if name in able]
+        pool = Pool({name: dataclasses.replace(pool[name], capabilities=able[name]) for name in shared})
+        router = router.with_pool(pool)
     members = {} if able is not None else {name: member_of(profile) for name, profile in pool.items()}
     windows = {name: profile.capabilities.context_window for name, profile in pool.items()}
     return Served(router, pool, windows, {name: member for name, member in members.items() if member.is_variant})

@@ -14,7 +14,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, Completi
 from llama_index.core.llms import LLM
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
 
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_plugins.litellm import CallRecord
 from unirouter_plugins.litellm.fallback import Attempts
 from unirouter_plugins.litellm.prices import Quote, quote, usd_of

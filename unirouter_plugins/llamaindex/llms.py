@@ -11,7 +11,7 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
-from unirouter_core.profiles import Capabilities, ModelProfile
+from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm.door import open_litellm
 from unirouter_plugins.litellm.serving import Served, arguments_of, member_of, served
@@ -57,7 +57,7 @@ class PoolLLMs:
     ) -> None:
         self.given, self.settings, self.fields = given, dict(settings or {}), dict(fields or {})
         self._litellm: Any = load_litellm_llm() if given is None else None
-        self._served: tuple[dict[str, ModelProfile], Served, LLMMetadata] | None = None
+        self._served: tuple[Pool, Served, LLMMetadata] | None = None
 
     def llm(self, profile: ModelProfile, *, is_last: bool = True) -> LLM:
         """Return the LLM of `profile`; a `LiteLLM` is made anew, with the key that the environment has now.
@@ -103,7 +103,7 @@ class PoolLLMs:
 
     def _seen(self, router: UniRouter) -> tuple[Served, LLMMetadata]:
         pool = router.pool
-        if self._served is None or self._served[0] != pool:
+        if self._served is None or self._served[0] is not pool:
             able = (
                 None if self.given is None else {n: _able(pool[n], llm) for n, llm in self.given.items() if n in pool}
             )
