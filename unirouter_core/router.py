@@ -559,7 +559,8 @@ class UniRouter:
 def _decide(fit: Fit, pool: Pool, prompt: str, request: Request, vector: Array | None) -> Decision:
     """Return the decision on one prompt among the models of `pool`."""
     found = None if request.documents is None else [Documents.of(request.documents)]
-    X, tokens = fit.encode([prompt], found, vectors=None if vector is None else [vector]), request.tokens(pool)
+    given: Any = vector[None] if isinstance(vector, np.ndarray) else None if vector is None else [vector]
+    X, tokens = fit.encode([prompt], found, vectors=given), request.tokens(pool)
     whole = tokens is not None
     if tokens is None:
         tokens = fit.count_tokens([prompt], found)
