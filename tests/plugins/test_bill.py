@@ -7,7 +7,7 @@ import pytest
 
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.litellm.members import Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import Member, Members, Votes
 from unirouter_plugins.onboarding import plan_onboarding
 from unirouter_plugins.onboarding.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
 from unirouter_plugins.onboarding.ask import digest_of, settings_of

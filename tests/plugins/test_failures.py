@@ -19,20 +19,10 @@ from tests.plugins.servers import (
     refuses_the_key,
     serve_script,
 )
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.failures import (
-    described,
-    is_overflow,
-    is_passing,
-    lacks_key,
-    may_be_billed,
-    passes_on,
-    redacted,
-    retry_after,
-    unwrapped,
-)
-from unirouter_plugins.litellm.fallback import Attempts
-from unirouter_plugins.litellm.members import MissingKeyError
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.failures import described, is_overflow, is_passing, lacks_key, may_be_billed, passes_on, redacted, retry_after, unwrapped
+from unirouter_plugins.litellm.routed import Attempts
+from unirouter_plugins.litellm.failures import MissingKeyError
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used

@@ -28,8 +28,8 @@ from unirouter_plugins.langchain import (
     model_selector,
     record_decisions,
 )
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
+from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm import configured
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 WEIGHT = 300

@@ -20,9 +20,9 @@ from tests.plugins.servers import (
     says,
 )
 from unirouter_plugins.litellm import acomplete, astream, complete, record_of, stream
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm import configured
 
 SUM = "What is 14 plus 37?"
 MODELS = ("poet", "sage", "tutor", "scholar")

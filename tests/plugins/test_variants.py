@@ -27,14 +27,14 @@ from unirouter_core import InvalidDataError
 from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.failures import retry_after, unwrapped
-from unirouter_plugins.litellm.members import Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import Member, Members, Votes
 from unirouter_plugins.litellm.prices import usage_of
-from unirouter_plugins.litellm.registry import enter_provider
-from unirouter_plugins.litellm.transform import transformed
-from unirouter_plugins.litellm.variants import VOTES, register
-from unirouter_plugins.litellm.votes import Ballot, elected, summed
+from unirouter_plugins.litellm.programs import enter_provider
+from unirouter_plugins.litellm.programs import transformed
+from unirouter_plugins.litellm.programs import VOTES, register
+from unirouter_plugins.litellm.programs import Ballot, elected, summed
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used

@@ -29,9 +29,10 @@ from unirouter_plugins.langchain.messages import Conversation, messages_of
 from unirouter_plugins.langchain.structured import StructuredOutput
 from unirouter_plugins.langchain.tools import BoundTools
 from unirouter_plugins.litellm import load_router
-from unirouter_plugins.litellm.fallback import Attempts
-from unirouter_plugins.litellm.records import last_decision, record_decisions
-from unirouter_plugins.litellm.serving import check_given, member_of, served
+from unirouter_plugins.litellm.routed import Attempts
+from unirouter_plugins.litellm.routed import last_decision, record_decisions
+from unirouter_plugins.litellm.XXX import member_of, served
+from unirouter_plugins.litellm.routed import check_given
 
 if TYPE_CHECKING:
     from unirouter_plugins.langchain.middleware import UniRouterMiddleware
@@ -179,7 +180,7 @@ class RouterRunnable(PickingChatModel):
         ----------
         folder : path
         pool : path, optional
-            A `pool.toml`; see `unirouter_plugins.litellm.members.read_members`.
+            A `pool.toml`; see `unirouter_plugins.litellm.read_members`.
         embedder, estimator
             As in `UniRouter.load`.
         **fields

@@ -18,10 +18,10 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from unirouter_core.profiles import ModelProfile
 from unirouter_plugins.langchain.chat_models import ChatModels
 from unirouter_plugins.litellm import CallRecord
-from unirouter_plugins.litellm.fallback import Attempts
+from unirouter_plugins.litellm.routed import Attempts
 from unirouter_plugins.litellm.prices import Usage, quote
-from unirouter_plugins.litellm.records import METADATA, Record, keep
-from unirouter_plugins.litellm.serving import called_otherwise, member_of
+from unirouter_plugins.litellm.routed import METADATA, Record, keep
+from unirouter_plugins.litellm.XXX import called_otherwise, member_of
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseMessage)

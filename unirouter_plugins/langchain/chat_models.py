@@ -10,8 +10,9 @@ from langchain_core.language_models import BaseChatModel
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.langchain.hearing import joined
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.serving import Served, arguments_of, served
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.XXX import Served, served
+from unirouter_plugins.litellm.programs import arguments_of
 
 _FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "n")
 """LiteLLM's parameters that a `ChatLiteLLM` has fields for, so that traces show them; the others go beside."""

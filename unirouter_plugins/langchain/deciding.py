@@ -5,7 +5,7 @@ from __future__ import annotations
 from unirouter_core.decision import Decision
 from unirouter_plugins.langchain.configurable import PerCall
 from unirouter_plugins.langchain.messages import Conversation
-from unirouter_plugins.litellm.serving import Served
+from unirouter_plugins.litellm.XXX import Served
 
 
 def decision_on(conversation: Conversation, served: Served, per_call: PerCall, cost_weight: float) -> Decision:

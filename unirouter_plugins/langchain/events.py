@@ -12,7 +12,7 @@ from langchain_core.language_models.chat_model_stream import AsyncChatModelStrea
 from langchain_core.runnables import RunnableConfig
 
 from unirouter_plugins.langchain.calling import Call
-from unirouter_plugins.litellm.records import METADATA
+from unirouter_plugins.litellm.routed import METADATA
 
 if TYPE_CHECKING:
     from unirouter_plugins.langchain.chat_model import PickingChatModel

@@ -22,7 +22,7 @@ from langchain_core.prompt_values import PromptValue
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.records import METADATA
+from unirouter_plugins.litellm.routed import METADATA
 
 _ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system"}
 

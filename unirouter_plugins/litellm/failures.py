@@ -6,11 +6,38 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import MissingKeyError
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.litellm.other_failures import other_is_overflow, other_passes_on
+
+
+class MissingKeyError(InvalidDataError):
+    """A model whose key is not in the environment: another may have its own."""
+
+
+@cache
+def open_litellm() -> Any:
+    """Return the `litellm` module, imported offline and quietly when the first call needs it.
+
+    Before the import, its price map is set to the one it ships, and reading `.env` from the current folder is turned
+    off, unless the environment says otherwise; after it, advertising on failures and downloads of tokenizers are.
+
+    Raises
+    ------
+    ImportError
+        When LiteLLM is not installed.
+    """
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else it loads .env into the environment
+    try:
+        import litellm
+    except ImportError as missing:
+        raise ImportError("LiteLLM is missing: pip install 'unirouter[litellm]'.") from missing
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    return litellm
 
 PASSES_ON = (
     "RateLimitError",
@@ -110,23 +137,24 @@ def retry_after(failed: BaseException) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def described(failed: BaseException) -> str:
-    """Return a failure as one line without keys."""
+def described(failed: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return a failure as one line without keys, those of `secrets` included."""
     failed = unwrapped(failed)
-    line, kind = " ".join(redacted(str(failed)).split()), type(failed).__name__
+    line, kind = " ".join(redacted(str(failed), secrets).split()), type(failed).__name__
     told = re.sub(rf"^((litellm\.)?{kind}: )+(\w+Exception - )?", "", line)  # LiteLLM names it twice, then openai's
     return f"{kind}: {told}"
 
 
-def without_keys(failed: BaseException) -> BaseException:
+def without_keys(failed: BaseException, secrets: Iterable[str] = ()) -> BaseException:
     """Return the failure, and what it came from, with the keys taken out of their messages, bodies and headers."""
+    secrets = list(secrets)
     link, seen = failed, set[int]()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        link.args = tuple(redacted(arg) if isinstance(arg, str) else arg for arg in link.args)
+        link.args = tuple(redacted(arg, secrets) if isinstance(arg, str) else arg for arg in link.args)
         for name in ("message", "body"):
             told = getattr(link, name, None)
-            if told is not None and (clean := redacted(str(told))) != str(told):
+            if told is not None and (clean := redacted(str(told), secrets)) != str(told):
                 setattr(link, name, clean)
         with contextlib.suppress(Exception):  # of any kind: not all have a request, and some ask for one to be set
             link.request.headers.pop("authorization", None)  # type: ignore[attr-defined]

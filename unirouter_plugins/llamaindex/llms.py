@@ -13,8 +13,9 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from unirouter_core.profiles import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.serving import Served, arguments_of, member_of, served
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.XXX import Served, member_of, served
+from unirouter_plugins.litellm.programs import arguments_of
 
 
 def load_litellm_llm() -> Any:

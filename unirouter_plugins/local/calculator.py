@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from unirouter_core.tokens import TokenCounter
-from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.failures import open_litellm
 
 REFUSAL = "I only do arithmetic."
 """The answer to a prompt that does not hold one sum."""

@@ -17,11 +17,11 @@ from unirouter_core.exceptions import UniRouterError
 from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.graders import is_refusal
 from unirouter_plugins.litellm.chat import Chat, Message
-from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.failures import described, may_be_billed, redacted
-from unirouter_plugins.litellm.members import Member
+from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.litellm.prices import Quote, Usage, usage_of, usd_of
-from unirouter_plugins.litellm.variants import register
+from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.onboarding.answers import Answer
 from unirouter_plugins.onboarding.budget import Budget, Hold
 from unirouter_plugins.onboarding.pacing import ATTEMPTS, Gate, with_retries
@@ -293,7 +293,7 @@ def digest_of(settings: Mapping[str, Any]) -> str:
 
 def _arguments(member: Member, max_tokens: int) -> dict[str, Any]:
     """Return what LiteLLM is given besides the messages."""
-    if member.is_variant:
+    if member.is_program:
         register([member])
         return {"model": member.called, "max_tokens": max_tokens}
     given = member.arguments()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unirouter_core.exceptions import UniRouterError
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.onboarding.ask import CallFailedError, NoGradeError
 
 NOT_THE_MODEL = ("ContextWindowExceededError",)
