@@ -221,6 +221,12 @@ class Snapshot:
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, router: UniRouter) -> Snapshot:
+        """Return the pool as it is now, its models called through LiteLLM."""
+        pool = router.pool
+        return cls(with_profiles(router, pool), pool, {name: Member.of(profile) for name, profile in pool.items()})
+
     @property
     def windows(self) -> dict[str, int | None]:
         """The context windows in tokens; None where one is not known."""
@@ -351,8 +357,7 @@ class PoolModels(ABC, Generic[M]):
 
     def _snapshot(self, router: UniRouter, pool: Mapping[str, ModelProfile]) -> Snapshot:
         if self.given is None:
-            members = {name: Member.of(profile) for name, profile in pool.items()}
-            return Snapshot(with_profiles(router, pool), pool, members)
+            return Snapshot.of(router)
         able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
         pool = {n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able}
         return Snapshot(with_profiles(router, pool), pool, {})
@@ -618,15 +623,15 @@ class RoutedCall(ABC, Generic[M]):
 
     def rest(self, begun: Sequence[T], parts: Iterator[T]) -> Generator[T]:
         """Yield the parts of a stream that has begun; the record is made when it has ended, or is closed."""
-        try:
-            with contextlib.closing(parts):  # type: ignore[type-var]  # it is a generator
+        with contextlib.closing(parts):  # type: ignore[type-var]  # it is a generator
+            try:
                 for part in itertools.chain(begun, parts):
                     yield self._passed(part)
-        except GeneratorExit:
-            self.finish()
-            raise
-        except Exception as failed:
-            raise without_keys(unwrapped(failed), self._secrets) from None
+            except GeneratorExit:
+                self.finish()
+                raise
+            except Exception as failed:
+                raise without_keys(unwrapped(failed), self._secrets) from None
         self.finish()
 
     async def abegin(self, call: Callable[[Any], Awaitable[AsyncIterable[T]]]) -> tuple[list[T], AsyncIterator[T]]:
@@ -653,17 +658,17 @@ class RoutedCall(ABC, Generic[M]):
 
     async def arest(self, begun: Sequence[T], parts: AsyncIterator[T]) -> AsyncGenerator[T]:
         """Yield the same as `rest`, asynchronously."""
-        try:
-            async with contextlib.aclosing(parts):  # type: ignore[type-var]  # it is a generator
+        async with contextlib.aclosing(parts):  # type: ignore[type-var]  # it is a generator
+            try:
                 for part in begun:
                     yield self._passed(part)
                 async for part in parts:
                     yield self._passed(part)
-        except (GeneratorExit, asyncio.CancelledError):
-            self.finish()
-            raise
-        except Exception as failed:
-            raise without_keys(unwrapped(failed), self._secrets) from None
+            except (GeneratorExit, asyncio.CancelledError):
+                self.finish()
+                raise
+            except Exception as failed:
+                raise without_keys(unwrapped(failed), self._secrets) from None
         self.finish()
 
     def _each(self, parts: Iterable[T]) -> Iterator[T]:
