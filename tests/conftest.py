@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 
-from unirouter_core import (
-    BlendEstimator,
-    Evaluation,
-    HashingEmbedder,
-    LowRankEstimator,
-    MixtureEstimator,
-    Outcomes,
-    Prices,
-    ShrunkenClustersEstimator,
-    UniRouter,
-)
+from unirouter_core import Evaluation, Outcomes, Prices, UniRouter
+from unirouter_core.estimators import BlendEstimator, LowRankEstimator, MixtureEstimator, ShrunkenClustersEstimator
+from unirouter_core.hashing import HashingEmbedder
 
 N_FIT = 160  # the rest, 80 prompts, is what models are measured on
 

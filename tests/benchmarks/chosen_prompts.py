@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from sets import VALIDATION, load
 
-from unirouter_core import Outcomes, deferral_curve
+from unirouter_core import Outcomes
+from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import BlendEstimator
 from unirouter_core.estimators.ridge import fit_ridge

@@ -11,7 +11,7 @@ from collections import defaultdict
 import numpy as np
 from sets import DATA, VALIDATION
 
-from unirouter_core import deferral_curve
+from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import BlendEstimator
 from unirouter_core.evaluate.bootstrap import measure

@@ -10,15 +10,11 @@ import argparse
 import numpy as np
 from sets import VALIDATION, load
 
-from unirouter_core import (
-    BlendEstimator,
-    HashingEmbedder,
-    LowRankEstimator,
-    Outcomes,
-    ShrunkenClustersEstimator,
-    deferral_curve,
-)
+from unirouter_core import Outcomes
+from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import Array, embed
+from unirouter_core.estimators import BlendEstimator, LowRankEstimator, ShrunkenClustersEstimator
+from unirouter_core.hashing import HashingEmbedder
 from unirouter_plugins.bench import split
 
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 from sets import VALIDATION, load
 
-from unirouter_core import Evaluation, Outcomes, UniRouter, spending, tune
-from unirouter_core.decision import choose
+from unirouter_core import Evaluation, Outcomes, UniRouter, tune
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import BlendEstimator
+from unirouter_core.evaluate.forecast import spending
+from unirouter_core.rule import choose
 from unirouter_plugins.bench import split
 
 FEW = 100  # unseen prompts; the other case is all of the split's test prompts

@@ -14,9 +14,11 @@ import argparse
 import numpy as np
 from sets import load
 
-from unirouter_core import HashingEmbedder, Outcomes, deferral_curve
+from unirouter_core import Outcomes
+from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import embed
 from unirouter_core.estimators import BlendEstimator
+from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.starter.make import SETS, join
 from unirouter_plugins.bench import split
 

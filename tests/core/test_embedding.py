@@ -62,10 +62,11 @@ def test_a_class_is_not_its_object():
         UniRouter(embedder=HashingEmbedder)
 
 
-def test_an_embedder_that_learns_is_fitted(world):
+def test_an_embedder_that_learns_is_copied_and_fitted(world):
     learner = Learner()
-    UniRouter(embedder=learner, n_regions=2).fit(world.rows(range(40)))
-    assert tuple(learner.seen) == world.prompts[:40]
+    router = UniRouter(embedder=learner, n_regions=2).fit(world.rows(range(40)))
+    assert tuple(router.fit_.embedder.seen) == world.prompts[:40]
+    assert learner.seen is None
 
 
 def test_sentence_transformers_are_never_trained(world):
@@ -75,7 +76,7 @@ def test_sentence_transformers_are_never_trained(world):
 
     FakeTransformer.__module__ = "sentence_transformers.SentenceTransformer"
     router = UniRouter(embedder=FakeTransformer(), n_regions=2).fit(world.rows(range(40)))
-    assert router.fit_settings["embedder"]["class"] == "FakeTransformer"
+    assert router.fit_.settings["embedder"]["class"] == "FakeTransformer"
 
 
 @pytest.mark.parametrize(

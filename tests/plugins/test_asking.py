@@ -22,8 +22,7 @@ from tests.plugins.servers import (
 )
 from unirouter_core import InvalidDataError, Prices
 from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.failures import MissingKeyError
+from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
 from unirouter_plugins.litellm.pool_file import Member, Votes
 from unirouter_plugins.litellm.prices import TABLE, Quote
 from unirouter_plugins.onboarding import ask as asking

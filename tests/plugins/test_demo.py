@@ -149,7 +149,7 @@ def test_the_commands_that_it_prints_do_what_it_did(tmp_path, monkeypatch):
     assert json.loads(run(*tune, "--json").stdout)["cost_weight"] == router.cost_weight
     shutil.rmtree("my.router")
     assert run(*fit).exit_code == 0
-    assert UniRouter.load("my.router").fit_id == router.fit_id
+    assert UniRouter.load("my.router").fit_.id == router.fit_.id
     assert (
         json.loads(run(*onboard, "--dry-run", "--json").stdout)["bill"]["calls"] == 2 * 37
     )  # the calculator has answered

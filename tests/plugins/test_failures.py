@@ -19,10 +19,20 @@ from tests.plugins.servers import (
     refuses_the_key,
     serve_script,
 )
-from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.failures import described, is_overflow, is_passing, lacks_key, may_be_billed, passes_on, redacted, retry_after, unwrapped
+from unirouter_plugins.litellm.failures import (
+    MissingKeyError,
+    described,
+    is_overflow,
+    is_passing,
+    lacks_key,
+    may_be_billed,
+    open_litellm,
+    passes_on,
+    redacted,
+    retry_after,
+    unwrapped,
+)
 from unirouter_plugins.litellm.routed import Attempts
-from unirouter_plugins.litellm.failures import MissingKeyError
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used

@@ -28,9 +28,9 @@ from unirouter_plugins.langchain import (
     model_selector,
     record_decisions,
 )
-from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.langchain.pool_models import ChatModels
 from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.pool_file import Member, Members
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 WEIGHT = 300

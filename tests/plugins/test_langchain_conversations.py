@@ -48,7 +48,7 @@ def test_all_that_is_sent_is_paid_for_tools_too(llm):
 def test_what_a_model_was_sent_before_costs_it_the_price_for_cached_tokens(llm):
     chat = [SystemMessage(LONG), HumanMessage(POEM), by("sage", "Drops."), HumanMessage(SUM)]
     alone = [SystemMessage(LONG), HumanMessage(POEM), AIMessage("Drops."), HumanMessage(SUM)]
-    sent = chat_of(chat[:2]).count_sent_before(llm.router.token_counter)[0]
+    sent = chat_of(chat[:2]).count_sent_before(llm.router.fit_.token_counter)[0]
     listed, cached = costs(llm.decide(alone)), costs(llm.decide(chat))
     prices = llm.router.pool["sage"].prices
     assert listed["sage"] - cached["sage"] == pytest.approx(sent * (prices.input - prices.cached_input) / 1e6)

@@ -19,10 +19,9 @@ from tests.plugins.servers import (
     refuses_the_key,
     says,
 )
-from unirouter_plugins.litellm import acomplete, astream, complete, record_of, stream
+from unirouter_plugins.litellm import acomplete, astream, complete, configured, record_of, stream
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import Member, Members
-from unirouter_plugins.litellm import configured
 
 SUM = "What is 14 plus 37?"
 MODELS = ("poet", "sage", "tutor", "scholar")

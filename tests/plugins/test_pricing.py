@@ -9,7 +9,19 @@ import pytest
 from unirouter_core import Capabilities, Prices, UnknownPriceError
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import Member
-from unirouter_plugins.litellm.prices import LITELLM, PROFILE, TABLE, Quote, Usage, capabilities, listed_prices, quote, require_quote, usage_of, usd_of
+from unirouter_plugins.litellm.prices import (
+    LITELLM,
+    PROFILE,
+    TABLE,
+    Quote,
+    Usage,
+    capabilities,
+    listed_prices,
+    quote,
+    require_quote,
+    usage_of,
+    usd_of,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")  # pydantic, of LiteLLM's own
 

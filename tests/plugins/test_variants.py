@@ -27,14 +27,10 @@ from unirouter_core import InvalidDataError
 from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.failures import retry_after, unwrapped
+from unirouter_plugins.litellm.failures import open_litellm, retry_after, unwrapped
 from unirouter_plugins.litellm.pool_file import Member, Members, Votes
 from unirouter_plugins.litellm.prices import usage_of
-from unirouter_plugins.litellm.programs import enter_provider
-from unirouter_plugins.litellm.programs import transformed
-from unirouter_plugins.litellm.programs import VOTES, register
-from unirouter_plugins.litellm.programs import Ballot, elected, summed
+from unirouter_plugins.litellm.programs import VOTES, Ballot, elected, enter_provider, register, summed, transformed
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used

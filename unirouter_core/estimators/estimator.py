@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import numbers
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
+
+import numpy as np
 
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError, NotFittedError
 from unirouter_core.outcomes import Outcomes
+
+Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
+"""Arrays of any kind of number, by name."""
+
+Part = TypeVar("Part")
+"""An estimator or embedder."""
 
 
 class Prediction:
@@ -88,3 +98,54 @@ def require_fitted(estimator: Any, attribute: str) -> None:
     """Raise `NotFittedError` unless `fit` has set `attribute`."""
     if not hasattr(estimator, attribute):
         raise NotFittedError(f"This {type(estimator).__name__} is not fitted; call fit(X, outcomes) first.")
+
+
+# --- Settings and arrays: what is saved of an estimator or an embedder ------------------------------------------------
+
+
+def parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield an estimator and those inside it, to any depth, each after what its arrays' names start with."""
+    yield prefix, part
+    for place in dataclasses.fields(part):
+        value = getattr(part, place.name, None) if place.init else None
+        inside = {f".{i}": item for i, item in enumerate(value)} if isinstance(value, (list, tuple)) else {"": value}
+        for position, inner in inside.items():
+            if dataclasses.is_dataclass(inner):
+                yield from parts_of(inner, f"{prefix}{place.name}{position}.")
+
+
+def arrays_of(part: Any, prefix: str = "") -> Arrays:
+    """Return the fitted arrays of an estimator or embedder and of those inside it, by dotted name."""
+    return {
+        f"{start}{name}": np.asarray(value)
+        for start, each in parts_of(part, prefix)
+        for name, value in vars(each).items()
+        if name.endswith("_")
+    }
+
+
+def settings_of(part: Any) -> dict[str, Any]:
+    """Return the class and the constructor's parameters of an estimator or embedder, as JSON can hold them."""
+    values = {place.name: getattr(part, place.name) for place in dataclasses.fields(part) if place.init}
+    return {"class": type(part).__name__, **{name: _jsonable(value) for name, value in values.items()}}
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return settings_of(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    return [_jsonable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def clone(part: Part) -> Part:
+    """Return an estimator or embedder with the same settings that has learned nothing, apart from `part` altogether."""
+    if not dataclasses.is_dataclass(part):
+        return copy.deepcopy(part)
+    settings = {place.name: _cloned(getattr(part, place.name)) for place in dataclasses.fields(part) if place.init}
+    make: Callable[..., Part] = type(part)
+    return make(**settings)
+
+
+def _cloned(setting: Any) -> Any:
+    return type(setting)(map(_cloned, setting)) if type(setting) in (list, tuple) else clone(setting)

@@ -13,7 +13,7 @@ import typer
 
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import UniRouterError, UnknownPriceError
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import tables
 from unirouter_plugins.cli.options import Json, PoolFile, Router, emit, existing, pool_file, split

@@ -11,7 +11,7 @@ import typer
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.outcomes import Outcomes
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_core.validation import Evaluation
@@ -59,7 +59,7 @@ def onboard_recorded(
 
 def _unseen(router: UniRouter, table: Outcomes) -> tuple[Outcomes, str]:
     """Return the prompts that the router did not learn from, and what to say of it; all, when it has seen all."""
-    seen = router.has_seen(table.prompts)
+    seen = router.fit_.has_seen(table.prompts)
     if not seen.any():
         return table, ""
     if seen.all():

@@ -26,9 +26,9 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 
-from unirouter_core.decision import Decision, check_cost_weight
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.langchain.messages import CONFIG_SPECS, chat_of, messages_of, per_call, text_of
 from unirouter_plugins.langchain.pool_models import ChatCall, ChatModels, Prepared
 from unirouter_plugins.langchain.structured import StructuredOutput
@@ -224,7 +224,7 @@ class RouterRunnable(BaseChatModel):
         own = per_call(config.get("configurable", {}))
         messages, documents, forced = messages_of(input), own["documents"], parameters.pop("model", own.get("model"))
         chat = chat_of(messages, {**parameters, **(sent or {})})
-        knows = self.router.document_features is not None
+        knows = self.router.fit_.document_features is not None
         weights = own.get("cost_weight"), self.cost_weight
         return ChatCall(
             self._models,
@@ -497,12 +497,12 @@ class RouterRunnable(BaseChatModel):
 
     def get_num_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, as the router counts them: offline, for no model in particular."""
-        return int(self.router.token_counter.count([text])[0])
+        return int(self.router.fit_.token_counter.count([text])[0])
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the number of tokens of a conversation, and of the tools, as the router counts them."""
         chat = chat_of(messages, {"tools": [as_openai_tool(tool) for tool in tools or ()]})
-        return int(chat.count_tokens(self.router.token_counter))
+        return int(chat.count_tokens(self.router.fit_.token_counter))
 
 
 def _is_default(name: str, value: Any) -> bool:

@@ -13,7 +13,7 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from unirouter_core.profiles import Capabilities, ModelProfile
+from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import check_parameters, open_litellm
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage

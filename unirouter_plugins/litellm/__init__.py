@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
-from unirouter_core.decision import Decision
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.profiles import ModelProfile
-from unirouter_core.profiling import repriced
+from unirouter_core.pool import ModelProfile, Pool
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision
 from unirouter_plugins.litellm import prices
 from unirouter_plugins.litellm.chat import Chat, Messages
 from unirouter_plugins.litellm.failures import open_litellm
@@ -29,7 +28,6 @@ from unirouter_plugins.litellm.pool_file import (
     Member,
     Members,
     read_members,
-    with_profiles,
 )
 from unirouter_plugins.litellm.prices import Usage, require_quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import register
@@ -113,7 +111,7 @@ def configured(router: UniRouter, members: Members) -> UniRouter:
     calls otherwise than it was evaluated.
     """
     profiles = {n: _configured(p, members[n]) if n in members else p for n, p in router.pool.items()}
-    return with_profiles(router, profiles)
+    return router.with_pool(Pool(profiles))
 
 
 def _configured(profile: ModelProfile, member: Member) -> ModelProfile:
@@ -131,7 +129,7 @@ def _configured(profile: ModelProfile, member: Member) -> ModelProfile:
     if member.prices is None or member.prices == profile.prices:
         return profile
     try:
-        return repriced(profile, member.prices)
+        return profile.repriced(member.prices)
     except UnknownPriceError:
         warnings.warn(
             f"{profile.model!r} was evaluated without token prices, so decisions use its old cost; onboard it again "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -13,18 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic wants its own before Python 3.12
+)
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
-from typing_extensions import NotRequired, TypedDict  # pydantic wants its own before Python 3.12
+from typing_extensions import TypedDict
 
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.pool import Pool
-from unirouter_core.profiles import ModelProfile
-from unirouter_core.router import UniRouter
+from unirouter_core.pool import ModelProfile
 from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import PER_MESSAGE
@@ -212,20 +213,13 @@ class Members(dict[str, Member]):
         Custom providers: LiteLLM's name for each, and "module:object" where it is.
     """
 
-    def __init__(self, members: Mapping[str, Member] = {}, providers: Mapping[str, str] = {}) -> None:  # noqa: B006
+    def __init__(self, members: Mapping[str, Member] = {}, providers: Mapping[str, str] = {}) -> None:
         super().__init__(members)
         self.providers = dict(providers)
 
     def named(self, name: str) -> Member:
         """Return how `name` is called: as this table says, else as LiteLLM knows it by the same name."""
         return self.get(name, Member(name, name))
-
-
-def with_profiles(router: UniRouter, profiles: Mapping[str, ModelProfile]) -> UniRouter:
-    """Return a copy of the router with this pool."""
-    copied = copy.copy(router)
-    copied.replace_pool(Pool(profiles))
-    return copied
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from unirouter_core.costs import TOKENS_PER_PRICE, Prices
 from unirouter_core.exceptions import UnknownPriceError
-from unirouter_core.profiles import CAPABILITIES, Capabilities, ModelProfile
+from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 

@@ -30,15 +30,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from unirouter_core.decision import Decision
 from unirouter_core.documents import GivenDocuments
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownModelError, UnknownPriceError
-from unirouter_core.profiles import Capabilities, ModelProfile
+from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision
 from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import described, is_overflow, passes_on, unwrapped, without_keys
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, with_profiles
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, Usage, quote
 
 T = TypeVar("T")
@@ -123,14 +123,8 @@ def _expected(decision: Decision, model: str) -> tuple[float, float]:
     """Return the expected error and USD of a model."""
     if model == decision.model:
         return decision.error, decision.cost
-    found = next(candidate for candidate in decision.ranking if candidate.model == model)  # CORE: decision.candidate
-    return found.error, found.cost
-
-
-def _fallbacks(decision: Decision) -> Iterator[str]:
-    """Yield the models to try after the chosen one."""
-    ranking = itertools.chain.from_iterable(decision.ranking[1:] for _ in range(1))  # CORE: decision.fallbacks()
-    return (candidate.model for candidate in ranking if candidate.excluded is None)
+    candidate = decision.candidate(model)
+    return candidate.error, candidate.cost
 
 
 @dataclass
@@ -225,7 +219,7 @@ class Snapshot:
     def of(cls, router: UniRouter) -> Snapshot:
         """Return the pool as it is now, its models called through LiteLLM."""
         pool = router.pool
-        return cls(with_profiles(router, pool), pool, {name: Member.of(profile) for name, profile in pool.items()})
+        return cls(router.with_pool(pool), pool, {name: Member.of(profile) for name, profile in pool.items()})
 
     @property
     def windows(self) -> dict[str, int | None]:
@@ -269,7 +263,7 @@ class Snapshot:
         """
         text, tokens_in, cached = chat.text if text is None else text, None, {}
         if not (chat.is_bare and chat.messages[0]["content"] == text and not documents):
-            tokens, sent = chat.count_sent_before(self.router.token_counter)
+            tokens, sent = chat.count_sent_before(self.router.fit_.token_counter)
             cached = {model: count for model, count in sent.items() if model in self.pool}
             tokens_in = self._expanded(tokens)
         return self.router.route(
@@ -284,7 +278,7 @@ class Snapshot:
 
     def _expanded(self, tokens: float) -> float | dict[str, float]:
         """Return the tokens that each model is sent of a chat of `tokens`: programs are sent more."""
-        counter, programs = self.router.token_counter, [m for m in self.members.values() if m.is_program]
+        counter, programs = self.router.fit_.token_counter, [m for m in self.members.values() if m.is_program]
         more = {member.name: member.expanded_tokens(tokens, counter) for member in programs}
         return {**dict.fromkeys(self.pool, tokens), **more} if more else tokens
 
@@ -351,7 +345,7 @@ class PoolModels(ABC, Generic[M]):
     def snapshot(self, router: UniRouter) -> Snapshot:
         """Return the router's pool as it is now; it is made again when the pool has changed."""
         pool = router.pool
-        if self._newest is None or self._newest[0] != pool or self._newest[1].router.cost_weight != router.cost_weight:
+        if self._newest is None or self._newest[0] is not pool or self._newest[1].router.cost_weight != router.cost_weight:
             self._newest = pool, self._snapshot(router, pool)
         return self._newest[1]
 
@@ -359,8 +353,8 @@ class PoolModels(ABC, Generic[M]):
         if self.given is None:
             return Snapshot.of(router)
         able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
-        pool = {n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able}
-        return Snapshot(with_profiles(router, pool), pool, {})
+        pool = Pool({n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able})
+        return Snapshot(router.with_pool(pool), pool, {})
 
 
 def check_given(models: Any, router: Any, kind: type, what: str) -> None:
@@ -425,10 +419,9 @@ class Attempts:
     _first: BaseException | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._left = itertools.chain([self.decision.model], _fallbacks(self.decision))
-        if self.kept is not None and self.kept != self.decision.model:
-            order = list(self._left)
-            self._left = iter(sorted(order, key=lambda model: model != self.kept))
+        order = itertools.chain([self.decision.model], self.decision.fallbacks())
+        kept = self.kept if self.kept in self.decision.pool and self.decision.is_eligible(self.kept) else None
+        self._left = order if kept is None else itertools.chain([kept], (model for model in order if model != kept))
         self.model = next(self._left)
         self._next = next(self._left, None)
 

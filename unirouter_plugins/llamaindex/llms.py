@@ -11,11 +11,11 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
-from unirouter_core.profiles import Capabilities, ModelProfile
+from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.XXX import Served, member_of, served
 from unirouter_plugins.litellm.programs import arguments_of
+from unirouter_plugins.litellm.XXX import Served, member_of, served
 
 
 def load_litellm_llm() -> Any:
@@ -58,7 +58,7 @@ class PoolLLMs:
     ) -> None:
         self.given, self.settings, self.fields = given, dict(settings or {}), dict(fields or {})
         self._litellm: Any = load_litellm_llm() if given is None else None
-        self._served: tuple[dict[str, ModelProfile], Served, LLMMetadata] | None = None
+        self._served: tuple[Pool, Served, LLMMetadata] | None = None
 
     def llm(self, profile: ModelProfile, *, is_last: bool = True) -> LLM:
         """Return the LLM of `profile`; a `LiteLLM` is made anew, with the key that the environment has now.
@@ -104,7 +104,7 @@ class PoolLLMs:
 
     def _seen(self, router: UniRouter) -> tuple[Served, LLMMetadata]:
         pool = router.pool
-        if self._served is None or self._served[0] != pool:
+        if self._served is None or self._served[0] is not pool:
             able = (
                 None if self.given is None else {n: _able(pool[n], llm) for n, llm in self.given.items() if n in pool}
             )

@@ -145,7 +145,7 @@ def plan_onboarding(
     if isinstance(questions, Questions):
         read = questions
     else:
-        read = read_questions(questions, functions=functions, embedder=router.embedder, judged=judge is not None)
+        read = read_questions(questions, functions=functions, embedder=router.fit_.embedder, judged=judge is not None)
     read.check(judge=judge is not None, reference_model=reference_model is not None)
     register(table)
     measured = tuple(_member(router, table, name) for name in names)
@@ -154,7 +154,7 @@ def plan_onboarding(
     asked = Asked(
         members=measured,
         questions=read,
-        sizes=tuple(Chat.of(question.messages).count_tokens(router.token_counter) for question in read),
+        sizes=tuple(Chat.of(question.messages).count_tokens(router.fit_.token_counter) for question in read),
         quotes={member.name: require_quote(member) for member in called},
         judge=judge,
         reference=reference,
@@ -221,11 +221,11 @@ class Plan:
         self._until_decided, self._texts = until_decided, texts
         self._validation = asked.questions.validation_set()
         self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
-        self._regions: Labels = router.regions.locate(self._vectors)[0]
+        self._regions: Labels = router.fit_.regions.locate(self._vectors)[0]
         self._order = ask_order(self._regions, asked.seed).tolist()
         self.spent_usd = 0.0
         with AnswerStore(store, texts=texts) as opened:
-            run = Run(asked, opened, Committer(opened), Budget(), router.token_counter)
+            run = Run(asked, opened, Committer(opened), Budget(), router.fit_.token_counter)
             self.bill: Bill = draw_up(run, Lengths(router, self._regions))
 
     def __repr__(self) -> str:
@@ -278,7 +278,7 @@ class Plan:
         with AnswerStore(self._place, texts=self._texts) as store:
             try:
                 async with Committer(store) as commit:
-                    run = Run(self.asked, store, commit, budget, self._router.token_counter, told)
+                    run = Run(self.asked, store, commit, budget, self._router.fit_.token_counter, told)
                     check, _ = await together([run.first_calls(self._order), asyncio.to_thread(run.describe)])
                     for measurement in run.measurements:
                         yield await self._onboard(measurement, check)
@@ -354,7 +354,7 @@ class Plan:
                 notes.append(f"{measurement.model} gave those answers, so it is measured against its own.")
         if sentence := why_no_more(measurement, looked, stopped):
             notes.append(sentence)
-        if n_seen := int(self._router.has_seen(self._validation.prompts).sum()):
+        if n_seen := int(self._router.fit_.has_seen(self._validation.prompts).sum()):
             notes.append(
                 f"The router has learned from {n_seen} of these {len(self._validation)} prompts, which flatters it; "
                 "measure on others."

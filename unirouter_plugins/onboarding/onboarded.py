@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from unirouter_core.evaluate.impact import Joining
 from unirouter_core.evaluate.stopping import Undecided
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_core.validation import Evaluation
 from unirouter_plugins.onboarding.measurement import Measurement
 
