@@ -19,10 +19,11 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.providers.chats import Chat, Messages
 from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.failures import unwrapped, without_keys
+from unirouter_plugins.providers.failures import unwrapped
 from unirouter_plugins.providers.fallback import Attempts
 from unirouter_plugins.providers.members import SERVED_AS, Member, Members, read_members
 from unirouter_plugins.providers.pricing import Quote, Usage, require_quote, usage_of, usd_of
+from unirouter_plugins.providers.redaction import without_keys
 from unirouter_plugins.providers.serving import arguments_of, called_otherwise, configured, member_of
 from unirouter_plugins.providers.variants import register
 

@@ -14,8 +14,8 @@ from pydantic_core import ErrorDetails
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.grading import parse_grader
-from unirouter_plugins.providers.failures import redacted
 from unirouter_plugins.providers.members import Member, Votes
+from unirouter_plugins.providers.redaction import redacted
 
 MOST_SAMPLES = 100
 """Votes of more samples are a slip of the pen, and a bill."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from unirouter_core.decision import Decision
 from unirouter_core.exceptions import UnknownPriceError
-from unirouter_plugins.providers.failures import described, is_overflow, passes_on, unwrapped, without_keys
+from unirouter_plugins.providers.failures import Failure, classify, unwrapped
+from unirouter_plugins.providers.redaction import described, without_keys
 
 
 @dataclass
@@ -65,14 +66,14 @@ class Attempts:
         What is raised then is the failure of the model that was chosen, as if it had been called directly, with a
         note on each of the others; a failure that is not passed on is raised as it is.
         """
-        model, cause = self.model, without_keys(unwrapped(failed))
+        model, failure, cause = self.model, classify(failed), without_keys(unwrapped(failed))
         self.failures[model] = described(cause)
         unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # a way out that is none
-        if not unpriced and not passes_on(cause, content_policy=self.content_policy):
+        if not unpriced and not failure.falls_back(content_policy=self.content_policy):
             raise cause
         self._first = self._first or cause
         left = self._left[1:]
-        if is_overflow(cause):
+        if failure is Failure.OVERFLOW:
             left = [other for other in left if self._is_larger(other, model)]
         if not left:
             for other, why in list(self.failures.items())[1:]:

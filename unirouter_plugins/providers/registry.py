@@ -9,7 +9,7 @@ from typing import Any
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.failures import described
+from unirouter_plugins.providers.redaction import described
 
 _LOCK = threading.RLock()  # LiteLLM has one table for all threads
 
