@@ -172,8 +172,10 @@ class _Call:
         windows = {name: profile.capabilities.context_window for name, profile in self.pool.items()}
         self.attempts = Attempts(decision, windows, content_policy)
         self.parameters = {"timeout": TIMEOUT, **parameters, **({"stream": True} if stream else {})}
+        options = parameters.get("stream_options") or {}
+        self.shows_usage = bool(options.get("include_usage"))
         if stream:  # else nobody knows what a stream cost
-            self.parameters["stream_options"] = {"include_usage": True, **(parameters.get("stream_options") or {})}
+            self.parameters["stream_options"] = {"include_usage": True, **options}
         self.quoted: Quote
 
     def _tokens_in(self, router: UniRouter) -> dict[str, float]:
@@ -356,10 +358,11 @@ class _Streamed:
         self._call, self._source, self._begun = call, chunks, begun
         self._telling: Any = None  # the chunk that tells the usage
 
-    def _noted(self, chunk: Any) -> Any:
-        if self._telling is None or getattr(chunk, "usage", None) is not None:
+    def _is_shown(self, chunk: Any) -> bool:
+        """Note the usage, and return whether the caller sees the chunk: one without choices only if he asked for it."""
+        if self._telling is None or usage_of(chunk).is_known:
             self._telling = chunk
-        return chunk
+        return bool(chunk.choices) or self._call.shows_usage
 
     def _end(self) -> None:
         if self.record is None:
@@ -368,6 +371,9 @@ class _Streamed:
 
 class Stream(_Streamed):
     """LiteLLM's chunks of one answer, as they come; they are gone through once.
+
+    Each has a choice. The chunk without choices that only tells the usage is part of the record; callers see it when
+    they give ``stream_options={"include_usage": True}`` themselves.
 
     Attributes
     ----------
@@ -384,8 +390,7 @@ class Stream(_Streamed):
 
     def _run(self) -> Iterator[ModelResponseStream]:
         try:
-            for chunk in itertools.chain(self._begun, self._source):
-                yield self._noted(chunk)
+            yield from filter(self._is_shown, itertools.chain(self._begun, self._source))
         except GeneratorExit:
             self._end()
             raise
@@ -421,10 +426,11 @@ class AsyncStream(_Streamed):
 
     async def _run(self) -> AsyncIterator[ModelResponseStream]:
         try:
-            for chunk in self._begun:
-                yield self._noted(chunk)
+            for chunk in filter(self._is_shown, self._begun):
+                yield chunk
             async for chunk in self._source:
-                yield self._noted(chunk)
+                if self._is_shown(chunk):
+                    yield chunk
         except GeneratorExit:
             self._end()
             raise

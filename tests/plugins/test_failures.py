@@ -26,8 +26,6 @@ from unirouter_plugins.providers.members import MissingKeyError
 from unirouter_plugins.providers.redaction import described, redacted
 
 pytestmark = [
-    # pydantic, of a class of LiteLLM's own, when it is first used
-    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM leaves connections open
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),

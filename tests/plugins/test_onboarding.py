@@ -38,8 +38,6 @@ from unirouter_plugins.providers.door import open_litellm
 from unirouter_plugins.providers.members import SERVED_AS, Member, Members, Votes
 
 pytestmark = [
-    # pydantic, of a class of LiteLLM's own, when it is first used
-    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM's client takes the loop's sockets with it
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),

@@ -23,8 +23,6 @@ from unirouter_plugins.providers.pricing import (
     usd_of,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")  # pydantic, of LiteLLM's own
-
 NANO = "openai/gpt-4.1-nano"
 LISTED = Prices(input=0.1, output=0.4, cached_input=0.025)  # of NANO, in LiteLLM's map
 OWN = Prices(input=2.0, output=8.0)

@@ -37,8 +37,6 @@ from unirouter_plugins.providers.variants import VOTES, register
 from unirouter_plugins.providers.votes import Ballot, elected, summed
 
 pytestmark = [
-    # pydantic, of a class of LiteLLM's own, when it is first used
-    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM leaves connections open
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),

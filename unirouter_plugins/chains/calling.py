@@ -160,7 +160,8 @@ class Call:
     def streamed(self, chunk: AIMessageChunk) -> AIMessageChunk:
         """Return a chunk as it is, the last as a copy with the record of the call."""
         if (usage := chunk.usage_metadata) is not None:
-            self._usage = add_usage(self._usage, usage)
+            is_total = self._usage is not None and self._usage["input_tokens"] and usage["input_tokens"]
+            self._usage = usage if is_total else add_usage(self._usage, usage)  # else the prompt is told once
         return _marked(chunk, self.finish(self._usage)) if is_last(chunk) else chunk
 
     def generated(self, result: LLMResult) -> LLMResult:
