@@ -16,9 +16,6 @@ from unirouter_plugins.onboarding.judge import Judge
 from unirouter_plugins.onboarding.pacing import ATTEMPTS
 from unirouter_plugins.onboarding.questions import Question, Questions
 
-# pydantic, of a class of LiteLLM's own, when it is first used
-pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")
-
 PRICES = Prices(1.0, 2.0)
 SUMS = [Question(f"What is {n} plus {n}?", str(2 * n), parse_grader("number")) for n in range(100)]
 

@@ -12,9 +12,6 @@ from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.litellm.chat import PER_IMAGE, PER_MESSAGE, Chat, newest_prompt, texts_of
 from unirouter_plugins.litellm.failures import open_litellm
 
-# pydantic, of a class of LiteLLM's own, when it is first used
-pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")
-
 COUNT = TokenCounter(BY_CHARACTERS)  # a token for 4 characters
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4_000}}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

@@ -73,7 +73,7 @@ class CallError(UniRouterError, RuntimeError):
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
     """Raise what a provider fails with as one sentence of ours."""
-    from unirouter_plugins.litellm.failures import described
+    from unirouter_plugins.litellm.redaction import described
 
     try:
         yield

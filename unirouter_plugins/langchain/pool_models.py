@@ -256,8 +256,9 @@ class ChatCall(RoutedCall[BaseChatModel]):
             return {**part, "metadata": metadata}
         if not isinstance(part, AIMessage) or self.finished is not None:
             return part
-        if part.usage_metadata is not None:
-            self._usage = add_usage(self._usage, part.usage_metadata)
+        if (usage := part.usage_metadata) is not None:
+            is_total = self._usage is not None and self._usage["input_tokens"] and usage["input_tokens"]
+            self._usage = usage if is_total else add_usage(self._usage, usage)  # else the prompt is told once
         self._has_last = not isinstance(part, AIMessageChunk) or part.chunk_position == "last"
         return self.attach(part, self.finish(part)) if self._has_last else part
 

@@ -262,6 +262,9 @@ class _Streamed:
 class Stream(_Streamed):
     """LiteLLM's chunks of one answer, as they come; they can be iterated once.
 
+    Each has a choice. The chunk without choices that only tells the usage is part of the record; callers get it when they
+    give ``stream_options={"include_usage": True}`` themselves.
+
     Attributes
     ----------
     decision : Decision
@@ -339,6 +342,7 @@ class _LiteLLMCall(RoutedCall[dict[str, Any]]):
     """A call through LiteLLM's functions."""
 
     messages: list[Any]
+    shows_usage: bool
 
     @classmethod
     def of(
@@ -359,10 +363,9 @@ class _LiteLLMCall(RoutedCall[dict[str, Any]]):
         pool = _MODELS.setdefault(router, _Arguments())
         snapshot = pool.snapshot(router)
         check_parameters(parameters, snapshot.members.values())
-        parameters = {"timeout": TIMEOUT, **parameters}
+        parameters, options = {"timeout": TIMEOUT, **parameters}, parameters.get("stream_options") or {}
         if streams:  # without usage its cost would not be known
-            parameters["stream_options"] = {"include_usage": True, **(parameters.get("stream_options") or {})}
-            parameters["stream"] = True
+            parameters |= {"stream": True, "stream_options": {"include_usage": True, **options}}
         chat = Chat.of(asked, parameters)
         call = cls(
             pool,
@@ -374,7 +377,7 @@ class _LiteLLMCall(RoutedCall[dict[str, Any]]):
             content_policy=content_policy,
             parameters=parameters,
         )
-        call.messages = list(chat.messages)
+        call.messages, call.shows_usage = list(chat.messages), bool(options.get("include_usage"))
         return call
 
     def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
@@ -392,6 +395,9 @@ class _LiteLLMCall(RoutedCall[dict[str, Any]]):
         said = getattr(choice, "message", None) or getattr(choice, "delta", None)
         kinds = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio", "images")
         return Content(any(getattr(said, kind, None) for kind in kinds), choice.finish_reason)
+
+    def is_shown(self, part: Any) -> bool:
+        return bool(part.choices) or self.shows_usage
 
     def usage_of(self, answer: Any) -> Usage:
         return usage_of(answer)

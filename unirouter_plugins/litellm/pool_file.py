@@ -29,7 +29,8 @@ from unirouter_core.pool import ModelProfile
 from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import PER_MESSAGE
-from unirouter_plugins.litellm.failures import MissingKeyError, redacted
+from unirouter_plugins.litellm.failures import MissingKeyError
+from unirouter_plugins.litellm.redaction import redacted
 
 SERVED_AS, MEASURED_AS = "served_as", "measured_as"
 """Where a profile's provenance says how the model is called, and how it was when evaluated, if that was otherwise."""

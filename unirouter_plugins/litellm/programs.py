@@ -17,8 +17,9 @@ from typing import Any
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.graders import Grader, parse_grader
 from unirouter_plugins.litellm.chat import Message, Messages, is_json, newest_prompt, texts_of
-from unirouter_plugins.litellm.failures import MissingKeyError, described, open_litellm
+from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
 from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Members, Votes
+from unirouter_plugins.litellm.redaction import described
 
 VOTES = "unirouter_votes"
 """Where a response's hidden parameters say how many samples were asked for, answered and agreed."""

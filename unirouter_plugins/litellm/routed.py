@@ -37,9 +37,10 @@ from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
 from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.failures import described, is_overflow, passes_on, unwrapped, without_keys
+from unirouter_plugins.litellm.failures import Failure, classify, unwrapped
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, Usage, quote
+from unirouter_plugins.litellm.redaction import described, without_keys
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -436,13 +437,13 @@ class Attempts:
         What is raised then is the failure of the model that was tried first, as if it had been called directly, with a
         note on each of the others; a failure that is not passed on is raised as it is.
         """
-        cause = without_keys(unwrapped(failed), secrets)
+        failure, cause = classify(failed), without_keys(unwrapped(failed), secrets)
         self.failures[self.model] = described(cause, secrets)
         unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # no way out
-        if not unpriced and not isinstance(cause, NoAnswerError) and not passes_on(cause, content_policy=self.content_policy):
+        if not unpriced and not failure.falls_back(content_policy=self.content_policy):
             raise cause
         self._first = self._first or cause
-        if is_overflow(cause):
+        if failure is Failure.OVERFLOW:
             left = [m for m in (self._next, *self._left) if m is not None and self._is_larger(m, self.model)]
             self._left, self._next = iter(left), None
             self._next = next(self._left, None)
@@ -568,6 +569,10 @@ class RoutedCall(ABC, Generic[M]):
         """Return a part of a stream as the caller gets it."""
         return part
 
+    def is_shown(self, part: Any) -> bool:
+        """Return whether the caller gets a part of a stream."""
+        return True
+
     # --- One answer ---------------------------------------------------------------------------------------------------
 
     def run(self, call: Callable[[Any], T]) -> T:
@@ -618,8 +623,7 @@ class RoutedCall(ABC, Generic[M]):
         """Yield the parts of a stream that has begun; the record is made when it has ended, or is closed."""
         with contextlib.closing(parts):  # type: ignore[type-var]  # it is a generator
             try:
-                for part in itertools.chain(begun, parts):
-                    yield self._passed(part)
+                yield from filter(self.is_shown, map(self._passed, itertools.chain(begun, parts)))
             except GeneratorExit:
                 self.finish()
                 raise
@@ -653,10 +657,11 @@ class RoutedCall(ABC, Generic[M]):
         """Yield the same as `rest`, asynchronously."""
         async with contextlib.aclosing(parts):  # type: ignore[type-var]  # it is a generator
             try:
-                for part in begun:
-                    yield self._passed(part)
+                for part in filter(self.is_shown, map(self._passed, begun)):
+                    yield part
                 async for part in parts:
-                    yield self._passed(part)
+                    if self.is_shown(passed := self._passed(part)):
+                        yield passed
             except (GeneratorExit, asyncio.CancelledError):
                 self.finish()
                 raise

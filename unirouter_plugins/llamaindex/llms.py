@@ -19,7 +19,7 @@ from unirouter_plugins.litellm.XXX import Served, member_of, served
 
 
 def load_litellm_llm() -> Any:
-    """Return LlamaIndex's class `LiteLLM`.
+    """Return LlamaIndex's class `LiteLLM`, made to read usage chunks without choices.
 
     Raises
     ------
@@ -28,13 +28,15 @@ def load_litellm_llm() -> Any:
     """
     open_litellm()  # before llama-index-llms-litellm does it in its own way, online and loudly
     try:
-        from llama_index.llms.litellm import LiteLLM  # type: ignore[import-untyped]
+        import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as missing:
         raise ImportError(
             "llama-index-llms-litellm is missing: pip install 'unirouter[llamaindex]', or give an LLM for each model "
             "of the pool: models={...}."
         ) from missing
-    return LiteLLM
+    from unirouter_plugins.llamaindex.litellm_llm import StreamingLiteLLM
+
+    return StreamingLiteLLM
 
 
 class PoolLLMs:
