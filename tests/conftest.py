@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from unirouter_core import (
-    BlendEstimator,
+    DefaultEstimator,
     Evaluation,
     HashingEmbedder,
+    KnownModelsEstimator,
     LowRankEstimator,
-    MixtureEstimator,
     Outcomes,
     Prices,
     ShrunkenClustersEstimator,
@@ -57,7 +57,7 @@ def make_world(seed=0):
 def small_blend():
     """The default estimator with fewer clusters, so that it fits in milliseconds."""
     clusters = ShrunkenClustersEstimator(grid=(4, 8))
-    return BlendEstimator((clusters, LowRankEstimator(), MixtureEstimator()))
+    return DefaultEstimator((clusters, LowRankEstimator(), KnownModelsEstimator()))
 
 
 def fitted(world, estimator=None, **settings):

@@ -2,16 +2,17 @@
 
 from unirouter_core.costs import Prices
 from unirouter_core.curves import Curve, Sweep, deferral_curve, oracle_curve, sweep, zero_router_curve
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet, read_outcomes
 from unirouter_core.decision import Candidate, Decision, Decisions
 from unirouter_core.documents import Documents
-from unirouter_core.embedding import Embedder, as_embedder
+from unirouter_core.embedding import Embedder, HashingEmbedder, as_embedder
 from unirouter_core.estimators import (
-    BlendEstimator,
+    DefaultEstimator,
     Estimator,
     KMeansEstimator,
+    KnownModelsEstimator,
     LearnedMapEstimator,
     LowRankEstimator,
-    MixtureEstimator,
     NeighboursEstimator,
     Prediction,
     ShrunkenClustersEstimator,
@@ -35,22 +36,18 @@ from unirouter_core.exceptions import (
     UnknownPriceError,
 )
 from unirouter_core.explanation import Explanation
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.profiles import Capabilities, ModelProfile
-from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 __all__ = [
     "ArtifactError",
-    "BlendEstimator",
     "Candidate",
     "Capabilities",
     "Change",
     "Curve",
     "Decision",
     "Decisions",
+    "DefaultEstimator",
     "Documents",
     "Embedder",
     "EmbedderMismatchError",
@@ -61,11 +58,11 @@ __all__ = [
     "InvalidDataError",
     "Joining",
     "KMeansEstimator",
+    "KnownModelsEstimator",
     "LearnedMapEstimator",
     "LowRankEstimator",
     "Metrics",
     "MissingOutcomesError",
-    "MixtureEstimator",
     "ModelProfile",
     "NeighboursEstimator",
     "NoCandidateError",

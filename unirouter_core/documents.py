@@ -13,7 +13,7 @@ from unirouter_core.embedding import Array, Embedder, embed, normalise
 from unirouter_core.exceptions import InvalidDataError
 
 if TYPE_CHECKING:
-    from unirouter_core.tokens import TokenCounter
+    from unirouter_core.costs import TokenCounter
 
 
 @dataclass(frozen=True)

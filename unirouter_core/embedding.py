@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError
+from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 """Floating-point numbers; each docstring gives shape and unit."""
@@ -172,3 +174,225 @@ def as_rows(vectors: Any, n: int) -> Array:
             "numbers for each."
         )
     return array
+
+
+Hashes: TypeAlias = npt.NDArray[np.uint32]
+"""Hashes of tokens; their sums and products wrap around at 2^32."""
+
+_SPACE, _WORD, _NUMBER, _MARK = range(
+    4
+)  # a character is nothing, part of a run of letters or digits, or a token itself
+_SPACES = (("\0", " "), ("\x7f", "\xa0"), ("\u2000", "\u200d"), ("\u2028", "\u202f"), ("\u3000", "\u3000"))
+_NUMBERS = (("0", "9"),)
+_MARKS = (
+    ("!", "/"), (":", "@"), ("[", "`"), ("{", "~"), ("\xa1", "\xa9"), ("\xab", "\xb4"), ("\xb6", "\xb9"),
+    ("\xbb", "\xbf"), ("\xd7", "\xd7"), ("\xf7", "\xf7"), ("\u2010", "\u2027"), ("\u2030", "\u2bff"),
+    # Scripts without spaces: each character is a word, and two neighbours are a pair as two words are.
+    ("\u0e00", "\u0fff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"),  # Thai, Lao, Tibetan, Myanmar, Khmer
+    ("\u2e00", "\ua4cf"), ("\uac00", "\ud7af"), ("\uf900", "\ufaff"),  # Chinese, kana, Hangul
+    ("\ufe30", "\uffff"),  # full-width forms; the last stands for all that lies beyond: emoji, rare Chinese
+)  # fmt: skip
+
+
+def _kinds_of_characters() -> npt.NDArray[np.uint8]:
+    kinds = np.full(2**16, _WORD, np.uint8)
+    for kind, ranges in ((_MARK, _MARKS), (_SPACE, _SPACES), (_NUMBER, _NUMBERS)):
+        for first, last in ranges:
+            kinds[ord(first) : ord(last) + 1] = kind
+    return kinds
+
+
+_KINDS = _kinds_of_characters()
+_PRIME = np.uint32(0x01000193)  # of the FNV hash; any large odd number would do, as `_mix` follows
+_POWERS = np.cumprod(np.full(64, _PRIME), dtype=np.uint32)  # one for each place in a word; the 65th letter starts again
+_SIZES = np.round(2 ** (np.arange(80) / 4))  # words in a prompt, four steps to each doubling
+_NEAR = np.arange(4)  # a prompt has its own step and the next three, so prompts of about one length share some
+_BUCKETS = 2**20  # values of a hash that are told apart: a hundred thousand prompts have a few million tokens
+_LONGEST = 2**16  # characters of a prompt that are read: its first half and its last
+_CHUNK = 2**16  # characters at a time: their arrays stay in the processor's cache
+
+
+def _mix(hashes: Hashes) -> Hashes:
+    """Return `hashes` with each bit depending on all bits (the last step of MurmurHash 3)."""
+    hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return hashes ^ (hashes >> np.uint32(16))
+
+
+def _tokens(prompts: Sequence[str]) -> tuple[Labels, Hashes]:
+    """Return each token's prompt and hash.
+
+    First, for each prompt, the `_NEAR` tokens for how many words it has; then pairs of neighbours, how many digits
+    each number has, and the words, numbers and marks.
+    """
+    ends = np.cumsum([len(prompt) + 1 for prompt in prompts])
+    text = np.frombuffer("\0".join([*prompts, ""]).encode("utf-32-le", "surrogatepass"), np.uint32)
+    kinds = _KINDS[np.minimum(text, len(_KINDS) - 1)]
+    starts = np.flatnonzero((np.diff(kinds, prepend=_MARK) != 0) | (kinds == _MARK))
+    sizes = np.diff(starts, append=len(text))
+    places = np.arange(len(text)) - np.repeat(starts, sizes)
+    words = _mix(np.add.reduceat(text * _POWERS[places & 63], starts, dtype=np.uint32))
+
+    spoken = kinds[starts] != _SPACE
+    words, starts, sizes = words[spoken], starts[spoken], sizes[spoken]
+    owners = np.searchsorted(ends, starts, side="right")
+    pairs = words[:-1] * _PRIME + words[1:]
+    together = owners[1:] == owners[:-1]
+    numbers = kinds[starts] == _NUMBER
+    digits = sizes[numbers].astype(np.uint32)
+    steps = np.searchsorted(_SIZES, np.bincount(owners, minlength=len(prompts)), side="right")
+    lengths = (2**16 + steps[:, None] + _NEAR).astype(np.uint32).ravel()  # from 2^16, above all numbers of digits
+    all_prompts = np.repeat(np.arange(len(prompts)), len(_NEAR))
+    return (
+        np.concatenate([all_prompts, owners[1:][together], owners[numbers], owners]),
+        np.concatenate([_mix(np.concatenate([lengths, pairs[together], digits])), words]),
+    )
+
+
+def _distinct(owners: Labels, columns: Labels) -> Labels:
+    """Return owners and columns, each pair once and in order, shape (2, n): a token counts once a prompt."""
+    keys = owners * 2**32 + columns
+    keys.sort()
+    keys = keys[np.diff(keys, prepend=-1) > 0]
+    return np.stack([keys >> 32, keys & (2**32 - 1)])
+
+
+def _chunks(prompts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield runs of about `_CHUNK` characters, each with its first prompt's position; in lower case, long ones cut."""
+    first, size, chunk = 0, 0, list[str]()
+    for position, prompt in enumerate(prompts):
+        if len(prompt) > _LONGEST:
+            prompt = f"{prompt[: _LONGEST // 2]} {prompt[-_LONGEST // 2 :]}"
+        chunk.append(prompt.lower())
+        size += len(prompt)
+        if size >= _CHUNK or position == len(prompts) - 1:
+            yield first, chunk
+            first, size, chunk = position + 1, 0, []
+
+
+def _buckets(prompts: Sequence[str]) -> Labels:
+    """Return each prompt's position and each bucket that its tokens fall in, shape (2, n)."""
+    parts = [np.zeros((2, 0), int)]
+    for first, chunk in _chunks(prompts):
+        owners, hashes = _tokens(chunk)
+        parts.append(_distinct(first + owners, hashes % _BUCKETS))
+    return np.concatenate(parts, axis=1)
+
+
+@dataclass(eq=False)
+class HashingEmbedder:
+    """The default embedder: TF-IDF of hashed words and word pairs, reduced by SVD. It learns in seconds.
+
+    Words, numbers, the digits in a number, punctuation marks, pairs of neighbours, and how many words there are: each
+    counts once a prompt. In a script without spaces each character is a word. A prompt's vector is the weighted sum of
+    its tokens' rows in one table, so `encode` needs numpy only. A prompt of which nothing is known gets zeros.
+    Of a prompt beyond 65,536 characters, the first and the last 32,768 are read.
+
+    Parameters
+    ----------
+    dims : int
+        Numbers in a vector; fewer when the prompts do not give as many.
+    features : int
+        Tokens that have a row in the table, those that most prompts have; below 65,536.
+    characters : int
+        How much text `fit` reads; when there is more, it reads prompts chosen at random.
+    seed : int
+        Of that choice and of the SVD.
+
+    Attributes
+    ----------
+    rows_ : array of uint16 (2^20,)
+        For each value of a hash, its row in the table, counted from 1; 0 is not known.
+    table_ : array of int8 (n_tokens, dims)
+        What each token adds, in steps of `scales_`.
+    scales_ : array of float32 (n_tokens,)
+        The size of a step, which holds how rare the token is.
+
+    Raises
+    ------
+    InvalidDataError
+        When `dims` or `features` is outside its range.
+
+    Examples
+    --------
+    >>> embedder = HashingEmbedder().fit(["Add 2 and 3.", "Add 4 and 5.", "A poem on rain.", "A poem on the sea."])
+    >>> sum_, other, poem = embedder.encode(["Add 6 and 7.", "Please add 8 and 9!", "One more poem on it."])
+    >>> bool(sum_ @ other > sum_ @ poem)
+    True
+    """
+
+    dims: int = 128
+    features: int = 24_576
+    characters: int = 10_000_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dims < 1 or not 1 <= self.features < 2**16:
+            raise InvalidDataError(f"dims={self.dims}, features={self.features}: give dims >= 1, features 1 to 65,535.")
+
+    def fit(self, prompts: Sequence[str]) -> Self:
+        """Learn the table from `prompts`; needs scikit-learn.
+
+        Raises
+        ------
+        InvalidDataError
+            When there is no word in `prompts`.
+        """
+        from scipy.sparse import csr_array
+        from sklearn.utils.extmath import randomized_svd
+
+        sample = self._sample(prompts)
+        owners, buckets = _buckets(sample)
+        if len(buckets) <= len(_NEAR) * len(sample):
+            raise InvalidDataError(f"There is no word in the {len(prompts)} prompts; give prompts with text.")
+        holders = np.bincount(buckets, minlength=_BUCKETS)  # how many prompts have the token
+        kept = np.argsort(-holders, kind="stable")[: min(self.features, np.count_nonzero(holders))]
+        self.rows_ = np.zeros(_BUCKETS, np.uint16)
+        self.rows_[kept] = np.arange(1, len(kept) + 1)
+
+        rarity = (1 + np.log((1 + len(sample)) / (1 + holders[kept]))).astype(np.float32)
+        columns = self.rows_[buckets].astype(int) - 1
+        owners, columns = owners[columns >= 0], columns[columns >= 0]
+        lengths = np.sqrt(np.bincount(owners, rarity[columns] ** 2)).astype(np.float32)
+        matrix = csr_array((rarity[columns] / lengths[owners], (owners, columns)), (len(sample), len(kept)))
+        rank = min(self.dims, *matrix.shape)
+        _, strengths, axes = randomized_svd(matrix, rank, n_iter=4, random_state=self.seed)
+        axes = axes[strengths > 1e-5 * strengths[0]]  # weaker ones are rounding
+        self.table_, self.scales_ = _rounded(axes.T * rarity[:, None])
+        return self
+
+    def encode(self, prompts: Sequence[str]) -> Array:
+        """Return the prompts' vectors, float32, shape (n_prompts, dims).
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
+        if not hasattr(self, "table_"):
+            raise NotFittedError("This HashingEmbedder has learned no words yet; call fit(prompts) first.")
+        vectors = np.zeros((len(prompts), self.table_.shape[1]), np.float32)
+        for first, chunk in _chunks(prompts):
+            owners, hashes = _tokens(chunk)
+            rows = self.rows_[hashes % len(self.rows_)]
+            known = rows > 0
+            words = slice(len(_NEAR) * len(chunk), None)
+            known &= (np.bincount(owners[words], known[words], len(chunk)) > 0)[owners]  # its length alone says nothing
+            owners, rows = _distinct(owners[known], rows[known] - 1)
+            ends = np.searchsorted(owners, np.arange(len(chunk) + 1)).tolist()
+            for position, (start, end) in enumerate(pairwise(ends), first):
+                own = rows[start:end]
+                vectors[position] = self.scales_[own] @ self.table_[own].astype(np.float32)
+        return vectors
+
+    def _sample(self, prompts: Sequence[str]) -> list[str]:
+        """Return all prompts, or of more than `characters` characters as many as come first in a random order."""
+        order = np.random.default_rng(self.seed).permutation(len(prompts))
+        total = np.cumsum([min(len(prompts[position]), _LONGEST) for position in order])
+        return [prompts[position] for position in order[: max(1, np.searchsorted(total, self.characters))]]
+
+
+def _rounded(table: Array) -> tuple[npt.NDArray[np.int8], Array]:
+    """Return `table` in 127 steps for the largest number of each row, and the rows' steps."""
+    steps = np.maximum(np.abs(table).max(axis=1) / 127, np.finfo(np.float32).tiny)
+    return np.ascontiguousarray(np.round(table / steps[:, None]), np.int8), steps.astype(np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 
 from unirouter_core.costs import TOKENS_PER_PRICE
 from unirouter_core.embedding import Array, Labels, Mask
-from unirouter_core.estimators.estimator import Estimator, Prediction
+from unirouter_core.estimators.protocol import Estimator, Prediction
 from unirouter_core.exceptions import UnknownModelError
 from unirouter_core.profiles import ModelProfile
 from unirouter_core.regions import Regions

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unirouter_core.clusters import shrunken_means
 from unirouter_core.costs import (
     PRIOR_ANSWERS,
     TOKENS_PER_PRICE,
@@ -19,12 +18,13 @@ from unirouter_core.costs import (
     sent_tokens,
     usd_per_token,
 )
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.documents import check_documents, count_tokens
 from unirouter_core.embedding import Array, Labels, normalise
+from unirouter_core.estimators.clusters import shrunken_means
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import predicts_errors
 from unirouter_core.profiles import Capabilities, MeasuredPrompts, ModelProfile, digests
-from unirouter_core.validation import Evaluation, ValidationSet
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter

@@ -7,8 +7,8 @@ from typing import Self
 
 import numpy as np
 
-from unirouter_core.clusters import closeness, fit_centroids, offsets
 from unirouter_core.embedding import Array, Labels
+from unirouter_core.estimators.clusters import closeness, fit_centroids, offsets
 
 USUAL = 0.005
 """A prompt less like any region than all but this share of the training prompts is far."""

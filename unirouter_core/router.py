@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from unirouter_core import artifact
 from unirouter_core.candidates import Candidates
-from unirouter_core.costs import Prices
+from unirouter_core.costs import Prices, TokenCounter, check_cached, check_count, check_counts
+from unirouter_core.data import Evaluation, Outcomes, check_prompts
 from unirouter_core.decision import Decision, Decisions, check_cost_weight, choose
 from unirouter_core.documents import (
     DocumentFeatures,
@@ -31,6 +32,7 @@ from unirouter_core.embedding import (
     CHECK_PROMPTS,
     Array,
     Embedder,
+    HashingEmbedder,
     Mask,
     as_embedder,
     as_rows,
@@ -39,17 +41,13 @@ from unirouter_core.embedding import (
     name_of,
     normalise,
 )
-from unirouter_core.estimators import BlendEstimator, Estimator
+from unirouter_core.estimators import DefaultEstimator, Estimator
 from unirouter_core.estimators.default import default_members
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NoCandidateError, NotFittedError
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes, check_prompts
 from unirouter_core.pool import Expected, Pool
 from unirouter_core.profiles import Capabilities, ModelProfile, as_numbers
 from unirouter_core.profiling import make_profile, repriced
 from unirouter_core.regions import Regions
-from unirouter_core.tokens import TokenCounter, check_cached, check_count, check_counts
-from unirouter_core.validation import Evaluation
 
 if TYPE_CHECKING:
     from unirouter_core.explanation import Explanation
@@ -69,7 +67,7 @@ class UniRouter:
     embedder : Embedder or anything `as_embedder` takes, optional
         Prompts to vectors; by default a `HashingEmbedder`, which `fit` teaches and `save` keeps.
     estimator : Estimator, optional
-        Vectors and profiles to errors; by default a `BlendEstimator`.
+        Vectors and profiles to errors; by default a `DefaultEstimator`.
     cost_weight : float
         The error that one USD is worth, where `route` is not told another. 0 is quality at any price;
         `unirouter_core.tune` finds the weight that meets a goal.
@@ -115,7 +113,9 @@ class UniRouter:
                 f"{estimator!r:.60} is not an estimator; give an object of a dataclass, as Estimator says."
             )
         self.embedder: Embedder | None = HashingEmbedder(seed=seed) if embedder is None else as_embedder(embedder)
-        self.estimator: Estimator = BlendEstimator(default_members(seed), seed=seed) if estimator is None else estimator
+        self.estimator: Estimator = (
+            DefaultEstimator(default_members(seed), seed=seed) if estimator is None else estimator
+        )
         self.cost_weight = check_cost_weight(cost_weight)
         self.cost: Literal["expected", "mean"] = cost
         self.regions = Regions(n_regions, seed)

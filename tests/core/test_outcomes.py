@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from unirouter_core.costs import Prices
+from unirouter_core.data import Outcomes
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
-from unirouter_core.outcomes import Outcomes
 
 PROMPTS, MODELS = ["2 + 2?", "A poem."], ["poet", "sage"]
 ERRORS = [[1, 0], [0, 0]]

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from unirouter_core.costs import Prices
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.validation import Evaluation, ValidationSet
 
 PROMPTS = ["2 + 2?", "3 + 4?", "A poem."]
 VALIDATION = ValidationSet(PROMPTS)

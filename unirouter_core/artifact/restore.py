@@ -10,13 +10,12 @@ import numpy as np
 
 from unirouter_core.artifact.files import Arrays
 from unirouter_core.artifact.state import CLASSES, DOCUMENTS, build, keeps_embedder, parts_of
+from unirouter_core.costs import TokenCounter
 from unirouter_core.documents import STATISTICS, DocumentFeatures
-from unirouter_core.embedding import CHECK_PROMPTS
-from unirouter_core.estimators import BlendEstimator
+from unirouter_core.embedding import CHECK_PROMPTS, HashingEmbedder
+from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.exceptions import ArtifactError, NotFittedError
-from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.pool import predicts_errors
-from unirouter_core.tokens import TokenCounter
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
@@ -85,7 +84,7 @@ def _set_arrays(part: Any, rest: Arrays, prefix: str) -> None:
             if ours:
                 _check_numbers(name, rest[name])
             setattr(each, name[len(start) :], rest.pop(name))
-        if type(each) is BlendEstimator and hasattr(each, "widths_"):
+        if type(each) is DefaultEstimator and hasattr(each, "widths_"):
             unused += [f"{start}members.{i}." for i in np.flatnonzero(each.widths_ == 0)]
 
 

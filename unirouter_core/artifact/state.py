@@ -13,16 +13,15 @@ import numpy as np
 from unirouter_core import estimators
 from unirouter_core.artifact.files import Arrays
 from unirouter_core.documents import DocumentFeatures
-from unirouter_core.embedding import name_of
+from unirouter_core.embedding import HashingEmbedder, name_of
 from unirouter_core.exceptions import ArtifactError
-from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.regions import Regions
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
 
 CLASSES: dict[str, Any] = {name: cls for name, cls in vars(estimators).items() if dataclasses.is_dataclass(cls)}
-CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions, DocumentFeatures)}
+CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions, DocumentFeatures)} | estimators.FORMER_NAMES
 """Our own classes, by name."""
 
 _NOT_SAVED = "not saved"

@@ -12,15 +12,20 @@ from typing import Self
 
 import numpy as np
 
-from unirouter_core.clusters import closeness, cluster_sums, fit_centroids, offsets
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.estimator import Estimator, Prediction, check_settings, require_fitted
-from unirouter_core.estimators.known_models import MixtureEstimator
+from unirouter_core.estimators.clusters import (
+    ShrunkenClustersEstimator,
+    closeness,
+    cluster_sums,
+    fit_centroids,
+    offsets,
+)
+from unirouter_core.estimators.known_models import KnownModelsEstimator
+from unirouter_core.estimators.linear import difficulty, fit_difficulty, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import LowRankEstimator
-from unirouter_core.estimators.odds import difficulty, fit_difficulty, fit_shift, shift_odds
-from unirouter_core.estimators.shrunken_clusters import ShrunkenClustersEstimator
+from unirouter_core.estimators.protocol import Estimator, Prediction, check_settings, require_fitted
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
-from unirouter_core.outcomes import Outcomes
 
 UNCALIBRATED = 1.5
 """The scale of the standard errors when there are too few training models to measure it."""
@@ -42,11 +47,11 @@ KNOWN_MODELS = 10
 
 def default_members(seed: int = 0) -> tuple[Estimator, ...]:
     """Return shrunken clusters, low-rank logistic and the mixture of known models, not fitted."""
-    return ShrunkenClustersEstimator(seed=seed), LowRankEstimator(), MixtureEstimator()
+    return ShrunkenClustersEstimator(seed=seed), LowRankEstimator(), KnownModelsEstimator()
 
 
 @dataclass(eq=False)
-class BlendEstimator:
+class DefaultEstimator:
     """The weighted mean of `members`; each that cannot be used for want of training models' answers is left out.
 
     A mean of cautious estimates is too cautious: easy prompts are easier than it says, and hard ones harder. So the
@@ -70,7 +75,7 @@ class BlendEstimator:
     Examples
     --------
     >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
-    >>> blend = BlendEstimator([ShrunkenClustersEstimator(grid=(2,)), ShrunkenClustersEstimator(grid=(1,))]).fit(X)
+    >>> blend = DefaultEstimator([ShrunkenClustersEstimator(grid=(2,)), ShrunkenClustersEstimator(grid=(1,))]).fit(X)
     >>> poet = blend.profile(X, np.array([1.0, 0.0] * 20))
     >>> blend.predict(X[:2], np.stack([poet])).errors.astype(float).round(2).tolist()
     [[0.67], [0.33]]
@@ -98,7 +103,7 @@ class BlendEstimator:
     def _shares(self) -> list[np.float32]:
         """What the members in use count for, summing to 1."""
         counts = [
-            len(member.axes_) / KNOWN_MODELS if isinstance(member, MixtureEstimator) else 1.0
+            len(member.axes_) / KNOWN_MODELS if isinstance(member, KnownModelsEstimator) else 1.0
             for member, _, _ in self._layout
         ]
         return list(np.divide(counts, sum(counts)).astype(np.float32))

@@ -7,15 +7,15 @@ from typing import Self
 
 import numpy as np
 
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
-from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
-from unirouter_core.estimators.ridge import fit_ridge
+from unirouter_core.estimators.linear import fit_ridge
+from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
-from unirouter_core.outcomes import Outcomes
 
 
 @dataclass(eq=False)
-class MixtureEstimator:
+class KnownModelsEstimator:
     """γ(x, h) = b_h + Σ_j w_hj γ_j(x): the training models' own estimates γ_j, weighted by who errs alike.
 
     The weights come from the new model's errors regressed on the training models' errors *on the same validation
@@ -36,7 +36,7 @@ class MixtureEstimator:
     >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
     >>> wrong = np.array([[1, 0], [0, 0]] * 20)
     >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = MixtureEstimator(ridge=0.1, penalty=0.1).fit(X, training)
+    >>> estimator = KnownModelsEstimator(ridge=0.1, penalty=0.1).fit(X, training)
     >>> bard = estimator.profile(X, wrong[:, 0], known=wrong)
     >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
     [[1.0], [0.0]]
@@ -61,7 +61,7 @@ class MixtureEstimator:
         """
         if outcomes is None or np.isnan(outcomes.errors).all():
             raise MissingOutcomesError(
-                "MixtureEstimator needs training models' outcomes; fit it with them or leave it out."
+                "KnownModelsEstimator needs training models' outcomes; fit it with them or leave it out."
             )
         unanswered = np.isnan(outcomes.errors).all(axis=0)
         known = np.where(unanswered, np.nanmean(outcomes.errors), outcomes.errors)
@@ -80,7 +80,7 @@ class MixtureEstimator:
         """
         if known is None or np.isnan(known).all():
             raise MissingOutcomesError(
-                "MixtureEstimator needs the training models' answers on the validation prompts; give them as known."
+                "KnownModelsEstimator needs the training models' answers on the validation prompts; give them as known."
             )
         answered = np.asarray(~np.isnan(known).all(axis=0))
         filled = np.where(np.isnan(known), self._trained(X), known)[:, answered].astype(np.float64)

@@ -7,12 +7,11 @@ from typing import Self
 
 import numpy as np
 
-from unirouter_core.clusters import closeness, shrunken_means
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
-from unirouter_core.estimators.kmeans import KMeansEstimator
+from unirouter_core.estimators.clusters import KMeansEstimator, closeness, shrunken_means
+from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
-from unirouter_core.outcomes import Outcomes
 
 SHARPNESS = 10.0  # of the warm start: logits = 10 (c·x - |c|²/2) share a prompt among its few nearest centroids
 BATCH, RATE, EPOCHS, PATIENCE = 512, 0.02, 40, 3

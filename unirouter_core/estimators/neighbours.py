@@ -7,10 +7,10 @@ from typing import Self
 
 import numpy as np
 
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.choose import Truth, choose_by_area, warn_not_chosen
-from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
-from unirouter_core.outcomes import Outcomes
+from unirouter_core.estimators.clusters import Truth, choose_by_area, warn_not_chosen
+from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
 
 WITHOUT_OUTCOMES = 30
 """k when there is nothing to choose it by."""

@@ -19,8 +19,8 @@ from langchain_core.messages import (
 )
 from langchain_core.prompt_values import PromptValue
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.records import METADATA
 

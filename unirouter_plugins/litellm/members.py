@@ -12,10 +12,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from unirouter_core.costs import Prices
+from unirouter_core.costs import Prices, TokenCounter
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.profiles import ModelProfile
-from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.litellm.chat import PER_MESSAGE
 
 SERVED_AS = "served_as"

@@ -6,9 +6,9 @@ import numbers
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, Self
 
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError, NotFittedError
-from unirouter_core.outcomes import Outcomes
 
 
 class Prediction:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.clusters import cluster_sums
 from unirouter_core.embedding import Array, Labels
+from unirouter_core.estimators.clusters import cluster_sums
 from unirouter_core.exceptions import InvalidDataError
 
 BINS = 15

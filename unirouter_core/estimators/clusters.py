@@ -1,0 +1,295 @@
+"""Vectors to clusters: k-means centroids, the nearest of them, and a model's mean error in each."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, Self
+
+import numpy as np
+
+from unirouter_core.curves import deferral_curve
+from unirouter_core.data import Outcomes
+from unirouter_core.embedding import Array, Labels
+from unirouter_core.estimators.protocol import Estimator, Prediction, check_settings, require_fitted
+from unirouter_core.exceptions import InvalidDataError
+
+ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then
+INIT_SAMPLE = 1_000  # or ten a cluster: k-means++ on more takes longer than Lloyd itself and ends no better
+
+
+def fit_centroids(X: Array, k: int, seed: int) -> Array:
+    """Return at most `k` k-means centroids of the vectors X (n, d), each nearest to some of them."""
+    from sklearn.cluster import KMeans, kmeans_plusplus
+    from sklearn.exceptions import ConvergenceWarning
+
+    k = min(k, len(X))
+    sample = np.random.default_rng(seed).permutation(len(X))[: max(INIT_SAMPLE, 10 * k)]
+    initial, _ = kmeans_plusplus(X[sample], k, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # equal prompts give equal centroids: the first is kept
+        clusters = KMeans(k, init=initial, n_init=1, max_iter=ITERATIONS).fit(X)
+    return np.asarray(clusters.cluster_centers_[np.unique(clusters.labels_)], np.float32)
+
+
+def offsets(centroids: Array) -> Array:
+    """Return |c|²/2 of each centroid (k, d), shape (k,): what `closeness` takes off."""
+    return np.asarray(np.einsum("kd,kd->k", centroids, centroids) / 2)
+
+
+def closeness(X: Array, centroids: Array, centroid_offsets: Array) -> Array:
+    """Return c·x - |c|²/2, shape (n, k): largest at the centroid nearest to x; the squared distance is 1 - twice it."""
+    return np.asarray(X @ centroids.T - centroid_offsets)
+
+
+def cluster_sums(labels: Labels, values: Array, k: int) -> tuple[Array, Array]:
+    """Return sums and counts of the values (n, m) that are not NaN in each of k clusters, both (k, m)."""
+    known = ~np.isnan(values)
+    sums, counts = np.zeros((k, values.shape[1])), np.zeros((k, values.shape[1]))
+    np.add.at(sums, labels, np.where(known, values, 0))
+    np.add.at(counts, labels, known)
+    return sums, counts
+
+
+def shrunken_means(labels: Labels, values: Array, k: int, prior: float) -> tuple[Array, Array]:
+    """Return each cluster's mean, pulled to the overall mean as by `prior` more answers, and its standard error.
+
+    Parameters
+    ----------
+    labels : array (n,)
+    values : array (n, m)
+        In [0, 1]; NaN is left out.
+    k : int
+        The number of clusters.
+    prior : float
+        0 gives plain means; an empty cluster has the overall mean in any case.
+
+    Returns
+    -------
+    means, stderrs : array (k, m)
+    """
+    sums, counts = cluster_sums(labels, values, k)
+    overall = sums.sum(0) / np.maximum(counts.sum(0), 1)
+    weight = np.where(counts > 0, prior, 1.0)
+    means = (sums + weight * overall) / (counts + weight)
+    # Two answers more, so that one right answer of one does not claim certainty.
+    spread = (sums + 2 * overall) / (counts + 2)
+    return means, np.sqrt(spread * (1 - spread) / (counts + np.maximum(prior, 1.0)))
+
+
+REPEATS = 4  # draws of the validation prompts
+SCORED = 0.98  # a model with a smaller share of the prompts answered stays out
+ROUTED = 3_000  # prompts routed in each draw; more do not change which wins
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What training models really did on prompts, without gaps: vectors (n, d), errors (n, m), costs (m,) USD."""
+
+    X: Array
+    errors: Array
+    costs: Array
+
+    @classmethod
+    def of(cls, X: Array, outcomes: Outcomes) -> Self | None:
+        """Return the gapless part of `outcomes`; None for fewer than 2 models or 20 prompts, or no cost above 0."""
+        known = ~np.isnan(outcomes.errors)
+        priced = (~np.isnan(outcomes.costs)).any(0)
+        models = (known.mean(0) >= SCORED) & priced
+        rows = known[:, models].all(1)
+        if models.sum() < 2 or rows.sum() < 20:
+            return None
+        costs = np.nanmean(outcomes.costs[:, models], axis=0)
+        return cls(X[rows], outcomes.errors[np.ix_(rows, models)], costs) if costs.max() > 0 else None
+
+
+def warn_not_chosen(what: str, outcomes: Outcomes | None) -> None:
+    """Warn that a number was not chosen because the outcomes that were given cannot tell."""
+    if outcomes is not None:
+        warnings.warn(
+            f"{what} was not chosen: that needs 2 training models and 20 prompts without gaps, and costs above $0.",
+            stacklevel=3,
+        )
+
+
+def choose_by_area(candidates: Sequence[Estimator], truth: Truth, n_val: int | None, seed: int) -> int:
+    """Return the position of the fitted candidate with the largest mean Area (paper App. F.1).
+
+    Parameters
+    ----------
+    candidates : sequence of Estimator
+        Fitted.
+    truth : Truth
+        Of the training models.
+    n_val : int or None
+        The prompts each training model is measured on; None for four fifths of them all: the paper measures them on
+        all, and routes on the validation prompts, which an estimator does not have while it is fitted.
+    seed : int
+    """
+    n = len(truth.X)
+    areas = np.zeros(len(candidates))
+    for repeat in range(REPEATS if n_val is not None else 1):
+        order = np.random.default_rng([seed, repeat]).permutation(n)
+        n_measured = min(n_val, n // 2) if n_val is not None else n * 4 // 5
+        measured, routed = order[:n_measured], order[n_measured:][:ROUTED]
+        for position, candidate in enumerate(candidates):
+            features = np.stack([candidate.profile(truth.X[measured], errors[measured]) for errors in truth.errors.T])
+            predicted = candidate.predict(truth.X[routed], features).errors
+            curve = deferral_curve(predicted, truth.costs, truth.errors[routed], truth.costs)
+            areas[position] += curve.hull().area(truth.costs.max())
+    return int(areas.argmax())
+
+
+WITHOUT_OUTCOMES = 20
+"""K when there is nothing to choose it by."""
+
+
+@dataclass(eq=False)
+class KMeansEstimator:
+    """A model's mean error on the validation prompts of the prompt's cluster; Φ marks the nearest centroid. Paper §5.1.
+
+    An empty cluster has the model's overall error.
+
+    Parameters
+    ----------
+    k : int, optional
+        The number of clusters; when not given, the one of `grid` by which the training models route best.
+    rule : {"n_val", "paper"}
+        Choose K with training models measured on `n_val` prompts, as a new model is, or, as the paper's
+        Appendix F.1, on all training prompts, which picks K too large for a small validation set.
+    grid : sequence of int
+    n_val : int
+    seed : int
+
+    Examples
+    --------
+    >>> X = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
+    >>> estimator = KMeansEstimator(k=2).fit(X)
+    >>> poet = estimator.profile(X, np.array([1.0, 1.0, 0.0, 0.0]))
+    >>> estimator.predict(X[[0, 2]], np.stack([poet])).errors.tolist()
+    [[1.0], [0.0]]
+    """
+
+    k: int | None = None
+    rule: Literal["n_val", "paper"] = "n_val"
+    grid: tuple[int, ...] = (5, 10, 20, 40, 80)
+    n_val: int = 400
+    seed: int = 0
+    centroids_: Array = field(init=False, repr=False)
+    offsets_: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self, k=1, grid=1, n_val=2)
+        if self.rule not in ("n_val", "paper"):
+            raise InvalidDataError(f"rule={self.rule!r} must be 'n_val' or 'paper'.")
+
+    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
+        """Cluster the vectors X (n, d); outcomes serve to choose K."""
+        truth = None if self.k is not None or outcomes is None else Truth.of(X, outcomes)
+        if truth is None:
+            if self.k is None:
+                warn_not_chosen(f"K = {WITHOUT_OUTCOMES}", outcomes)
+            return self._fit(X, WITHOUT_OUTCOMES if self.k is None else self.k)
+        grid = [k for k in self.grid if k <= len(X)] or [len(X)]
+        candidates = [KMeansEstimator(k, seed=self.seed)._fit(X, k) for k in grid]
+        chosen = candidates[choose_by_area(candidates, truth, self.n_val if self.rule == "n_val" else None, self.seed)]
+        self.centroids_, self.offsets_ = chosen.centroids_, chosen.offsets_
+        return self
+
+    def _fit(self, X: Array, k: int) -> Self:
+        self.centroids_ = fit_centroids(X, k, self.seed)
+        self.offsets_ = offsets(self.centroids_)
+        return self
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
+        means, stderrs = shrunken_means(self._nearest(X), errors[:, None], len(self.centroids_), prior=0)
+        return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return the errors in the nearest cluster."""
+        nearest = self._nearest(X)
+        by_cluster, k = features.T, len(self.centroids_)
+        return Prediction(by_cluster[:k].take(nearest, axis=0), lambda: by_cluster[k:].take(nearest, axis=0))
+
+    def _nearest(self, X: Array) -> Labels:
+        require_fitted(self, "centroids_")
+        return np.asarray(closeness(X, self.centroids_, self.offsets_).argmax(1))
+
+
+@dataclass(eq=False)
+class ShrunkenClustersEstimator:
+    """The mean over several k-means clusterings of the model's shrunken error in the prompt's cluster.
+
+    It differs from the paper's §5.1 in two ways that small validation sets ask for: each cluster's error is pulled
+    to the model's overall error as if by `prior` more answers, and all of `grid` is averaged instead of one K being
+    chosen. An empty cluster then has the overall error by construction.
+
+    Parameters
+    ----------
+    grid : sequence of int
+        The numbers of clusters.
+    prior : float
+        How many answers the overall error counts for in each cluster.
+    seed : int
+
+    Examples
+    --------
+    >>> X = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
+    >>> clusters = ShrunkenClustersEstimator(grid=(2,), prior=2.0).fit(X)
+    >>> poet = clusters.profile(X, np.array([1.0, 1.0, 0.0, 0.0]))
+    >>> clusters.predict(X[[0, 2]], np.stack([poet])).errors.tolist()
+    [[0.75], [0.25]]
+    """
+
+    grid: tuple[int, ...] = (5, 10, 20, 40, 80)
+    prior: float = 10.0
+    seed: int = 0
+    centroids_: Array = field(init=False, repr=False)
+    offsets_: Array = field(init=False, repr=False)
+    bounds_: Labels = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self, grid=1, prior=0)
+
+    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
+        """Cluster the vectors X (n, d); outcomes are not needed."""
+        parts = [fit_centroids(X, k, self.seed) for k in self.grid if k < len(X)] or [fit_centroids(X, 1, self.seed)]
+        self.centroids_ = np.concatenate(parts)
+        self.offsets_ = offsets(self.centroids_)
+        self.bounds_ = np.cumsum([0] + [len(part) for part in parts])
+        return self
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return the model's mean error in each cluster and its standard error, shape (2 * n_clusters,)."""
+        return np.asarray(self.profiles(X, errors[:, None])[0])
+
+    def profiles(self, X: Array, errors: Array) -> Array:
+        """Return the features of m models from their errors (n, m), NaN left out, shape (m, 2 * n_clusters)."""
+        means, stderrs = [], []
+        for rows, (start, end) in zip(self._nearest(X), pairwise(self.bounds_.tolist()), strict=True):
+            mean, stderr = shrunken_means(rows - start, errors, end - start, self.prior)
+            means.append(mean)
+            stderrs.append(stderr)
+        return np.concatenate(means + stderrs).T.astype(np.float32)
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return the mean over the clusterings of the errors in the nearest clusters (Φ is their indicator)."""
+        rows, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
+        return Prediction(
+            _mean_of_rows(by_cluster[:n_clusters], rows), lambda: _mean_of_rows(by_cluster[n_clusters:], rows)
+        )
+
+    def _nearest(self, X: Array) -> Labels:
+        """Return the row in `centroids_` of each vector's nearest centroid in each clustering, (n_grid, n)."""
+        require_fitted(self, "centroids_")
+        near = closeness(X, self.centroids_, self.offsets_)
+        within = [near[:, start:end].argmax(1) for start, end in pairwise(self.bounds_.tolist())]
+        return np.asarray(np.array(within) + self.bounds_[:-1, None])
+
+
+def _mean_of_rows(table: Array, rows: Labels) -> Array:
+    """Return the mean over the clusterings of the rows of table (n_clusters, m) that `rows` (n_grid, n) names."""
+    return np.asarray(table.take(rows, axis=0).sum(axis=0) / len(rows))
