@@ -14,8 +14,9 @@ from unirouter_core.estimators import (
     ShrunkenClustersEstimator,
     clairvoyant,
 )
-from unirouter_core.estimators.clusters import Truth, choose_by_area
-from unirouter_core.estimators.default import UNCALIBRATED, calibrated_scale, coverage
+from unirouter_core.estimators.calibration import calibrated_scale, coverage
+from unirouter_core.estimators.clusters import best_of
+from unirouter_core.estimators.default import UNCALIBRATED
 from unirouter_core.estimators.linear import fit_ridge, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import sigmoid
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
@@ -139,7 +140,7 @@ def test_the_papers_rule_takes_more_clusters_than_a_small_validation_set_can_mea
 
 def test_the_chosen_candidate_routes_training_models_with_the_largest_area():
     vectors, outcomes = fine_world(0)
-    truth = Truth.of(vectors, outcomes)
+    costs = outcomes.costs.mean(0)
     order = np.random.default_rng([0, 0]).permutation(1_200)
     measured, routed = order[:960], order[960:]
     candidates = [KMeansEstimator(k=k).fit(vectors) for k in (1, 40)]
@@ -147,10 +148,10 @@ def test_the_chosen_candidate_routes_training_models_with_the_largest_area():
     for candidate in candidates:
         features = np.stack([candidate.profile(vectors[measured], outcomes.errors[measured, j]) for j in range(8)])
         predicted = candidate.predict(vectors[routed], features).errors
-        curve = deferral_curve(predicted, truth.costs, outcomes.errors[routed], truth.costs)
-        areas.append(curve.hull().area(truth.costs.max()))
+        curve = deferral_curve(predicted, costs, outcomes.errors[routed], costs)
+        areas.append(curve.hull().area(costs.max()))
     assert areas[1] > areas[0]
-    assert choose_by_area(candidates, truth, None, seed=0) == 1
+    assert best_of(candidates, "K", vectors, outcomes, None, seed=0) is candidates[1]
 
 
 def test_learned_map_moves_the_borders_that_clusters_put_in_the_wrong_place():
@@ -360,7 +361,7 @@ def test_a_blend_that_no_member_can_serve_says_what_is_missing():
 
 
 def test_a_blend_refuses_features_that_grow_with_the_prompts():
-    with pytest.raises(InvalidDataError, match="NeighboursEstimator cannot be blended"):
+    with pytest.raises(InvalidDataError, match="NeighboursEstimator cannot be a member"):
         DefaultEstimator([NeighboursEstimator()]).fit(X)
 
 

@@ -1,4 +1,4 @@
-"""Whether predicted errors are as often wrong as they say, and their intervals as wide as they should be."""
+"""Calibration: whether predicted errors come true, and whether their intervals are as wide as they should be."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.clusters import cluster_sums
 from unirouter_core.exceptions import InvalidDataError
 
-BINS = 15
-"""Of equal counts; fewer hide a bend, more measure noise."""
-
-NORMAL_80 = 1.2816
-"""Intervals of ± so many standard errors are to hold the truth 80 % of the time."""
-
-FEWEST_IN_REGION = 25
-"""A region's error is known only up to its own sampling: with fewer prompts it says nothing."""
+BINS = 15  # of equal counts; fewer hide a bend, more measure noise
+COVERAGE, NORMAL_80 = 0.8, 1.2816  # intervals of ± 1.2816 standard errors should hold the truth 80 % of the time
+SCALES = np.geomspace(0.5, 20, 161)  # below 0.5, sampling noise alone covers the gaps
+FEWEST_IN_REGION = 25  # a region's true error is known only up to its own sampling noise
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Predicted errors in bins of equal counts, from the smallest to the largest, beside what was seen.
+    """Predicted and real errors in bins of equal counts, from the smallest prediction to the largest.
 
     Parameters
     ----------
@@ -38,12 +34,12 @@ class Reliability:
 
     @property
     def expected_error(self) -> float:
-        """The expected calibration error: the mean distance of predicted from seen, weighted by the counts."""
+        """The expected calibration error: the mean distance of predicted from real, weighted by the counts."""
         return float(np.average(np.abs(self.predicted - self.seen), weights=self.counts))
 
 
 def reliability(predicted: npt.ArrayLike, errors: npt.ArrayLike, *, bins: int = BINS) -> Reliability:
-    """Return how predicted errors compare with real ones, all prompts and models in one heap.
+    """Return the reliability of predicted errors, all prompts and models pooled.
 
     Parameters
     ----------
@@ -66,27 +62,51 @@ def reliability(predicted: npt.ArrayLike, errors: npt.ArrayLike, *, bins: int = 
     if expected.shape != real.shape or not expected.size:
         raise InvalidDataError(f"Predicted errors of shape {expected.shape} and errors of shape {real.shape} differ.")
     order = np.argsort(expected, axis=None, kind="stable")
-    heaps = np.array_split(order, min(bins, len(order)))
-    means = [(expected.flat[heap].mean(), real.flat[heap].mean(), len(heap)) for heap in heaps]
-    below, seen, counts = (np.array(column) for column in zip(*means, strict=True))
-    return Reliability(below, seen, counts)
+    groups = np.array_split(order, min(bins, len(order)))
+    means = [(expected.flat[group].mean(), real.flat[group].mean(), len(group)) for group in groups]
+    return Reliability(*(np.array(column) for column in zip(*means, strict=True)))
+
+
+def region_gaps(predicted: Array, stderrs: Array, errors: Array, regions: Labels) -> Array:
+    """Return, for each (region, model) with enough answers: real minus predicted error, its stderr, sampling variance.
+
+    Parameters
+    ----------
+    predicted, stderrs, errors : array (n_prompts, n_models)
+        Errors that are NaN are left out.
+    regions : array (n_prompts,)
+        Numbered from 0.
+
+    Returns
+    -------
+    array (n_pairs, 3)
+    """
+    gaps = errors - predicted
+    columns = np.concatenate([gaps, gaps**2, np.where(np.isnan(errors), np.nan, stderrs)], axis=1)
+    sums, counts = (np.split(each, 3, axis=1) for each in cluster_sums(regions, columns, int(regions.max()) + 1))
+    n, enough = counts[0], counts[0] >= FEWEST_IN_REGION
+    gap, square, stderr = (each[enough] / n[enough] for each in sums)
+    return np.stack([gap, stderr, np.maximum(square - gap**2, 0) / n[enough]], axis=1)
+
+
+def coverage(gaps: Array, scale: float = 1.0, width: float = NORMAL_80) -> float:
+    """Return the share of `region_gaps` within `width` standard errors, times `scale`, and sampling noise."""
+    gap, stderr, noise = gaps.T
+    return float(np.mean(np.abs(gap) <= width * np.sqrt((scale * stderr) ** 2 + noise)))
+
+
+def calibrated_scale(gaps: Array) -> float:
+    """Return the smallest scale of the standard errors, of `SCALES`, at which `coverage` reaches 80 %."""
+    covering = [scale for scale in SCALES.tolist() if coverage(gaps, scale) >= COVERAGE]
+    return float(min(covering, default=SCALES[-1]))
 
 
 def interval_coverage(
     predicted: Array, stderrs: Array, errors: Array, regions: Labels, *, width: float = NORMAL_80
 ) -> float:
-    """Return how often ± `width` standard errors hold a model's error in a region; the region's own noise is allowed.
+    """Return how often ± `width` standard errors, with sampling noise, hold a model's error in a region.
 
-    Parameters
-    ----------
-    predicted, stderrs, errors : array (n_prompts, n_models)
-    regions : array (n_prompts,)
-        Numbered from 0; those with fewer than 25 prompts are left out.
-
-    Returns
-    -------
-    float
-        The share of (region, model) pairs; NaN when no region is large enough, or a standard error is NaN: not claimed.
+    NaN when no region has 25 answers, or a standard error is NaN.
 
     Examples
     --------
@@ -94,13 +114,5 @@ def interval_coverage(
     >>> interval_coverage(np.full((40, 1), 0.5), np.full((40, 1), 0.1), errors, np.zeros(40, int))
     1.0
     """
-    k, m = int(regions.max()) + 1, errors.shape[1]
-    gaps = errors - predicted
-    sums, counts = cluster_sums(regions, np.concatenate([gaps, gaps**2, stderrs], axis=1), k)
-    large = counts[:, 0] >= FEWEST_IN_REGION
-    if not large.any() or np.isnan(stderrs).any():
-        return float("nan")
-    n = counts[large][:, :m]
-    gap, square, stderr = np.split(sums[large] / counts[large], [m, 2 * m], axis=1)
-    noise = np.maximum(square - gap**2, 0) / n
-    return float(np.mean(np.abs(gap) <= width * np.sqrt(stderr**2 + noise)))
+    gaps = region_gaps(predicted, stderrs, errors, regions)
+    return float("nan") if not len(gaps) or np.isnan(stderrs).any() else coverage(gaps, width=width)

@@ -1,12 +1,12 @@
-"""Vectors to clusters: k-means centroids, the nearest of them, and a model's mean error in each."""
+"""Clusters of prompts: k-means, and the estimators that predict a model's mean error in the prompt's cluster."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from unirouter_core.exceptions import InvalidDataError
 
 ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then
 INIT_SAMPLE = 1_000  # or ten a cluster: k-means++ on more takes longer than Lloyd itself and ends no better
+WITHOUT_OUTCOMES = 20  # K when there is nothing to choose it by
+REPEATS, SCORED, ROUTED = 4, 0.98, 3_000  # see `best_of`
+
+E = TypeVar("E", bound=Estimator)
 
 
 def fit_centroids(X: Array, k: int, seed: int) -> Array:
@@ -35,7 +39,7 @@ def fit_centroids(X: Array, k: int, seed: int) -> Array:
 
 
 def offsets(centroids: Array) -> Array:
-    """Return |c|²/2 of each centroid (k, d), shape (k,): what `closeness` takes off."""
+    """Return |c|²/2 of each centroid (k, d), shape (k,), which `closeness` subtracts."""
     return np.asarray(np.einsum("kd,kd->k", centroids, centroids) / 2)
 
 
@@ -54,7 +58,7 @@ def cluster_sums(labels: Labels, values: Array, k: int) -> tuple[Array, Array]:
 
 
 def shrunken_means(labels: Labels, values: Array, k: int, prior: float) -> tuple[Array, Array]:
-    """Return each cluster's mean, pulled to the overall mean as by `prior` more answers, and its standard error.
+    """Return each cluster's mean, shrunk to the overall mean as by `prior` more answers, and its standard error.
 
     Parameters
     ----------
@@ -79,75 +83,70 @@ def shrunken_means(labels: Labels, values: Array, k: int, prior: float) -> tuple
     return means, np.sqrt(spread * (1 - spread) / (counts + np.maximum(prior, 1.0)))
 
 
-REPEATS = 4  # draws of the validation prompts
-SCORED = 0.98  # a model with a smaller share of the prompts answered stays out
-ROUTED = 3_000  # prompts routed in each draw; more do not change which wins
+def best_of(
+    candidates: Iterable[E], default: str, X: Array, outcomes: Outcomes | None, n_val: int | None, seed: int
+) -> E | None:
+    """Return the fitted candidate that routes training models with the largest mean Area (paper App. F.1).
 
-
-@dataclass(frozen=True)
-class Truth:
-    """What training models really did on prompts, without gaps: vectors (n, d), errors (n, m), costs (m,) USD."""
-
-    X: Array
-    errors: Array
-    costs: Array
-
-    @classmethod
-    def of(cls, X: Array, outcomes: Outcomes) -> Self | None:
-        """Return the gapless part of `outcomes`; None for fewer than 2 models or 20 prompts, or no cost above 0."""
-        known = ~np.isnan(outcomes.errors)
-        priced = (~np.isnan(outcomes.costs)).any(0)
-        models = (known.mean(0) >= SCORED) & priced
-        rows = known[:, models].all(1)
-        if models.sum() < 2 or rows.sum() < 20:
-            return None
-        costs = np.nanmean(outcomes.costs[:, models], axis=0)
-        return cls(X[rows], outcomes.errors[np.ix_(rows, models)], costs) if costs.max() > 0 else None
-
-
-def warn_not_chosen(what: str, outcomes: Outcomes | None) -> None:
-    """Warn that a number was not chosen because the outcomes that were given cannot tell."""
-    if outcomes is not None:
-        warnings.warn(
-            f"{what} was not chosen: that needs 2 training models and 20 prompts without gaps, and costs above $0.",
-            stacklevel=3,
-        )
-
-
-def choose_by_area(candidates: Sequence[Estimator], truth: Truth, n_val: int | None, seed: int) -> int:
-    """Return the position of the fitted candidate with the largest mean Area (paper App. F.1).
+    None, with a warning that `default` is taken, when outcomes are given but hold fewer than 2 models that answered
+    98 % of the prompts, 20 prompts that these models all answered, or no cost above $0.
 
     Parameters
     ----------
-    candidates : sequence of Estimator
-        Fitted.
-    truth : Truth
-        Of the training models.
+    candidates : iterable of Estimator
+        Fitted when they are iterated over.
+    default : str
+    X : array (n, d)
+        Vectors of the prompts of `outcomes`.
+    outcomes : Outcomes, optional
     n_val : int or None
-        The prompts each training model is measured on; None for four fifths of them all: the paper measures them on
-        all, and routes on the validation prompts, which an estimator does not have while it is fitted.
+        The prompts each training model is measured on, in each of 4 draws; None for four fifths of all, once: the
+        paper measures on all, and routes on the validation prompts, which an estimator does not have in `fit`.
     seed : int
     """
-    n = len(truth.X)
-    areas = np.zeros(len(candidates))
+    if outcomes is None:
+        return None
+    known = ~np.isnan(outcomes.errors)
+    models = (known.mean(0) >= SCORED) & (~np.isnan(outcomes.costs)).any(0)
+    rows = known[:, models].all(1)
+    costs = np.nanmean(outcomes.costs[:, models], axis=0) if models.any() else np.zeros(1)
+    if models.sum() < 2 or rows.sum() < 20 or costs.max() <= 0:
+        needs = "that needs 2 training models and 20 prompts without gaps, and costs above $0"
+        warnings.warn(f"{default} was not chosen: {needs}.", stacklevel=3)
+        return None
+    X, errors, fitted = X[rows], outcomes.errors[np.ix_(rows, models)], list(candidates)
+    areas = np.zeros(len(fitted))
     for repeat in range(REPEATS if n_val is not None else 1):
-        order = np.random.default_rng([seed, repeat]).permutation(n)
-        n_measured = min(n_val, n // 2) if n_val is not None else n * 4 // 5
+        order = np.random.default_rng([seed, repeat]).permutation(len(X))
+        n_measured = min(n_val, len(X) // 2) if n_val is not None else len(X) * 4 // 5
         measured, routed = order[:n_measured], order[n_measured:][:ROUTED]
-        for position, candidate in enumerate(candidates):
-            features = np.stack([candidate.profile(truth.X[measured], errors[measured]) for errors in truth.errors.T])
-            predicted = candidate.predict(truth.X[routed], features).errors
-            curve = deferral_curve(predicted, truth.costs, truth.errors[routed], truth.costs)
-            areas[position] += curve.hull().area(truth.costs.max())
-    return int(areas.argmax())
-
-
-WITHOUT_OUTCOMES = 20
-"""K when there is nothing to choose it by."""
+        for position, candidate in enumerate(fitted):
+            features = np.stack([candidate.profile(X[measured], column[measured]) for column in errors.T])
+            predicted = candidate.predict(X[routed], features).errors
+            curve = deferral_curve(predicted, costs, errors[routed], costs)
+            areas[position] += curve.hull().area(costs.max())
+    return fitted[int(areas.argmax())]
 
 
 @dataclass(eq=False)
-class KMeansEstimator:
+class OneClustering:
+    """A base of estimators whose features Ψ are a model's mean error in each cluster, and its standard error."""
+
+    centroids_: Array = field(init=False, repr=False)
+    offsets_: Array = field(init=False, repr=False)
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
+        means, stderrs = shrunken_means(self._nearest(X), errors[:, None], len(self.centroids_), prior=0)
+        return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
+
+    def _nearest(self, X: Array) -> Labels:
+        require_fitted(self, "centroids_")
+        return np.asarray(closeness(X, self.centroids_, self.offsets_).argmax(1))
+
+
+@dataclass(eq=False)
+class KMeansEstimator(OneClustering):
     """A model's mean error on the validation prompts of the prompt's cluster; Φ marks the nearest centroid. Paper §5.1.
 
     An empty cluster has the model's overall error.
@@ -177,8 +176,6 @@ class KMeansEstimator:
     grid: tuple[int, ...] = (5, 10, 20, 40, 80)
     n_val: int = 400
     seed: int = 0
-    centroids_: Array = field(init=False, repr=False)
-    offsets_: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_settings(self, k=1, grid=1, n_val=2)
@@ -187,26 +184,16 @@ class KMeansEstimator:
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Cluster the vectors X (n, d); outcomes serve to choose K."""
-        truth = None if self.k is not None or outcomes is None else Truth.of(X, outcomes)
-        if truth is None:
-            if self.k is None:
-                warn_not_chosen(f"K = {WITHOUT_OUTCOMES}", outcomes)
-            return self._fit(X, WITHOUT_OUTCOMES if self.k is None else self.k)
-        grid = [k for k in self.grid if k <= len(X)] or [len(X)]
-        candidates = [KMeansEstimator(k, seed=self.seed)._fit(X, k) for k in grid]
-        chosen = candidates[choose_by_area(candidates, truth, self.n_val if self.rule == "n_val" else None, self.seed)]
-        self.centroids_, self.offsets_ = chosen.centroids_, chosen.offsets_
-        return self
-
-    def _fit(self, X: Array, k: int) -> Self:
-        self.centroids_ = fit_centroids(X, k, self.seed)
+        chosen = None
+        if self.k is None:
+            grid = [k for k in self.grid if k <= len(X)] or [len(X)]
+            candidates = (KMeansEstimator(k, seed=self.seed).fit(X) for k in grid)
+            n_val = self.n_val if self.rule == "n_val" else None
+            chosen = best_of(candidates, f"K = {WITHOUT_OUTCOMES}", X, outcomes, n_val, self.seed)
+        k = WITHOUT_OUTCOMES if self.k is None else self.k
+        self.centroids_ = fit_centroids(X, k, self.seed) if chosen is None else chosen.centroids_
         self.offsets_ = offsets(self.centroids_)
         return self
-
-    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
-        means, stderrs = shrunken_means(self._nearest(X), errors[:, None], len(self.centroids_), prior=0)
-        return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the errors in the nearest cluster."""
@@ -214,18 +201,13 @@ class KMeansEstimator:
         by_cluster, k = features.T, len(self.centroids_)
         return Prediction(by_cluster[:k].take(nearest, axis=0), lambda: by_cluster[k:].take(nearest, axis=0))
 
-    def _nearest(self, X: Array) -> Labels:
-        require_fitted(self, "centroids_")
-        return np.asarray(closeness(X, self.centroids_, self.offsets_).argmax(1))
-
 
 @dataclass(eq=False)
 class ShrunkenClustersEstimator:
     """The mean over several k-means clusterings of the model's shrunken error in the prompt's cluster.
 
-    It differs from the paper's §5.1 in two ways that small validation sets ask for: each cluster's error is pulled
-    to the model's overall error as if by `prior` more answers, and all of `grid` is averaged instead of one K being
-    chosen. An empty cluster then has the overall error by construction.
+    It differs from the paper's §5.1 in two ways that suit small validation sets: each cluster's error is shrunk to
+    the model's overall error as if by `prior` more answers, and all of `grid` is averaged instead of choosing one K.
 
     Parameters
     ----------
@@ -268,11 +250,12 @@ class ShrunkenClustersEstimator:
 
     def profiles(self, X: Array, errors: Array) -> Array:
         """Return the features of m models from their errors (n, m), NaN left out, shape (m, 2 * n_clusters)."""
-        means, stderrs = [], []
-        for rows, (start, end) in zip(self._nearest(X), pairwise(self.bounds_.tolist()), strict=True):
-            mean, stderr = shrunken_means(rows - start, errors, end - start, self.prior)
-            means.append(mean)
-            stderrs.append(stderr)
+        nearest = self._nearest(X)
+        clusterings = [
+            shrunken_means(rows - start, errors, end - start, self.prior)
+            for rows, (start, end) in zip(nearest, pairwise(self.bounds_.tolist()), strict=True)
+        ]
+        means, stderrs = zip(*clusterings, strict=True)
         return np.concatenate(means + stderrs).T.astype(np.float32)
 
     def predict(self, X: Array, features: Array) -> Prediction:

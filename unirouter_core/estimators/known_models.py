@@ -1,4 +1,4 @@
-"""A new model as a mixture of known ones: where it errs as they err, it will go on to."""
+"""Known models: a new model as a weighted sum of training models, by who errs on the same prompts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from unirouter_core.exceptions import MissingOutcomesError
 
 @dataclass(eq=False)
 class KnownModelsEstimator:
-    """γ(x, h) = b_h + Σ_j w_hj γ_j(x): the training models' own estimates γ_j, weighted by who errs alike.
+    """γ(x, h) = b_h + Σ_j w_hj γ_j(x): the training models' own estimates γ_j, weighted by shared errors.
 
-    The weights come from the new model's errors regressed on the training models' errors *on the same validation
-    prompts*, a far stronger signal than the prompts' vectors. It is linear in the weights, so a model's features
-    are the intercept and one weight for each training model.
+    The weights are a ridge regression of the new model's errors on the training models' errors *on the same validation
+    prompts*, a far stronger signal than the prompts' vectors. A model's features are the intercept, one weight for
+    each training model, and a standard error.
 
     Parameters
     ----------
     ridge : float
-        The penalty on the map from vectors to each training model's errors, γ_j, made from all of its answers.
+        The penalty on the map from vectors to each training model's errors, γ_j, learned from all of its answers.
     penalty : float
         On the weights' squared distance from `prior`; the intercept is free.
     prior : float
-        What the weights sum to when nothing is known; spread evenly over the training models.
+        The sum of the weights when nothing is known; spread evenly over the training models.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Ridge regression from vectors to several models' errors, with gaps."""
+"""Linear maps from vectors to errors: ridge regression, the difficulty of a prompt, the clairvoyant ceiling."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import numpy as np
 
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.clusters import ShrunkenClustersEstimator
+
+DIFFICULTY_RIDGE, CLAIRVOYANT_RIDGE = 10.0, 30.0  # penalties, on centred vectors of length 1
+NEWTON_STEPS = 12  # two coefficients and a concave likelihood: 5 to 6 suffice
+PENALTY = 1.0  # on both squared coefficients: a few hundred answers do not move the odds far
 
 
 def fit_ridge(X: Array, Y: Array, alpha: float) -> tuple[Array, Array]:
@@ -35,21 +39,10 @@ def fit_ridge(X: Array, Y: Array, alpha: float) -> tuple[Array, Array]:
     return axes, intercepts
 
 
-DIFFICULTY_RIDGE = 10.0
-"""The penalty on the map from vectors to difficulty, on centred vectors of length 1."""
-
-NEWTON_STEPS = 12  # two coefficients and a concave likelihood: 5 to 6 suffice
-PENALTY = 1.0  # on both squared coefficients: a few hundred answers do not move the odds far
-
-
 def fit_difficulty(X: Array, errors: Array) -> Array:
-    """Return slopes and intercept (d + 1,) of the error that training models have on average, given vectors (n, d).
+    """Return slopes and intercept (d + 1,) of the training models' mean error (n, m), given vectors (n, d).
 
-    Parameters
-    ----------
-    X : array (n, d)
-    errors : array (n, m)
-        NaN where not known; a model without any answer does not count.
+    NaN is left out; a model without any answer does not count.
 
     Examples
     --------
@@ -68,9 +61,9 @@ def difficulty(X: Array, slopes: Array) -> Array:
 
 
 def shift_odds(errors: Array, shifts: Array) -> Array:
-    """Return `errors` (n, m) with each row's odds of failing multiplied by e to the row's shift (n,).
+    """Return `errors` (n, m) with each row's odds of an error multiplied by e to the row's shift (n,).
 
-    Which model has the least error stays the same, 0 stays 0 and 1 stays 1.
+    The most accurate model stays the same, 0 stays 0 and 1 stays 1.
 
     Examples
     --------
@@ -81,19 +74,9 @@ def shift_odds(errors: Array, shifts: Array) -> Array:
     return np.asarray(wrong / (wrong + (1 - errors)))
 
 
-def fit_shift(predicted: Array, hardness: Array, errors: Array) -> tuple[float, float]:
-    """Return (a, b) for which odds shifted by a * hardness + b make the errors that were seen most likely.
-
-    Parameters
-    ----------
-    predicted : array (n,)
-        Errors, in [0, 1].
-    hardness : array (n,)
-        The difficulty of the same prompts.
-    errors : array (n,)
-        What was seen, none NaN.
-    """
-    design = np.stack([hardness, np.ones_like(hardness)], axis=1).astype(np.float64)
+def fit_shift(predicted: Array, difficulties: Array, errors: Array) -> tuple[float, float]:
+    """Return (a, b) for which odds shifted by a * difficulty + b make the real errors most likely; all (n,)."""
+    design = np.stack([difficulties, np.ones_like(difficulties)], axis=1).astype(np.float64)
     shift = np.zeros(2)
     for _ in range(NEWTON_STEPS):
         wrong = shift_odds(predicted[:, None], design @ shift)[:, 0]
@@ -102,14 +85,11 @@ def fit_shift(predicted: Array, hardness: Array, errors: Array) -> tuple[float, 
     return float(shift[0]), float(shift[1])
 
 
-CLAIRVOYANT_RIDGE = 30.0
-"""The penalty of the regression, on centred vectors of length 1."""
-
-
 def clairvoyant(X: Array, errors: Array, X_new: Array, *, seed: int = 0) -> Array:
     """Return models' errors expected on new prompts from all of their answers: the mean of clusters and a ridge.
 
-    `curves.deferral_curve` of it is the curve of the paper's clairvoyant router.
+    The ceiling of what can be predicted of new models; `curves.deferral_curve` of it is the curve of the paper's
+    clairvoyant router.
 
     Parameters
     ----------
