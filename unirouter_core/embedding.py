@@ -1,9 +1,9 @@
-"""Prompts to vectors: what an embedder is, how foreign ones are taken in, and how a router knows its own."""
+"""Prompts to vectors: the embedder protocol, adapters for other libraries' embedders, and the default embedder."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
@@ -20,17 +20,34 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 """Yes or no for each entry."""
 
 Labels: TypeAlias = npt.NDArray[np.integer[Any]]
-"""Whole numbers that index rows or clusters."""
+"""Integers that index rows or clusters."""
 
 CHECK_PROMPTS = (
     "What is 17 times 23?",
     "Write a short poem about the sea at night.",
     "def add(a, b): return a + b  # explain this function",
 )
-"""The three prompts whose vectors a router keeps, to know its embedder again."""
+"""The three prompts whose vectors a router keeps, to detect another embedder."""
 
-SAME_VECTOR = 0.999
-"""Vectors of one prompt with a smaller cosine come from another embedder."""
+SAME_VECTOR = 0.999  # vectors of one prompt with a smaller cosine come from another embedder
+
+
+def check_prompts(prompts: Iterable[str]) -> list[str]:
+    """Return the prompts as a list; raise `InvalidDataError` unless they are non-blank strings, naming the first."""
+    if isinstance(prompts, str):
+        raise InvalidDataError(f"Prompts must be a list of strings, not one string {prompts[:40]!r}; put it in a list.")
+    prompts = list(prompts)
+    for position, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise InvalidDataError(
+                f"Prompt {position} is {type(prompt).__name__} {prompt!r:.40}, not a string; remove it or make it one."
+            )
+        if not prompt or prompt.isspace():
+            raise InvalidDataError(f"Prompt {position} is empty; remove it or give it text.")
+    return prompts
+
+
+# --- Embedders of any library -----------------------------------------------------------------------------------------
 
 
 @runtime_checkable
@@ -52,23 +69,17 @@ class _FunctionEmbedder:
         self._function, self.name = function, name
 
     def encode(self, prompts: Sequence[str]) -> Array:
-        """Return the function's vectors, shape (n_prompts, d)."""
         return _rows(self._function(list(prompts)), self.name)
 
 
 def as_embedder(source: Any) -> Embedder:
-    """Return an `Embedder` around `source`.
+    """Return an `Embedder` around `source`; raise `InvalidDataError` when it is none.
 
     Parameters
     ----------
     source : object
         An `Embedder`, a LangChain ``Embeddings``, a LlamaIndex ``BaseEmbedding``, or a function from a list of
         strings to a list of vectors. Neither framework is imported: their method names tell them apart.
-
-    Raises
-    ------
-    InvalidDataError
-        When `source` is none of these.
 
     Examples
     --------
@@ -79,8 +90,8 @@ def as_embedder(source: Any) -> Embedder:
     if isinstance(source, type):
         raise InvalidDataError(f"{source.__name__} is a class, not an embedder; give an object of it.")
     if any(cls.__module__.startswith("sentence_transformers") for cls in type(source).__mro__):
-        return _FunctionEmbedder(source.encode, name)  # its `fit` trains the network, which is not ours to start
-    if isinstance(source, Embedder) and not isinstance(source, str):  # a str encodes too, to bytes
+        return _FunctionEmbedder(source.encode, name)  # without its `fit`, which trains the network
+    if isinstance(source, Embedder) and not isinstance(source, str):  # a str has an `encode` to bytes
         return source
     for method in ("embed_documents", "get_text_embedding_batch"):  # LangChain, LlamaIndex
         if hasattr(source, method):
@@ -94,7 +105,7 @@ def as_embedder(source: Any) -> Embedder:
 
 
 def name_of(embedder: Embedder) -> str:
-    """Return what messages and a saved router call `embedder`."""
+    """Return the embedder's name in messages and in a saved router."""
     return embedder.name if isinstance(embedder, _FunctionEmbedder) else type(embedder).__name__
 
 
@@ -108,9 +119,7 @@ def _rows(returned: Any, name: str) -> Array:
 
 
 def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
-    """Return the prompts' vectors with rows of length 1, float32, shape (n_prompts, d).
-
-    A row of zeros (nothing in the prompt is known to the embedder) stays zero.
+    """Return the prompts' vectors with rows of length 1, float32, shape (n_prompts, d); rows of zeros stay.
 
     Raises
     ------
@@ -127,13 +136,7 @@ def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
 
 
 def normalise(vectors: Array) -> Array:
-    """Return `vectors` (n, d) as float32 with rows of length 1; rows of zeros stay.
-
-    Raises
-    ------
-    InvalidDataError
-        When a number is not finite.
-    """
+    """Return `vectors` (n, d) as float32 with rows of length 1; rows of zeros stay, NaN is an `InvalidDataError`."""
     vectors = np.asarray(vectors, np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
     if not math.isfinite(lengths.sum()):
@@ -146,28 +149,26 @@ def normalise(vectors: Array) -> Array:
 
 def check_same_embedder(embedder: Embedder, kept: Array) -> None:
     """Raise `EmbedderMismatchError` unless `embedder` gives the vectors `kept` (3, d) for `CHECK_PROMPTS`."""
-    vectors = embed(embedder, CHECK_PROMPTS)
+    vectors, cure = embed(embedder, CHECK_PROMPTS), "load it with the embedder it was fitted with, or fit it again"
     if vectors.shape != kept.shape:
         raise EmbedderMismatchError(
             f"{name_of(embedder)} gives {vectors.shape[1]} numbers a prompt, but the router was fitted on "
-            f"{kept.shape[1]}; load it with the embedder it was fitted with, or fit it again."
+            f"{kept.shape[1]}; {cure}."
         )
     cosines = np.einsum("ij,ij->i", vectors, kept) + (~vectors.any(1) & ~kept.any(1))
     if cosines.min() < SAME_VECTOR:
         raise EmbedderMismatchError(
             f"{name_of(embedder)} gives other vectors than the router was fitted on (cosine {cosines.min():.3f}, "
-            f"at least {SAME_VECTOR} is needed); load it with the embedder it was fitted with, or fit it again."
+            f"at least {SAME_VECTOR} is needed); {cure}."
         )
 
 
 def as_rows(vectors: Any, n: int) -> Array:
-    """Return given vectors as an array (n, d), checked to be numbers."""
+    """Return the vectors given as an array (n, d); raise `InvalidDataError` unless it is n rows of numbers."""
     try:
         array = np.asarray(vectors)
     except ValueError as ragged:
-        raise InvalidDataError(
-            f"The vectors given differ in length ({ragged}); give one row for each prompt."
-        ) from ragged
+        raise InvalidDataError(f"The vectors given differ in length ({ragged}); give one row a prompt.") from ragged
     if array.dtype.kind not in "fiu" or array.ndim != 2 or len(array) != n:
         raise InvalidDataError(
             f"The vectors given have shape {array.shape} and type {array.dtype} for {n} prompts; give one row of "
@@ -176,54 +177,44 @@ def as_rows(vectors: Any, n: int) -> Array:
     return array
 
 
-Hashes: TypeAlias = npt.NDArray[np.uint32]
-"""Hashes of tokens; their sums and products wrap around at 2^32."""
+# --- The default embedder: tokens -------------------------------------------------------------------------------------
 
-_SPACE, _WORD, _NUMBER, _MARK = range(
-    4
-)  # a character is nothing, part of a run of letters or digits, or a token itself
-_SPACES = (("\0", " "), ("\x7f", "\xa0"), ("\u2000", "\u200d"), ("\u2028", "\u202f"), ("\u3000", "\u3000"))
-_NUMBERS = (("0", "9"),)
+_SPACE, _WORD, _NUMBER, _MARK = range(4)  # kinds of characters; each mark is a token, the others make tokens in runs
+_SPACES = "\0 \x7f\xa0\u2000\u200d\u2028\u202f\u3000\u3000"  # ranges: the first and the last character of each
+_NUMBERS = "09"
 _MARKS = (
-    ("!", "/"), (":", "@"), ("[", "`"), ("{", "~"), ("\xa1", "\xa9"), ("\xab", "\xb4"), ("\xb6", "\xb9"),
-    ("\xbb", "\xbf"), ("\xd7", "\xd7"), ("\xf7", "\xf7"), ("\u2010", "\u2027"), ("\u2030", "\u2bff"),
+    "!/:@[`{~\xa1\xa9\xab\xb4\xb6\xb9\xbb\xbf\xd7\xd7\xf7\xf7\u2010\u2027\u2030\u2bff"
     # Scripts without spaces: each character is a word, and two neighbours are a pair as two words are.
-    ("\u0e00", "\u0fff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"),  # Thai, Lao, Tibetan, Myanmar, Khmer
-    ("\u2e00", "\ua4cf"), ("\uac00", "\ud7af"), ("\uf900", "\ufaff"),  # Chinese, kana, Hangul
-    ("\ufe30", "\uffff"),  # full-width forms; the last stands for all that lies beyond: emoji, rare Chinese
-)  # fmt: skip
+    "\u0e00\u0fff\u1000\u109f\u1780\u17ff"  # Thai, Lao, Tibetan, Myanmar, Khmer
+    "\u2e00\ua4cf\uac00\ud7af\uf900\ufaff"  # Chinese, kana, Hangul
+    "\ufe30\uffff"  # full-width forms; the last stands for all that lies beyond: emoji, rare Chinese
+)
+_KINDS = np.full(2**16, _WORD, np.uint8)
+for _kind, _ranges in ((_MARK, _MARKS), (_SPACE, _SPACES), (_NUMBER, _NUMBERS)):
+    for _first, _last in zip(_ranges[::2], _ranges[1::2], strict=True):
+        _KINDS[ord(_first) : ord(_last) + 1] = _kind
 
-
-def _kinds_of_characters() -> npt.NDArray[np.uint8]:
-    kinds = np.full(2**16, _WORD, np.uint8)
-    for kind, ranges in ((_MARK, _MARKS), (_SPACE, _SPACES), (_NUMBER, _NUMBERS)):
-        for first, last in ranges:
-            kinds[ord(first) : ord(last) + 1] = kind
-    return kinds
-
-
-_KINDS = _kinds_of_characters()
 _PRIME = np.uint32(0x01000193)  # of the FNV hash; any large odd number would do, as `_mix` follows
 _POWERS = np.cumprod(np.full(64, _PRIME), dtype=np.uint32)  # one for each place in a word; the 65th letter starts again
 _SIZES = np.round(2 ** (np.arange(80) / 4))  # words in a prompt, four steps to each doubling
 _NEAR = np.arange(4)  # a prompt has its own step and the next three, so prompts of about one length share some
-_BUCKETS = 2**20  # values of a hash that are told apart: a hundred thousand prompts have a few million tokens
+_BUCKETS = 2**20  # distinct values of a hash: a hundred thousand prompts have a few million tokens
 _LONGEST = 2**16  # characters of a prompt that are read: its first half and its last
 _CHUNK = 2**16  # characters at a time: their arrays stay in the processor's cache
 
 
-def _mix(hashes: Hashes) -> Hashes:
-    """Return `hashes` with each bit depending on all bits (the last step of MurmurHash 3)."""
+def _mix(hashes: Labels) -> Labels:
+    """Return uint32 `hashes` with each bit depending on all bits (the last step of MurmurHash 3)."""
     hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return hashes ^ (hashes >> np.uint32(16))
 
 
-def _tokens(prompts: Sequence[str]) -> tuple[Labels, Hashes]:
+def _tokens(prompts: Sequence[str]) -> tuple[Labels, Labels]:
     """Return each token's prompt and hash.
 
-    First, for each prompt, the `_NEAR` tokens for how many words it has; then pairs of neighbours, how many digits
-    each number has, and the words, numbers and marks.
+    First, for each prompt, the `_NEAR` tokens of its number of words; then pairs of neighbours, the number of digits
+    of each number, and the words, numbers and marks.
     """
     ends = np.cumsum([len(prompt) + 1 for prompt in prompts])
     text = np.frombuffer("\0".join([*prompts, ""]).encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -270,22 +261,16 @@ def _chunks(prompts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
             first, size, chunk = position + 1, 0, []
 
 
-def _buckets(prompts: Sequence[str]) -> Labels:
-    """Return each prompt's position and each bucket that its tokens fall in, shape (2, n)."""
-    parts = [np.zeros((2, 0), int)]
-    for first, chunk in _chunks(prompts):
-        owners, hashes = _tokens(chunk)
-        parts.append(_distinct(first + owners, hashes % _BUCKETS))
-    return np.concatenate(parts, axis=1)
+# --- The default embedder: vectors ------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
 class HashingEmbedder:
     """The default embedder: TF-IDF of hashed words and word pairs, reduced by SVD. It learns in seconds.
 
-    Words, numbers, the digits in a number, punctuation marks, pairs of neighbours, and how many words there are: each
-    counts once a prompt. In a script without spaces each character is a word. A prompt's vector is the weighted sum of
-    its tokens' rows in one table, so `encode` needs numpy only. A prompt of which nothing is known gets zeros.
+    Words, numbers, the digits in a number, punctuation marks, pairs of neighbours, and the number of words: each counts
+    once a prompt. In a script without spaces each character is a word. A prompt's vector is the weighted sum of its
+    tokens' rows in one table, so `encode` needs numpy only. A prompt without any known token gets zeros.
     Of a prompt beyond 65,536 characters, the first and the last 32,768 are read.
 
     Parameters
@@ -331,18 +316,18 @@ class HashingEmbedder:
             raise InvalidDataError(f"dims={self.dims}, features={self.features}: give dims >= 1, features 1 to 65,535.")
 
     def fit(self, prompts: Sequence[str]) -> Self:
-        """Learn the table from `prompts`; needs scikit-learn.
-
-        Raises
-        ------
-        InvalidDataError
-            When there is no word in `prompts`.
-        """
+        """Learn the table from `prompts`; needs scikit-learn. Prompts without a word are an `InvalidDataError`."""
         from scipy.sparse import csr_array
         from sklearn.utils.extmath import randomized_svd
 
-        sample = self._sample(prompts)
-        owners, buckets = _buckets(sample)
+        order = np.random.default_rng(self.seed).permutation(len(prompts))
+        total = np.cumsum([min(len(prompts[position]), _LONGEST) for position in order])
+        sample = [prompts[position] for position in order[: max(1, np.searchsorted(total, self.characters))]]
+        pairs = [np.zeros((2, 0), int)]  # each prompt's position and each bucket of its tokens
+        for first, chunk in _chunks(sample):
+            owners, hashes = _tokens(chunk)
+            pairs.append(_distinct(first + owners, hashes % _BUCKETS))
+        owners, buckets = np.concatenate(pairs, axis=1)
         if len(buckets) <= len(_NEAR) * len(sample):
             raise InvalidDataError(f"There is no word in the {len(prompts)} prompts; give prompts with text.")
         holders = np.bincount(buckets, minlength=_BUCKETS)  # how many prompts have the token
@@ -357,18 +342,14 @@ class HashingEmbedder:
         matrix = csr_array((rarity[columns] / lengths[owners], (owners, columns)), (len(sample), len(kept)))
         rank = min(self.dims, *matrix.shape)
         _, strengths, axes = randomized_svd(matrix, rank, n_iter=4, random_state=self.seed)
-        axes = axes[strengths > 1e-5 * strengths[0]]  # weaker ones are rounding
-        self.table_, self.scales_ = _rounded(axes.T * rarity[:, None])
+        table = axes[strengths > 1e-5 * strengths[0]].T * rarity[:, None]  # weaker axes are rounding
+        steps = np.maximum(np.abs(table).max(axis=1) / 127, np.finfo(np.float32).tiny)
+        self.table_ = np.ascontiguousarray(np.round(table / steps[:, None]), np.int8)
+        self.scales_ = steps.astype(np.float32)
         return self
 
     def encode(self, prompts: Sequence[str]) -> Array:
-        """Return the prompts' vectors, float32, shape (n_prompts, dims).
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        """
+        """Return the prompts' vectors, float32, shape (n_prompts, dims)."""
         if not hasattr(self, "table_"):
             raise NotFittedError("This HashingEmbedder has learned no words yet; call fit(prompts) first.")
         vectors = np.zeros((len(prompts), self.table_.shape[1]), np.float32)
@@ -384,15 +365,3 @@ class HashingEmbedder:
                 own = rows[start:end]
                 vectors[position] = self.scales_[own] @ self.table_[own].astype(np.float32)
         return vectors
-
-    def _sample(self, prompts: Sequence[str]) -> list[str]:
-        """Return all prompts, or of more than `characters` characters as many as come first in a random order."""
-        order = np.random.default_rng(self.seed).permutation(len(prompts))
-        total = np.cumsum([min(len(prompts[position]), _LONGEST) for position in order])
-        return [prompts[position] for position in order[: max(1, np.searchsorted(total, self.characters))]]
-
-
-def _rounded(table: Array) -> tuple[npt.NDArray[np.int8], Array]:
-    """Return `table` in 127 steps for the largest number of each row, and the rows' steps."""
-    steps = np.maximum(np.abs(table).max(axis=1) / 127, np.finfo(np.float32).tiny)
-    return np.ascontiguousarray(np.round(table / steps[:, None]), np.int8), steps.astype(np.float32)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from unirouter_core import artifact
 from unirouter_core.candidates import Candidates
 from unirouter_core.costs import Prices, TokenCounter, check_cached, check_count, check_counts
-from unirouter_core.data import Evaluation, Outcomes, check_prompts
+from unirouter_core.data import Evaluation, Outcomes
 from unirouter_core.decision import Decision, Decisions, check_cost_weight, choose
 from unirouter_core.documents import (
     DocumentFeatures,
@@ -36,6 +36,7 @@ from unirouter_core.embedding import (
     Mask,
     as_embedder,
     as_rows,
+    check_prompts,
     check_same_embedder,
     embed,
     name_of,
@@ -176,7 +177,7 @@ class UniRouter:
             raise InvalidDataError(f"{len(texts)} prompts are too few to learn from; give at least {FEWEST_PROMPTS}.")
         if outcomes is not None:
             answered = (~np.isnan(outcomes.errors)).any(axis=0)
-            models = [outcomes.models[j] for j in np.flatnonzero(answered)]
+            models = [outcomes.models[int(j)] for j in np.flatnonzero(answered)]
             outcomes = outcomes.of(models) if models else None
         given = None if vectors is None else normalise(as_rows(vectors, len(texts)))
         found = _documents_to_learn(prompts, documents, len(texts), given)
