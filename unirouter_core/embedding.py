@@ -218,22 +218,25 @@ def _tokens(prompts: Sequence[str]) -> tuple[Labels, Labels]:
     """
     ends = np.cumsum([len(prompt) + 1 for prompt in prompts])
     text = np.frombuffer("\0".join([*prompts, ""]).encode("utf-32-le", "surrogatepass"), np.uint32)
-    kinds = _KINDS[np.minimum(text, len(_KINDS) - 1)]
-    starts = np.flatnonzero((np.diff(kinds, prepend=_MARK) != 0) | (kinds == _MARK))
-    sizes = np.diff(starts, append=len(text))
-    places = np.arange(len(text)) - np.repeat(starts, sizes)
-    words = _mix(np.add.reduceat(text * _POWERS[places & 63], starts, dtype=np.uint32))
+    kinds = _KINDS.take(text, mode="clip")  # `take` and comparing neighbours cost half of indexing and `np.diff`
+    begins = kinds == _MARK
+    begins[0] = True
+    begins[1:] |= kinds[1:] != kinds[:-1]
+    starts = begins.nonzero()[0]
+    sizes = np.append(starts[1:], len(text)) - starts
+    places = np.arange(len(text)) - starts.repeat(sizes)
+    words = _mix(np.add.reduceat(text * _POWERS.take(places & 63), starts, dtype=np.uint32))
 
-    spoken = kinds[starts] != _SPACE
+    spoken = kinds.take(starts) != _SPACE
     words, starts, sizes = words[spoken], starts[spoken], sizes[spoken]
-    owners = np.searchsorted(ends, starts, side="right")
+    owners = ends.searchsorted(starts, side="right")
     pairs = words[:-1] * _PRIME + words[1:]
     together = owners[1:] == owners[:-1]
-    numbers = kinds[starts] == _NUMBER
+    numbers = kinds.take(starts) == _NUMBER
     digits = sizes[numbers].astype(np.uint32)
-    steps = np.searchsorted(_SIZES, np.bincount(owners, minlength=len(prompts)), side="right")
+    steps = _SIZES.searchsorted(np.bincount(owners, minlength=len(prompts)), side="right")
     lengths = (2**16 + steps[:, None] + _NEAR).astype(np.uint32).ravel()  # from 2^16, above all numbers of digits
-    all_prompts = np.repeat(np.arange(len(prompts)), len(_NEAR))
+    all_prompts = np.arange(len(prompts)).repeat(len(_NEAR))
     return (
         np.concatenate([all_prompts, owners[1:][together], owners[numbers], owners]),
         np.concatenate([_mix(np.concatenate([lengths, pairs[together], digits])), words]),
@@ -244,8 +247,9 @@ def _distinct(owners: Labels, columns: Labels) -> Labels:
     """Return owners and columns, each pair once and in order, shape (2, n): a token counts once a prompt."""
     keys = owners * 2**32 + columns
     keys.sort()
-    keys = keys[np.diff(keys, prepend=-1) > 0]
-    return np.stack([keys >> 32, keys & (2**32 - 1)])
+    first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    return np.array(np.divmod(keys[first], 2**32))
 
 
 def _chunks(prompts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -355,13 +359,13 @@ class HashingEmbedder:
         vectors = np.zeros((len(prompts), self.table_.shape[1]), np.float32)
         for first, chunk in _chunks(prompts):
             owners, hashes = _tokens(chunk)
-            rows = self.rows_[hashes % len(self.rows_)]
+            rows = self.rows_.take(hashes % len(self.rows_))
             known = rows > 0
             words = slice(len(_NEAR) * len(chunk), None)
             known &= (np.bincount(owners[words], known[words], len(chunk)) > 0)[owners]  # its length alone says nothing
             owners, rows = _distinct(owners[known], rows[known] - 1)
-            ends = np.searchsorted(owners, np.arange(len(chunk) + 1)).tolist()
+            ends = owners.searchsorted(np.arange(len(chunk) + 1)).tolist()
             for position, (start, end) in enumerate(pairwise(ends), first):
                 own = rows[start:end]
-                vectors[position] = self.scales_[own] @ self.table_[own].astype(np.float32)
+                vectors[position] = self.scales_.take(own) @ self.table_.take(own, axis=0).astype(np.float32)
         return vectors
