@@ -59,16 +59,12 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
     async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Return the same as `invoke`, asynchronously."""
         call = await self.llm.abegin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
-        return await call.arun(
-            lambda chain: chain.model.ainvoke(input, _heard(call, chain.config), **call.parameters)
-        )
+        return await call.arun(lambda chain: chain.model.ainvoke(input, _heard(call, chain.config), **call.parameters))
 
     def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Yield the answer as far as it can be parsed, as the picked model does."""
         call = self.llm.begin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
-        yield from call.stream(
-            lambda chain: chain.model.stream(input, _heard(call, chain.config), **call.parameters)
-        )
+        yield from call.stream(lambda chain: chain.model.stream(input, _heard(call, chain.config), **call.parameters))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any

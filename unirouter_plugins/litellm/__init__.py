@@ -434,7 +434,11 @@ def check_parameters(parameters: Iterable[str], members: Iterable[Member], more:
     members = list(members)
     for name in parameters:
         if name in _NOT_A_PARAMETER and name not in more:
-            way = "use stream or astream" if name == "stream" else "use models=[...], or pool.toml for how they are called"
+            way = (
+                "use stream or astream"
+                if name == "stream"
+                else "use models=[...], or pool.toml for how they are called"
+            )
             raise InvalidDataError(f"{name}= is not for the caller to give; {way}.")
         if name in more or name in _parameters() or any(name in _provider_parameters(m.model) for m in members):
             continue

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.tokens import TokenCounter
 
 Message: TypeAlias = Mapping[str, Any]
 Messages: TypeAlias = Sequence[Message]

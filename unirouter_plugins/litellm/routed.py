@@ -346,7 +346,11 @@ class PoolModels(ABC, Generic[M]):
     def snapshot(self, router: UniRouter) -> Snapshot:
         """Return the router's pool as it is now; it is made again when the pool has changed."""
         pool = router.pool
-        if self._newest is None or self._newest[0] is not pool or self._newest[1].router.cost_weight != router.cost_weight:
+        if (
+            self._newest is None
+            or self._newest[0] is not pool
+            or self._newest[1].router.cost_weight != router.cost_weight
+        ):
             self._newest = pool, self._snapshot(router, pool)
         return self._newest[1]
 
