@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from unirouter_core import Evaluation, Outcomes, Prices, UniRouter
-from unirouter_core.estimators import BlendEstimator, LowRankEstimator, MixtureEstimator, ShrunkenClustersEstimator
-from unirouter_core.hashing import HashingEmbedder
+from unirouter_core.embedding import HashingEmbedder
+from unirouter_core.estimators import (
+    DefaultEstimator,
+    KnownModelsEstimator,
+    LowRankEstimator,
+    ShrunkenClustersEstimator,
+)
 
 N_FIT = 160  # the rest, 80 prompts, is what models are measured on
 
@@ -49,7 +54,7 @@ def make_world(seed=0):
 def small_blend():
     """The default estimator with fewer clusters, so that it fits in milliseconds."""
     clusters = ShrunkenClustersEstimator(grid=(4, 8))
-    return BlendEstimator((clusters, LowRankEstimator(), MixtureEstimator()))
+    return DefaultEstimator((clusters, LowRankEstimator(), KnownModelsEstimator()))
 
 
 def fitted(world, estimator=None, **settings):

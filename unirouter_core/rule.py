@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from unirouter_core.costs import check_cached, check_count, check_counts
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.embedding import Array, Labels, Mask, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
 from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool
-from unirouter_core.tokens import check_cached, check_count, check_counts
 
 TIE = 1e-6
 """Scores, and errors, this close are equal: float32 sums end differently in a batch of one and of many."""

@@ -13,9 +13,9 @@ from unirouter_core.costs import (
     sent_tokens,
     usd_per_token,
 )
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.fit import call_cost
-from unirouter_core.validation import Evaluation, ValidationSet
 
 DOLLAR = 1e6  # a token
 COUNTED = np.array([10.0, 20.0, 30.0, 40.0])

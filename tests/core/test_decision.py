@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import evaluation
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.estimators import Prediction
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 from unirouter_core.pool import Capabilities
 from unirouter_core.rule import Decision, Request, check_cost_weight, choose
-from unirouter_core.validation import Evaluation, ValidationSet
 
 SUM, POEM = "What is 14 plus 33?", "Write a poem of 5 lines about the moon."
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from unirouter_core.embedding import CHECK_PROMPTS, as_embedder, check_same_embedder, embed, normalise
+from unirouter_core.embedding import CHECK_PROMPTS, HashingEmbedder, as_embedder, check_same_embedder, embed, normalise
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError
-from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.router import UniRouter
 
 

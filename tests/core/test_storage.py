@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted
-from unirouter_core.costs import Prices
-from unirouter_core.embedding import embed
+from unirouter_core import Evaluation, ValidationSet
+from unirouter_core.costs import BY_CHARACTERS, Prices, TokenCounter
+from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import (
-    BlendEstimator,
+    DefaultEstimator,
     KMeansEstimator,
     LearnedMapEstimator,
     NeighboursEstimator,
@@ -35,10 +36,7 @@ from unirouter_core.exceptions import (
     UniRouterError,
 )
 from unirouter_core.fit import content_id
-from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.router import UniRouter
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 SUM = "What is 14 plus 33?"
 
@@ -536,10 +534,10 @@ def test_an_estimator_of_ones_own_is_given_again_at_load(world, tmp_path):
 
 
 def test_an_estimator_of_ones_own_inside_a_blend_is_given_in_a_blend(world, tmp_path):
-    router = fitted(world, BlendEstimator((Overall(), ShrunkenClustersEstimator(grid=(4,)))))
+    router = fitted(world, DefaultEstimator((Overall(), ShrunkenClustersEstimator(grid=(4,)))))
     router.onboard(evaluation(world, "poet"))
     router.save(tmp_path / "a")
-    for given in (Overall(), BlendEstimator((Overall(),))):
+    for given in (Overall(), DefaultEstimator((Overall(),))):
         assert numbers(UniRouter.load(tmp_path / "a", estimator=given), world) == numbers(router, world)
 
 
@@ -662,7 +660,7 @@ def test_arrays_that_do_not_fit_each_other_are_refused(folder, change):
 
 
 def test_members_that_were_left_out_need_no_arrays(world, tmp_path):
-    with pytest.warns(UserWarning, match="Fitted without LowRankEstimator, MixtureEstimator"):
+    with pytest.warns(UserWarning, match="Fitted without LowRankEstimator, KnownModelsEstimator"):
         router = UniRouter(HashingEmbedder(dims=32), n_regions=4).fit(world.prompts)
     router.onboard(Evaluation("novice", SONGS, [0, 1], costs=[0, 0]))
     router.save(tmp_path / "a")

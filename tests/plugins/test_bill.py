@@ -7,7 +7,7 @@ import pytest
 
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.litellm.members import Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import Member, Members, Votes
 from unirouter_plugins.onboarding import plan_onboarding
 from unirouter_plugins.onboarding.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
 from unirouter_plugins.onboarding.ask import digest_of, settings_of
@@ -15,9 +15,6 @@ from unirouter_plugins.onboarding.bill import USUAL_TOKENS, WIDER, Spread
 from unirouter_plugins.onboarding.judge import Judge
 from unirouter_plugins.onboarding.pacing import ATTEMPTS
 from unirouter_plugins.onboarding.questions import Question, Questions
-
-# pydantic, of a class of LiteLLM's own, when it is first used
-pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")
 
 PRICES = Prices(1.0, 2.0)
 SUMS = [Question(f"What is {n} plus {n}?", str(2 * n), parse_grader("number")) for n in range(100)]

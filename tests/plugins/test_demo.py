@@ -17,7 +17,7 @@ import pytest
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
 from unirouter_plugins.cli import demo_tour as steps
-from unirouter_plugins.litellm.members import read_members
+from unirouter_plugins.litellm.pool_file import read_members
 from unirouter_plugins.local import server
 from unirouter_plugins.local.server import available
 from unirouter_plugins.onboarding.questions import Questions

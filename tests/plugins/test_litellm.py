@@ -8,10 +8,9 @@ import pytest
 from tests.conftest import evaluation, fitted
 from unirouter_core import InvalidDataError, NoCandidateError, Prices, UnknownPriceError
 from unirouter_core.pool import Pool
-from unirouter_plugins.litellm import acomplete, astream, complete, load_router, record_of, stream
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
+from unirouter_plugins.litellm import acomplete, astream, complete, configured, load_router, record_of, stream
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Members
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 MODELS = ("poet", "sage", "tutor", "scholar")

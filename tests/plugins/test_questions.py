@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError
-from unirouter_core.hashing import HashingEmbedder
+from unirouter_core.embedding import HashingEmbedder
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.onboarding.questions import Question, Questions
 from unirouter_plugins.onboarding.reading import read_questions

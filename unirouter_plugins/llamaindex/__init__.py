@@ -20,9 +20,8 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.litellm import load_router
-from unirouter_plugins.litellm.fallback import Attempts
-from unirouter_plugins.litellm.records import last_decision, record_decisions
-from unirouter_plugins.litellm.serving import Served, check_given
+from unirouter_plugins.litellm.routed import Attempts, check_given, last_decision, record_decisions
+from unirouter_plugins.litellm.XXX import Served
 from unirouter_plugins.llamaindex.calling import Call
 from unirouter_plugins.llamaindex.hearing import watch_answers
 from unirouter_plugins.llamaindex.llm import PickingLLM
@@ -154,7 +153,7 @@ class UniRouterLLM(PickingLLM):
         ----------
         folder : path
         pool : path, optional
-            A `pool.toml`; see `unirouter_plugins.litellm.members.read_members`.
+            A `pool.toml`; see `unirouter_plugins.litellm.read_members`.
         embedder, estimator
             As in `UniRouter.load`.
         **fields

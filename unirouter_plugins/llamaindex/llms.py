@@ -13,12 +13,13 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.serving import Served, arguments_of, member_of, served
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.programs import arguments_of
+from unirouter_plugins.litellm.XXX import Served, member_of, served
 
 
 def load_litellm_llm() -> Any:
-    """Return LlamaIndex's class `LiteLLM`.
+    """Return LlamaIndex's class `LiteLLM`, made to read usage chunks without choices.
 
     Raises
     ------
@@ -27,13 +28,15 @@ def load_litellm_llm() -> Any:
     """
     open_litellm()  # before llama-index-llms-litellm does it in its own way, online and loudly
     try:
-        from llama_index.llms.litellm import LiteLLM  # type: ignore[import-untyped]
+        import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as missing:
         raise ImportError(
             "llama-index-llms-litellm is missing: pip install 'unirouter[llamaindex]', or give an LLM for each model "
             "of the pool: models={...}."
         ) from missing
-    return LiteLLM
+    from unirouter_plugins.llamaindex.litellm_llm import StreamingLiteLLM
+
+    return StreamingLiteLLM
 
 
 class PoolLLMs:

@@ -9,19 +9,18 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.impact import joining
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation
 from unirouter_plugins.graders import Grade
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member, Members, read_members
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Members, read_members
 from unirouter_plugins.litellm.prices import capabilities, listed_prices, require_quote
-from unirouter_plugins.litellm.serving import member_of
-from unirouter_plugins.litellm.variants import register
+from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.onboarding.answers import AnswerStore
 from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.budget import Budget
@@ -176,7 +175,7 @@ def _member(router: UniRouter, table: Members, name: str) -> Member:
     if name in table or name not in router.pool:
         return table.named(name)
     profile = router.pool[name]
-    member = member_of(profile)
+    member = Member.of(profile)
     if listed_prices(member) is not None:
         return member
     return dataclasses.replace(member, prices=profile.prices, capabilities=dataclasses.asdict(profile.capabilities))
