@@ -40,8 +40,8 @@ import numpy as np
 
 from unirouter_core import estimators
 from unirouter_core.costs import CallCost, Prices, TokenCounter
-from unirouter_core.documents import STATISTICS, DocumentFeatures
-from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, embed, name_of
+from unirouter_core.documents import DocumentFeatures, Documents
+from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, embed, name_of, normalise
 from unirouter_core.estimators.clusters import Regions
 from unirouter_core.estimators.protocol import Arrays, parts_of
 from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError, InvalidDataError
@@ -116,10 +116,7 @@ def save(fit: Fit, pool: Pool, cost_weight: float, folder: Path, *, known: Folde
     try:
         while True:
             found = _header_in(folder)
-            if texts is not None or found is None:
-                keeps = known.texts if texts is None else texts
-            else:
-                keeps = _keeps_texts(found, folder / HEADER)
+            keeps = texts if texts is not None else known.texts if found is None else bool(found["texts"])
             files = {WEIGHTS: _to_npz(arrays)}
             if found is not None and found.get("fit") == fit.id:
                 _, last_weight = known.synced.get(folder, (None, None))
@@ -147,11 +144,7 @@ def _header_in(folder: Path) -> dict[str, Any] | None:
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if names and HEADER.name not in names:
         raise ArtifactError(f"{folder} holds something that is not a router; name another folder.")
-    if not names:
-        return None
-    header = _read_json(folder / HEADER)
-    _check_schema(header, folder / HEADER)
-    return header
+    return _read_json(folder / HEADER) if names else None
 
 
 def _update(
@@ -329,7 +322,6 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
     if not file.is_file():
         raise ArtifactError(f"{folder} is not a router: it has no router.json. Fit one and save it there.")
     header = _read_json(file)
-    _check_schema(header, file)
     arrays = _read_npz(folder / WEIGHTS)
     names = [name for name in FIELDS if name != "documents" or name in header]
     settings = {name: _field(header, name, FIELDS[name], file) for name in names}
@@ -344,7 +336,6 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
     except (InvalidDataError, ValueError) as failed:
         raise ArtifactError(f"{file}: {failed}") from failed
     fit = _read_fit(folder, header["fit"], settings, arrays, embedder, estimator)
-    texts = _keeps_texts(header, file)
     prompts = functools.cache(functools.partial(_read_prompts, fit, folder / "validation"))  # models share them
     profiles = {}
     for file in sorted((folder / "pool").glob("*.json")):
@@ -356,7 +347,7 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
             raise
         profiles[profile.model] = profile
     pool = Pool(profiles)
-    return fit, pool, weight, Folders(texts, synced={folder.resolve(): (pool, weight)})
+    return fit, pool, weight, Folders(header["texts"], synced={folder.resolve(): (pool, weight)})
 
 
 def _read_fit(
@@ -367,13 +358,7 @@ def _read_fit(
     embedder: Embedder | None,
     estimator: Any,
 ) -> Fit:
-    """Return the fit that settings and arrays make.
-
-    Raises
-    ------
-    ArtifactError
-        When an array is missing, is not what a fit leaves, or does not fit the others.
-    """
+    """Return the fit that settings and arrays make, checked."""
     given = {} if estimator is None else {type(part).__name__: type(part) for _, part in parts_of(estimator)}
     classes, rest = {**CLASSES, **given}, dict(arrays)
     parts = {
@@ -429,55 +414,31 @@ def _build(settings: Any, classes: Mapping[str, Any]) -> Any:
 def _set_arrays(part: Any, prefix: str, rest: Arrays) -> None:
     """Give an estimator or embedder and those inside it their arrays, which are taken from `rest`."""
     for start, each in parts_of(part, prefix):
-        own = [name for name in rest if name.startswith(start) and "." not in name[len(start) :]]
-        found = {name[len(start) :]: rest.pop(name) for name in own}
-        for name, array in found.items():
-            if not name.isidentifier() or not name.endswith("_") or hasattr(type(each), name):
-                raise ValueError(f"{start + name!r} is nothing that the fit of a {type(each).__name__} sets")
-            if type(each) in CLASSES.values():
-                _check_finite(start + name, array)
-        if type(each) in CLASSES.values() and (found or start == prefix):  # a member may have been left out of a blend
-            fitted = [place.name for place in dataclasses.fields(each) if not place.init]
-            if type(each) is HashingEmbedder:
-                fitted = ["rows_", "table_", "scales_"]  # not fields: its settings alone make two of them equal
-            for name in sorted(found.keys() ^ fitted):
-                raise ValueError(f"{start + name!r} is missing, or nothing that a fit sets")
-        vars(each).update(found)
-
-
-def _check_finite(name: str, array: Any) -> None:
-    if array.dtype.kind not in "fiu" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-        raise ValueError(f"{name!r} holds something else than finite numbers")
+        for name in [name for name in rest if name.startswith(start) and "." not in name[len(start) :]]:
+            own = name[len(start) :]
+            if not own.endswith("_") or own.startswith("__") or hasattr(type(each), own):
+                raise ValueError(f"{name!r} is nothing that the fit of a {type(each).__name__} sets")
+            if type(each) in CLASSES.values() and not np.isfinite(rest[name]).all():
+                raise ValueError(f"{name!r} holds something else than finite numbers")
+            setattr(each, own, rest.pop(name))
 
 
 def _check(fit: Fit) -> None:
     """Use each part of ours once, so that arrays which do not fit each other fail here and not in `route`."""
-    if fit.seen.dtype != np.uint64 or fit.seen.ndim != 1:
-        raise ValueError("'seen' is not a row of hashes")
-    centroids, features, checks = fit.regions.centroids_, fit.document_features, fit.check_vectors
+    centroids, features = fit.regions.centroids_, fit.document_features
     fit.regions.locate(centroids)
     dims = centroids.shape[1]
     if features is not None:
-        if type(features) is not DocumentFeatures:
-            raise ValueError(f"'documents' are the settings of {type(features).__name__}")
-        if not features.centres_.shape == features.weights_.shape == (len(STATISTICS),):
-            raise ValueError("'documents.centres_' and 'documents.weights_' are not one number for each statistic")
         dims = features.dims(dims)
-    if (checks is None) != (fit.settings["embedder"]["class"] is None):
-        raise ValueError("'check_vectors' must be there if, and only if, the embedder has a name")
-    if checks is not None:
-        _check_finite("check_vectors", checks)
-        if checks.shape != (len(CHECK_PROMPTS), dims):
-            raise ValueError(f"'check_vectors' is {checks.shape}, the regions are {centroids.shape}")
-    embedder = fit.embedder
-    if fit.keeps_embedder and isinstance(embedder, HashingEmbedder):
-        if embed(embedder, CHECK_PROMPTS).shape[1] != dims:
-            raise ValueError("the embedder's table and the regions have other dimensions")
-        if embedder.rows_.max() > len(embedder.table_) or len(embedder.table_) != len(embedder.scales_):
-            raise ValueError("'embedder.rows_' names rows that the table has not")
+        features.join(np.zeros((1, dims), np.float32), [np.empty((0, dims))], [Documents()])
+    if fit.check_vectors is not None and normalise(fit.check_vectors).shape != (len(CHECK_PROMPTS), dims):
+        raise ValueError(f"the check vectors are {fit.check_vectors.shape}, the regions are {centroids.shape}")
+    if fit.keeps_embedder and fit.embedder is not None and embed(fit.embedder, CHECK_PROMPTS).shape[1] != dims:
+        raise ValueError("the embedder and the regions have other dimensions")
     if all(type(part) in CLASSES.values() for _, part in parts_of(fit.estimator)):
         known = np.zeros((2, len(fit.training_models))) if fit.training_models else None
-        if not fit.predicts_errors(fit.estimator.profile(centroids[[0, -1]], np.array([0.0, 1.0]), known)):
+        profile = fit.estimator.profile(centroids[[0, -1]], np.array([0.0, 1.0]), known)
+        if not fit.predicts_errors(profile) or fit.estimator.predict(centroids, profile[None]).stderrs.min() < 0:
             raise ValueError("the estimator gives errors outside [0, 1]")
 
 
@@ -525,7 +486,6 @@ def _numbers(array: Array) -> list[float | None]:
 def _read_model(file: Path, fit: Fit, prompts: Callable[[str], MeasuredPrompts]) -> ModelProfile:
     """Return the profile that `file` holds, checked to be of the fit; `prompts` reads validation prompts by name."""
     content = _read_json(file)
-    _check_schema(content, file)
     if _field(content, "fit", str, file) != fit.id:
         raise ArtifactError(f"{file}: belongs to another fit ({content['fit']}, not {fit.id}); {AGAIN}.")
     measured = prompts(_field(content, "validation", str, file))
@@ -685,6 +645,12 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise ArtifactError(f"{file}: cannot be read as JSON ({failed}); it is truncated or edited.") from failed
     if not isinstance(content, dict):
         raise ArtifactError(f"{file}: holds {type(content).__name__}, not the fields of a router.")
+    if (schema := _field(content, "schema", int, file)) > SCHEMA:
+        raise ArtifactError(
+            f"{file}: schema {schema} is newer than this unirouter reads ({SCHEMA}); upgrade unirouter."
+        )
+    if not isinstance(content.setdefault("texts", True), bool):  # the first folders keep them and do not say so
+        raise ArtifactError(f"{file}: field 'texts' is {content['texts']!r:.40}; it must be true or false.")
     return content
 
 
@@ -695,23 +661,6 @@ def _field(content: Mapping[str, Any], name: str, kind: Any, file: Path) -> Any:
     if not isinstance(content[name], kind) or isinstance(content[name], bool):
         raise ArtifactError(f"{file}: field {name!r} is {content[name]!r:.40}, which is of the wrong kind.")
     return content[name]
-
-
-def _check_schema(content: Mapping[str, Any], file: Path) -> None:
-    """Raise `ArtifactError` when `file` is of a later unirouter."""
-    schema = _field(content, "schema", int, file)
-    if schema > SCHEMA:
-        raise ArtifactError(
-            f"{file}: schema {schema} is newer than this unirouter reads ({SCHEMA}); upgrade unirouter."
-        )
-
-
-def _keeps_texts(header: Mapping[str, Any], file: Path) -> bool:
-    """Return whether the folder of this router.json keeps the prompts' text; the first folders did and do not say."""
-    texts = header.get("texts", True)
-    if not isinstance(texts, bool):
-        raise ArtifactError(f"{file}: field 'texts' is {texts!r:.40}; it must be true or false.")
-    return texts
 
 
 def _to_npz(arrays: Arrays) -> bytes:
