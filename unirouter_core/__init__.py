@@ -28,7 +28,6 @@ __all__ = [
     "Capabilities",
     "Decision",
     "Decisions",
-    "DefaultEstimator",
     "Documents",
     "Embedder",
     "EmbedderMismatchError",

@@ -759,10 +759,12 @@ def test_an_edited_feature_is_refused(world, tmp_path, value):
     router = fitted(world, KMeansEstimator(k=4), n_regions=4)
     router.onboard(evaluation(world, "sage"))
     router.save(tmp_path / "a")
-    features = json.loads((tmp_path / "a/pool/sage.json").read_text())["features"]
-    features["values"][1] = value
-    edit(tmp_path / "a/pool/sage.json", features=features)
-    refused(tmp_path / "a", "field 'features' gives errors outside")
+    file = tmp_path / "a/pool/sage.json"
+    features = json.loads(file.read_text())["features"]
+    for value in (7.0, -7.0, float("nan"), float("inf")):
+        features["values"][1] = value
+        edit(file, features=features)
+        refused(tmp_path / "a", "field 'features' does not fit the estimator .it gives errors outside")
 
 
 def test_a_renamed_pool_file_is_refused(folder):
