@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted, small_default
-from unirouter_core import artifact
-from unirouter_core.data import Outcomes
+from unirouter_core import Outcomes
 from unirouter_core.embedding import HashingEmbedder, as_embedder, embed, normalise
 from unirouter_core.estimators import (
     KMeansEstimator,
@@ -17,6 +16,7 @@ from unirouter_core.estimators import (
     NeighboursEstimator,
     ShrunkenClustersEstimator,
 )
+from unirouter_core.estimators.protocol import arrays_of, settings_of
 from unirouter_core.exceptions import NotFittedError
 from unirouter_core.router import UniRouter
 
@@ -33,10 +33,10 @@ ESTIMATORS = {
     "neighbours, k chosen": lambda: NeighboursEstimator(grid=(3, 9), n_val=40),
     "shrunken clusters": lambda: ShrunkenClustersEstimator(grid=(4, 8)),
     "low rank": LowRankEstimator,
-    "known models": lambda: KnownModelsEstimator(),
-    "default": small_default,
+    "mixture": lambda: KnownModelsEstimator(),
+    "blend": small_default,
 }
-NEEDS_OUTCOMES = ("learned map", "low rank", "known models")
+NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")
 
 
 @pytest.fixture(params=ESTIMATORS.values(), ids=ESTIMATORS)
@@ -157,33 +157,35 @@ def test_one_training_model_is_enough(make, measured):
     assert np.abs(estimator.predict(X_val, poet[None]).errors[:, 0] - validation.errors[:, 0]).mean() < 0.25
 
 
-def test_a_model_may_be_measured_on_hardly_any_prompts(make, measured):
+@pytest.mark.parametrize("n_val", [2, 3])
+def test_a_model_may_be_measured_on_hardly_any_prompts(make, measured, n_val):
     X, table, X_val, validation = measured
     estimator = make().fit(X, table)
-    for n_val in (2, 3):
-        prediction = estimator.predict(X_val, profiles(estimator, X_val, validation, n=n_val))
-        assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
-        assert np.isfinite(prediction.stderrs).all()
+    prediction = estimator.predict(X_val, profiles(estimator, X_val, validation, n=n_val))
+    assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
+    assert np.isfinite(prediction.stderrs).all()
 
 
-UNSTRUCTURED = {
-    "one prompt many times": np.tile(np.eye(2, dtype=np.float32)[[0]], (40, 1)),
-    "one dimension": np.ones((40, 1), np.float32),
-    "zero vectors": np.zeros((40, 3), np.float32),
-    "two prompts": np.eye(2, dtype=np.float32)[[0, 1]],
-}
-
-
-def test_it_takes_prompts_without_structure(make):
-    for name, X in UNSTRUCTURED.items():
-        errors = np.tile([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], (len(X) // 2, 1))
-        costs = np.tile([1e-3, 1e-2, 1e-1], (len(X), 1))
-        table = Outcomes([f"prompt {i}" for i in range(len(X))], ["a", "b", "c"], errors, costs)
-        estimator = make().fit(X, table)
-        prediction = estimator.predict(X, profiles(estimator, X, table))
-        assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all(), name
-        assert np.isfinite(prediction.stderrs).all(), name
-        assert np.allclose(prediction.errors[:, 1], 1, atol=0.25), name
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.tile(np.eye(2, dtype=np.float32)[[0]], (40, 1)),
+        np.ones((40, 1), np.float32),
+        np.zeros((40, 3), np.float32),
+        np.eye(2, dtype=np.float32)[[0, 1]],
+    ],
+    ids=["one prompt many times", "one dimension", "zero vectors", "two prompts"],
+)
+def test_it_takes_prompts_without_structure(make, X):
+    errors = np.tile([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], (len(X) // 2, 1))
+    table = Outcomes(
+        [f"prompt {i}" for i in range(len(X))], ["a", "b", "c"], errors, np.tile([1e-3, 1e-2, 1e-1], (len(X), 1))
+    )
+    estimator = make().fit(X, table)
+    prediction = estimator.predict(X, profiles(estimator, X, table))
+    assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
+    assert np.isfinite(prediction.stderrs).all()
+    assert np.allclose(prediction.errors[:, 1], 1, atol=0.25)
 
 
 def test_vectors_of_double_precision_serve_as_well(make, measured):
@@ -200,12 +202,13 @@ def test_a_saved_router_predicts_as_before(make, world, tmp_path):
         router.onboard(evaluation(world, model))
     router.save(tmp_path / "my.router")
     loaded = UniRouter.load(tmp_path / "my.router")
-    assert artifact.settings_of(loaded.estimator) == artifact.settings_of(router.estimator)
-    kept, again = artifact.arrays_of(router.estimator), artifact.arrays_of(loaded.estimator)
+    assert settings_of(loaded.fit_.estimator) == settings_of(router.fit_.estimator)
+    kept, again = arrays_of(router.fit_.estimator), arrays_of(loaded.fit_.estimator)
     assert kept.keys() == again.keys()
     assert all(np.array_equal(kept[name], again[name]) for name in kept)
-    X, features = embed(router.embedder, world.prompts), router._pool.features
-    prediction, after = router.estimator.predict(X, features), loaded.estimator.predict(X, loaded._pool.features)
+    X, features = embed(router.fit_.embedder, world.prompts), router.pool.features
+    prediction = router.fit_.estimator.predict(X, features)
+    after = loaded.fit_.estimator.predict(X, loaded.pool.features)
     assert np.array_equal(prediction.errors, after.errors)
     assert np.array_equal(prediction.stderrs, after.stderrs)
 
@@ -215,7 +218,7 @@ def test_what_fit_sets_are_arrays_and_what_the_constructor_takes_are_settings(ma
     estimator = make().fit(X, table)
     settings = {field.name for field in dataclasses.fields(estimator) if field.init}
     assert all(name in settings or name.endswith("_") for name in vars(estimator))
-    assert all(array.dtype != object for array in artifact.arrays_of(estimator).values())
+    assert all(array.dtype != object for array in arrays_of(estimator).values())
 
 
 # --- Embedders --------------------------------------------------------------------------------------------------------
@@ -281,7 +284,7 @@ def test_a_saved_router_routes_as_before_with_the_same_embedder(make_embedder, w
     for model in ("poet", "sage"):
         router.onboard(evaluation(world, model))
     router.save(tmp_path / "my.router")
-    own = isinstance(router.embedder, HashingEmbedder)
+    own = isinstance(router.fit_.embedder, HashingEmbedder)
     loaded = UniRouter.load(tmp_path / "my.router", embedder=None if own else make_embedder())
     assert np.array_equal(loaded.route_batch(world.prompts).errors, router.route_batch(world.prompts).errors)
 
