@@ -34,7 +34,7 @@ ESTIMATORS = {
     "shrunken clusters": lambda: ShrunkenClustersEstimator(grid=(4, 8)),
     "low rank": LowRankEstimator,
     "mixture": lambda: KnownModelsEstimator(),
-    "blend": small_default,
+    "default": small_default,
 }
 NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")
 

@@ -205,7 +205,7 @@ def test_vectors_of_another_embedder_are_not_learned(world):
     assert list(router.pool) == ["sage"]
 
 
-@pytest.mark.parametrize("make", [KMeansEstimator, small_blend])
+@pytest.mark.parametrize("make", [KMeansEstimator, small_default])
 def test_two_routers_of_one_estimator_and_one_embedder_are_apart(world, make):
     estimator, embedder = make(), HashingEmbedder(dims=32)
     first = fitted(world, estimator, embedder=embedder)
