@@ -97,7 +97,7 @@ run_server()
 
 
 @contextmanager
-def serve_proxy(models=PROXY_MODELS, *, timeout=60.0):
+def serve_proxy(models=PROXY_MODELS, *, timeout=180.0):
     """Run LiteLLM's proxy in a process that ends with the block and with this process; yields its address."""
     config = {
         "model_list": [

@@ -165,8 +165,11 @@ def _read(failed: BaseException) -> tuple[list[str], str]:
         if depth > _DEEPEST or not said:
             return
         if isinstance(said, str):
-            messages.append(said[:_LONGEST].lower())
-            read(_parsed(said[:_LONGEST]), depth + 1)
+            said = said[:_LONGEST]
+            body = _parsed(said)
+            around = said if body is None else said[: said.find("{")] + said[said.rfind("}") + 1 :]
+            messages.append(around.lower())
+            read(body, depth + 1)
         elif isinstance(said, Mapping):
             told = [said.get(name) for name in _NAMED]
             codes.extend(str(code) for code in told if isinstance(code, str | int) and not isinstance(code, bool))
