@@ -186,7 +186,11 @@ def _read(failed: BaseException) -> tuple[list[str], str]:
         if "response" in fields and not isinstance(fields["response"], Mapping):  # botocore's is one
             fields["response"] = _fields(fields["response"], ("status_code", "status", "text"))
         read(fields)
-        read(str(link))
+        body = _parsed(str(link))
+        if _first_status(codes) or (isinstance(body, Mapping) and "error" in body):
+            read(str(link))
+        else:  # an answer that could not be parsed may be quoted in it
+            messages.append(str(link).lower())
         links.append(link)
         link = getattr(link, "original_exception", None) or link.__cause__
     return codes, " ".join(messages)
