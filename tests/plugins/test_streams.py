@@ -9,12 +9,11 @@ from llama_index.core.llms import ChatMessage
 from tests.plugins import scripted_chat, scripted_llm
 from tests.plugins.servers import KEY, says
 from unirouter_plugins.langchain import RouterRunnable
-from unirouter_plugins.litellm import astream, stream
+from unirouter_plugins.litellm import astream, configured, stream
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Members, Votes
+from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.llamaindex import UniRouterLLM
-from unirouter_plugins.providers.door import open_litellm
-from unirouter_plugins.providers.members import Member, Members, Votes
-from unirouter_plugins.providers.serving import configured
-from unirouter_plugins.providers.variants import register
 
 SUM = "What is 14 plus 37?"  # five words, and so five tokens to our server
 SAID = "It is 51."
