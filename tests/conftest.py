@@ -51,7 +51,7 @@ def make_world(seed=0):
     return Outcomes(prompts, list(SKILLS), errors, costs, tokens_in, tokens_out, prices)
 
 
-def small_blend():
+def small_default():
     """The default estimator with fewer clusters, so that it fits in milliseconds."""
     clusters = ShrunkenClustersEstimator(grid=(4, 8))
     return DefaultEstimator((clusters, LowRankEstimator(), KnownModelsEstimator()))
@@ -59,7 +59,7 @@ def small_blend():
 
 def fitted(world, estimator=None, **settings):
     """A router fitted on the first prompts of the world, its pool empty."""
-    estimator = small_blend() if estimator is None else estimator
+    estimator = small_default() if estimator is None else estimator
     settings = {"embedder": HashingEmbedder(dims=32), "n_regions": 4, **settings}
     return UniRouter(estimator=estimator, **settings).fit(world.rows(range(N_FIT)))
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.conftest import N_FIT, evaluation, fitted, small_blend
+from tests.conftest import N_FIT, evaluation, fitted, small_default
 from unirouter_core import Outcomes
 from unirouter_core.embedding import HashingEmbedder, as_embedder, embed, normalise
 from unirouter_core.estimators import (
@@ -34,7 +34,7 @@ ESTIMATORS = {
     "shrunken clusters": lambda: ShrunkenClustersEstimator(grid=(4, 8)),
     "low rank": LowRankEstimator,
     "mixture": lambda: KnownModelsEstimator(),
-    "blend": small_blend,
+    "default": small_default,
 }
 NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")
 

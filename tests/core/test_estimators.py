@@ -180,7 +180,7 @@ def test_an_estimator_that_learns_from_training_models_says_so(estimator):
         estimator.fit(X)
 
 
-# --- Shrunken clusters (A) --------------------------------------------------------------------------------------------
+# --- Shrunken clusters ------------------------------------------------------------------------------------------------
 
 
 def test_shrunken_clusters_without_a_prior_are_k_means():
@@ -200,7 +200,7 @@ def test_shrunken_clusters_are_the_mean_of_one_for_each_k():
     assert np.allclose(both, (four + nine) / 2, atol=1e-6)
 
 
-# --- Low rank (B) -----------------------------------------------------------------------------------------------------
+# --- Low rank ---------------------------------------------------------------------------------------------------------
 
 
 def test_low_rank_finds_the_difficulty_that_all_models_share():
@@ -237,7 +237,7 @@ def test_low_rank_stays_finite_for_models_that_are_always_or_never_right():
         assert np.allclose(predict(estimator, errors), errors[0], atol=0.01)
 
 
-# --- Mixture (C) ------------------------------------------------------------------------------------------------------
+# --- Known models -----------------------------------------------------------------------------------------------------
 
 
 def test_the_copy_of_a_training_model_is_known_as_its_twin():
@@ -250,7 +250,7 @@ def test_the_copy_of_a_training_model_is_known_as_its_twin():
     assert intercept == pytest.approx(0, abs=0.03)
 
 
-def test_a_mixture_is_linear_in_what_the_training_models_are_expected_to_do():
+def test_known_models_are_linear_in_what_the_training_models_are_expected_to_do():
     outcomes = table(RNG.integers(0, 2, (120, 4)))
     known = RNG.integers(0, 2, (60, 4)).astype(float)
     estimator = KnownModelsEstimator().fit(X, outcomes)
@@ -260,13 +260,13 @@ def test_a_mixture_is_linear_in_what_the_training_models_are_expected_to_do():
     assert np.allclose(estimator.predict(X, features[None]).errors[:, 0], expected.clip(0, 1), atol=1e-5)
 
 
-def test_a_mixture_without_a_signal_is_the_even_one():
+def test_known_models_without_a_signal_weigh_the_same():
     estimator = KnownModelsEstimator(penalty=1e9).fit(X, table(RNG.integers(0, 2, (120, 4))))
     features = estimator.profile(X_VAL, ERRORS, RNG.integers(0, 2, (60, 4)).astype(float))
     assert np.allclose(features[1:-1], 0.8 / 4, atol=1e-5)
 
 
-def test_a_mixture_needs_the_training_models_answers_on_the_validation_prompts():
+def test_known_models_need_the_training_models_answers_on_the_validation_prompts():
     estimator = KnownModelsEstimator().fit(X, table(RNG.integers(0, 2, (120, 4))))
     for known in (None, np.full((60, 4), np.nan)):
         with pytest.raises(MissingOutcomesError, match="answers on the validation prompts; give them as known"):
@@ -294,28 +294,28 @@ def test_ridge_fits_each_column_on_the_rows_where_it_is_known():
     assert np.isnan(axes[2]).all()
 
 
-# --- Blend ------------------------------------------------------------------------------------------------------------
+# --- Default ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_blend_fitted_on_bare_prompts_leaves_out_who_needs_outcomes():
-    blend = DefaultEstimator().fit(X)
-    assert blend.left_out == ["LowRankEstimator", "KnownModelsEstimator"]
-    assert np.allclose(predict(blend), predict(ShrunkenClustersEstimator().fit(X)), atol=1e-6)
-    assert blend.scale_ == UNCALIBRATED
+def test_the_default_fitted_on_bare_prompts_leaves_out_members_that_need_outcomes():
+    default = DefaultEstimator().fit(X)
+    assert default.left_out == ["LowRankEstimator", "KnownModelsEstimator"]
+    assert np.allclose(predict(default), predict(ShrunkenClustersEstimator().fit(X)), atol=1e-6)
+    assert default.scale_ == UNCALIBRATED
 
 
-def test_a_blend_takes_the_mixture_only_for_models_whose_prompts_training_models_answered():
+def test_the_default_takes_known_models_only_for_models_whose_prompts_training_models_answered():
     outcomes = table(RNG.integers(0, 2, (120, 4)))
     known = RNG.integers(0, 2, (60, 4)).astype(float)
-    blend = DefaultEstimator().fit(X, outcomes)
+    default = DefaultEstimator().fit(X, outcomes)
     a, b, c = (
         ShrunkenClustersEstimator().fit(X),
         LowRankEstimator().fit(X, outcomes),
         KnownModelsEstimator().fit(X, outcomes),
     )
-    with_c, without_c = blend.profile(X_VAL, ERRORS, known), blend.profile(X_VAL, ERRORS)
-    both = blend.predict(X, np.stack([with_c, without_c]))  # one pool holds both
-    assert blend.left_out == []
+    with_c, without_c = default.profile(X_VAL, ERRORS, known), default.profile(X_VAL, ERRORS)
+    both = default.predict(X, np.stack([with_c, without_c]))  # one pool holds both
+    assert default.left_out == []
     mixed = (
         predict(a) + predict(b) + 0.4 * predict(c, known=known)
     ) / 2.4  # 4 known models of the 10 that count as one
@@ -332,16 +332,16 @@ def test_a_model_that_is_always_wrong_is_expected_to_be_and_no_more():
         assert np.allclose(errors, 1, atol=0.01)
 
 
-def test_members_that_disagree_make_a_blend_less_sure():
+def test_members_that_disagree_make_the_default_less_sure():
     members = [ShrunkenClustersEstimator(grid=(k,)) for k in (2, 9)]
-    blend = DefaultEstimator(members).fit(X)
-    both = blend.predict(X, blend.profile(X_VAL, ERRORS)[None])
+    default = DefaultEstimator(members).fit(X)
+    both = default.predict(X, default.profile(X_VAL, ERRORS)[None])
     a, b = (member.predict(X, member.profile(X_VAL, ERRORS)[None]) for member in members)
     apart = ((a.errors - b.errors) / 2) ** 2  # the variance of two numbers
     assert np.allclose(both.stderrs, 1.5 * np.sqrt(((a.stderrs + b.stderrs) / 2) ** 2 + apart), atol=1e-6)
 
 
-def test_a_mixture_puts_no_weight_on_training_models_without_answers_here():
+def test_known_models_put_no_weight_on_training_models_without_answers_here():
     known = RNG.integers(0, 2, (60, 4)).astype(float)
     known[:, 1] = np.nan
     estimator = KnownModelsEstimator().fit(X, table(RNG.integers(0, 2, (120, 4))))
@@ -350,17 +350,17 @@ def test_a_mixture_puts_no_weight_on_training_models_without_answers_here():
     assert (weights[[0, 2, 3]] > 0).all()
 
 
-def test_a_blend_that_no_member_can_serve_says_what_is_missing():
+def test_a_default_that_no_member_can_serve_says_what_is_missing():
     with pytest.raises(
         MissingOutcomesError, match="LowRankEstimator, KnownModelsEstimator need training models' outcomes"
     ):
         DefaultEstimator([LowRankEstimator(), KnownModelsEstimator()]).fit(X)
-    blend = DefaultEstimator([KnownModelsEstimator()]).fit(X, table(RNG.integers(0, 2, (120, 4))))
+    default = DefaultEstimator([KnownModelsEstimator()]).fit(X, table(RNG.integers(0, 2, (120, 4))))
     with pytest.raises(MissingOutcomesError, match="give them as known"):
-        blend.profile(X_VAL, ERRORS)
+        default.profile(X_VAL, ERRORS)
 
 
-def test_a_blend_refuses_features_that_grow_with_the_prompts():
+def test_the_default_refuses_features_that_grow_with_the_prompts():
     with pytest.raises(InvalidDataError, match="NeighboursEstimator cannot be a member"):
         DefaultEstimator([NeighboursEstimator()]).fit(X)
 
@@ -379,40 +379,40 @@ def test_intervals_of_80_percent_hold_the_errors_of_new_models_in_about_80_perce
     vectors, chances, errors, kinds = many_models()
     outcomes = table(errors)
     training = outcomes.models[:20]
-    blend = DefaultEstimator(n_val=200).fit(vectors[:1_000], outcomes.rows(range(1_000)).of(training))
+    default = DefaultEstimator(n_val=200).fit(vectors[:1_000], outcomes.rows(range(1_000)).of(training))
     measured, seen = slice(1_000, 1_200), slice(1_200, None)
     features = [
-        blend.profile(vectors[measured], e, errors[measured, :20].astype(float)) for e in errors[measured, 20:].T
+        default.profile(vectors[measured], e, errors[measured, :20].astype(float)) for e in errors[measured, 20:].T
     ]
-    predicted = blend.predict(vectors[seen], np.stack(features))
+    predicted = default.predict(vectors[seen], np.stack(features))
     inside = []
     for kind in range(8):
         rows = kinds[seen] == kind
         gap = chances[seen, 20:][rows].mean(0) - predicted.errors[rows].mean(0)
         inside.append(np.abs(gap) <= 1.2816 * predicted.stderrs[rows].mean(0))
-    assert blend.scale_ != UNCALIBRATED
+    assert default.scale_ != UNCALIBRATED
     assert 0.65 <= np.mean(inside) <= 0.95
 
 
-def test_a_mixture_counts_as_another_member_for_every_ten_known_models():
+def test_known_models_weigh_as_much_as_another_member_for_every_ten():
     outcomes, known = table(RNG.integers(0, 2, (120, 30))), RNG.integers(0, 2, (60, 30)).astype(float)
     members = ShrunkenClustersEstimator(grid=(4,)), KnownModelsEstimator()
     a, c = (member.fit(X, outcomes) for member in members)
-    blend = DefaultEstimator(members).fit(X, outcomes)  # on too few prompts for a shift
+    default = DefaultEstimator(members).fit(X, outcomes)  # on too few prompts for a shift
     expected = (predict(a) + 3 * predict(c, known=known)) / 4  # 30 known models: three to one
-    assert np.allclose(predict(blend, known=known), expected, atol=1e-5)
+    assert np.allclose(predict(default, known=known), expected, atol=1e-5)
 
 
 def test_predicted_errors_are_calibrated_after_the_odds_are_shifted_by_difficulty():
     vectors, chances, errors, _ = many_models()
     errors = errors.astype(float)
     training = table(errors[:1_000, :20])
-    blend = DefaultEstimator(n_val=200).fit(vectors[:1_000], training)
+    default = DefaultEstimator(n_val=200).fit(vectors[:1_000], training)
     measured, seen = slice(1_000, 1_200), slice(1_200, None)
-    features = np.stack([blend.profile(vectors[measured], e, errors[measured, :20]) for e in errors[measured, 20:].T])
-    shifted = blend.predict(vectors[seen], features).errors
-    blend.shift_ = np.zeros_like(blend.shift_)
-    plain = blend.predict(vectors[seen], features).errors
+    features = np.stack([default.profile(vectors[measured], e, errors[measured, :20]) for e in errors[measured, 20:].T])
+    shifted = default.predict(vectors[seen], features).errors
+    default.shift_ = np.zeros_like(default.shift_)
+    plain = default.predict(vectors[seen], features).errors
     truth = chances[seen, 20:]
     assert ((shifted - truth) ** 2).mean() < 0.9 * ((plain - truth) ** 2).mean()
     assert (shifted.argsort(axis=1) == plain.argsort(axis=1)).all()  # the ranking of models stays the same
@@ -437,14 +437,14 @@ def test_a_shift_learned_from_certain_predictions_is_none():
 
 
 @pytest.mark.parametrize("answered", [299, 30, 2])
-def test_a_blend_with_too_few_answers_to_calibrate_on_is_not_calibrated(answered):
+def test_a_default_with_too_few_answers_to_calibrate_on_is_not_calibrated(answered):
     vectors, _, errors, _ = many_models(600, 6)
     errors = errors.astype(float)
     errors[answered:] = np.nan
     n = 299 if answered == 299 else 600
-    blend = DefaultEstimator().fit(vectors[:n], table(errors[:n]))
-    assert blend.scale_ == UNCALIBRATED
-    assert not blend.shift_.any()
+    default = DefaultEstimator().fit(vectors[:n], table(errors[:n]))
+    assert default.scale_ == UNCALIBRATED
+    assert not default.shift_.any()
 
 
 @pytest.mark.parametrize("n", [300, 400])

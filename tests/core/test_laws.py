@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.conftest import evaluation, fitted, make_world, small_blend
+from tests.conftest import evaluation, fitted, make_world, small_default
 from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.estimators import KMeansEstimator, NeighboursEstimator
 from unirouter_core.router import UniRouter
@@ -16,7 +16,7 @@ WORLD = make_world()
 ESTIMATORS = {
     "k-means": lambda: KMeansEstimator(k=4),
     "neighbours": lambda: NeighboursEstimator(k=5),
-    "blend": small_blend,
+    "default": small_default,
 }
 FITTED = {name: fitted(WORLD, make()) for name, make in ESTIMATORS.items()}
 EVALUATIONS = {model: evaluation(WORLD, model) for model in WORLD.models}

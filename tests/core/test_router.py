@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.conftest import N_FIT, evaluation, fitted, is_sum, small_blend
+from tests.conftest import N_FIT, evaluation, fitted, is_sum, small_default
 from unirouter_core.costs import Prices
 from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.embedding import HashingEmbedder, embed
@@ -205,7 +205,7 @@ def test_vectors_of_another_embedder_are_not_learned(world):
     assert list(router.pool) == ["sage"]
 
 
-@pytest.mark.parametrize("make", [KMeansEstimator, small_blend])
+@pytest.mark.parametrize("make", [KMeansEstimator, small_default])
 def test_two_routers_of_one_estimator_and_one_embedder_are_apart(world, make):
     estimator, embedder = make(), HashingEmbedder(dims=32)
     first = fitted(world, estimator, embedder=embedder)
@@ -218,7 +218,7 @@ def test_two_routers_of_one_estimator_and_one_embedder_are_apart(world, make):
 
 def test_a_router_on_vectors_alone_never_embeds(world):
     X = np.random.default_rng(0).normal(size=(len(world), 5))
-    router = UniRouter(estimator=small_blend(), n_regions=4)
+    router = UniRouter(estimator=small_default(), n_regions=4)
     for _ in range(2):
         router.fit(world.rows(range(N_FIT)), vectors=X[:N_FIT])
     router.onboard(evaluation(world, "sage"), vectors=X[N_FIT:])
