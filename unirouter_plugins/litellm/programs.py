@@ -197,7 +197,10 @@ class Programs:
             ) from missing
         if any(limit in asked for limit in _LIMITS):
             own = {name: value for name, value in own.items() if name not in _LIMITS}
-        around = {"extra_headers": given.get("headers"), **{n: given.get(n) for n in ("api_base", "api_key", "timeout")}}
+        around = {
+            "extra_headers": given.get("headers"),
+            **{n: given.get(n) for n in ("api_base", "api_key", "timeout")},
+        }
         around["drop_params"] = (given.get("litellm_params") or {}).get("drop_params")
         around = {name: value for name, value in around.items() if value}
         return member.votes, {**around, **own, **asked, "messages": transformed(member, messages), "no-log": True}
