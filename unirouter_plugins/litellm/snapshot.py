@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from unirouter_core.documents import GivenDocuments
@@ -52,7 +53,7 @@ class Snapshot:
         pool = router.pool
         return cls(router.with_pool(pool), pool, {name: Member.of(profile) for name, profile in pool.items()})
 
-    @property
+    @cached_property
     def windows(self) -> dict[str, int | None]:
         """The context windows in tokens; None where one is not known."""
         return {name: profile.capabilities.context_window for name, profile in self.pool.items()}
