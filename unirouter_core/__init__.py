@@ -1,6 +1,7 @@
 """unirouter: send each prompt to the cheapest model that will answer it well."""
 
 from unirouter_core.costs import Prices
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet, read_outcomes
 from unirouter_core.documents import Documents
 from unirouter_core.embedding import Embedder, as_embedder
 from unirouter_core.estimators import Estimator
@@ -17,12 +18,9 @@ from unirouter_core.exceptions import (
     UnknownModelError,
     UnknownPriceError,
 )
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.pool import Capabilities, ModelProfile
-from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Candidate, Decision, Decisions, Explanation
-from unirouter_core.validation import Evaluation, ValidationSet
 
 __all__ = [
     "ArtifactError",
@@ -30,6 +28,7 @@ __all__ = [
     "Capabilities",
     "Decision",
     "Decisions",
+    "DefaultEstimator",
     "Documents",
     "Embedder",
     "EmbedderMismatchError",

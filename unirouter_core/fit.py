@@ -14,17 +14,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.clusters import Regions, shrunken_means
 from unirouter_core.costs import (
     PRIOR_ANSWERS,
     TOKENS_PER_PRICE,
     CallCost,
+    TokenCounter,
     implied_prices,
     region_tokens,
     region_usd,
     sent_tokens,
     usd_per_token,
 )
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.documents import (
     DocumentFeatures,
     Documents,
@@ -38,21 +39,20 @@ from unirouter_core.embedding import (
     CHECK_PROMPTS,
     Array,
     Embedder,
+    HashingEmbedder,
     Labels,
     Mask,
     as_rows,
+    check_prompts,
     check_same_embedder,
     embed,
     name_of,
     normalise,
 )
-from unirouter_core.estimators.estimator import Arrays, Estimator, Prediction, arrays_of, clone, settings_of
+from unirouter_core.estimators.clusters import Regions, shrunken_means
+from unirouter_core.estimators.protocol import Arrays, Estimator, Prediction, arrays_of, clone, settings_of
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError, UnknownPriceError
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes, check_prompts
 from unirouter_core.pool import Capabilities, Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers, digests
-from unirouter_core.tokens import TokenCounter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 FEWEST_PROMPTS = 10
 """Fewer prompts to fit on have no structure to learn."""
@@ -124,7 +124,7 @@ class Fit:
         found = _documents_to_learn(outcomes, documents, len(texts), given)
         if outcomes is not None:
             answered = np.flatnonzero((~np.isnan(outcomes.errors)).any(axis=0))
-            outcomes = outcomes.of([outcomes.models[j] for j in answered]) if len(answered) else None
+            outcomes = outcomes.of([outcomes.models[int(j)] for j in answered]) if len(answered) else None
         import sklearn.cluster  # noqa: F401 - only libraries that are loaded already are limited
         from threadpoolctl import threadpool_limits
 

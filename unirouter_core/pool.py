@@ -15,7 +15,7 @@ import numpy.typing as npt
 from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
 from unirouter_core.documents import Documents
 from unirouter_core.embedding import Array, Labels, Mask
-from unirouter_core.estimators.estimator import Prediction
+from unirouter_core.estimators.protocol import Prediction
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError
 
 CAPABILITIES = ("tools", "vision", "json")

@@ -15,19 +15,16 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from unirouter_core import storage
-from unirouter_core.costs import Prices
+from unirouter_core.costs import Prices, check_cached, check_counts
+from unirouter_core.data import Evaluation, Outcomes
 from unirouter_core.documents import Documents, GivenDocuments, check_documents
-from unirouter_core.embedding import Array, Embedder, as_embedder, as_rows
-from unirouter_core.estimators import BlendEstimator, Estimator
+from unirouter_core.embedding import Array, Embedder, HashingEmbedder, as_embedder, as_rows, check_prompts
+from unirouter_core.estimators import DefaultEstimator, Estimator
 from unirouter_core.estimators.default import default_members
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, NotFittedError
 from unirouter_core.fit import Fit
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes, check_prompts
 from unirouter_core.pool import Capabilities, Expected, ModelProfile, Pool
 from unirouter_core.rule import Decision, Decisions, Explanation, Request, check_cost_weight, choose, explain
-from unirouter_core.tokens import check_cached, check_counts
-from unirouter_core.validation import Evaluation
 
 CHUNK = 8_192
 """Prompts routed at once: their arrays stay in the processor's cache."""
@@ -44,7 +41,7 @@ class UniRouter:
     embedder : Embedder or anything `as_embedder` takes, optional
         Prompts to vectors; by default a `HashingEmbedder`, which `fit` teaches and `save` keeps.
     estimator : Estimator, optional
-        Vectors and profiles to errors; by default a `BlendEstimator`. `fit` teaches a copy of it.
+        Vectors and profiles to errors; by default a `DefaultEstimator`. `fit` teaches a copy of it.
     cost_weight : float
         The error that one USD is worth, unless `route` is given another. 0 is quality at any price;
         `unirouter_core.tune` finds the weight that meets a goal.
@@ -90,7 +87,9 @@ class UniRouter:
                 f"{estimator!r:.60} is not an estimator; give an object of a dataclass, as Estimator says."
             )
         self.embedder: Embedder = HashingEmbedder(seed=seed) if embedder is None else as_embedder(embedder)
-        self.estimator: Estimator = BlendEstimator(default_members(seed), seed=seed) if estimator is None else estimator
+        self.estimator: Estimator = (
+            DefaultEstimator(default_members(seed), seed=seed) if estimator is None else estimator
+        )
         self.cost_weight = check_cost_weight(cost_weight)
         self.cost: Literal["expected", "mean"] = cost
         self.n_regions, self.seed = n_regions, seed
@@ -559,7 +558,8 @@ class UniRouter:
 def _decide(fit: Fit, pool: Pool, prompt: str, request: Request, vector: Array | None) -> Decision:
     """Return the decision on one prompt among the models of `pool`."""
     found = None if request.documents is None else [Documents.of(request.documents)]
-    X, tokens = fit.encode([prompt], found, vectors=None if vector is None else [vector]), request.tokens(pool)
+    given: Any = vector[None] if isinstance(vector, np.ndarray) else None if vector is None else [vector]
+    X, tokens = fit.encode([prompt], found, vectors=given), request.tokens(pool)
     whole = tokens is not None
     if tokens is None:
         tokens = fit.count_tokens([prompt], found)

@@ -6,15 +6,14 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from unirouter_core.costs import check_cached, check_count, check_counts
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.embedding import Array, Labels, Mask, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
 from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool
-from unirouter_core.tokens import check_cached, check_count, check_counts
 
 TIE = 1e-6
 """Scores, and errors, this close are equal: float32 sums end differently in a batch of one and of many."""
@@ -64,7 +63,7 @@ def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | Non
     scores = score(errors, costs, cost_weight)
     if eligible is not None:
         scores = np.where(eligible, scores, np.inf)
-    least = scores.min(axis=1, keepdims=True)
+    least = np.minimum.reduce(scores, axis=1, keepdims=True)  # on one row half the time of min()
     tied = scores <= least + (SAME_COST * np.abs(least) if math.isinf(cost_weight) else TIE)
     if np.count_nonzero(tied) == len(tied):
         return np.asarray(tied.argmax(axis=1))
@@ -132,16 +131,15 @@ class Request:
     documents: GivenDocuments | None = None
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {"cost_weight": check_cost_weight(self.cost_weight)}
+        object.__setattr__(self, "cost_weight", check_cost_weight(self.cost_weight))
         for name in ("models", "requires"):
             names = getattr(self, name)
             if isinstance(names, str):
                 raise InvalidDataError(f"{names!r} is one name, not a list of names; put it in a list.")
-            checked[name] = None if names is None else tuple(names)
+            if names is not None and type(names) is not tuple:
+                object.__setattr__(self, name, tuple(names))
         if self.documents is not None:
-            checked["documents"] = Documents.of(self.documents)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, "documents", Documents.of(self.documents))
 
     def tokens(self, pool: Pool) -> Array | None:
         """Return `tokens_in`, checked: (1,), or by model (1, m); None where they are not given."""

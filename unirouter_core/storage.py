@@ -39,17 +39,15 @@ from urllib.parse import quote
 import numpy as np
 
 from unirouter_core import estimators
-from unirouter_core.clusters import Regions
-from unirouter_core.costs import CallCost, Prices
+from unirouter_core.costs import CallCost, Prices, TokenCounter
 from unirouter_core.documents import STATISTICS, DocumentFeatures
-from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, embed, name_of
-from unirouter_core.estimators.estimator import Arrays, parts_of
+from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, embed, name_of
+from unirouter_core.estimators.clusters import Regions
+from unirouter_core.estimators.protocol import Arrays, parts_of
 from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError, InvalidDataError
 from unirouter_core.fit import NOT_SAVED, Fit, content_id
-from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.pool import Capabilities, MeasuredPrompts, ModelProfile, Pool
 from unirouter_core.rule import check_cost_weight
-from unirouter_core.tokens import TokenCounter
 
 SCHEMA = 1
 """The version of the folder's form; a folder of a later one is refused."""

@@ -5,20 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.conftest import N_FIT, evaluation, fitted, small_blend
-from unirouter_core.embedding import as_embedder, embed, normalise
+from tests.conftest import N_FIT, evaluation, fitted, small_default
+from unirouter_core import Outcomes
+from unirouter_core.embedding import HashingEmbedder, as_embedder, embed, normalise
 from unirouter_core.estimators import (
     KMeansEstimator,
+    KnownModelsEstimator,
     LearnedMapEstimator,
     LowRankEstimator,
-    MixtureEstimator,
     NeighboursEstimator,
     ShrunkenClustersEstimator,
 )
-from unirouter_core.estimators.estimator import arrays_of, settings_of
+from unirouter_core.estimators.protocol import arrays_of, settings_of
 from unirouter_core.exceptions import NotFittedError
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.router import UniRouter
 
 # Tables too small to choose K by are what some of these tests are about.
@@ -34,8 +33,8 @@ ESTIMATORS = {
     "neighbours, k chosen": lambda: NeighboursEstimator(grid=(3, 9), n_val=40),
     "shrunken clusters": lambda: ShrunkenClustersEstimator(grid=(4, 8)),
     "low rank": LowRankEstimator,
-    "mixture": lambda: MixtureEstimator(),
-    "blend": small_blend,
+    "mixture": lambda: KnownModelsEstimator(),
+    "default": small_default,
 }
 NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")
 

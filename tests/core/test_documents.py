@@ -20,11 +20,11 @@ from unirouter_core import (
     tune,
 )
 from unirouter_core.documents import STATISTICS, DocumentFeatures
+from unirouter_core.embedding import HashingEmbedder
 from unirouter_core.estimators import ShrunkenClustersEstimator
 from unirouter_core.evaluate.bootstrap import measure
 from unirouter_core.evaluate.held_out import held_out
 from unirouter_core.evaluate.impact import joining
-from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.pool import digests
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.exceptions import InvalidDataError, NotFittedError
 from unirouter_core.pool import Capabilities
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 SUM = "What is 14 plus 33?"
 

@@ -3,9 +3,10 @@ import threading
 import numpy as np
 import pytest
 
-from tests.conftest import N_FIT, evaluation, fitted, is_sum, small_blend
+from tests.conftest import N_FIT, evaluation, fitted, is_sum, small_default
 from unirouter_core.costs import Prices
-from unirouter_core.embedding import embed
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet
+from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import KMeansEstimator, LowRankEstimator, Prediction, ShrunkenClustersEstimator
 from unirouter_core.exceptions import (
     EmbedderMismatchError,
@@ -17,11 +18,8 @@ from unirouter_core.exceptions import (
     UnknownModelError,
     UnknownPriceError,
 )
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.pool import Capabilities
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 SUM, POEM = "What is 14 plus 33?", "Write a poem of 5 lines about the moon."
 
@@ -168,7 +166,7 @@ def test_a_model_of_0_usd_is_the_cheapest(world, router):
 
 def test_fit_needs_no_outcomes(world):
     with pytest.warns(
-        UserWarning, match="Fitted without LowRankEstimator, MixtureEstimator: training models' outcomes"
+        UserWarning, match="Fitted without LowRankEstimator, KnownModelsEstimator: training models' outcomes"
     ):
         router = fitted(world).fit(world.prompts[:N_FIT])
     router.onboard(evaluation(world, "poet"))
@@ -207,7 +205,7 @@ def test_vectors_of_another_embedder_are_not_learned(world):
     assert list(router.pool) == ["sage"]
 
 
-@pytest.mark.parametrize("make", [KMeansEstimator, small_blend])
+@pytest.mark.parametrize("make", [KMeansEstimator, small_default])
 def test_two_routers_of_one_estimator_and_one_embedder_are_apart(world, make):
     estimator, embedder = make(), HashingEmbedder(dims=32)
     first = fitted(world, estimator, embedder=embedder)
@@ -220,7 +218,7 @@ def test_two_routers_of_one_estimator_and_one_embedder_are_apart(world, make):
 
 def test_a_router_on_vectors_alone_never_embeds(world):
     X = np.random.default_rng(0).normal(size=(len(world), 5))
-    router = UniRouter(estimator=small_blend(), n_regions=4)
+    router = UniRouter(estimator=small_default(), n_regions=4)
     for _ in range(2):
         router.fit(world.rows(range(N_FIT)), vectors=X[:N_FIT])
     router.onboard(evaluation(world, "sage"), vectors=X[N_FIT:])

@@ -8,15 +8,20 @@ import os
 import pickle
 import re
 import shutil
+import sys
+import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted
-from unirouter_core.embedding import embed
+from unirouter_core import Evaluation, ValidationSet
+from unirouter_core.costs import BY_CHARACTERS, Prices, TokenCounter
+from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import (
-    BlendEstimator,
+    DefaultEstimator,
     KMeansEstimator,
     LearnedMapEstimator,
     NeighboursEstimator,
@@ -31,10 +36,7 @@ from unirouter_core.exceptions import (
     UniRouterError,
 )
 from unirouter_core.fit import content_id
-from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.router import UniRouter
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 SUM = "What is 14 plus 33?"
 
@@ -332,6 +334,97 @@ def test_a_pickled_array_is_refused_and_not_run(folder, place, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+# --- What is on the disk ----------------------------------------------------------------------------------------------
+
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_a_folder_of_version_0_1_loads_and_decides_the_same(world, tmp_path):
+    folder = shutil.copytree(DATA / "version_0_1.router", tmp_path / "my.router")
+    router = UniRouter.load(folder)
+    numbers = ("error", "stderr", "cost", "score", "n")
+    for row in json.loads((DATA / "version_0_1.json").read_text()):
+        made, told = router.route(row["prompt"]).as_dict(), row["decision"]
+        assert [(made[name], told[name]) for name in ("model", "region") if made[name] != told[name]] == []
+        assert made["far"] == pytest.approx(told["far"], abs=1e-6)
+        for now, then in zip(made["ranking"], told["ranking"], strict=True):
+            assert now["model"] == then["model"]
+            assert [now[name] for name in numbers] == pytest.approx([then[name] for name in numbers], rel=1e-5)
+    router.onboard(evaluation(world, "bard"))
+    router.save(folder)
+    assert list(UniRouter.load(folder).pool) == ["bard", "poet", "sage", "tutor"]
+    assert (folder / "weights.npz").read_bytes() == (DATA / "version_0_1.router" / "weights.npz").read_bytes()
+
+
+def test_saving_one_changed_model_writes_one_file(world, folder):
+    router = UniRouter.load(folder)
+    before = {file: file.stat().st_ino for file in folder.rglob("*")}
+    router.reprice("sage", Prices(50.0, 40.0))
+    router.save(folder)
+    assert [file.name for file in before if file.stat().st_ino != before[file]] == ["sage.json"]
+
+
+def test_a_model_retired_while_the_folder_is_read_is_not_in_the_pool(folder):
+    (folder / "pool" / "ghost.json").symlink_to(folder / "gone")  # listed, and not there when it is opened
+    assert list(UniRouter.load(folder).pool) == ["poet", "sage", "scholar", "tutor"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems exchange folders in two steps")
+def test_there_is_always_a_router_while_another_fit_takes_its_place(world, router, folder):
+    other = fitted(world, KMeansEstimator(k=3), n_regions=3)
+    stop, found = threading.Event(), []
+
+    def keep_loading():
+        try:
+            while not stop.is_set():
+                found.append(UniRouter.load(folder).fit_.id)
+        except BaseException as failed:
+            found.append(failed)
+
+    reader = threading.Thread(target=keep_loading)
+    reader.start()
+    for _ in range(10):
+        other.save(folder)
+        router.with_pool(router.pool).save(folder)
+    stop.set()
+    reader.join()
+    assert set(found) <= {router.fit_.id, other.fit_.id}
+    assert os.listdir(folder.parent) == ["my.router"]
+
+
+def test_who_may_read_the_files_is_up_to_the_umask(router, tmp_path):
+    before = os.umask(0o027)
+    try:
+        router.save(tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "a").rglob("*.*")} == {"0o640"}
+
+
+@pytest.mark.parametrize("name", ["router.json", "weights.npz", "pool/sage.json"])
+def test_a_pipe_in_the_place_of_a_file_is_refused(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    refused(folder, "no regular file|is not a router")
+
+
+def test_arrays_larger_than_their_file_can_hold_are_refused(folder):
+    np.savez_compressed(folder / "weights.npz", seen=np.zeros(80 << 20, np.uint8))
+    refused(folder, "too large for a file of this size")
+
+
+def test_what_killed_saves_have_left_is_removed_an_hour_later(router, folder):
+    left = [folder / ".router.json.0a.tmp", folder / "pool" / ".sage.json.0b.tmp", folder.parent / ".my.router.0c.tmp"]
+    others = [folder / "pool" / ".new.json.0d.tmp", folder.parent / ".your.router.0e.tmp"]
+    for file in left + others:
+        file.write_text("half")
+    for file in [*left, others[1]]:
+        os.utime(file, (0, 0))
+    router.save(folder)
+    assert [file.exists() for file in left + others] == [False, False, False, True, True]
+
+
 # --- Parts of one's own -----------------------------------------------------------------------------------------------
 
 
@@ -441,10 +534,10 @@ def test_an_estimator_of_ones_own_is_given_again_at_load(world, tmp_path):
 
 
 def test_an_estimator_of_ones_own_inside_a_blend_is_given_in_a_blend(world, tmp_path):
-    router = fitted(world, BlendEstimator((Overall(), ShrunkenClustersEstimator(grid=(4,)))))
+    router = fitted(world, DefaultEstimator((Overall(), ShrunkenClustersEstimator(grid=(4,)))))
     router.onboard(evaluation(world, "poet"))
     router.save(tmp_path / "a")
-    for given in (Overall(), BlendEstimator((Overall(),))):
+    for given in (Overall(), DefaultEstimator((Overall(),))):
         assert numbers(UniRouter.load(tmp_path / "a", estimator=given), world) == numbers(router, world)
 
 
@@ -567,7 +660,7 @@ def test_arrays_that_do_not_fit_each_other_are_refused(folder, change):
 
 
 def test_members_that_were_left_out_need_no_arrays(world, tmp_path):
-    with pytest.warns(UserWarning, match="Fitted without LowRankEstimator, MixtureEstimator"):
+    with pytest.warns(UserWarning, match="Fitted without LowRankEstimator, KnownModelsEstimator"):
         router = UniRouter(HashingEmbedder(dims=32), n_regions=4).fit(world.prompts)
     router.onboard(Evaluation("novice", SONGS, [0, 1], costs=[0, 0]))
     router.save(tmp_path / "a")

@@ -21,7 +21,7 @@ from tests.plugins.servers import (
     says,
 )
 from unirouter_core import InvalidDataError, Prices
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
 from unirouter_plugins.litellm.pool_file import Member, Votes
 from unirouter_plugins.litellm.prices import TABLE, Quote

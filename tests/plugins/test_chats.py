@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from unirouter_core import InvalidDataError
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.litellm.chat import PER_IMAGE, PER_MESSAGE, Chat, newest_prompt, texts_of
 from unirouter_plugins.litellm.failures import open_litellm
 

@@ -470,7 +470,7 @@ def test_a_router_s_folder_is_as_good_as_a_router_and_its_table_is_read(asked_ro
 def test_a_misspelt_field_is_refused_with_the_nearest_name(asked_router, tmp_path):
     asked_router.save(tmp_path / "my.router")
     for make, router in ((RouterRunnable, asked_router), (RouterRunnable.from_folder, tmp_path / "my.router")):
-        with pytest.raises(InvalidDataError, match="temprature= is no parameter .* did you mean temperature"):
+        with pytest.raises(InvalidDataError, match=r"temprature= is no parameter .* did you mean temperature"):
             make(router, temprature=0)
 
 

@@ -4,7 +4,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from tests.plugins.scripted_chat import ScriptedChat, chats, record
-from unirouter_core.tokens import TokenCounter
+from unirouter_core.costs import TokenCounter
 from unirouter_plugins.langchain import RouterRunnable
 from unirouter_plugins.langchain.messages import chat_of
 

@@ -24,7 +24,7 @@ from tests.plugins.servers import (
     serve_script,
 )
 from unirouter_core import InvalidDataError
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, unwrapped

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unirouter_core.embedding import Array, Labels, normalise
+from unirouter_core.data import Outcomes
+from unirouter_core.embedding import Array, Labels, check_prompts, normalise
 from unirouter_core.evaluate.bootstrap import check_trials, interval
 from unirouter_core.evaluate.held_out import HeldOut, held_out
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes, check_prompts
 from unirouter_core.rule import check_cost_weight, choose
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unirouter_core.curves import Sweep, sweep
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.pool import Pool, as_numbers, digests
 from unirouter_core.rule import choose
 

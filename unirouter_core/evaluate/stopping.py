@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_core.costs import PRIOR_ANSWERS
+from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels, Mask, normalise
 from unirouter_core.evaluate.bootstrap import check_trials
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.fit import call_cost, with_prices
 from unirouter_core.pool import Expected, ModelProfile, Pool
 from unirouter_core.rule import check_cost_weight, choose
-from unirouter_core.validation import Evaluation
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter

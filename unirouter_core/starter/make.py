@@ -12,14 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from unirouter_core.estimators import BlendEstimator
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet, read_outcomes
+from unirouter_core.embedding import HashingEmbedder
+from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.fit import Fit
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 FOLDER = Path(__file__).parent / "starter.router"
 SETS = ("mmlu_pro", "zeroeval")
@@ -70,7 +68,7 @@ def join(tables: list[Outcomes]) -> Outcomes:
 def fit(training: Outcomes, seed: int = 0) -> UniRouter:
     """Return the starter's prompt features, fitted on `training`."""
     counter = TokenCounter(BY_CHARACTERS)  # the same count wherever the package is installed
-    embedder, estimator = HashingEmbedder(seed=seed), BlendEstimator(seed=seed)
+    embedder, estimator = HashingEmbedder(seed=seed), DefaultEstimator(seed=seed)
     learned = Fit.learn(training, embedder=embedder, estimator=estimator, seed=seed, token_counter=counter)
     return UniRouter.from_fit(learned, cost_weight=EXAMPLE_COST_WEIGHT)
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unirouter_core.data import Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli.demo_files import (
     KEPT_BACK,

@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from unirouter_core.data import Outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import tables
 from unirouter_plugins.cli.options import Json, MaybeRouter, NoTexts, Router, emit, load, named, split

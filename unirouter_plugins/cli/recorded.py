@@ -9,12 +9,10 @@ import numpy as np
 import typer
 
 from unirouter_core.costs import Prices
+from unirouter_core.data import Evaluation, Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.pool import ModelProfile
-from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation
 from unirouter_plugins.cli import tables
 from unirouter_plugins.cli.options import emit
 from unirouter_plugins.cli.progress import each, working

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.tokens import TokenCounter
 
 Message: TypeAlias = Mapping[str, Any]
 Messages: TypeAlias = Sequence[Message]
@@ -192,6 +192,6 @@ def is_json(response_format: Any) -> bool:
 
 
 def answered_by(record: Any) -> str | None:
-    """Return the model of the pool that a message came from, by the record in its metadata; None where there is none."""
+    """Return the model of the pool that a message came from, by the record in its metadata; None without one."""
     model = record.get("model") if isinstance(record, Mapping) else None
     return model if isinstance(model, str) else None

@@ -1,4 +1,4 @@
-"""`pool.toml`: how each model of a pool is called, with which settings, at which prices; and a router that calls them so."""
+"""`pool.toml`: how each model of a pool is called, with which settings, at which prices."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
-from unirouter_core.costs import Prices
+from unirouter_core.costs import Prices, TokenCounter
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import ModelProfile
-from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import PER_MESSAGE
 from unirouter_plugins.litellm.failures import MissingKeyError

@@ -1,4 +1,4 @@
-"""Programs: pool members that are a model with a template, examples or votes, called as a custom provider of LiteLLM."""
+"""Programs: pool members that are a model with a template, examples or votes, as a custom provider of LiteLLM."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
 
 
 def _loaded(name: str, place: str) -> Any:
-    """Return the custom provider at "module:object": a `litellm.CustomLLM`, or what a class or function there returns."""
+    """Return the provider at "module:object": a `litellm.CustomLLM`, or what a class or function there returns."""
     module, _, attribute = place.partition(":")
     kind, what = open_litellm().CustomLLM, f"The provider {name!r} is {place!r}"
     try:

@@ -170,7 +170,6 @@ def record_decisions() -> Iterator[list[Record]]:
 # --- The fallback loop ------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class Attempts:
     """The model to try now: the chosen one, then the next in the fallback order after each failure that is passed on.
 
@@ -185,26 +184,24 @@ class Attempts:
         The model to try first whatever its rank, where it is eligible.
     """
 
-    decision: Decision
-    windows: Mapping[str, int | None] = field(default_factory=dict)
-    content_policy: bool = False
-    kept: str | None = None
-    model: str = field(init=False)
-    failures: dict[str, str] = field(default_factory=dict, init=False)
-    _first: BaseException | None = field(default=None, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        order = itertools.chain([self.decision.model], self.decision.fallbacks())
-        if (kept := self.kept) is not None and kept in self.decision.pool and self.decision.is_eligible(kept):
-            order = itertools.chain([kept], (model for model in order if model != kept))
-        self._left: Iterator[str] = order
-        self.model = next(self._left)
-        self._next = next(self._left, None)
+    def __init__(
+        self,
+        decision: Decision,
+        windows: Mapping[str, int | None] | None = None,
+        content_policy: bool = False,
+        kept: str | None = None,
+    ) -> None:
+        self.decision, self.content_policy = decision, content_policy
+        self.model = kept if kept is not None and decision.is_eligible(kept) else decision.model
+        self.failures: dict[str, str] = {}
+        self._windows, self._too_small = windows or {}, list[str]()
+        self._order = self._in_order()
+        self._first: BaseException | None = None
 
     @property
     def is_last(self) -> bool:
         """Whether no other model is left to try."""
-        return self._next is None
+        return not any(map(self._may_be_next, self.decision.pool))
 
     def note(self, failed: Exception, secrets: Iterable[str] = ()) -> None:
         """Note that the model failed and move on to the next; raise when no other model is left that may answer.
@@ -219,18 +216,26 @@ class Attempts:
             raise cause
         self._first = self._first or cause
         if failure is Failure.OVERFLOW:
-            left = [m for m in (self._next, *self._left) if m is not None and self._is_larger(m, self.model)]
-            self._left, self._next = iter(left), None
-            self._next = next(self._left, None)
-        if self._next is None:
+            self._too_small.append(self.model)
+        following = next(filter(self._may_be_next, self._order), None)
+        if following is None:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
             raise self._first
-        self.model, self._next = self._next, next(self._left, None)
+        self.model = following
+
+    def _in_order(self) -> Iterator[str]:
+        yield self.decision.model
+        yield from self.decision.fallbacks()
+
+    def _may_be_next(self, model: str) -> bool:
+        if model == self.model or model in self.failures or not self.decision.is_eligible(model):
+            return False
+        return all(self._is_larger(model, small) for small in self._too_small)
 
     def _is_larger(self, other: str, model: str) -> bool:
         """Return whether `other` may take a prompt too long for `model`; a window not known may be larger."""
-        theirs, ours = self.windows.get(other), self.windows.get(model)
+        theirs, ours = self._windows.get(other), self._windows.get(model)
         return theirs is None or ours is None or theirs > ours
 
 
@@ -253,8 +258,8 @@ class Content:
 class RoutedCall(ABC, Generic[M]):
     """One call on its way to an answer.
 
-    A plugin gives the hooks `content`, `usage_of` and `attach`, and where it needs to `model_for`, `usd_of`, `scope` and
-    `passed`; and calls `run`, `arun`, `stream` or `astream` with a function that calls the framework's model.
+    A plugin gives the hooks `content`, `usage_of` and `attach`, and where it needs to `model_for`, `usd_of`, `scope`,
+    `passed` and `is_shown`; it calls `run`, `arun`, `stream` or `astream` with a function that calls a model.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A router's pool at one moment, as it is called: decisions on chats, prices, and the models as a framework's objects."""
+"""A router's pool at one moment, as it is called: decisions on chats, prices, the models as a framework's objects."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Snapshot:
     ) -> Decision:
         """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
 
-        Model m was sent k_m of the T tokens before (0 for most), and charges its price for cached tokens for them. So the
-        rule is the least of ::
+        Model m was sent k_m of the T tokens before (0 for most), and charges its price for cached tokens for them. So
+        the rule is the least of ::
 
             error_m + cost_weight * ((T - k_m) * input_m + k_m * cached_input_m + answer_m)
 
@@ -80,8 +80,8 @@ class Snapshot:
             (error_c + cost_weight * cost_c) - (error_m + cost_weight * cost_m)
                 > cost_weight * (k_c * (input_c - cached_input_c) - k_m * (input_m - cached_input_m))
 
-        where k_m is 0 for a model that has not answered in the conversation. The prices are those of the profiles; where
-        no price for cached tokens is known, nothing is lost.
+        where k_m is 0 for a model that has not answered in the conversation. The prices are those of the profiles;
+        where no price for cached tokens is known, nothing is lost.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class Snapshot:
         return self._quotes.get(model)
 
     def differs(self, model: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return in which ways a call with `parameters` is not the one that its model was evaluated with, where known."""
+        """Return in which ways a call with `parameters` is not what its model was evaluated with, where known."""
         if model not in self.members:
             return ()
         member, profile = self.members[model], self.pool[model]

@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from unirouter_core.tokens import TokenCounter
+from unirouter_core.costs import TokenCounter
 from unirouter_plugins.litellm.failures import open_litellm
 
 REFUSAL = "I only do arithmetic."

@@ -9,18 +9,19 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.impact import joining
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation
-from unirouter_plugins.graders import Grade
+from unirouter_plugins.graders import GradeFunction
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import Member, Members, read_members
+from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.members import Member, Members, read_members
 from unirouter_plugins.litellm.prices import capabilities, listed_prices, require_quote
-from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.litellm.serving import member_of
+from unirouter_plugins.litellm.variants import register
 from unirouter_plugins.onboarding.answers import AnswerStore
 from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.budget import Budget
@@ -59,7 +60,7 @@ def plan_onboarding(
     models: Sequence[str],
     questions: Questions | str | os.PathLike[str] | None = None,
     *,
-    functions: Mapping[str, Grade] | None = None,
+    functions: Mapping[str, GradeFunction] | None = None,
     members: Members | str | os.PathLike[str] | None = None,
     store: str | os.PathLike[str] = STORE,
     repeats: int = 1,
@@ -145,7 +146,7 @@ def plan_onboarding(
     if isinstance(questions, Questions):
         read = questions
     else:
-        read = read_questions(questions, functions=functions, embedder=router.fit_.embedder, judged=judge is not None)
+        read = read_questions(questions, functions=functions, embedder=router.embedder, judged=judge is not None)
     read.check(judge=judge is not None, reference_model=reference_model is not None)
     register(table)
     measured = tuple(_member(router, table, name) for name in names)
@@ -154,7 +155,7 @@ def plan_onboarding(
     asked = Asked(
         members=measured,
         questions=read,
-        sizes=tuple(Chat.of(question.messages).count_tokens(router.fit_.token_counter) for question in read),
+        sizes=tuple(Chat.of(question.messages).count_tokens(router.token_counter) for question in read),
         quotes={member.name: require_quote(member) for member in called},
         judge=judge,
         reference=reference,
@@ -175,7 +176,7 @@ def _member(router: UniRouter, table: Members, name: str) -> Member:
     if name in table or name not in router.pool:
         return table.named(name)
     profile = router.pool[name]
-    member = Member.of(profile)
+    member = member_of(profile)
     if listed_prices(member) is not None:
         return member
     return dataclasses.replace(member, prices=profile.prices, capabilities=dataclasses.asdict(profile.capabilities))
@@ -221,11 +222,11 @@ class Plan:
         self._until_decided, self._texts = until_decided, texts
         self._validation = asked.questions.validation_set()
         self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
-        self._regions: Labels = router.fit_.regions.locate(self._vectors)[0]
+        self._regions: Labels = router.regions.locate(self._vectors)[0]
         self._order = ask_order(self._regions, asked.seed).tolist()
         self.spent_usd = 0.0
         with AnswerStore(store, texts=texts) as opened:
-            run = Run(asked, opened, Committer(opened), Budget(), router.fit_.token_counter)
+            run = Run(asked, opened, Committer(opened), Budget(), router.token_counter)
             self.bill: Bill = draw_up(run, Lengths(router, self._regions))
 
     def __repr__(self) -> str:
@@ -278,7 +279,7 @@ class Plan:
         with AnswerStore(self._place, texts=self._texts) as store:
             try:
                 async with Committer(store) as commit:
-                    run = Run(self.asked, store, commit, budget, self._router.fit_.token_counter, told)
+                    run = Run(self.asked, store, commit, budget, self._router.token_counter, told)
                     check, _ = await together([run.first_calls(self._order), asyncio.to_thread(run.describe)])
                     for measurement in run.measurements:
                         yield await self._onboard(measurement, check)
@@ -354,7 +355,7 @@ class Plan:
                 notes.append(f"{measurement.model} gave those answers, so it is measured against its own.")
         if sentence := why_no_more(measurement, looked, stopped):
             notes.append(sentence)
-        if n_seen := int(self._router.fit_.has_seen(self._validation.prompts).sum()):
+        if n_seen := int(self._router.has_seen(self._validation.prompts).sum()):
             notes.append(
                 f"The router has learned from {n_seen} of these {len(self._validation)} prompts, which flatters it; "
                 "measure on others."

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import UniRouterError
-from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.graders import is_refusal
 from unirouter_plugins.litellm.chat import Chat, Message
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, status_of

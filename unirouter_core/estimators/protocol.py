@@ -1,4 +1,4 @@
-"""What an estimator is: prompt features Φ learned once, a model's features Ψ measured, errors predicted from both."""
+"""The estimator protocol: prompt features Φ learned once, a model's features Ψ measured, errors predicted from both."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import copy
 import dataclasses
 import numbers
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError, NotFittedError
-from unirouter_core.outcomes import Outcomes
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 """Arrays of any kind of number, by name."""
@@ -21,30 +23,25 @@ Part = TypeVar("Part")
 """An estimator or embedder."""
 
 
+@dataclass(eq=False)
 class Prediction:
-    """Expected errors of m models on n prompts, and how sure they are.
+    """Expected errors of m models on n prompts, with standard errors that are computed when first read.
 
     Parameters
     ----------
     errors : array (n, m)
         In [0, 1].
-    stderrs : function
-        Called when `stderrs` is first read, since most decisions never ask; returns an array (n, m).
+    make_stderrs : callable
+        Returns the standard errors (n, m); most decisions never need them.
     """
 
-    __slots__ = ("_make_stderrs", "_stderrs", "errors")
+    errors: Array
+    make_stderrs: Callable[[], Array]
 
-    def __init__(self, errors: Array, stderrs: Callable[[], Array]) -> None:
-        self.errors = errors
-        self._make_stderrs = stderrs
-        self._stderrs: Array | None = None
-
-    @property
+    @cached_property
     def stderrs(self) -> Array:
         """Standard errors of `errors`, shape (n, m)."""
-        if self._stderrs is None:
-            self._stderrs = self._make_stderrs()
-        return self._stderrs
+        return self.make_stderrs()
 
 
 class Estimator(Protocol):
@@ -78,10 +75,9 @@ class Estimator(Protocol):
 
 
 def check_settings(estimator: Any, **least: float) -> None:
-    """Raise `InvalidDataError` when a setting, or one of a grid, is not a number of at least so much.
+    """Raise `InvalidDataError` when a setting, or one of a grid, is smaller than its least value or no number.
 
-    A setting that must be at least 1 or more counts something and is a whole number; one that is None by default may
-    be None.
+    A setting whose least value is above 0 is a count and must be whole; one that is None by default may be None.
     """
     for name, lowest in least.items():
         given = getattr(estimator, name)
