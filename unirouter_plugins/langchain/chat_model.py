@@ -203,16 +203,8 @@ class RouterRunnable(BaseChatModel):
     ) -> ChatCall:
         """Return a call of the picked model, yet to be made.
 
-        Parameters
-        ----------
-        input : str, prompt or messages
-        config : RunnableConfig, optional
-        kwargs : mapping
-            What the model is called with besides; `model`, as the pool calls it, is the one to call.
-        prepare : function, optional
-            What is done with the chat model before the call; when not given, the tools bound to the router are bound.
-        sent : mapping, optional
-            What that will send with the messages, in OpenAI's form.
+        `kwargs` is what the model is called with besides; its `model` is the pool's name of the one to call. `prepare`
+        makes of the chat model what is called, and `sent` is what that sends with the messages, in OpenAI's form.
         """
         parameters, config = dict(kwargs), ensure_config(config)
         if (bound := parameters.pop(_TOOLS, None)) is not None:
@@ -352,8 +344,8 @@ class RouterRunnable(BaseChatModel):
 
     # --- LangChain's v3 events ----------------------------------------------------------------------------------------
 
-    def stream_events(  # type: ignore[override]  # LangChain's has an overload for each version
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: str = "v2", **kwargs: Any
+    def stream_events(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: Any = "v2", **kwargs: Any
     ) -> Any:
         """Return LangChain's events of the picked model, as `BaseChatModel.stream_events` does."""
         if version != "v3":
@@ -367,8 +359,8 @@ class RouterRunnable(BaseChatModel):
 
         return stream_of(events())
 
-    def astream_events(  # type: ignore[override]
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: str = "v2", **kwargs: Any
+    def astream_events(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: Any = "v2", **kwargs: Any
     ) -> Any:
         """Return the same as `stream_events`, asynchronously."""
         if version != "v3":

@@ -28,13 +28,7 @@ _FLAGS = {"tools": "tool_calling", "vision": "image_inputs", "json": "structured
 
 
 def load_chat_litellm() -> Any:
-    """Return the class `ChatLiteLLM`.
-
-    Raises
-    ------
-    ImportError
-        When it, or LiteLLM, is not installed.
-    """
+    """Return the class `ChatLiteLLM`; raise `ImportError` when it, or LiteLLM, is not installed."""
     open_litellm()  # before langchain-litellm imports it online and loudly
     try:
         from langchain_litellm import ChatLiteLLM
@@ -49,13 +43,7 @@ def load_chat_litellm() -> Any:
 class ChatModels(PoolModels[BaseChatModel]):
     """The chat models of a pool: the user's own, or a `ChatLiteLLM` for each.
 
-    Parameters
-    ----------
-    given : mapping of str to BaseChatModel, optional
-    settings : mapping
-        What every `ChatLiteLLM` is made with besides; wins over the settings that models were evaluated with.
-    run : mapping
-        Of `callbacks`, `tags` and `metadata`, what every run of a chat model gets besides its own.
+    `run` holds the callbacks, tags and metadata that every run of a chat model gets besides its own.
     """
 
     def __init__(
@@ -172,19 +160,9 @@ class Prepared(NamedTuple):
 
 
 class ChatCall(RoutedCall[BaseChatModel]):
-    """A call of a chat model: its answers are messages, results of `generate`, events, or parsed objects.
+    """A call of a chat model, to which `prepare` binds tools or a schema.
 
-    Parameters
-    ----------
-    *args, **options
-        As for `RoutedCall`.
-    messages : list of BaseMessage
-    config : RunnableConfig
-        As `ensure_config` returns it.
-    prepare : function BaseChatModel -> Runnable, optional
-        What binds tools or a schema to the picked model.
-    tokens : Tokens, optional
-        Where the answers are parsed.
+    Its answers are messages, results of `generate`, an agent's responses, v3 events, or parsed objects.
     """
 
     models: ChatModels

@@ -16,10 +16,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from unirouter_core.documents import GivenDocuments
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
@@ -73,9 +72,9 @@ class CallRecord:
     usd: float
     usage: Usage
     seconds: float
-    failures: dict[str, str] = field(default_factory=dict)
-    differs: tuple[str, ...] = ()
-    why: str = "routed"
+    failures: dict[str, str]
+    differs: tuple[str, ...]
+    why: str
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
@@ -101,21 +100,14 @@ def _known(number: float) -> float | None:
     return None if math.isnan(number) else number
 
 
-@dataclass
-class _Newest:
-    record: Record
-    is_outdated: bool = False  # by a call in a context that was copied from this one
-
-
-_NEWEST: ContextVar[_Newest | None] = ContextVar("newest record", default=None)
+_NEWEST: ContextVar[list[Record]] = ContextVar("newest record")  # emptied by a newer call in a copied context
 _COLLECTING: ContextVar[tuple[list[Record], ...]] = ContextVar("lists of records", default=())
 
 
 def keep(record: Record) -> None:
     """Keep the record of a call for `last_decision` and `record_decisions`."""
-    if (before := _NEWEST.get()) is not None:
-        before.is_outdated = True
-    _NEWEST.set(_Newest(record))
+    _NEWEST.get([]).clear()
+    _NEWEST.set([record])
     for records in _COLLECTING.get():
         records.append(record)
 
@@ -138,13 +130,12 @@ def last_decision() -> Record:
         person = llm.with_structured_output(Person).invoke("Ada Lovelace was born in 1815.")
         print(last_decision()["model"])
     """
-    newest = _NEWEST.get()
-    if newest is None or newest.is_outdated:
+    if not (newest := _NEWEST.get([])):
         raise LookupError(
             "The newest call was made in a chain or task, not here, or there was none; "
             "collect its record around it: with record_decisions() as decisions."
         )
-    return newest.record
+    return newest[0]
 
 
 @contextmanager
@@ -171,17 +162,9 @@ def record_decisions() -> Iterator[list[Record]]:
 
 
 class Attempts:
-    """The model to try now: the chosen one, then the next in the fallback order after each failure that is passed on.
+    """The model to try now: `kept` or the chosen one, then the next in the fallback order after each failure.
 
-    Parameters
-    ----------
-    decision : Decision
-    windows : mapping of model to int, optional
-        The known context windows in tokens: after a prompt was too long for one, only larger ones are tried.
-    content_policy : bool
-        Whether a refusal by a provider's content filter is passed on to the next model.
-    kept : str, optional
-        The model to try first whatever its rank, where it is eligible.
+    After a prompt was too long for a model, only those with a larger window, or one not known, are tried.
     """
 
     def __init__(
@@ -241,18 +224,10 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Content:
-    """What an answer, or a part of one, holds.
+    """What an answer, or a part of one, holds."""
 
-    Parameters
-    ----------
-    has_content : bool
-        Text, thoughts, a tool call or a refusal: after it no other model can begin.
-    finish : str or None
-        Why the answer ended; None where it does not say, or has no choice at all.
-    """
-
-    has_content: bool
-    finish: str | None = None
+    has_content: bool  # text, thoughts, a tool call or a refusal: after it no other model can begin
+    finish: str | None = None  # why it ended; None where it does not tell, or has no choice at all
 
 
 class RoutedCall(ABC, Generic[M]):
@@ -266,8 +241,8 @@ class RoutedCall(ABC, Generic[M]):
     models : PoolModels
     router : UniRouter
     chat : Chat
-    text, cost_weight, requires, documents
-        As in `Snapshot.decide`.
+    parameters : mapping
+        What the model is called with besides the chat.
     candidates : sequence of str, optional
         The models of the pool to choose among.
     forced : str, optional
@@ -276,8 +251,8 @@ class RoutedCall(ABC, Generic[M]):
         The model that was picked before for what this call is a step of; a tool loop comes before it.
     content_policy : bool
         Whether a refusal by a provider's content filter is passed on to the next model.
-    parameters : mapping
-        What the model is called with besides the chat.
+    **request
+        As in `Snapshot.decide`: text, cost_weight, requires, documents.
     """
 
     def __init__(
@@ -286,27 +261,16 @@ class RoutedCall(ABC, Generic[M]):
         router: UniRouter,
         chat: Chat,
         *,
-        text: str | None = None,
-        cost_weight: float | None = None,
+        parameters: Mapping[str, Any],
         candidates: Sequence[str] | None = None,
-        requires: Sequence[str] = (),
-        documents: GivenDocuments | None = None,
         forced: str | None = None,
         kept: str | None = None,
         content_policy: bool = False,
-        parameters: Mapping[str, Any] | None = None,
+        **request: Any,
     ) -> None:
         self._began = time.perf_counter()
-        self.models, self.parameters = models, dict(parameters or {})
-        self.snapshot = models.snapshot(router)
-        self.decision = self.snapshot.decide(
-            chat,
-            text=text,
-            cost_weight=cost_weight,
-            models=candidates if forced is None else [forced],
-            requires=requires,
-            documents=documents,
-        )
+        self.models, self.parameters, self.snapshot = models, dict(parameters), models.snapshot(router)
+        self.decision = self.snapshot.decide(chat, models=[forced] if forced else candidates, **request)
         in_loop = None if forced else chat.in_loop_of
         kept = None if forced else in_loop or kept
         self.attempts = Attempts(self.decision, self.snapshot.windows, content_policy, kept)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from unirouter_core.documents import GivenDocuments
-from unirouter_core.exceptions import InvalidDataError, UnknownModelError
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
@@ -30,20 +30,11 @@ _SHAPING = (
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A router's pool at one moment, as it is called.
+    """A router's pool at one moment, as it is called."""
 
-    Parameters
-    ----------
-    router : UniRouter
-        A copy that decides among the models that can be called, each with the capabilities it has here.
-    pool : mapping of str to ModelProfile
-    members : mapping of str to Member
-        How LiteLLM calls each; empty where the user gave objects of the framework.
-    """
-
-    router: UniRouter
+    router: UniRouter  # a copy, whose models have the capabilities that they have here
     pool: Mapping[str, ModelProfile]
-    members: Mapping[str, Member]
+    members: Mapping[str, Member]  # how LiteLLM calls each; empty where the user gave objects of a framework
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
@@ -83,15 +74,7 @@ class Snapshot:
         where k_m is 0 for a model that has not answered in the conversation. The prices are those of the profiles;
         where no price for cached tokens is known, nothing is lost.
 
-        Parameters
-        ----------
-        chat : Chat
-        text : str, optional
-            What to route on; the chat's own text when not given.
-        cost_weight, models, documents
-            As in `UniRouter.route`.
-        requires : sequence of str
-            Besides what the chat requires.
+        What the chat requires is added to `requires`; `text` is routed on in the place of the chat's own.
         """
         text, tokens_in, cached = chat.text if text is None else text, None, {}
         if not (chat.is_bare and chat.messages[0]["content"] == text and not documents):
@@ -110,8 +93,8 @@ class Snapshot:
 
     def _expanded(self, tokens: float) -> float | dict[str, float]:
         """Return the tokens that each model is sent of a chat of `tokens`: programs are sent more."""
-        counter, programs = self.router.fit_.token_counter, [m for m in self.members.values() if m.is_program]
-        more = {member.name: member.expanded_tokens(tokens, counter) for member in programs}
+        counter = self.router.fit_.token_counter
+        more = {m.name: m.expanded_tokens(tokens, counter) for m in self.members.values() if m.is_program}
         return {**dict.fromkeys(self.pool, tokens), **more} if more else tokens
 
     def quote(self, model: str) -> Quote | None:
@@ -141,13 +124,9 @@ class Snapshot:
 
 
 class PoolModels(ABC, Generic[M]):
-    """The models of a pool as objects of a framework: the user's own, by name, or made for LiteLLM as the pool says.
+    """The models of a pool as objects of a framework: the user's own, `given`, or made for LiteLLM as the pool says.
 
-    Parameters
-    ----------
-    given : mapping of str to M, optional
-    settings : mapping
-        LiteLLM's parameters of every call; they win over the settings that models were evaluated with.
+    `settings` are LiteLLM's parameters of every call; they win over those that models were evaluated with.
     """
 
     def __init__(self, given: Mapping[str, M] | None = None, settings: Mapping[str, Any] | None = None) -> None:
@@ -163,13 +142,7 @@ class PoolModels(ABC, Generic[M]):
         return profile.capabilities
 
     def model(self, snapshot: Snapshot, name: str, *, is_last: bool = True) -> M:
-        """Return the model of that name; one for LiteLLM has the key that the environment has now.
-
-        Raises
-        ------
-        MissingKeyError
-            When the environment variable that has its key is not set.
-        """
+        """Return the model of that name; one for LiteLLM has the key that the environment has now."""
         if self.given is not None:
             return self.given[name]
         return self.make(programs.arguments_of(snapshot.members[name]), is_last=is_last)
@@ -194,22 +167,9 @@ class PoolModels(ABC, Generic[M]):
 
 
 def check_given(models: Any, router: Any, kind: type, what: str) -> None:
-    """Raise one sentence unless `router` is one, and `models` has a model of that kind for each of its pool.
+    """Raise one sentence unless `router` is one, and `models`, where given, has one of that kind for each of its pool.
 
-    Parameters
-    ----------
-    models : mapping of str to kind, or None
-    router : UniRouter
-    kind : type
-    what : str
-        What to call one, for messages: "a chat model".
-
-    Raises
-    ------
-    InvalidDataError
-        When it is no mapping of names to such models, or a model of the pool has none.
-    UnknownModelError
-        When it names a model that is not in the pool.
+    `what` is what messages call one: "a chat model".
     """
     if not isinstance(router, UniRouter):
         raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: UniRouter.load('my.router').")
@@ -220,9 +180,6 @@ def check_given(models: Any, router: Any, kind: type, what: str) -> None:
     for name, model in models.items():
         if not isinstance(model, kind):
             raise InvalidDataError(f"models[{name!r}] is of type {type(model).__name__}; give {what}.")
-    pool = router.pool
-    if strangers := [name for name in models if name not in pool]:
-        held = ", ".join(map(repr, pool)) or "no model"
-        raise UnknownModelError(f"{strangers[0]!r} is not in the pool, which holds {held}; onboard it first.")
-    if missing := [name for name in pool if name not in models]:
+    router.pool.check_known(models)
+    if missing := [name for name in router.pool if name not in models]:
         raise InvalidDataError(f"{missing[0]!r} is in the pool but not in models={{...}}; add it, or retire it.")
