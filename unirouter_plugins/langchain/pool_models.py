@@ -17,7 +17,8 @@ from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import check_parameters, open_litellm
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage
-from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, PoolModels, RoutedCall
+from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, RoutedCall
+from unirouter_plugins.litellm.snapshot import PoolModels
 
 _FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "n")
 """LiteLLM's parameters that a `ChatLiteLLM` has fields for, so that traces show them; the others go beside."""
@@ -269,7 +270,7 @@ class ChatCall(RoutedCall[BaseChatModel]):
 
 
 def _message_of(answer: Any) -> BaseMessage | None:
-    """Return the message in an answer: of a result of `generate`, of an agent's, of a parsed one with its raw message."""
+    """Return the message in an answer: itself, or that of a result, an agent's response, a parsed answer's "raw"."""
     if isinstance(answer, LLMResult):
         return getattr(answer.generations[0][0], "message", None)
     if isinstance(answer, dict):

@@ -1,4 +1,4 @@
-"""A prompt or a chat as it is sent: the text to route on, its tokens, what it requires, and the model that it stays with."""
+"""A prompt or a chat as it is sent: the text to route on, its tokens, what it requires, the model it stays with."""
 
 from __future__ import annotations
 

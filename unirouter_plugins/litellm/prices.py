@@ -152,8 +152,9 @@ def usage_of(response: Any) -> Usage:
     Where a provider's total is its prompt, answer and reasoning tokens together, the reasoning comes on top of the
     answer; elsewhere it is part of it.
     """
-    usage = getattr(response, "usage", None)
-    tokens_in, tokens_out = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    usage: Any = getattr(response, "usage", None)
+    tokens_in: Any = getattr(usage, "prompt_tokens", None)
+    tokens_out: Any = getattr(usage, "completion_tokens", None)
     reasoning = _count(getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", 0))
     total = getattr(usage, "total_tokens", None)
     if reasoning and _is_count(tokens_in) and _is_count(tokens_out) and total == tokens_in + tokens_out + reasoning:
