@@ -483,7 +483,9 @@ def test_a_router_that_keeps_its_embedder_takes_no_other(folder):
         UniRouter.load(folder, embedder=Lengths())
 
 
-@pytest.mark.parametrize("embedder", [None, Lengths(), lambda prompts: Lengths().encode(prompts)], ids=str)
+@pytest.mark.parametrize(
+    "embedder", [None, Lengths(), lambda prompts: Lengths().encode(prompts)], ids=["none", "object", "function"]
+)
 def test_a_router_loaded_without_its_embedder_can_be_saved_again(world, tmp_path, embedder):
     router = fitted(world, embedder=Lengths())
     for model in ("sage", "poet"):
