@@ -27,7 +27,6 @@ __all__ = [
     "Capabilities",
     "Decision",
     "Decisions",
-    "DefaultEstimator",
     "Documents",
     "Embedder",
     "EmbedderMismatchError",
