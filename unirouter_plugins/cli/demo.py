@@ -21,7 +21,7 @@ from unirouter_plugins.local.server import CURE
 
 if TYPE_CHECKING:
     from unirouter_core.data import Outcomes
-    from unirouter_core.evaluate.report import Report
+    from unirouter_core.evaluate import Report
     from unirouter_core.rule import Explanation
     from unirouter_plugins.cli.demo_tour import Routed, Tour
     from unirouter_plugins.onboarding import Onboarded, Plan

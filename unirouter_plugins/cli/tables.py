@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unirouter_core.evaluate.report import NEARLY, Report
-from unirouter_core.evaluate.tune import Tuning
+from unirouter_core.evaluate import Report, Tuning
+from unirouter_core.evaluate.reporting import NEARLY
 from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
 from unirouter_core.rule import Decision, Decisions
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.evaluate.impact import joining
-from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
+from unirouter_core.evaluate import Undecided, ask_order, impact, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.graders import GradeFunction
@@ -313,7 +312,7 @@ class Plan:
             notes=self._notes(measurement, check, looked, stopped),
             profile=profile,
             evaluation=evaluation,
-            joining=await asyncio.to_thread(joining, self._router, measurement.model),
+            joining=await asyncio.to_thread(impact, self._router, measurement.model),
         )
 
     async def _ask(self, measurement: Measurement) -> Undecided | None:

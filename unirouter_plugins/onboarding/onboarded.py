@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from unirouter_core.data import Evaluation
-from unirouter_core.evaluate.impact import Joining
-from unirouter_core.evaluate.stopping import Undecided
+from unirouter_core.evaluate import Impact, Undecided
 from unirouter_core.pool import ModelProfile
 from unirouter_plugins.onboarding.measurement import Measurement
 
@@ -52,7 +51,7 @@ class Onboarded:
         None where it was not onboarded, as are the next two; `reason` then says why.
     evaluation : Evaluation or None
         What it did on the prompts.
-    joining : Joining or None
+    joining : Impact or None
         What it changes in the pool, with a verdict.
     prompts : int
         In the validation set.
@@ -81,7 +80,7 @@ class Onboarded:
     model: str
     profile: ModelProfile | None
     evaluation: Evaluation | None
-    joining: Joining | None
+    joining: Impact | None
     prompts: int
     answered: int
     asked: int
@@ -121,7 +120,7 @@ def onboarded(
     reason: str = "",
     profile: ModelProfile | None = None,
     evaluation: Evaluation | None = None,
-    joining: Joining | None = None,
+    joining: Impact | None = None,
 ) -> Onboarded:
     """Return what became of a model, with what its measurement counted."""
     answers = measurement.answers
