@@ -8,7 +8,8 @@ from typing import Annotated, Literal, cast
 import typer
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.cli.options import Json, emit, split
+from unirouter_plugins.cli.options import Json, split
+from unirouter_plugins.cli.show import emit
 
 
 def bench(

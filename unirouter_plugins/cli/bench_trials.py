@@ -31,7 +31,7 @@ from unirouter_plugins.bench import (
     standings,
 )
 from unirouter_plugins.bench.trial_files import TrialFiles
-from unirouter_plugins.cli.progress import each, working
+from unirouter_plugins.cli.show import each, working
 from unirouter_plugins.cli.standings_table import describe
 
 VECTORS, LEARNED = "minilm.npy", "default"

@@ -14,9 +14,8 @@ import typer
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
-from unirouter_plugins.cli import tables
-from unirouter_plugins.cli.options import emit
-from unirouter_plugins.cli.progress import working
+from unirouter_plugins.cli import show as shows
+from unirouter_plugins.cli.show import emit, progress_bar, working
 
 if TYPE_CHECKING:
     from unirouter_plugins.onboarding import Onboarded, Plan, Progress
@@ -91,7 +90,7 @@ def onboard_asked(
 
     place = shown(asking.store)
     if not as_json:
-        tables.show_bill(plan.bill, asking.budget)
+        shows.bill(plan.bill, asking.budget)
     if dry_run:
         if as_json:
             emit({"router": str(router), "bill": plan.bill.as_dict(), "onboarded": []})
@@ -104,7 +103,7 @@ def onboard_asked(
         )
     if not sure and asking.budget is None:
         if as_json or not sys.stdin.isatty():
-            between = f"{tables.usd(plan.bill.usd.low)} to {tables.usd(plan.bill.usd.high)}"
+            between = f"{shows.usd(plan.bill.usd.low)} to {shows.usd(plan.bill.usd.high)}"
             raise InvalidDataError(
                 f"It will cost {between}, and nobody is there to ask; add --yes, or a limit with --budget."
             )
@@ -112,14 +111,14 @@ def onboard_asked(
     try:
         done = run_plan(plan, into, router, texts=asking.texts, show=not as_json)
     except KeyboardInterrupt:
-        spent = f"Stopped after spending {tables.usd(plan.spent_usd)} at most"  # calls in flight count at their worst
+        spent = f"Stopped after spending {shows.usd(plan.spent_usd)} at most"  # calls in flight count at their worst
         typer.echo(f"\n{spent}. What was answered is kept in {place}; the same command goes on.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         rows = [one.as_dict() for one in done]
         emit({"router": str(router), "bill": plan.bill.as_dict(), "spent_usd": plan.spent_usd, "onboarded": rows})
     else:
-        typer.echo(f"Spent: {tables.usd(plan.spent_usd)}. The answers are kept in {place}.")
+        typer.echo(f"Spent: {shows.usd(plan.spent_usd)}. The answers are kept in {place}.")
     if any(one.profile is None for one in done):
         raise typer.Exit(NOT_ADDED)
 
@@ -154,19 +153,14 @@ def _bar(bill: Bill) -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[spent]}")]
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    with progress_bar("spent") as bar:
         tasks: dict[str, Any] = {}
 
         def progress(now: Progress) -> None:
             if now.model not in tasks:
                 tasks[now.model] = bar.add_task(now.model, total=now.total, spent="")
             failed = f", {now.failed} failed" if now.failed else ""
-            spent = f"{tables.usd(now.spent_usd)} spent{failed}"
+            spent = f"{shows.usd(now.spent_usd)} spent{failed}"
             bar.update(tasks[now.model], completed=now.done, total=now.total, spent=spent)
 
         yield progress
@@ -174,12 +168,12 @@ def _bar(bill: Bill) -> Iterator[Any]:
 
 def _show(one: Onboarded) -> None:
     """Print what became of a model."""
-    console = tables.open_console()
+    console = shows.console()
     if one.profile is None:
         console.print(f"{one.model} was not added: {one.reason}", style="bold")
     else:
-        error = f"{one.profile.error:.3f} ± {tables.stderr_of(one.profile):.3f}"
-        usd = tables.usd(1000 * tables.mean_usd(one.profile))
+        error = f"{one.profile.error:.3f} ± {shows.stderr_of(one.profile):.3f}"
+        usd = shows.usd(1000 * shows.mean_usd(one.profile))
         console.print(f"{one.model}: error {error}, {usd} per 1,000 prompts", style="bold green")
     counts = {
         "answers of this run": one.asked,
@@ -196,5 +190,5 @@ def _show(one: Onboarded) -> None:
     if one.joining is not None:
         console.print(one.joining.verdict)
         for prompt in one.joining.moved[:MOVED_SHOWN] if one.joining.kind != "the only model" else ():
-            console.print(f"  moves to it: {tables.shortened(prompt)}", style="dim")
+            console.print(f"  moves to it: {shows.shortened(prompt)}", style="dim")
     console.print()

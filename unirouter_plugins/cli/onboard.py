@@ -11,7 +11,7 @@ from unirouter_core.exceptions import ArtifactError, InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli.live import Asking, onboard_asked
 from unirouter_plugins.cli.options import Json, NoTexts, PoolFile, Router, pool_file
-from unirouter_plugins.cli.recorded import onboard_recorded
+from unirouter_plugins.cli.pool import onboard_recorded
 
 LIVE, RECORDED = "Asking them", "By a record"
 """The groups of options in the help."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from unirouter_plugins.bench import DEFAULT, N_VALS, Recorded, Settings, Standing, reachable, validation_share
 from unirouter_plugins.bench.splits import TEST_SHARE
-from unirouter_plugins.cli.tables import empty_table, open_console
+from unirouter_plugins.cli.show import console as open_console
+from unirouter_plugins.cli.show import table as empty_table
 
 ROUGH = 0.1
 """Smaller shares are shown to a tenth of a per cent."""
