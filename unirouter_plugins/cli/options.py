@@ -145,31 +145,27 @@ def prompt_of(argument: str) -> str:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Return the prompts of a file: one a line, or in ``.jsonl`` a string or an object with ``prompt`` a line.
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no prompt, or a line of ``.jsonl`` holds none.
-    """
+    """Return the prompts of a file: one a line, or in ``.jsonl`` a string or an object with ``prompt`` a line."""
     text = io.StringIO(decoded(path.read_bytes(), str(path)), newline=None)
-    lines = [(place, line.rstrip("\n")) for place, line in enumerate(text, 1) if not line.isspace()]
-    if not lines:
+    prompts = []
+    for place, line in enumerate((line.rstrip("\n") for line in text), 1):
+        if not line.strip():
+            continue
+        prompt = _parsed(line, f"{path}: line {place}") if path.suffix == ".jsonl" else line
+        prompt = prompt.get("prompt") if isinstance(prompt, dict) else prompt
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InvalidDataError(f'{path}: line {place}: {line[:60]!r} holds no prompt; write {{"prompt": "..."}}.')
+        prompts.append(prompt)
+    if not prompts:
         raise InvalidDataError(f"{path} holds no prompts; give at least one a line.")
-    if path.suffix != ".jsonl":
-        return [line for _, line in lines]
-    return [_prompt_in(line, f"{path}: line {place}") for place, line in lines]
+    return prompts
 
 
-def _prompt_in(line: str, place: str) -> str:
+def _parsed(line: str, place: str) -> Any:
     try:
-        record = json.loads(line)
+        return json.loads(line)
     except ValueError as failure:
         raise InvalidDataError(f"{place}: {line[:60]!r} is not JSON; write one object a line.") from failure
-    prompt = record.get("prompt") if isinstance(record, dict) else record
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidDataError(f'{place}: {line[:60]!r} holds no prompt; write {{"prompt": "..."}}.')
-    return prompt
 
 
 def decoded(given: bytes, what: str) -> str:

@@ -59,7 +59,7 @@ def route(
         raise InvalidDataError("Give ROUTER and one of: a prompt, - for stdin, --file with many prompts.")
     prompts = [prompt_of(str(prompt))] if file is None else read_prompts(file)
     chosen_by = load(router)
-    how = {"cost_weight": cost_weight, "models": split(models), "requires": split(requires) or ()}
+    how: dict[str, Any] = {"cost_weight": cost_weight, "models": split(models), "requires": split(requires) or ()}
     if file is not None and not explain:
         made = _in_slices(chosen_by, prompts, how)
         if as_json:

@@ -68,7 +68,7 @@ def _console(err: bool) -> Console:
     from rich.console import Console  # here, because --json needs none of it
 
     class Filtered(Console):
-        def render_str(self, text: str, **how: Any) -> Text:  # type: ignore[override]
+        def render_str(self, text: str, **how: Any) -> Text:
             return super().render_str(CONTROL.sub("", text), **how)
 
     return Filtered(markup=False, highlight=False, emoji=False, stderr=err)
@@ -156,24 +156,12 @@ def usd(amount: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share to the tenth of a percent.
-
-    Examples
-    --------
-    >>> percent(0.9312), percent(1.0)
-    ('93.1%', '100.0%')
-    """
+    """Return a share to the tenth of a percent."""
     return f"{share:.1%}"
 
 
 def quality(error: float, stderr: float) -> str:
-    """Return a quality and its interval.
-
-    Examples
-    --------
-    >>> quality(0.0688, 0.01)
-    '93.1% ± 1.6'
-    """
+    """Return a quality with half its interval, such as "93.1% ± 1.6"."""
     return f"{percent(1 - error)} ± {100 * NORMAL * stderr:.1f}"
 
 
@@ -462,6 +450,7 @@ def report(made: Report) -> None:
             percent(float(mixture.quality_at(cost))),
             weight(hull.cost_weights[at]),
         )
+    rows: list[tuple[float, str, float, float | None]]
     rows = [(value, model, cost, made.shares.get(model, 0)) for model, (cost, value) in made.models.items()]
     rows.append((made.quality, f"routing at cost weight {weight(made.cost_weight)}", made.cost, None))
     alone = table("always", PER_1000, ">quality", ">routing's share")

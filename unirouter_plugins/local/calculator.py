@@ -106,11 +106,11 @@ def _value(node: ast.expr) -> Fraction:
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator == 1:
-        return Fraction(_bounded(base, exponent) ** exponent.numerator)
+        return Fraction(_bounded(base, exponent.numerator) ** exponent.numerator)
     return Fraction(float(base) ** float(exponent))  # of a negative base it is complex, a TypeError
 
 
-def _bounded(value: Fraction, exponent: Fraction | int) -> Fraction:
+def _bounded(value: Fraction, exponent: int) -> Fraction:
     """Return `value`; raise `OverflowError` when its power has too many digits."""
     if (value.numerator.bit_length() + value.denominator.bit_length()) * abs(exponent) > _MOST_BITS:
         raise OverflowError("The number has too many digits.")
