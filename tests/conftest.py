@@ -3,16 +3,13 @@
 import numpy as np
 import pytest
 
-from unirouter_core import (
-    BlendEstimator,
-    Evaluation,
-    HashingEmbedder,
+from unirouter_core import Evaluation, Outcomes, Prices, UniRouter
+from unirouter_core.embedding import HashingEmbedder
+from unirouter_core.estimators import (
+    DefaultEstimator,
+    KnownModelsEstimator,
     LowRankEstimator,
-    MixtureEstimator,
-    Outcomes,
-    Prices,
     ShrunkenClustersEstimator,
-    UniRouter,
 )
 
 N_FIT = 160  # the rest, 80 prompts, is what models are measured on
@@ -54,15 +51,15 @@ def make_world(seed=0):
     return Outcomes(prompts, list(SKILLS), errors, costs, tokens_in, tokens_out, prices)
 
 
-def small_blend():
+def small_default():
     """The default estimator with fewer clusters, so that it fits in milliseconds."""
     clusters = ShrunkenClustersEstimator(grid=(4, 8))
-    return BlendEstimator((clusters, LowRankEstimator(), MixtureEstimator()))
+    return DefaultEstimator((clusters, LowRankEstimator(), KnownModelsEstimator()))
 
 
 def fitted(world, estimator=None, **settings):
     """A router fitted on the first prompts of the world, its pool empty."""
-    estimator = small_blend() if estimator is None else estimator
+    estimator = small_default() if estimator is None else estimator
     settings = {"embedder": HashingEmbedder(dims=32), "n_regions": 4, **settings}
     return UniRouter(estimator=estimator, **settings).fit(world.rows(range(N_FIT)))
 

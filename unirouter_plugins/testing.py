@@ -10,9 +10,9 @@ from itertools import count
 from typing import Any, TypeAlias
 
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
-from unirouter_plugins.litellm.variants import register
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.local.provider import Messages, newest_prompt, text_provider
 
 Answer: TypeAlias = str | Exception | Callable[[str], str]

@@ -1,21 +1,32 @@
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import fitted
 from unirouter_core.costs import (
+    BY_CHARACTERS,
+    ENCODING,
     PRIOR_ANSWERS,
     Prices,
+    TokenCounter,
     implied_prices,
     region_tokens,
     region_usd,
     sent_tokens,
     usd_per_token,
 )
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.profiling import call_cost
-from unirouter_core.validation import Evaluation, ValidationSet
+from unirouter_core.fit import call_cost
 
 DOLLAR = 1e6  # a token
 COUNTED = np.array([10.0, 20.0, 30.0, 40.0])
@@ -137,13 +148,13 @@ def test_where_a_line_has_no_meaning_all_is_in_the_ratio(counted, tokens_in, rat
 
 def test_what_every_call_adds_is_in_the_expected_cost_unless_all_that_is_sent_is_known(world):
     table, router = world.rows(range(160, 240)), fitted(world)
-    counted = router.token_counter.count(table.prompts)
+    counted = router.fit_.token_counter.count(table.prompts)
     validation = ValidationSet(table.prompts)
     one = Evaluation(
         "poet", validation, table.errors[:, 0], tokens_in=300 + counted, tokens_out=[0] * 80, prices=Prices(2.0, 4.0)
     )
     router.onboard(one)
-    own = float(router.token_counter.count([table.prompts[0]])[0])
+    own = float(router.fit_.token_counter.count([table.prompts[0]])[0])
     assert router.route(table.prompts[0]).cost == pytest.approx((300 + own) * 2e-6)
     assert router.route(table.prompts[0], tokens_in=1000).cost == pytest.approx(1000 * 2e-6)
     router.reprice("poet", Prices(6.0, 4.0))
@@ -208,3 +219,101 @@ def test_costs_that_no_two_prices_explain_give_none(noise):
     rng = np.random.default_rng(0)
     tokens_in, tokens_out = rng.integers(10, 500, (2, 50)).astype(float)
     assert implied_prices(tokens_in * (1 + noise * rng.random(50)), tokens_in, tokens_out) is None
+
+
+TABLE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # cl100k_base, as tiktoken names it
+BUNDLED = [("litellm", "litellm_core_utils/tokenizers"), ("llama_index", "core/_static/tiktoken_cache")]
+
+COUNT_WITHOUT_A_SOCKET = """
+import socket
+def refuse(*_, **__):
+    raise AssertionError("counting opened a socket")
+socket.socket = socket.create_connection = socket.getaddrinfo = refuse
+from unirouter_core.costs import TokenCounter
+counter = TokenCounter()
+print(counter.name, *counter.count(["12345", "What is 2 + 2?"]))
+"""
+
+
+def table_folder():
+    """Where a real table lies on this machine, or None."""
+    folders = [Path(os.environ["TIKTOKEN_CACHE_DIR"])] if os.environ.get("TIKTOKEN_CACHE_DIR") else []
+    for package, inside in BUNDLED:
+        found = importlib.util.find_spec(package)
+        folders += [Path(place) / inside for place in (found.submodule_search_locations if found else [])]
+    return next((folder for folder in folders if (folder / TABLE).is_file()), None)
+
+
+@pytest.fixture
+def no_table(monkeypatch, tmp_path):
+    """A machine where neither package is installed."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    return tmp_path
+
+
+@pytest.fixture
+def table(monkeypatch):
+    folder = table_folder()
+    if folder is None:
+        pytest.skip("no cl100k_base table on this machine: install litellm or set TIKTOKEN_CACHE_DIR")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
+    return folder
+
+
+def test_without_a_table_four_characters_are_a_token(no_table):
+    counter = TokenCounter()
+    assert counter.name == BY_CHARACTERS
+    assert counter.count(["a", "abcd", "abcde", "é" * 9]).tolist() == [1, 1, 2, 3]
+    assert counter.count([]).shape == (0,)
+
+
+def test_a_table_that_is_not_whole_is_left_where_it_is(no_table):
+    (no_table / TABLE).write_bytes(b"IQ== 0\n")
+    assert TokenCounter().name == BY_CHARACTERS
+    assert (no_table / TABLE).read_bytes() == b"IQ== 0\n"
+
+
+def test_a_router_that_was_fitted_without_a_table_goes_on_without(table):
+    assert TokenCounter(BY_CHARACTERS).count(["What is 2 + 2?"]).tolist() == [4]
+
+
+def test_with_a_table_tokens_are_counted(table):
+    counter = TokenCounter(ENCODING)
+    assert counter.count(["What is 2 + 2?"]).tolist() == [8]
+    assert counter.name == ENCODING
+
+
+def test_tokens_are_those_that_tiktoken_counts_and_the_environment_is_never_written(table, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise AssertionError("the environment was written")
+
+    texts = ["def f(x): return 12345  # don't", "  Größe\r\n\n\t 日本語 🦜", "IT'S <|endoftext|> \ud800", ""]
+    expected = [len(tiktoken.get_encoding(ENCODING).encode_ordinary(text)) for text in texts]
+    (tmp_path / TABLE).symlink_to(table / TABLE)  # one that was not read before
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    with monkeypatch.context() as frozen:
+        frozen.setattr(os._Environ, "__setitem__", refuse)
+        frozen.setattr(os._Environ, "__delitem__", refuse)
+        assert TokenCounter().count(texts).tolist() == expected
+
+
+def test_many_prompts_have_the_tokens_that_each_has_alone(table):
+    prompts = [f"What is {n} + {n}? <|endoftext|>" + "é\ud800 " * (n % 3) for n in range(80)]
+    alone = [TokenCounter().count([prompt])[0] for prompt in prompts]
+    assert np.array_equal(TokenCounter().count(prompts), alone)
+
+
+def test_the_table_is_found_by_the_name_that_tiktoken_gives_it():
+    url = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+    assert hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest() == TABLE
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_counting_opens_no_socket(tmp_path, broken):
+    if broken:
+        (tmp_path / TABLE).write_bytes(b"IQ== 0\n")
+    environment = {**os.environ, "TIKTOKEN_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COUNT_WITHOUT_A_SOCKET]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    assert printed in (f"{BY_CHARACTERS} 2.0 4.0", f"{ENCODING} 2.0 8.0")

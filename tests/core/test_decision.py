@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from tests.conftest import evaluation
-from unirouter_core.decision import check_cost_weight, choose
-from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.profiles import Capabilities
-from unirouter_core.validation import Evaluation, ValidationSet
+from unirouter_core.data import Evaluation, ValidationSet
+from unirouter_core.estimators import Prediction
+from unirouter_core.exceptions import InvalidDataError, UnknownModelError
+from unirouter_core.pool import Capabilities
+from unirouter_core.rule import Decision, Request, check_cost_weight, choose
 
 SUM, POEM = "What is 14 plus 33?", "Write a poem of 5 lines about the moon."
 
 
-def chosen(errors, costs, cost_weight, **allowed):
-    return choose(np.array([errors], np.float32), np.array([costs]), cost_weight, **allowed).tolist()[0]
+def chosen(errors, costs, cost_weight, **eligible):
+    return choose(np.array([errors], np.float32), np.array([costs]), cost_weight, **eligible).tolist()[0]
 
 
 def test_the_rule_is_the_least_error_plus_cost_weight_times_cost():
@@ -49,9 +50,9 @@ def test_rounding_of_single_precision_is_a_tie():
     assert chosen([0.3, 0.3 + 1e-7], [2.0, 1.0], 0.0) == 1
 
 
-def test_only_the_allowed_are_chosen():
-    assert chosen([0.0, 0.5, 0.9], [1.0, 1.0, 1.0], 0.0, allowed=np.array([False, True, True])) == 1
-    assert chosen([0.0, 0.5], [0.0, 1.0], np.inf, allowed=np.array([[False, True]])) == 1
+def test_only_the_eligible_are_chosen():
+    assert chosen([0.0, 0.5, 0.9], [1.0, 1.0, 1.0], 0.0, eligible=np.array([False, True, True])) == 1
+    assert chosen([0.0, 0.5], [0.0, 1.0], np.inf, eligible=np.array([[False, True]])) == 1
 
 
 @pytest.mark.parametrize("wrong", [-1, float("nan"), "3", None, -np.inf, np.array([1.0])], ids=repr)
@@ -64,6 +65,27 @@ def test_a_cost_weight_is_a_number_that_is_not_negative(wrong):
 def test_a_cost_weight_may_be_any_number(number):
     assert check_cost_weight(number) == 3.0
     assert type(check_cost_weight(number)) is float
+
+
+def test_neither_the_choice_nor_the_fallbacks_need_standard_errors(asked_router):
+    def refuse():
+        raise AssertionError("standard errors")
+
+    expected = asked_router.expect([SUM])
+    expected.prediction = Prediction(expected.prediction.errors, refuse)
+    decision = Decision(asked_router.pool, expected, Request(cost_weight=100, models=["sage", "poet"]), np.array([9.0]))
+    assert [decision.model, *decision.fallbacks()] == ["sage", "poet"]
+    assert [decision.is_eligible(name) for name in ("poet", "tutor", "nobody")] == [True, False, False]
+    with pytest.raises(AssertionError, match="standard errors"):
+        decision.candidate("sage")
+
+
+def test_a_candidate_is_its_row_of_the_ranking(asked_router):
+    decision = asked_router.route(SUM, cost_weight=100, models=["sage", "poet"])
+    assert tuple(decision.candidate(row.model) for row in decision.ranking) == decision.ranking
+    assert [row.model for row in decision.ranking[:2]] == [decision.model, *decision.fallbacks()]
+    with pytest.raises(UnknownModelError, match="'wizard' is not in the pool"):
+        decision.candidate("wizard")
 
 
 @pytest.mark.parametrize("cost_weight", [0.0, 100.0, 600.0, 1e4, np.inf])

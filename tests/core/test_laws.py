@@ -6,17 +6,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.conftest import evaluation, fitted, make_world, small_blend
-from unirouter_core.decision import choose
+from tests.conftest import evaluation, fitted, make_world, small_default
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.estimators import KMeansEstimator, NeighboursEstimator
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation, ValidationSet
+from unirouter_core.rule import choose, in_order
 
 WORLD = make_world()
 ESTIMATORS = {
     "k-means": lambda: KMeansEstimator(k=4),
     "neighbours": lambda: NeighboursEstimator(k=5),
-    "blend": small_blend,
+    "default": small_default,
 }
 FITTED = {name: fitted(WORLD, make()) for name, make in ESTIMATORS.items()}
 EVALUATIONS = {model: evaluation(WORLD, model) for model in WORLD.models}
@@ -153,6 +153,25 @@ def test_exact_ties_go_to_the_cheaper_then_the_more_accurate_then_the_first(tabl
 
     by_hand = [min(np.flatnonzero(mask), key=lambda j: rank(row, j)) for row, mask in enumerate(allowed)]
     assert choose(errors.astype(np.float32), costs, weight, allowed).tolist() == by_hand
+
+
+near_ties = st.sampled_from([0.0, 5e-7, 1e-6, 1.5e-6, 0.25, 0.25 + 8e-7, 0.5, 0.75])
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.integers(1, 9).flatmap(lambda m: st.tuples(*[arrays(kind, m, elements=near_ties) for kind in "fd"])),
+    st.sampled_from([0.0, 0.25, 1.0, 4.0, np.inf]),
+    st.sets(st.integers(0, 8)),
+)
+def test_the_order_is_the_rule_again_and_again(table, weight, left_out):
+    errors, costs = table
+    columns = np.array(sorted(set(range(len(errors))) - left_out), int)
+    left, by_hand = np.isin(np.arange(len(errors)), columns), []
+    while left.any():
+        by_hand.append(int(choose(errors[None], costs[None], weight, left)[0]))
+        left[by_hand[-1]] = False
+    assert list(in_order(errors, costs, weight, columns)) == by_hand
 
 
 @settings(max_examples=200, deadline=None)

@@ -21,9 +21,9 @@ from tests.plugins.servers import (
     says,
 )
 from unirouter_core import InvalidDataError, Prices
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member, MissingKeyError, Votes
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
+from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Votes
 from unirouter_plugins.litellm.prices import TABLE, Quote
 from unirouter_plugins.onboarding import ask as asking
 from unirouter_plugins.onboarding import pacing
@@ -32,8 +32,6 @@ from unirouter_plugins.onboarding.budget import Budget, OverBudgetError
 from unirouter_plugins.onboarding.pacing import Gate, together
 
 pytestmark = [
-    # pydantic, of a class of LiteLLM's own, when it is first used
-    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM's client takes the loop's sockets with it
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),

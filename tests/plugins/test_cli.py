@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unirouter_core import Prices, UniRouter
-from unirouter_core.explanation import Neighbour
+from unirouter_core.rule import Neighbour
 from unirouter_plugins.cli import app, show
 
 # The sage's $0.0014 for a sum are worth 0.4, less than the poet gets wrong there; $0.0019 for a poem are worth more.
@@ -87,7 +87,7 @@ def test_fit_says_what_was_learned_from_and_what_comes_next(made, tmp_path):
     assert done.exit_code == 0
     assert "112 prompts and 2 models; 48 prompts held out" in done.stdout
     assert f"unirouter onboard {tmp_path / 'new.router'} --all --recorded" in done.stdout
-    assert UniRouter.load(tmp_path / "new.router").training_models == ("poet", "sage")
+    assert UniRouter.load(tmp_path / "new.router").fit_.training_models == ("poet", "sage")
 
 
 def test_fit_keeps_its_hands_off_a_router_that_holds_models(folder):

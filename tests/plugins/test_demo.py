@@ -16,7 +16,7 @@ import pytest
 from tests.plugins.test_cli import PROGRAM, output, refusal, run
 from unirouter_core import UniRouter, read_outcomes
 from unirouter_plugins.cli import demo
-from unirouter_plugins.litellm.members import read_members
+from unirouter_plugins.litellm.pool_file import read_members
 from unirouter_plugins.local.server import LocalModel, available, serve_model
 
 NAMES = ["smol", "smol-votes", "calculator"]
@@ -145,7 +145,7 @@ def test_the_commands_that_it_prints_do_what_it_did(mocked, tmp_path, monkeypatc
     assert json.loads(run(*tune, "--json").stdout)["cost_weight"] == router.cost_weight
     shutil.rmtree("my.router")
     assert run(*fit).exit_code == 0
-    assert UniRouter.load("my.router").fit_id == router.fit_id
+    assert UniRouter.load("my.router").fit_.id == router.fit_.id
     for command in (onboard, judge):
         assert json.loads(run(*command, "--dry-run", "--json").stdout)["bill"]["calls"] == 0  # all answers are kept
 

@@ -28,8 +28,8 @@ from tests.plugins.servers import (
 )
 from unirouter_core import InvalidDataError, Prices, UniRouter, UnknownPriceError
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import SERVED_AS, Member, Members, Votes
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Votes
 from unirouter_plugins.onboarding import onboard, pacing, plan_onboarding
 from unirouter_plugins.onboarding.judge import Judge
 from unirouter_plugins.onboarding.measurement import means_of
@@ -37,8 +37,6 @@ from unirouter_plugins.onboarding.preflight import PreflightError
 from unirouter_plugins.onboarding.questions import Question, Questions
 
 pytestmark = [
-    # pydantic, of a class of LiteLLM's own, when it is first used
-    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM's client takes the loop's sockets with it
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),

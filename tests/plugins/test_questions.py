@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unirouter_core import HashingEmbedder, InvalidDataError
+from unirouter_core import InvalidDataError
+from unirouter_core.embedding import HashingEmbedder
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.onboarding.questions import Question, Questions
 from unirouter_plugins.onboarding.reading import read_questions
@@ -121,7 +122,7 @@ def test_own_functions_and_an_embedder_serve_the_lines_that_name_them(write):
 
 def test_a_grader_that_compares_with_nothing_needs_no_reference(write):
     regex = {**POEM, "grader": {"grader": "regex", "pattern": "sea"}}
-    contains = {"prompt": "Name a colour.", "grader": {"grader": "contains", "any_of": ["red", "blue"]}}
+    contains = {"prompt": "Name a colour.", "grader": {"grader": "contains", "any": ["red", "blue"]}}
     questions = read_questions(write(regex, contains))
     assert questions.without_reference == ()
     questions.check()

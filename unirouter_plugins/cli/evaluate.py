@@ -10,9 +10,8 @@ import numpy as np
 import typer
 
 import unirouter_core
+from unirouter_core.data import Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
 from unirouter_plugins.cli.options import (
@@ -61,10 +60,10 @@ def fit(
         learned = _part(given, 1 - hold_out) if isinstance(given, Outcomes) else given
         fitted = UniRouter().fit(learned)
         fitted.save(router, texts=False if no_texts else None)
-    held_out, n = len(given) - len(learned), len(fitted.training_models)
+    held_out, n = len(given) - len(learned), len(fitted.fit_.training_models)
     if as_json:
         counts = {"prompts": len(learned), "held_out": held_out}
-        show.emit({"router": str(router), **counts, "training_models": list(fitted.training_models)})
+        show.emit({"router": str(router), **counts, "training_models": list(fitted.fit_.training_models)})
         return
     of_models, kept = (
         f" and {n} models" if n else "",

@@ -52,7 +52,7 @@ class Asking:
 
     def plan(self, router: UniRouter, models: Sequence[str]) -> Plan:
         """Return what asking the models will take."""
-        from unirouter_plugins.litellm.members import Members, read_members
+        from unirouter_plugins.litellm.pool_file import Members, read_members
         from unirouter_plugins.onboarding import plan_onboarding
         from unirouter_plugins.onboarding.judge import Judge, read_judge_prompt
 
@@ -131,7 +131,7 @@ def run_plan(
 
 
 async def _run(plan: Plan, into: UniRouter, router: Path | None, *, texts: bool, show: bool) -> list[Onboarded]:
-    from unirouter_plugins.litellm.door import open_litellm
+    from unirouter_plugins.litellm.failures import open_litellm
 
     done = []
     try:

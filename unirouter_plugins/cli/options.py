@@ -116,8 +116,9 @@ def named(folder: Path) -> str:
 
 def pool_file(folder: Path, given: Path | None) -> Path | None:
     """Return the given pool.toml, or the one beside the router, if there is one."""
-    beside = folder.resolve().parent / "pool.toml"
-    return given if given is not None else beside if beside.is_file() else None
+    from unirouter_plugins.litellm import pool_beside
+
+    return pool_beside(folder) if given is None else given
 
 
 # --- Values -----------------------------------------------------------------------------------------------------------

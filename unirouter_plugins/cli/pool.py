@@ -11,12 +11,10 @@ import numpy as np
 import typer
 
 from unirouter_core.costs import Prices
+from unirouter_core.data import Evaluation, Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.profiles import ModelProfile
-from unirouter_core.readers import read_outcomes
+from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation
 from unirouter_plugins.cli import show
 from unirouter_plugins.cli.options import (
     FLAG,
@@ -31,7 +29,7 @@ from unirouter_plugins.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from unirouter_plugins.litellm.members import Members
+    from unirouter_plugins.litellm.pool_file import Members
 
 
 def list_models(router: RouterOrExample, as_json: Json = False) -> None:
@@ -78,7 +76,7 @@ def prices(
     """Show the models' prices and their source: pool.toml, the day of evaluation, LiteLLM's price map."""
     folder = existing(router)
     with show.working("Reading prices"):
-        from unirouter_plugins.litellm.members import Members, read_members
+        from unirouter_plugins.litellm.pool_file import Members, read_members
 
         table = pool_file(folder, pool)
         members = Members({}) if table is None else read_members(table)
@@ -100,10 +98,10 @@ def prices(
 
 def _price_row(profile: ModelProfile, members: Members) -> dict[str, Any]:
     """Return a model's prices, their source, and what they are today by pool.toml or LiteLLM."""
+    from unirouter_plugins.litellm.pool_file import Member
     from unirouter_plugins.litellm.prices import listed_prices, quote
-    from unirouter_plugins.litellm.serving import member_of
 
-    member = members.get(profile.model, member_of(profile))
+    member = members.get(profile.model, Member.of(profile))
     quoted = quote(member, profile)
     source = "unknown" if quoted is None else quoted.source
     if source == "profile":
@@ -187,7 +185,7 @@ def onboard_recorded(
 
 def _unseen(router: UniRouter, table: Outcomes) -> tuple[Outcomes, str]:
     """Return the prompts that the router was not fitted on, and a note; all prompts, when it was fitted on all."""
-    seen = router.has_seen(table.prompts)
+    seen = router.fit_.has_seen(table.prompts)
     if not seen.any():
         return table, ""
     if seen.all():

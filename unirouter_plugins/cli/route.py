@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from unirouter_core.decision import Decisions
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UniRouterError
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decisions
 from unirouter_plugins.cli import show
 from unirouter_plugins.cli.options import (
     FLAG,
@@ -117,7 +117,7 @@ def ask(
     folder, text = existing(router), prompt_of(prompt)
     with show.working("Loading"):
         from unirouter_plugins.litellm import load_router, stream
-        from unirouter_plugins.litellm.door import open_litellm
+        from unirouter_plugins.litellm.failures import open_litellm
 
         open_litellm()  # takes seconds, which are not the model's
 
@@ -141,7 +141,7 @@ def ask(
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
     """Raise a provider's error as a `CallError` of one sentence."""
-    from unirouter_plugins.litellm.failures import described
+    from unirouter_plugins.litellm.redaction import described
 
     try:
         yield

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import typer
 
-from unirouter_core.decision import Decision, Decisions
-from unirouter_core.explanation import Explanation
-from unirouter_core.profiles import CAPABILITIES, Capabilities, ModelProfile
+from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
+from unirouter_core.rule import Decision, Decisions, Explanation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -343,7 +342,7 @@ def _grounds(why: Explanation, ranked: Sequence[str]) -> None:
         say("No validation prompt is similar.")
         return
     first = ranked[:CANDIDATES_SHOWN]
-    sets = {profile.measured.id: profile.measured for profile in why.decision.profiles}.values()
+    sets = {profile.measured.id: profile.measured for profile in why.decision.pool.values()}.values()
     digests = {digest for measured in sets if measured.texts is None for digest in measured.digests}
     rows = [
         (

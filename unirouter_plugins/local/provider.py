@@ -6,8 +6,8 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from unirouter_core.tokens import TokenCounter
-from unirouter_plugins.litellm.door import open_litellm
+from unirouter_core.costs import TokenCounter
+from unirouter_plugins.litellm.failures import open_litellm
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 

@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.impact import joining
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation
-from unirouter_plugins.graders import Grade
+from unirouter_plugins.graders import GradeFunction
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.door import open_litellm
 from unirouter_plugins.litellm.members import Member, Members, read_members
@@ -60,7 +60,7 @@ def plan_onboarding(
     models: Sequence[str],
     questions: Questions | str | os.PathLike[str] | None = None,
     *,
-    functions: Mapping[str, Grade] | None = None,
+    functions: Mapping[str, GradeFunction] | None = None,
     members: Members | str | os.PathLike[str] | None = None,
     store: str | os.PathLike[str] = STORE,
     repeats: int = 1,

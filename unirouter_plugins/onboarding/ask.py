@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import UniRouterError
-from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.graders import is_refusal
 from unirouter_plugins.litellm.chat import Chat, Message
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.failures import described, may_be_billed, redacted
-from unirouter_plugins.litellm.members import Member
+from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, status_of
+from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.litellm.prices import Quote, Usage, usage_of, usd_of
-from unirouter_plugins.litellm.variants import register
+from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.litellm.redaction import described, redacted
 from unirouter_plugins.onboarding.answers import Answer
 from unirouter_plugins.onboarding.budget import Budget, Hold
 from unirouter_plugins.onboarding.pacing import ATTEMPTS, Gate, with_retries
@@ -46,11 +46,16 @@ class CallFailedError(UniRouterError, RuntimeError):
         The name of the provider's exception, which is not kept, since its text may hold a key.
     member : Member
         Who was called.
+    failure : Failure
+    status : int
+        Of HTTP; 0 where there was none.
     """
 
-    def __init__(self, said: str, kind: str, member: Member) -> None:
+    def __init__(
+        self, said: str, kind: str, member: Member, failure: Failure = Failure.SERVER, status: int = 0
+    ) -> None:
         super().__init__(said)
-        self.kind, self.member = kind, member
+        self.kind, self.member, self.failure, self.status = kind, member, failure, status
 
 
 class NoGradeError(UniRouterError, RuntimeError):
@@ -219,7 +224,8 @@ class Caller:
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
-            failure = CallFailedError(self._said(failed), type(failed).__name__, self.member)
+            how = classify(failed), status_of(failed)
+            failure = CallFailedError(self._said(failed), type(failed).__name__, self.member, *how)
         else:
             reply = replace(FILTERED, seconds=seconds) if response is None else self._reply(response, seconds)
             hold.spend(self.worst(tokens), usd=reply.usd)
@@ -239,12 +245,13 @@ class Caller:
             began = time.perf_counter()
             try:
                 response = await self._in_time(self._acompletion(messages=messages, **arguments))
-            except open_litellm().ContentPolicyViolationError:
-                response = None
             except BaseException as failed:
-                if may_be_billed(failed) or not isinstance(failed, Exception):
+                failure = classify(failed)
+                if failure.may_be_billed or not isinstance(failed, Exception):
                     hold.spend(self.worst(tokens), usd=math.nan)
-                raise
+                if failure is not Failure.CONTENT_FILTER:
+                    raise
+                response = None
             return response, time.perf_counter() - began
 
     async def _in_time(self, answering: Awaitable[Any]) -> Any:
@@ -293,7 +300,7 @@ def digest_of(settings: Mapping[str, Any]) -> str:
 
 def _arguments(member: Member, max_tokens: int) -> dict[str, Any]:
     """Return what LiteLLM is given besides the messages."""
-    if member.is_variant:
+    if member.is_program:
         register([member])
         return {"model": member.called, "max_tokens": max_tokens}
     given = member.arguments()

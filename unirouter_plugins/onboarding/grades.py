@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.graders import Grader, is_refusal, parse_grader
-from unirouter_plugins.graders.answers import bare, fenced, final_part, first_line, normalised
+from unirouter_plugins.graders.text import bare, fenced, final_part, first_line, normalised
 from unirouter_plugins.onboarding.answers import Grade
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.litellm.members import Member
+from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.onboarding.ask import shaping_of
 from unirouter_plugins.onboarding.questions import Question
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unirouter_plugins.graders import Grader
-from unirouter_plugins.graders.answers import normalised
+from unirouter_plugins.graders.text import normalised
 from unirouter_plugins.onboarding.grades import suitable_grader
 from unirouter_plugins.onboarding.questions import Question
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unirouter_core.costs import Prices
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.validation import Evaluation, ValidationSet
 from unirouter_plugins.onboarding.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
 from unirouter_plugins.onboarding.ask import Caller, CallFailedError, NoGradeError, kept
 from unirouter_plugins.onboarding.budget import Hold, OverBudgetError

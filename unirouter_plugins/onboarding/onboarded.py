@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from unirouter_core.data import Evaluation
 from unirouter_core.evaluate.impact import Joining
 from unirouter_core.evaluate.stopping import Undecided
-from unirouter_core.profiles import ModelProfile
-from unirouter_core.validation import Evaluation
+from unirouter_core.pool import ModelProfile
 from unirouter_plugins.onboarding.measurement import Measurement
 
 Stop: TypeAlias = Literal["budget", "decided", "failures"]

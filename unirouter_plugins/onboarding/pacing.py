@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.failures import is_passing, retry_after
+from unirouter_plugins.litellm.failures import Failure, classify, retry_after
 
 try:
     from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
@@ -89,7 +88,7 @@ async def with_retries(call: Callable[[], Awaitable[T]], gate: Gate, attempts: i
     def wait(state: RetryCallState) -> float:
         failed = state.outcome.exception() if state.outcome is not None else None
         asked = None if failed is None else retry_after(failed)
-        if failed is None or (asked is None and not is_too_fast(failed)):
+        if failed is None or (asked is None and classify(failed) is not Failure.RATE_LIMIT):
             return usual(state)
         gate.pause(usual(state) if asked is None else asked)
         return 0.0  # the next attempt waits at the gate
@@ -101,19 +100,8 @@ async def with_retries(call: Callable[[], Awaitable[T]], gate: Gate, attempts: i
 
 
 def may_pass(failed: BaseException) -> bool:
-    """Return whether to ask again: whether the failure may pass, soon, and not only when somebody pays."""
-    return is_passing(failed) and (retry_after(failed) or 0.0) <= PATIENCE and not lacks_quota(failed)
-
-
-def is_too_fast(failed: BaseException) -> bool:
-    """Return whether the provider turned the call away because there were too many."""
-    return isinstance(failed, open_litellm().RateLimitError)
-
-
-def lacks_quota(failed: BaseException) -> bool:
-    """Return whether the account has nothing left to spend, which providers report as calls made too fast."""
-    said = f"{failed} {getattr(failed, 'body', '')}".lower()
-    return is_too_fast(failed) and ("insufficient_quota" in said or "credit balance" in said)
+    """Return whether to retry: whether the failure may pass, and soon."""
+    return classify(failed).may_pass and (retry_after(failed) or 0.0) <= PATIENCE
 
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

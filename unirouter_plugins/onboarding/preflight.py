@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from unirouter_core.exceptions import UniRouterError
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member
+from unirouter_plugins.litellm.failures import Failure, open_litellm
+from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.onboarding.ask import CallFailedError, NoGradeError
-
-NOT_THE_MODEL = ("ContextWindowExceededError",)
-"""Failures that say something of the first question only."""
 
 
 class PreflightError(UniRouterError, RuntimeError):
@@ -18,10 +15,11 @@ class PreflightError(UniRouterError, RuntimeError):
 def check_first(failed: CallFailedError | NoGradeError | None) -> None:
     """Raise `PreflightError` when a first call failed for a reason that the others would share.
 
-    A judge that gives no verdict is no such reason: whether it gives any is seen when it is tried.
+    A prompt that is too long is no such reason, nor is a judge that gives no verdict: whether it gives any is seen when
+    it is tried.
     """
     cause = failed.__cause__ if isinstance(failed, NoGradeError) else failed
-    if isinstance(cause, CallFailedError) and cause.kind not in NOT_THE_MODEL:
+    if isinstance(cause, CallFailedError) and cause.failure is not Failure.OVERFLOW:
         raise PreflightError(f"{cause.member.name}: {_plain(str(cause))}; {_cure(cause)}.")
 
 
@@ -35,21 +33,24 @@ def _cure(failed: CallFailedError) -> str:
     place = f"at {member.api_base}" if member.api_base else "and the network"
     if "provider not provided" in said:
         return "write the model with its provider, as LiteLLM does: openai/gpt-4.1-mini"
-    if "connection" in said and failed.kind in ("APIConnectionError", "InternalServerError"):
+    if "connection" in said and failed.failure is Failure.SERVER:
         return f"check that the server runs {place}" if member.api_base else f"check the model's name {place}"
-    if "quota" in said or "credit" in said or failed.kind == "PaymentRequiredError":
+    if "quota" in said or "credit" in said or failed.status == 402:
         return "the account has no quota left: add credit, or use another key"
+    if "missing credentials" in said or "api_key" in said:
+        return f"set its key: {_variables(member)}"
+    if failed.kind == "UnsupportedParamsError":  # LiteLLM's own, before it calls
+        return "take the setting out of pool.toml"
     cures = {
-        "AuthenticationError": f"check the key in {_variables(member)}",
-        "PermissionDeniedError": f"check that the account of the key in {_variables(member)} may use this model there",
-        "NotFoundError": "check the model's name, and its region or address",
-        "RateLimitError": "wait, then run the same again with a smaller concurrency",
-        "Timeout": "give a longer timeout, or a smaller max_tokens",
-        "BadRequestError": "check the model's name, its region and its settings in pool.toml",
-        "UnsupportedParamsError": "take the setting out of pool.toml",
+        400: "check the model's name, its region and its settings in pool.toml",
+        401: f"check the key in {_variables(member)}",
+        403: f"check that the account of the key in {_variables(member)} may use this model, and its region",
+        404: "check the model's name, and its region or address",
+        408: "give a longer timeout, or a smaller max_tokens",
+        422: "check the model's name, its region and its settings in pool.toml",
+        429: "wait, then run the same again with a smaller concurrency",
     }
-    missing = f"set its key: {_variables(member)}" if "missing credentials" in said or "api_key" in said else None
-    return missing or cures.get(failed.kind, "when this has passed, run the same again")
+    return cures.get(failed.status, "when this has passed, run the same again")
 
 
 def _variables(member: Member) -> str:

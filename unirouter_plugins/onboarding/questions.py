@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, overload
 
+from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.validation import FEWEST, ValidationSet
 from unirouter_plugins.graders import Grader
 from unirouter_plugins.litellm.chat import Chat, Messages
 from unirouter_plugins.onboarding.grades import reads_reference

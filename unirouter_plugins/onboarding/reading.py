@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.graders import Grade, Grader, parse_grader
+from unirouter_plugins.graders import GradeFunction, Grader, parse_grader
 from unirouter_plugins.onboarding.grades import check_reference, suitable_grader
 from unirouter_plugins.onboarding.lines import Line, read_lines
 from unirouter_plugins.onboarding.questions import JUDGE, Question, Questions
@@ -24,7 +24,7 @@ FEW = 50
 def read_questions(
     path: str | os.PathLike[str] | None = None,
     *,
-    functions: Mapping[str, Grade] | None = None,
+    functions: Mapping[str, GradeFunction] | None = None,
     embedder: Embedder | None = None,
     judged: bool = False,
 ) -> Questions:
@@ -91,7 +91,7 @@ def read_questions(
 class _Reading:
     """How lines become questions."""
 
-    functions: Mapping[str, Grade] | None
+    functions: Mapping[str, GradeFunction] | None
     embedder: Embedder | None
     judged: bool
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from unirouter_core.tokens import TokenCounter
-from unirouter_plugins.litellm.members import SERVED_AS, Member
+from unirouter_core.costs import TokenCounter
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 from unirouter_plugins.litellm.prices import Quote
 from unirouter_plugins.onboarding.answers import AnswerStore
 from unirouter_plugins.onboarding.ask import Caller, NoGradeError, digest_of
