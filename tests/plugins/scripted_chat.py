@@ -20,6 +20,7 @@ class ScriptedChat(BaseChatModel):
     model_name: str
     failure: Exception | None = None  # raised by every call
     breaks: Exception | None = None  # raised by every stream after its first word
+    counts_so_far: bool = False  # every chunk of a stream tells the usage so far, not the last alone
     pause: float = 0.0  # seconds that an answer takes
     temperature: float | None = None
     max_tokens: int | None = None
@@ -41,7 +42,10 @@ class ScriptedChat(BaseChatModel):
     def _stream(self, messages, stop=None, run_manager=None, **kwargs):
         if self.failure is not None:
             raise self.failure
-        for part in _parts(self._reply(messages, **kwargs)):
+        reply = self._reply(messages, **kwargs)
+        for number, part in enumerate(_parts(reply)):
+            if self.counts_so_far and part.usage_metadata is None:
+                part.usage_metadata = {**reply.usage_metadata, "output_tokens": number + 1}
             chunk = ChatGenerationChunk(message=part)
             if run_manager:
                 run_manager.on_llm_new_token(part.text, chunk=chunk)

@@ -97,7 +97,7 @@ run_server()
 
 
 @contextmanager
-def serve_proxy(models=PROXY_MODELS, *, timeout=60.0):
+def serve_proxy(models=PROXY_MODELS, *, timeout=180.0):
     """Run LiteLLM's proxy in a process that ends with the block and with this process; yields its address."""
     config = {
         "model_list": [
@@ -218,7 +218,7 @@ def serve_script():
         assert not thread.is_alive()
 
 
-def says(text="Paris.", *, latency=0.0, finish="stop", tools=(), reasoning=0, usage=True, breaks_off=None):
+def says(text="Paris.", *, latency=0.0, finish="stop", tools=(), reasoning=0, usage=True, breaks_off=None, empty=False):
     """Answer with `text`, or with what it returns for a prompt when it is a function; streamed by the word if asked to.
 
     Parameters
@@ -238,12 +238,14 @@ def says(text="Paris.", *, latency=0.0, finish="stop", tools=(), reasoning=0, us
     breaks_off : (int, str), optional
         After how many chunks of a stream, and how: "cut" is a lost connection, "end" an orderly end without a finish
         reason, "stall" silence, "error" an error as a chunk. What is not streamed is cut in the middle of its body.
+    empty : bool
+        Whether a stream begins with a chunk without choices, as Azure's do.
     """
 
     async def reply(request, seen):
         await asyncio.sleep(latency)
         said = text(seen.prompt) if callable(text) else text
-        answer = _Answer(seen.body, said, "tool_calls" if tools else finish, tools, reasoning, usage)
+        answer = _Answer(seen.body, said, "tool_calls" if tools else finish, tools, reasoning, usage, empty)
         if seen.body.get("stream"):
             return await _stream(request, answer, *(breaks_off or (None, "")))
         if breaks_off is not None:
@@ -318,6 +320,7 @@ class _Answer:
     tools: tuple
     reasoning: int
     counted: bool | str
+    empty: bool
 
     def body(self):
         """The form that is not streamed, with as many choices as were asked for."""
@@ -335,6 +338,8 @@ class _Answer:
             deltas += [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(self._tool_calls())]
         else:
             deltas += [{"content": word} for word in _words(self.text)]
+        if self.empty:
+            yield self._framed("chat.completion.chunk", []) | {"prompt_filter_results": []}
         for n_said, delta in enumerate(deltas):
             choices = [{"index": 0, "delta": delta, "finish_reason": None}]
             so_far = {"usage": self._usage(1, n_said)} if self.counted == "every" else {}

@@ -2,11 +2,16 @@
 
 import asyncio
 import gc
+import json
 
+import aiohttp
 import httpx
+import openai
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.exceptions import ContextOverflowError, ModelRateLimitError
 
 from tests.plugins.servers import (
     KEY,
@@ -137,6 +142,147 @@ def test_a_real_server_s_failure_means_the_same(server, reply, means):
         BILLED: classify(failed).may_be_billed,
     }
     assert {name for name, is_so in found.items() if is_so} == means
+
+
+# What providers and gateways say with a status, and what it means whichever SDK raises it.
+SAID = {
+    Failure.CONTENT_FILTER: [
+        (400, {"code": "content_filter", "message": "The response was filtered."}),
+        (400, {"code": "content_policy_violation", "message": "No."}),
+        (400, {"message": "No.", "innererror": {"code": "ResponsibleAIPolicyViolation"}}),
+        (400, {"code": "DataInspectionFailed", "message": "Input data may contain inappropriate content."}),
+        (400, {"message": "The prompt triggered our content management policy."}),
+        (403, {"code": 403, "message": "Your input was flagged.", "metadata": {"reasons": ["violence"]}}),
+        (500, {"code": "content_filter", "message": "No."}),
+    ],
+    Failure.OVERFLOW: [
+        (400, {"code": "context_length_exceeded", "message": "Too much."}),
+        (400, {"type": "exceed_context_size_error", "message": "the request exceeds the available context size"}),
+        (400, {"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"}),
+        (400, {"message": "prompt is too long: 210000 tokens > 200000 maximum"}),
+        (400, {"message": "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000"}),
+        (400, {"status": "INVALID_ARGUMENT", "message": "The input exceeds the maximum number of tokens allowed."}),
+        (400, {"message": "Input is too long for requested model."}),
+        (400, {"message": "This model's maximum prompt length is 131072 but the request contains 537812 tokens."}),
+        (400, {"message": "Please reduce the length of the messages or completion."}),
+    ],
+    Failure.MODEL: [
+        *((status, {"message": "No."}) for status in (401, 402, 403, 404, 405, 406, 410, 413, 414, 415, 423, 424)),
+        *((status, {"message": "No."}) for status in (301, 426, 431, 451, 498, 499)),
+        (400, {"code": "model_not_found", "message": "No."}),
+        (400, {"code": "model_decommissioned", "message": "No."}),
+        (400, {"code": "unsupported_parameter", "type": "invalid_request_error", "message": "No."}),
+        (400, {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}),
+        (400, {"status": "FAILED_PRECONDITION", "message": "User location is not supported for the API use."}),
+        (400, {"type": "invalid_request_error", "message": "Your credit balance is too low to access the API."}),
+        (400, {"type": "invalid_request_error", "message": "Thinking mode does not support this tool_choice"}),
+        (400, {"type": "invalid_request_error", "message": "This response_format type is unavailable now"}),
+        (400, {"message": "Model Not Exist"}),
+        (400, {"message": "max_tokens is too large: 10000. This model supports at most 4096 completion tokens."}),
+        (400, {"message": "max_tokens: 8193 > 4096, which is the maximum allowed number of output tokens"}),
+        (400, {"message": "messages.1.content.0: Invalid `signature` in `thinking` block"}),
+        (400, {"code": "tool_use_failed", "message": "Failed to call a function."}),
+        (422, {"message": "This model does not support images."}),
+        (429, {"code": "insufficient_quota", "message": "You exceeded your current quota."}),
+    ],
+    Failure.RATE_LIMIT: [
+        (429, {"message": "No."}),
+        (429, {"code": "rate_limit_exceeded", "type": "tokens", "message": "Request too large: tokens per minute."}),
+        (400, {"__type": "ThrottlingException", "code": "ThrottlingException", "message": "Rate exceeded"}),
+    ],
+    Failure.SERVER: [
+        *((status, {"message": "No."}) for status in (408, 409, 425, 500, 502, 503, 504, 520, 524, 529)),
+        (400, {"type": "overloaded_error", "message": "Overloaded"}),
+        (500, {"message": "This model does not support requests now."}),
+    ],
+    Failure.REQUEST: [
+        (400, {"message": "Invalid temperature."}),
+        (400, {"code": "invalid_type", "type": "invalid_request_error", "message": "Expected a string."}),
+        (400, {"status": "INVALID_ARGUMENT", "message": "Contents must not be empty."}),
+        (422, {"message": "Field required", "input": {"code": "content_filter"}}),
+    ],
+}
+
+
+def raised_by(sdk, status, error):
+    """What an SDK raises when a server answers so."""
+    request = httpx.Request("POST", "http://127.0.0.1")
+    response = httpx.Response(status, json={"error": error}, request=request)
+    if sdk == "openai":
+        return openai.APIStatusError("No.", response=response, body=error)
+    if sdk == "httpx":
+        return httpx.HTTPStatusError(f"Client error '{status}'", request=request, response=response)
+    if sdk == "botocore":
+        failed = BotocoreLikeError(f"An error occurred: {error.get('message')}")
+        code = error.get("code")
+        failed.response = {"ResponseMetadata": {"HTTPStatusCode": status}, "Error": {"Code": code, **error}}
+        return failed
+    if sdk == "LiteLLM":
+        said = f"AnthropicException - {json.dumps({'type': 'error', 'error': error})}"
+        return open_litellm().APIError(status, said, "anthropic", "model")
+    failed = RuntimeError("The model failed.")  # as frameworks wrap it
+    failed.__cause__ = raised_by("openai", status, error)
+    return failed
+
+
+class BotocoreLikeError(Exception):
+    """As botocore's: the body is a dict named response."""
+
+
+@pytest.mark.parametrize("sdk", ["openai", "httpx", "botocore", "LiteLLM", "wrapped"])
+def test_a_failure_means_what_the_provider_said_whichever_sdk_raises_it(sdk):
+    wrong = [
+        (meant.name, found.name, status, error)
+        for meant, said in SAID.items()
+        for status, error in said
+        if (found := classify(raised_by(sdk, status, error))) is not meant
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("failed", "meant"),
+    [
+        (TimeoutError("slow"), Failure.SERVER),
+        (ConnectionResetError("cut"), Failure.SERVER),
+        (httpx.ConnectError("nobody there"), Failure.SERVER),
+        (aiohttp.ServerDisconnectedError(), Failure.SERVER),
+        (requests.exceptions.ReadTimeout("slow"), Failure.SERVER),
+        (openai.APIError("Overloaded.", httpx.Request("POST", "http://a"), body={"code": 503}), Failure.SERVER),
+        (openai.OpenAIError("Missing credentials. Please pass an `api_key`."), Failure.MODEL),
+        (ContextOverflowError("too long"), Failure.OVERFLOW),
+        (ModelRateLimitError("slow down"), Failure.RATE_LIMIT),
+        (RuntimeError("Error code: 400 - {'error': {'code': 'model_not_found'}}"), Failure.MODEL),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_failure_without_a_status_means_what_its_class_or_its_body_says(failed, meant):
+    assert classify(failed) is meant
+
+
+def test_an_answer_that_an_exception_quotes_is_no_failure_of_a_provider():
+    quoted = """Invalid json output: {"status": "unavailable", "type": "timeout_error", "code": "content_filter"}"""
+    assert classify(ValueError(quoted)) is Failure.OTHER
+
+
+def test_a_failure_that_is_handled_while_another_happens_means_nothing_for_it():
+    try:
+        raise failure("RateLimitError")
+    except Exception:
+        with pytest.raises(ValueError, match="mine") as caught:
+            raise ValueError("mine")  # noqa: B904 - it has the other as its context
+    assert classify(caught.value) is Failure.OTHER
+
+
+@pytest.mark.parametrize("kind", ["BudgetExceededError", "RejectedRequestError", "GuardrailRaisedException"])
+def test_a_limit_that_the_user_set_is_not_passed_on(kind):
+    exceptions = open_litellm().exceptions
+    raised = {
+        "BudgetExceededError": lambda: exceptions.BudgetExceededError(2.0, 1.0),
+        "RejectedRequestError": lambda: exceptions.RejectedRequestError("no", "model", "openai", {}),
+        "GuardrailRaisedException": lambda: exceptions.GuardrailRaisedException("mine", "flagged"),
+    }
+    assert not classify(raised[kind]()).falls_back(content_policy=True)
 
 
 def test_a_content_filter_is_passed_on_when_it_is_asked_for():

@@ -225,11 +225,11 @@ ONE_OF_EACH = {grader.name: (grader, row[1]) for grader, row in zip(SPECS, TABLE
 
 
 LARGE = [
-    *(part * 40_000 for part in ("!!!", ".", '"', '\\"', "[1,", '{"', "½", " because", "1=", "\ufdfa", "-5")),
-    "The answer is" + "!" * 99_000, "." * 99_000 + "x", '["' + '\\"' * 49_000, "answer is" + " " * 99_000 + "not",
-    "[" + ",".join(map(str, range(18_000))) + "]", "e" + "\u0301\u0323" * 49_000, '{"x":' * 50 + "1" + "}" * 50,
-    " because" * 6_000 + " so" + " because" * 6_000 + " 5", "[" + ",".join(['"' + "a" * 30 + 'b"'] * 2_800) + "]",
-    "<think></think>" * 6_000, "<think>" * 15_000,
+    *(part * 15_000 for part in ("!!!", ".", '"', '\\"', "[1,", '{"', "½", " because", "1=", "\ufdfa", "-5")),
+    "The answer is" + "!" * 50_000, "." * 50_000 + "x", '["' + '\\"' * 25_000, "answer is" + " " * 50_000 + "not",
+    "[" + ",".join(map(str, range(9_000))) + "]", "e" + "\u0301\u0323" * 25_000, '{"x":' * 50 + "1" + "}" * 50,
+    " because" * 3_000 + " so" + " because" * 3_000 + " 5", "[" + ",".join(['"' + "a" * 30 + 'b"'] * 1_400) + "]",
+    "<think></think>" * 3_000, "<think>" * 7_000,
 ]  # fmt: skip
 TWICE = {"oneOf": [{"properties": {"x": {"$ref": "#"}}}, {"properties": {"x": {"$ref": "#"}, "y": {"type": "string"}}}]}
 HARD = [
@@ -435,6 +435,16 @@ def test_a_json_value_is_found_in_a_fence_and_in_prose_whatever_its_layout(value
     reference, written = json.dumps(value), json.dumps(dict(reversed(value.items())), indent=indent, ensure_ascii=False)
     for answer in (written, f"Sure!\n```json\n{written}\n```\nOK?", f"Here: {written} - that's it."):
         assert parse_grader("json")(answer, reference) == 0
+
+
+def test_the_last_value_counts_whatever_is_wrong_with_those_before():
+    for answer in (
+        '{"a": NaN} no:\n```json\n{"a": 1}\n```',
+        'Not {"a": 1, "a": 2} but {"a": 1}',
+        '[see below] {"a": 1}',
+    ):
+        assert parse_grader("json")(answer, '{"a": 1}') == 0
+    assert parse_grader("json")('{"a": 1} or {"a": NaN}', '{"a": 1}') == 1
 
 
 def test_a_pattern_that_would_take_forever_is_stopped():

@@ -36,8 +36,8 @@ def test_a_grader_without_the_reference_that_it_needs_says_so():
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda answer, reference: 1 / 0, "line 7: the grader 'mine' failed .ZeroDivisionError: division by zero."),
-        (lambda answer, reference: None, "line 7: the grader 'mine' failed .TypeError"),
+        (lambda answer, reference: 1 / 0, "line 7: The grader 'mine' failed .ZeroDivisionError: division by zero."),
+        (lambda answer, reference: None, "line 7: The grader 'mine' failed .TypeError"),
         (lambda answer, reference: 7, "line 7: The grader 'mine' gave 7; an error must be in"),
         (lambda answer, reference: float("nan"), "line 7: The grader 'mine' gave nan"),
     ],

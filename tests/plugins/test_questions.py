@@ -207,7 +207,7 @@ def test_a_function_that_fails_on_its_reference_is_named_with_the_line(write):
     def broken(answer, reference):
         raise KeyError("oops")
 
-    with pytest.raises(InvalidDataError, match=r"line 1: the grader 'mine' failed \(KeyError: 'oops'\)"):
+    with pytest.raises(InvalidDataError, match=r"line 1: The grader 'mine' failed \(KeyError: 'oops'\)"):
         read_questions(write({**SUM, "grader": "mine"}, POEM), functions={"mine": broken})
 
 

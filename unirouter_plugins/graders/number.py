@@ -60,15 +60,12 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-_ONES = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_WORD = re.compile(
-    rf"\b(?:(?P<tens>{'|'.join(_TENS)})(?:[-\s](?P<ones>{'|'.join(_ONES[1:10])}))?|(?P<one>{'|'.join(_ONES)}))\b",
-    re.IGNORECASE,
-)
+_ONES = "zero|one|two|three|four|five|six|seven|eight|nine"
+_TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+_TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_WORD = re.compile(rf"\b(?:({_TENS})(?:[-\s]({_ONES[5:]}))?|({_ONES}|{_TEENS}))\b", re.IGNORECASE)
+_WORDS = {word: n for n, word in enumerate(f"{_ONES}|{_TEENS}".split("|"))}
+_WORDS |= {word: 10 * n for n, word in enumerate(_TENS.split("|"), 2)}
 _MARKER = re.compile(r"\s{0,9}(?:[-*•]\s{1,9})?\d{1,2}[.)]\s{1,9}(?=\S)")
 _BOLD = re.compile(r"\*\*([^*]{1,400})\*\*")
 _REMARK = re.compile(r"(?<=[\w%°$€£*)]) ?\([^()]{0,400}\)")
@@ -117,11 +114,6 @@ def final_number(answer: str, *, decimal: str = ".") -> Number | None:
 
     "1,234" is 1234 and "1.234" is a decimal fraction, the other way round with `decimal` ","; "1.234,5", "1 234",
     "12,5" and "1'234" are read as the only thing they can be.
-
-    Examples
-    --------
-    >>> final_number("6 boxes of 7 make **42** eggs.").value
-    Fraction(42, 1)
     """
     text = answer
     for pattern, replacement in _PLAIN:
@@ -214,6 +206,4 @@ def _ungrouped(digits: str, decimal: str) -> str | None:
 
 def _from_words(found: re.Match[str]) -> Number:
     """Return 23 for "twenty-three"."""
-    tens = 10 * (_TENS.index(found["tens"].lower()) + 2) if found["tens"] else 0
-    ones = found["ones"] or found["one"]
-    return Number(Fraction(tens + (_ONES.index(ones.lower()) if ones else 0)))
+    return Number(Fraction(sum(_WORDS[word.lower()] for word in found.groups() if word)))

@@ -99,6 +99,7 @@ def find_json(answer: str) -> Json:
     found, position = NOTHING, 0
     try:
         for text in (answer, *reversed(fenced(answer))):
+            flaws.clear()
             with suppress(ValueError):
                 value = decoder.decode(text.strip())
                 return NOTHING if flaws else value
@@ -162,6 +163,7 @@ class JsonSpec(Spec):
         value, wanted = find_json(answer), find_json(reference) if self.compare else None
         like = wanted if self.extra else None
         options = {"ignore_case": self.ignore_case, "unordered": self.unordered}
+        _end.set(time.thread_time() + SECONDS)
         try:
             return (
                 not (value is NOTHING or wanted is NOTHING)
@@ -198,11 +200,9 @@ def _validator() -> Any:
 
 
 def _fits(value: Json, schema: dict[str, Any] | bool) -> bool:
-    """Return whether `value` fits a schema that `_checked_schema` passed."""
-    from referencing import Registry
+    from referencing import Registry  # an empty one: no other document is read
 
-    _end.set(time.thread_time() + SECONDS)
-    return bool(_validator()(schema, registry=Registry()).is_valid(value))  # this registry reads no other document
+    return bool(_validator()(schema, registry=Registry()).is_valid(value))
 
 
 _UNKNOWN = ("patternProperties", "unevaluatedProperties", "unevaluatedItems")  # more than linear in jsonschema

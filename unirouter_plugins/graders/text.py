@@ -107,13 +107,7 @@ def after_thoughts(text: str) -> str:
 
 
 def is_shrug(answer: str) -> bool:
-    """Return whether the whole of `answer` says that it does not know, in English, German, French or Spanish.
-
-    Examples
-    --------
-    >>> is_shrug("Sorry, I don't know."), is_shrug("I'm not sure, but I think 42.")
-    (True, False)
-    """
+    """Return whether the whole of `answer` says that it does not know, in English, German, French or Spanish."""
     if len(answer := answer.strip()) > _LONGEST_SHRUG:
         return False
     sentences = re.split(r"\n|[.!?;](?=\s|$)", answer.translate(_QUOTES).casefold())
@@ -160,11 +154,6 @@ def final_part(answer: str) -> str | None:
 
     That is the last ``\boxed{...}``; without one, what follows the last "the answer is" or "Answer:" (in English,
     German, French and Spanish; "the answer is not" does not count) or ``#### `` before a number.
-
-    Examples
-    --------
-    >>> final_part("3 + 4 = 7, so the answer is 7.")
-    '7.'
     """
     for box in list(_BOX.finditer(answer))[: -_MOST_BOXES - 1 : -1]:
         depth = 1
@@ -249,13 +238,7 @@ def normalised(text: str) -> str:
 
 
 def mentions(text: str, phrases: str | Sequence[str]) -> bool:
-    """Return whether `text` has one of the phrases, as whole words.
-
-    Examples
-    --------
-    >>> mentions("We sell the Cat.", "cat"), mentions("Concatenate them.", ["dog", "cat"])
-    (True, False)
-    """
+    """Return whether `text` has one of the phrases, as whole words."""
     padded = f" {normalised(text)} "
     return any(f" {normalised(phrase)} " in padded for phrase in ([phrases] if isinstance(phrases, str) else phrases))
 
@@ -387,11 +370,6 @@ def find_letter(answer: str, options: Mapping[str, str] | None = None) -> str | 
     ("B)", "B.", "B - Paris"); the one letter that "option", brackets or bold mark, or that stands alone before a
     stop, passing over those that are called wrong; the one option whose text stands in the answer. The article "A"
     and the pronoun "I" are followed by a word, so they are never taken. Two letters that both may be meant are None.
-
-    Examples
-    --------
-    >>> find_letter("A careful look shows that it is (C)."), find_letter("A good one.")
-    ('C', None)
     """
     part = final_part(answer)
     for whole in (answer, first_line(part or "")):
@@ -431,11 +409,6 @@ def find_label(answer: str, labels: Sequence[str]) -> str | None:
     In this order: what follows "the answer is", when it names one; the label that opens the first line; the only
     one in the answer. One right after "not" or "rather than" does not count. The longest is looked for first, so
     "not spam" is not "spam".
-
-    Examples
-    --------
-    >>> find_label("No, a whale is a mammal. Yes, it swims.", ["yes", "no"])
-    'no'
     """
     names = {normalised(label): label for label in labels}
     part = final_part(answer)

@@ -196,8 +196,11 @@ def _read(failed: BaseException) -> tuple[list[str], str]:
         if depth > _DEEPEST or not said:
             return
         if isinstance(said, str):
-            messages.append(said[:_LONGEST].lower())
-            read(_parsed(said[:_LONGEST]), depth + 1)
+            said = said[:_LONGEST]
+            body = _parsed(said)
+            around = said if body is None else said[: said.find("{")] + said[said.rfind("}") + 1 :]
+            messages.append(around.lower())
+            read(body, depth + 1)
         elif isinstance(said, Mapping):
             told = [said.get(name) for name in _NAMED]
             codes.extend(str(code) for code in told if isinstance(code, str | int) and not isinstance(code, bool))
@@ -214,7 +217,11 @@ def _read(failed: BaseException) -> tuple[list[str], str]:
         if "response" in fields and not isinstance(fields["response"], Mapping):  # botocore's is one
             fields["response"] = _fields(fields["response"], ("status_code", "status", "text"))
         read(fields)
-        read(str(link))
+        body = _parsed(str(link))
+        if _first_status(codes) or (isinstance(body, Mapping) and "error" in body):
+            read(str(link))
+        else:  # an answer that could not be parsed may be quoted in it
+            messages.append(str(link).lower())
         links.append(link)
         link = getattr(link, "original_exception", None) or link.__cause__
     return codes, " ".join(messages)
