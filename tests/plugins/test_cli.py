@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -432,13 +433,14 @@ def test_what_takes_long_has_a_bar_on_a_terminal_and_none_on_stdout(folder, worl
     assert all(json.loads(line)["model"] for line in stdout.splitlines() if command.startswith("route"))
 
 
-def on_terminal(command, folder):
-    """What a command prints on stdout, a file, and on stderr, a terminal."""
+def on_terminal(command, folder, stdout=None):
+    """What a command prints on stdout, a file unless it is a terminal too, and on stderr, a terminal."""
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     here = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with (folder / "stdout").open("w") as stdout:
-        process = subprocess.Popen(command, stdout=stdout, stderr=theirs, cwd=folder, env=here)
+    with (folder / "stdout").open("w") as file:
+        out = theirs if stdout == "terminal" else file
+        process = subprocess.Popen(command, stdout=out, stderr=theirs, cwd=folder, env=here)
     os.close(theirs)
     seen = b""
     with contextlib.suppress(OSError):  # how Linux says that the other end is closed
@@ -447,6 +449,24 @@ def on_terminal(command, folder):
     os.close(ours)
     assert process.wait(timeout=60) == 0, seen
     return (folder / "stdout").read_text(), seen.decode()
+
+
+def test_a_bar_stands_below_what_is_printed_and_never_over_it(tmp_path):
+    program = """
+from unirouter_plugins.cli import show
+with show.progress_bar("spent") as bar:
+    bar.add_task("a model", total=3, spent="$1")
+    for verdict in ("first", "second"):
+        bar.refresh()
+        show.say(verdict)
+        show.note(f"of the {verdict}")
+        print(f"plainly {verdict}")
+"""
+    _, seen = on_terminal([sys.executable, "-c", program], tmp_path, stdout="terminal")
+
+    assert "a model" in seen
+    for line in ("first", "Note: of the first", "plainly first", "second", "Note: of the second", "plainly second"):
+        assert re.search(rf"(\x1b\[2K|\n){line}\s*\r\n", seen), line
 
 
 def test_route_wants_exactly_one_source_of_prompts(made, tmp_path):

@@ -59,7 +59,12 @@ def console(*, err: bool = False) -> Console:
 
     What is printed to the console of a progress bar stands above it.
     """
-    return _console(err and not (sys.stdout.isatty() and sys.stderr.isatty()))
+    return _console(err and not _one_terminal())
+
+
+@cache
+def _one_terminal() -> bool:
+    return sys.stdout.isatty() and sys.stderr.isatty()  # once: rich replaces both while it shows a bar
 
 
 @cache
@@ -75,6 +80,7 @@ def _console(err: bool) -> Console:
 
 def reset() -> None:
     """Forget the consoles: the next ones have the width and the streams of then."""
+    _one_terminal.cache_clear()
     _console.cache_clear()
 
 
@@ -109,11 +115,10 @@ def progress_bar(*fields: str) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     out = console(err=True)
-    texts = [TextColumn(f"{{task.fields[{field}]}}") for field in fields]
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *texts, TimeRemainingColumn()]
-    return Progress(
-        *columns, console=out, transient=True, redirect_stdout=sys.stdout.isatty(), disable=not out.is_terminal
-    )
+    places = ("description", *(f"fields[{field}]" for field in fields))
+    name, *texts = (TextColumn(f"{{task.{place}}}", markup=False) for place in places)
+    columns = [name, BarColumn(), MofNCompleteColumn(), *texts, TimeRemainingColumn()]
+    return Progress(*columns, console=out, transient=True, redirect_stdout=_one_terminal(), disable=not out.is_terminal)
 
 
 @contextmanager
