@@ -14,7 +14,7 @@ import typer
 import unirouter_core
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import tables
-from unirouter_plugins.cli.live import INTERRUPTED, NOT_ADDED, run_plan
+from unirouter_plugins.cli.onboard import INTERRUPTED, NOT_ADDED, run_plan
 from unirouter_plugins.cli.options import Json, emit
 from unirouter_plugins.cli.progress import each, working
 from unirouter_plugins.local.server import CURE
@@ -165,7 +165,7 @@ def _onboard(tour: Tour, router: UniRouter) -> tuple[Plan, list[Onboarded]]:
     plan = tour.plan(router, validation(tour))
     tables.show_bill(plan.bill, None)
     _say("")
-    joined = run_plan(plan, router, tour.router)
+    joined = run_plan(plan, tour.router)
     if any(one.profile is None for one in joined):
         raise typer.Exit(NOT_ADDED)
     _say(f"Spent: {tables.usd(plan.spent_usd)}, had the prices been real. The answers are in evaluations.sqlite.")
@@ -208,7 +208,7 @@ def _ask_alone(tour: Tour) -> Outcomes:
     questions = kept_back(tour)
     apart = UniRouter.load(tour.router)  # a copy, which is not saved: the router is not to learn from these
     plan = tour.plan(apart, questions, replace=True)
-    return keep_outcomes(tour, run_plan(plan, apart, None, show=False), questions)
+    return keep_outcomes(tour, run_plan(plan, None, show=False), questions)
 
 
 def _judge(made: Report, routed: Sequence[Routed]) -> None:

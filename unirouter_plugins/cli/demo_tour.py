@@ -25,10 +25,8 @@ from unirouter_plugins.cli.demo_files import (
 from unirouter_plugins.litellm import CallRecord, complete, record_of
 from unirouter_plugins.litellm.members import Member, Members, read_members
 from unirouter_plugins.local.server import LocalModel, available, serve_model
-from unirouter_plugins.onboarding import Onboarded, Plan, plan_onboarding
-from unirouter_plugins.onboarding.grades import grade_answer
-from unirouter_plugins.onboarding.questions import Question, Questions
-from unirouter_plugins.onboarding.reading import read_questions
+from unirouter_plugins.onboarding import Onboarded, OnboardingOptions, Plan, plan_onboarding
+from unirouter_plugins.onboarding.questions import Question, Questions, read_questions
 
 NOWHERE = LocalModel("SmolLM2-135M-Instruct.Q4_1", "http://127.0.0.1:8080/v1")
 """What pool.toml says of the model where it cannot be served; llama.cpp's servers usually listen there."""
@@ -69,15 +67,9 @@ class Tour:
 
     def plan(self, router: UniRouter, questions: Questions, *, replace: bool = False) -> Plan:
         """Return what asking all members these questions will take; see `plan_onboarding`."""
-        return plan_onboarding(
-            router,
-            list(self.members),
-            questions,
-            members=self.members,
-            store=self.store,
-            concurrency=CONCURRENCY,
-            replace=replace,
-        )
+        how: dict[str, Any] = {"pool": self.members, "store": self.store, "concurrency": CONCURRENCY}
+        options = OnboardingOptions(validation=questions, replace=replace, **how)
+        return plan_onboarding(router, list(self.members), options)
 
 
 @contextmanager
@@ -186,9 +178,9 @@ def route_and_ask(router: UniRouter, questions: Iterable[Question]) -> Iterator[
     for question in questions:
         response = complete(router, question.messages)
         answer = response.choices[0].message.content or ""
-        grade = grade_answer(question, answer)
-        assert grade is not None  # a program grades all questions of the demo
-        yield Routed(question, answer, grade.error, record_of(response))
+        error = question.error(answer)
+        assert error is not None  # a program grades all questions of the demo
+        yield Routed(question, answer, error, record_of(response))
 
 
 def keep_outcomes(tour: Tour, onboarded: Sequence[Onboarded], questions: Questions) -> Outcomes:

@@ -15,6 +15,9 @@ from unirouter_plugins.litellm.members import SERVED_AS, Member
 TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
 """Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
 
+MOST_TOKENS = 1e9
+"""What a provider says beyond these, or below 0, is not known: a bill is not made of it."""
+
 _SHOWN = 6  # digits of a price that are its own: the map's are per token, and 0.1 / 1e6 * 1e6 is not quite 0.1
 
 
@@ -147,18 +150,21 @@ def usage_of(response: Any) -> Usage:
     """
     usage = getattr(response, "usage", None)
     tokens_in, tokens_out = _number(usage, "prompt_tokens"), _number(usage, "completion_tokens")
-    if usage is None or (not tokens_in and not tokens_out):
-        return Usage(math.nan, math.nan)
     reasoning = _number(getattr(usage, "completion_tokens_details", None), "reasoning_tokens")
+    cached = _number(getattr(usage, "prompt_tokens_details", None), "cached_tokens")
+    if math.isnan(tokens_in + tokens_out + reasoning + cached) or (not tokens_in and not tokens_out):
+        return Usage(math.nan, math.nan)
     if reasoning and _number(usage, "total_tokens") == tokens_in + tokens_out + reasoning:
         tokens_out += reasoning
-    cached = _number(getattr(usage, "prompt_tokens_details", None), "cached_tokens")
     return Usage(tokens_in, tokens_out, min(cached, tokens_in), reasoning)
 
 
 def _number(owner: Any, name: str) -> float:
+    """Return a count, 0 where it is not given, NaN where it cannot be one."""
     value = getattr(owner, name, None)
-    return float(value) if isinstance(value, int | float) else 0.0
+    if value is None:
+        return 0.0
+    return float(value) if isinstance(value, int | float) and 0 <= value <= MOST_TOKENS else math.nan
 
 
 def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:

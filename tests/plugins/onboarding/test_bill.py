@@ -8,13 +8,12 @@ import pytest
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.members import Member, Members, Votes
-from unirouter_plugins.onboarding import plan_onboarding
-from unirouter_plugins.onboarding.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
-from unirouter_plugins.onboarding.ask import digest_of, settings_of
+from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding
+from unirouter_plugins.onboarding.ask import ATTEMPTS, settings_digest
 from unirouter_plugins.onboarding.bill import USUAL_TOKENS, WIDER, Spread
 from unirouter_plugins.onboarding.judge import Judge
-from unirouter_plugins.onboarding.pacing import ATTEMPTS
 from unirouter_plugins.onboarding.questions import Question, Questions
+from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, Grade
 
 # pydantic, of a class of LiteLLM's own, when it is first used
 pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")
@@ -30,9 +29,8 @@ def bill(asked_router, tmp_path):
     def drawn_up(questions=SUMS, *, into=asked_router, prices=PRICES, model="openai/new", fields=None, also=(), **how):
         new = Member("new", model, "http://127.0.0.1:9", "NO_SUCH_KEY", prices, **(fields or {}))
         table = Members({member.name: member for member in (new, *also)})
-        return plan_onboarding(
-            into, ["new"], Questions(questions), members=table, store=tmp_path / "answers.sqlite", **how
-        ).bill
+        how |= {"validation": Questions(questions), "pool": table, "store": tmp_path / "answers.sqlite"}
+        return plan_onboarding(into, ["new"], OnboardingOptions(**how)).bill
 
     return drawn_up
 
@@ -86,12 +84,12 @@ def test_votes_and_repeats_multiply(bill):
 
 
 def test_what_is_paid_for_is_not_billed_again(bill, tmp_path):
-    settings = digest_of(settings_of(Member("new", "openai/new"), 1024))
+    settings = settings_digest(Member("new", "openai/new"), 1024)
     answer = Answer("4", 5, 1, None, None, 1e-5, 0.1, "stop", refused=False, date="2026-11-23")
     with AnswerStore(tmp_path / "answers.sqlite") as store:
         for question in SUMS[:40]:
             key = AnswerKey("new", question.digest, settings)
-            store.add([Entry(key, answer, question.grader_key, Grade(0.0))])
+            store.add(key, answer, grader_key=question.grader_key, grade=Grade(0.0))
     (item,) = bill().items
     assert (item.calls, item.paid) == (60, 40)
     assert bill(repeats=2).items[0].calls == 160
