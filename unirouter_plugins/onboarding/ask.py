@@ -254,14 +254,14 @@ class Caller:
 
     async def _attempt(self, messages: Sequence[Message], tokens: float, hold: Hold) -> tuple[Any, float]:
         """Return a response, None from a content filter, and its seconds; a call that failed is paid for here."""
-        arguments = self._arguments
+        arguments, acompletion = self._arguments, open_litellm().acompletion  # its import takes seconds, once
         async with self._at_once:
             while (pause := self._resumes - time.monotonic()) > 0:
                 await asyncio.sleep(pause * random.uniform(1, 2))  # calls that waited together part
             began = time.perf_counter()
             try:
                 async with asyncio.timeout(self._timeout + TIMEOUT_GRACE):
-                    response = await open_litellm().acompletion(messages=messages, **arguments)
+                    response = await acompletion(messages=messages, **arguments)
             except BaseException as failed:
                 if _is_filtered(failed):
                     return None, time.perf_counter() - began

@@ -660,9 +660,7 @@ def test_without_texts_a_changed_grader_must_ask_anew(begin):
 def test_the_store_can_be_read_by_people(begin):
     begin()
     with sqlite3.connect(begin.store) as store:
-        rows = store.execute(
-            "select chat_json, text, error from answers join grades using (prompt)"
-        )
+        rows = store.execute("select chat_json, text, error from answers join grades using (prompt)")
         found = {json.loads(chat)[0]["content"]: (text, error) for chat, text, error in rows}
         ((settings,),) = store.execute("select distinct settings_json from answers").fetchall()
     store.close()
