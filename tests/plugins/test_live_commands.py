@@ -16,6 +16,7 @@ from unirouter_core import UniRouter
 
 KEY = "sk-test-4f9a1b7c22"
 QUESTIONS = 60
+COMMAND = "from unirouter_plugins.cli import app; app()"
 
 
 def right(prompt):
@@ -168,7 +169,7 @@ def made_record(tmp_path):
 @pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_keeps_what_was_answered_and_the_same_command_resumes(place, scripted_server, ended):
     scripted_server.script["newcomer"] = says(right, latency=0.3)
-    command = [sys.executable, "-m", "unirouter_plugins.cli", *map(str, asked(place, "newcomer", "--concurrency", 4))]
+    command = [sys.executable, "-c", COMMAND, *map(str, asked(place, "newcomer", "--concurrency", 4))]
     process = subprocess.Popen([*command, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(scripted_server.seen) >= 12, process)
     process.send_signal(ended)
@@ -193,7 +194,7 @@ def wait_for(happened, process):
 
 
 def test_two_processes_onboarding_at_once_are_both_there_after(place):
-    command = [sys.executable, "-m", "unirouter_plugins.cli", *map(str, asked(place))]
+    command = [sys.executable, "-c", COMMAND, *map(str, asked(place))]
     both = [
         subprocess.Popen([*command, model, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
         for model in ("newcomer", "dear")

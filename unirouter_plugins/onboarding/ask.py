@@ -229,7 +229,7 @@ class Caller:
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
-            kind = _BY_STATUS.get(getattr(failed, "status_code", None), type(failed).__name__)
+            kind = _BY_STATUS.get(getattr(failed, "status_code", 0), type(failed).__name__)
             failure = CallFailedError(self._said(failed), kind, self.member)
         else:
             answer = self._answer(response, seconds)

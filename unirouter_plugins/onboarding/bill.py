@@ -47,22 +47,15 @@ class Item:
     role : {"measured", "reference", "judge"}
     calls, paid : int
         Calls to make, and those that are paid for already.
-    tokens_in : float
-        Prompt tokens of the calls to make, as counted here.
-    tokens_out : Spread
-        Tokens of their answers, as expected.
+    tokens_in, tokens_out : float, Spread
+        Prompt tokens of the calls to make, as counted here, and tokens of their answers, as expected.
     max_tokens : int
         The most tokens of one answer.
-    usd : Spread
-        As expected.
-    usd_longest : float
-        When every answer is as long as it may be, and the provider's tokenizer finds twice the tokens.
-    usd_worst : float
-        When every call, besides, is made as often as it may be and billed each time.
-    prices : Prices
-        USD per million tokens.
-    price_source : str
-        "pool.toml", "profile" or "LiteLLM".
+    usd, usd_longest, usd_worst : Spread, float, float
+        As expected; when every answer is as long as it may be, and the provider's tokenizer finds twice the tokens;
+        when every call, besides, is made as often as it may be and billed each time.
+    prices, price_source : Prices, str
+        USD per million tokens, from "pool.toml", "profile" or "LiteLLM".
     """
 
     model: str
@@ -81,15 +74,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Bill:
-    """What all of it will cost.
+    """What all of it will cost: each model answers the prompts `repeats` times.
 
-    Parameters
-    ----------
-    prompts, repeats : int
-        Every model answers each prompt `repeats` times.
-    items : tuple of Item
-    is_assumed : bool
-        Whether the lengths of answers are assumed, as no model of the pool tells them.
+    `is_assumed` says that no model of the pool tells how long answers are.
     """
 
     prompts: int

@@ -69,16 +69,6 @@ def read_judge_prompt(path: str | os.PathLike[str] | None = None) -> str:
     ``{prompt}`` and ``{answer}`` stand in it once each, alone on a line, and so may ``{reference}``; without it the
     judge judges alone. It must ask for a last line "VERDICT: CORRECT", "VERDICT: PARTLY" or "VERDICT: INCORRECT".
 
-    Parameters
-    ----------
-    path : path, optional
-        UTF-8.
-
-    Raises
-    ------
-    InvalidDataError
-        When the file cannot be read, or a place or the verdict is missing.
-
     Examples
     --------
     >>> read_judge_prompt().splitlines()[0]
@@ -109,16 +99,7 @@ def _check_prompt(text: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Judge:
-    """A model that grades.
-
-    Parameters
-    ----------
-    member : Member
-        How it is called.
-    prompt : str
-        See `read_judge_prompt`.
-    max_tokens : int
-        Of its reason and verdict; a model that thinks needs room for its thoughts too.
+    """A model that grades: how it is called, its prompt (see `read_judge_prompt`), and its room to reason in.
 
     Examples
     --------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 import os
@@ -17,6 +18,7 @@ from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.profiles import ModelProfile
 from unirouter_core.router import UniRouter
+from unirouter_core.tokens import TokenCounter
 from unirouter_core.validation import Evaluation
 from unirouter_plugins.graders import Grade as Function
 from unirouter_plugins.litellm.chat import Chat
@@ -34,7 +36,7 @@ from unirouter_plugins.onboarding.ask import (
 )
 from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
-from unirouter_plugins.onboarding.questions import Questions, read_questions
+from unirouter_plugins.onboarding.questions import Question, Questions, read_questions
 from unirouter_plugins.onboarding.run import Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
 
@@ -87,10 +89,6 @@ class OnboardingOptions:
     retry_pause : float
         Seconds before a failed call is made again, doubled each time, where the provider does not say.
 
-    Raises
-    ------
-    InvalidDataError
-        When a value is outside its range.
     """
 
     validation: Questions | str | os.PathLike[str] | None = None
@@ -127,16 +125,9 @@ class OnboardingOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the evaluation of a model is.
+    """How far the evaluation of a model is: answers graded, failed or not gradable, of those that there are to be.
 
-    Parameters
-    ----------
-    model : str
-    done, total : int
-        Answers graded, failed or not gradable, of this run and of earlier ones, and how many there are to be.
-    failed : int
-    spent_usd : float
-        By the whole run so far; a bill not known counts at its worst.
+    `spent_usd` is that of the whole run so far; a bill not known counts at its worst.
     """
 
     model: str
@@ -148,39 +139,14 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Onboarded:
-    """What became of one model.
+    """The result of one model.
 
-    Parameters
-    ----------
-    model : str
-    profile : ModelProfile or None
-        None where it was not onboarded, as are the next two; `reason` then says why.
-    evaluation : Evaluation or None
-        What it did on the prompts.
-    joining : Joining or None
-        What it changes in the pool, with a verdict.
-    prompts : int
-        In the validation set.
-    answered : int
-        Prompts with a graded answer, of this run or an earlier one.
-    asked : int
-        Answers of this run.
-    failed, judge_failures : int
-        Calls of the model, and of judge and reference model for it, that failed in this run after all attempts.
-    ungradable : int
-        Prompts that nothing can grade.
-    truncated, refused : int
-        Answers that met the token limit, and that decline.
-    spent_usd : float
-        In this run, for its answers and their grades; a bill not known counts at its worst.
-    stopped : {"budget", "decided", "failures"} or None
-        Why not all prompts were asked.
-    undecided : Undecided or None
-        The last look at whether more answers were needed.
-    reason : str
-        Why it was not onboarded, in a sentence, or "".
-    notes : tuple of str
-        What else to know, in a sentence each: what the grades are worth, why asking stopped.
+    `profile`, `evaluation` and `joining` (what the model changes in the pool) are None where it was not onboarded;
+    `reason` then says why. Of `prompts` in the validation set, `answered` have a graded answer, of this run or an
+    earlier one. Of this run are `asked` (answers), `failed` and `judge_failures` (calls of the model, and of judge and
+    reference model for it, that failed after all attempts) and `spent_usd`, in which a bill not known counts at its
+    worst. `ungradable` counts prompts that nothing can grade, `truncated` and `refused` answers. `stopped` says why not
+    all prompts were asked, `undecided` is the last look at whether more were needed, `notes` is what else to know.
     """
 
     model: str
@@ -258,14 +224,7 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 class Plan:
     """What onboarding some models will take; `plan_onboarding` makes it, `run` does it.
 
-    Attributes
-    ----------
-    bill : Bill
-        What it will cost, when all that is in the store now is not asked again.
-    models : list of str
-    options : OnboardingOptions
-    spent_usd : float
-        What the last run cost, all in all.
+    `bill` is what it will cost, `spent_usd` what the last run did cost.
     """
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
@@ -276,15 +235,19 @@ class Plan:
         self._router, judge, reference = router, options.judge, options.reference_model
         if isinstance(judge, str):
             judge = Judge(_member(router, pool, judge), read_judge_prompt(options.judge_prompt))
-        self._judge, self._questions = judge, self._read_questions(judged=judge is not None)
-        self._questions.check(judge=judge is not None, reference_model=reference is not None)
+        questions, given = options.validation, {"functions": options.functions, "embedder": router.embedder}
+        if not isinstance(questions, Questions):
+            questions = read_questions(questions, **given, judged=judge is not None)  # type: ignore[arg-type]
+        questions.check(judge=judge is not None, reference_model=reference is not None)
         register(pool)
         self._members = [_member(router, pool, name) for name in self.models]
-        self._reference = None if reference is None else _member(router, pool, reference)
-        called = [*self._members, *([judge.member] if judge else []), *([self._reference] if self._reference else [])]
+        called = [*self._members, *([judge.member] if judge else [])]
+        called += [_member(router, pool, reference)] if reference is not None else []
         self._quotes: dict[str, Quote] = {member.name: require_quote(member) for member in called}
-        self._sizes = [Chat.of(question.messages).count_tokens(router.token_counter) for question in self._questions]
-        self._trial = trial_questions(judge, self._questions, seed=options.seed) if judge and self._judges else []
+        self._questions, self._sizes = questions, _sizes(questions, router.token_counter)
+        self._judge = judge if questions.for_judge else None
+        self._reference = called[-1] if reference is not None and questions.without_reference else None
+        self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
         self._validation = self._questions.validation_set()
         self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
         regions: Labels = router.regions.locate(self._vectors)[0]
@@ -300,16 +263,6 @@ class Plan:
     def place(self) -> str:
         """Where answers are kept, without a password."""
         return shown(os.fspath(self.options.store))
-
-    @property
-    def _judges(self) -> bool:
-        return self._judge is not None and bool(self._questions.for_judge)
-
-    def _read_questions(self, *, judged: bool) -> Questions:
-        given, functions = self.options.validation, self.options.functions
-        if isinstance(given, Questions):
-            return given
-        return read_questions(given, functions=functions, embedder=self._router.embedder, judged=judged)
 
     def _open(
         self, store: AnswerStore, budget: Budget, told: Callable[[Run], None] = lambda _: None
@@ -330,14 +283,12 @@ class Plan:
             )
             return callers.setdefault(f"{member.name} {member.served_as} {max_tokens}", made)
 
-        judge = self._judge if self._judges else None
+        judge, reference, trial = self._judge, self._reference, None
         judges = None if judge is None else caller(judge.member, judge.max_tokens)
-        lacking = self._reference if self._questions.without_reference else None
-        references = None if lacking is None else caller(lacking, options.max_tokens)
-        grading, trial = Grading(store, judge, judges, references), None
+        references = None if reference is None else caller(reference, options.max_tokens)
+        grading = Grading(store, judge, judges, references)
         if judges is not None and self._trial:
-            sizes = [Chat.of(question.messages).count_tokens(judges.counter) for question in self._trial]
-            trial = Run(judges, self._trial, sizes, Grading(store), store)
+            trial = Run(judges, self._trial, _sizes(self._trial, judges.counter), Grading(store), store)
         how: dict[str, Any] = {"repeats": options.repeats, "told": told}
         members = [caller(member, options.max_tokens) for member in self._members]
         runs = [Run(one, self._questions, self._sizes, grading, store, **how) for one in members]
@@ -419,7 +370,7 @@ class Plan:
             return ""
         if not passes:
             raise PreflightError(f"{said} That is too few to trust it; take another judge, or another prompt for it.")
-        return said or "The judge could not be tried, as no right answer is known." if self._judges else ""
+        return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
 
     # --- One model ----------------------------------------------------------------------------------------------------
 
@@ -476,14 +427,14 @@ class Plan:
 
     def _evaluation(self, run: Run) -> Evaluation:
         """Return a model's evaluation, with how it was made as its provenance."""
-        caller, reference = run.caller, self._reference if self._questions.without_reference else None
+        caller, judge, reference = run.caller, self._judge, self._reference
         how = {
             "date": max((answer.date for answer in run.answers), default="")[:10],
             "source": f"asked through LiteLLM {version('litellm')}",
             "questions": self._questions.source,
             "graders": sorted({"judge" if q.grader is None else q.grader.name for q in self._questions}),
             "max_tokens": caller.max_tokens,
-            "judge": self._judge.member.served_as if self._judge is not None and self._judges else None,
+            "judge": None if judge is None else judge.member.served_as,
             "reference_model": None if reference is None else reference.served_as,
             "prices": caller.quoted.source,
             "refused": sum(answer.refused for answer in run.answers),
@@ -496,7 +447,7 @@ class Plan:
         notes = [tried] if tried else []
         asked = f"{run.n_answered} of {len(self._questions)} prompts"
         if self._questions.without_reference:
-            judge = self._judge.member.name if self._judge is not None and self._judges else None
+            judge = None if self._judge is None else self._judge.member.name
             reference = None if self._reference is None else self._reference.name
             notes.append(worth(reference_model=reference, judge=judge, ungraded=len(run.ungradable)))
             if run.caller.member == self._reference:
@@ -514,6 +465,11 @@ class Plan:
                 "measure on others."
             )
         return notes
+
+
+def _sizes(questions: Sequence[Question], counter: TokenCounter) -> list[float]:
+    """Return the tokens of each question's chat."""
+    return [Chat.of(question.messages).count_tokens(counter) for question in questions]
 
 
 def _checked_models(router: UniRouter, models: Sequence[str], *, replace: bool) -> list[str]:
@@ -548,19 +504,10 @@ def run_onboarding(
     folder: str | os.PathLike[str] | None = None,
     onboarded: Callable[[Onboarded], None] | None = None,
 ) -> list[Onboarded]:
-    """Run a plan where nothing else is awaited; see `Plan.run`.
-
-    Raises
-    ------
-    RuntimeError
-        Within an event loop, as notebooks have; besides what `Plan.run` raises.
-    """
-    try:
+    """Run a plan where no event loop runs; see `Plan.run`. In a notebook, await that instead."""
+    with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
-        raise RuntimeError("An event loop runs here, as in a notebook; write: await plan.run(...)")
+        raise InvalidDataError("An event loop runs here, as in a notebook; write: await plan.run(...)")
 
     async def run() -> list[Onboarded]:
         try:

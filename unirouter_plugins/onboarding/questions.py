@@ -8,12 +8,12 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
@@ -23,6 +23,8 @@ from unirouter_plugins.graders import Grade as Function
 from unirouter_plugins.graders import Grader, parse_grader
 from unirouter_plugins.graders.answers import bare, normalised
 from unirouter_plugins.litellm.chat import Chat, Messages
+
+T = TypeVar("T")
 
 JUDGE = "judge"
 """What a line names as its grader when a judge is to grade it."""
@@ -59,11 +61,6 @@ class Question:
         For messages.
     fields : mapping
         The other fields of its line.
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no text to route on, or the last message is not the user's.
 
     Examples
     --------
@@ -107,10 +104,7 @@ class Question:
 
     @property
     def grader_key(self) -> str | None:
-        """The key of a program's grades in a store, another one when grader or reference change; None for a judge.
-
-        Texts of the file are in it as a digest only.
-        """
+        """The key of a program's grades in a store, which holds the reference as a digest; None for a judge."""
         if self.grader is None:
             return None
         return f"{self.grader.name} {digest_of(json.dumps([self.grader.key, self.reference]))[:16]}"
@@ -123,37 +117,31 @@ class Question:
     def error(self, answer: str) -> float | None:
         """Return the error of an answer, 1 for a blank one; None where only a judge can tell.
 
-        Raises
-        ------
-        InvalidDataError
-            When the grader needs a reference and there is none, or when a grader of the user's own fails.
+        Raises `InvalidDataError` when the reference is missing, or when a grader of the user's own fails.
         """
         if not answer.strip():
             return 1.0
-        if self.grader is None:
+        if (grader := self.grader) is None:
             return None
         if self.lacks_reference:
-            raise InvalidDataError(f"{self.name} has no reference; the grader {self.grader.name!r} needs one.")
-        try:
-            return self.grader(answer, self.reference or "")
-        except Exception as failed:
-            self._refuse_grader(failed)
+            raise InvalidDataError(f"{self.name} has no reference; the grader {grader.name!r} needs one.")
+        return self._graded(lambda: grader(answer, self.reference or ""))
 
     def check_reference(self) -> None:
         """Raise `InvalidDataError` unless the reference is a right answer by the question's grader."""
-        if self.grader is not None and self.reference is not None:
-            try:
-                self.grader.check(self.reference)
-            except Exception as failed:
-                self._refuse_grader(failed)
+        if (grader := self.grader) is not None and self.reference is not None:
+            self._graded(lambda: grader.check(self.reference or ""))
 
-    def _refuse_grader(self, failed: Exception) -> NoReturn:
-        if isinstance(failed, InvalidDataError) or self.grader is None:
+    def _graded(self, grade: Callable[[], T]) -> T:
+        try:
+            return grade()
+        except InvalidDataError as failed:
             raise InvalidDataError(f"{self.name}: {failed}") from failed
-        raise InvalidDataError(  # any kind of failure: it is the user's own function
-            f"{self.name}: the grader {self.grader.name!r} failed ({type(failed).__name__}: {failed}); it must give "
-            "any answer an error in [0, 1]."
-        ) from failed
+        except Exception as failed:  # of any kind: it is the user's own function
+            raise InvalidDataError(
+                f"{self.name}: the grader {self.grader and self.grader.name!r} failed ({type(failed).__name__}: "
+                f"{failed}); it must give any answer an error in [0, 1]."
+            ) from failed
 
 
 def digest_of(text: str) -> str:
@@ -171,11 +159,6 @@ class Questions(Sequence[Question]):
         Of several with the same chat, the first is kept.
     source : str
         For a profile's provenance: the name of the file and the digest of its content.
-
-    Raises
-    ------
-    InvalidDataError
-        When there are fewer than 2, or the same chat has two references, graders or documents.
 
     Examples
     --------
@@ -424,10 +407,8 @@ def _question(
         raise InvalidDataError(f"{place}: there is no 'prompt' and no 'messages'; {has}.")
     prompt, reference, grader = given.get("prompt", ""), given.get("reference"), given.get("grader")
     documents = tuple(given["documents"]) if "documents" in given else None
-    chat = given.get("messages")
-    if chat is None:
-        system = [{"role": "system", "content": given["system"]}] if given.get("system") else []
-        chat = [*system, {"role": "user", "content": as_one_prompt(prompt, documents or ())}]
+    system = [{"role": "system", "content": given["system"]}] if given.get("system") else []
+    chat = given.get("messages") or [*system, {"role": "user", "content": as_one_prompt(prompt, documents or ())}]
     try:
         if grader in (JUDGE, {"grader": JUDGE}):
             program = None

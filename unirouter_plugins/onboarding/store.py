@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import re
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 
@@ -45,6 +44,9 @@ class StoreError(UniRouterError, RuntimeError):
 # --- Records ----------------------------------------------------------------------------------------------------------
 
 
+_TOKENS = ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens")
+
+
 class AnswerKey(NamedTuple):
     """What an answer is kept under: model, digests of chat and settings, and the number of the repeat, from 0."""
 
@@ -56,22 +58,10 @@ class AnswerKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to one prompt, and what it took. None means not known, never 0.
+    """One answer to one prompt, and what it took, None where not known, never 0.
 
-    Parameters
-    ----------
-    text : str or None
-        "" for an empty answer, None where texts are not kept.
-    tokens_in, tokens_out, reasoning_tokens, cached_tokens : float, optional
-        As the provider counted them.
-    usd : float, optional
-    seconds : float
-    finish : str, optional
-        LiteLLM's finish_reason.
-    refused : bool
-        Whether the model, or its provider's content filter, declined.
-    date : str
-        In ISO form.
+    `text` is "" for an empty answer and None where texts are not kept; tokens are as the provider counted them;
+    `finish` is LiteLLM's finish_reason; `refused` says that the model, or its provider's content filter, declined.
     """
 
     text: str | None
@@ -86,7 +76,7 @@ class Answer:
     date: str
 
     def __post_init__(self) -> None:
-        _check_amounts(self, "tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens", "usd", "seconds")
+        _check_amounts(self, *_TOKENS, "usd", "seconds")
 
     @property
     def truncated(self) -> bool:
@@ -120,33 +110,9 @@ def _check_amounts(record: Answer | Grade, *names: str) -> None:
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-class Text(sa.TypeDecorator[str]):
-    """Any string. NUL and lone surrogates, which databases refuse, are kept in Python's escapes behind a mark."""
-
-    impl = sa.Text
-    cache_ok = True
-    _refused = re.compile(r"[\0\ud800-\udfff]|\Aescaped:")
-
-    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
-        """Return what the database keeps."""
-        if value is None or self._refused.search(value) is None:
-            return value
-        return "escaped:" + value.encode("unicode_escape").decode("ascii")
-
-    def process_result_value(self, value: str | None, dialect: object) -> str | None:
-        """Return the string that was kept."""
-        if value is None or not value.startswith("escaped:"):
-            return value
-        return value.removeprefix("escaped:").encode("ascii").decode("unicode_escape")
-
-
 def _key() -> list[sa.Column[Any]]:
-    texts = [sa.Column(name, Text, primary_key=True) for name in AnswerKey._fields[:3]]
+    texts = [sa.Column(name, sa.Text, primary_key=True) for name in AnswerKey._fields[:3]]
     return [*texts, sa.Column("repeat", sa.Integer, primary_key=True, autoincrement=False)]
-
-
-def _numbers(*names: str) -> list[sa.Column[Any]]:
-    return [sa.Column(name, sa.Double) for name in names]
 
 
 _tables = sa.MetaData()
@@ -154,23 +120,27 @@ _answers = sa.Table(
     "answers",
     _tables,
     *_key(),
-    sa.Column("chat_json", Text),  # what the digests `prompt` and `settings` stand for, for people who read the table
-    sa.Column("settings_json", Text),
-    sa.Column("text", Text),
-    *_numbers("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens", "usd", "seconds"),
-    sa.Column("finish", Text),
+    sa.Column(
+        "chat_json", sa.Text
+    ),  # what the digests `prompt` and `settings` stand for, for people who read the table
+    sa.Column("settings_json", sa.Text),
+    sa.Column("text", sa.Text),
+    *(sa.Column(name, sa.Double) for name in (*_TOKENS, "usd", "seconds")),
+    sa.Column("finish", sa.Text),
     sa.Column("refused", sa.Boolean, nullable=False),
-    sa.Column("date", Text, nullable=False),
+    sa.Column("date", sa.Text, nullable=False),
 )
 _grades = sa.Table(
     "grades",
     _tables,
     *_key(),
-    sa.Column("grader", Text, primary_key=True),  # the digest of grader_key, which may be too long for an index
-    sa.Column("grader_key", Text, nullable=False),
-    *_numbers("error", "usd"),
-    sa.Column("note", Text, nullable=False),
+    sa.Column("grader", sa.Text, primary_key=True),  # the digest of grader_key, which may be too long for an index
+    sa.Column("grader_key", sa.Text, nullable=False),
+    sa.Column("error", sa.Double),
+    sa.Column("usd", sa.Double),
+    sa.Column("note", sa.Text, nullable=False),
 )
+Row: TypeAlias = dict[str, Any]
 _ANSWER = [_answers.c[field.name] for field in fields(Answer)]
 _GRADE = [_grades.c[field.name] for field in fields(Grade)]
 _FROM_VERSION_0_1 = """
@@ -206,8 +176,6 @@ class AnswerStore:
 
     Raises
     ------
-    InvalidDataError
-        When `place` is neither a file nor such a URL.
     StoreError
         When it cannot be opened, read or written, then and later; no message shows a password or a text.
 
@@ -224,22 +192,21 @@ class AnswerStore:
 
     def __init__(self, place: str | Path, *, texts: bool = True, create: bool = True) -> None:
         url = _url(place)
+        is_file, file = url.get_backend_name() == "sqlite", Path(url.database or "")
         self.texts, self.shown, self._engine = texts, shown(place), _engine(url)
-        self._waiting: deque[tuple[AnswerKey, dict[str, Any] | None, dict[str, Any] | None, Future[None]]] = deque()
-        self._unheard: BaseException | None = None
+        self._waiting: deque[tuple[AnswerKey, Row | None, Row | None, Future[None]]] = deque()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="answers")
-        self._is_empty = not create and _is_new_file(url)
-        if not self._is_empty:
-            try:
+        self._is_empty = not create and is_file and not file.exists() and file.parent.is_dir()
+        try:
+            if not self._is_empty:
                 self._write(lambda connection: self._open(connection, create=create))
-                if url.get_backend_name() == "sqlite" and not self._is_empty:
+                if is_file:  # not before it is known to be ours, for it changes the file
                     self._write(lambda connection: connection.exec_driver_sql("PRAGMA journal_mode=WAL"), begin=False)
-            except BaseException:
-                self._engine.dispose()
-                raise
-        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[url.get_backend_name()]
-        answer = insert(_answers)
-        self._insert_grades = insert(_grades).on_conflict_do_nothing()
+        except BaseException:
+            self._engine.dispose()
+            raise
+        insert: Any = sqlite.insert if is_file else postgresql.insert
+        answer, self._insert_grades = insert(_answers), insert(_grades).on_conflict_do_nothing()
         self._insert_answers = answer.on_conflict_do_update(  # an answer without its text is replaced
             index_elements=list(_answers.primary_key),
             set_={column: answer.excluded[column.name] for column in _answers.c if not column.primary_key},
@@ -252,11 +219,9 @@ class AnswerStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._writer.shutdown()
         self._engine.dispose()
-        if self._unheard is not None and kind is None:
-            raise self._unheard
 
     def answers(self, model: str, settings: str) -> dict[tuple[str, int], Answer]:
         """Return the answers of a model with these settings, by prompt and repeat."""
@@ -296,7 +261,7 @@ class AnswerStore:
             graded = {**key._asdict(), "grader": digest, "grader_key": grader_key, **vars(grade)}
             graded |= {} if self.texts else {"note": ""}
         kept: Future[None] = Future()
-        self._waiting.append((key, row, graded, kept))
+        self._waiting.append((key, _storable(row), _storable(graded), kept))
         self._writer.submit(self._write_waiting)
         return kept
 
@@ -308,29 +273,25 @@ class AnswerStore:
         grades = [row for _, _, row, _ in group if row is not None]
 
         def insert(connection: sa.Connection) -> None:
-            if answers:
-                connection.execute(self._insert_answers, answers)
-            if grades:
-                connection.execute(self._insert_grades, grades)
+            for statement, rows in ((self._insert_answers, answers), (self._insert_grades, grades)):
+                if rows:
+                    connection.execute(statement, rows)
 
-        failed: BaseException | None = None
         heard = [kept for *_, kept in group if kept.set_running_or_notify_cancel()]
         try:
             if group:
                 self._write(insert)
-        except BaseException as raised:
-            failed = raised
-            self._unheard = self._unheard if heard else failed
-        for kept in heard:
-            if failed is None:
-                kept.set_result(None)
-            else:
+        except BaseException as failed:
+            for kept in heard:
                 kept.set_exception(failed)
+        else:
+            for kept in heard:
+                kept.set_result(None)
 
     def _read(self, table: sa.Table, columns: Sequence[Any], model: str, settings: str) -> Sequence[Any]:
         if self._is_empty:
             return ()
-        statement = sa.select(*columns).where(table.c.model == model, table.c.settings == settings)
+        statement = sa.select(*columns).where(table.c.model == _clean(model), table.c.settings == settings)
         with self._failures(), self._engine.connect() as connection:
             return connection.execute(statement).all()
 
@@ -388,6 +349,15 @@ def _is_locked(failed: BaseException) -> bool:
     return isinstance(failed, sa.exc.OperationalError | sqlite3.Error) and "database is locked" in str(failed)
 
 
+def _storable(row: Row | None) -> Row | None:
+    """Return a row without what databases refuse in a text: NUL and lone surrogates."""
+    return None if row is None else {name: _clean(v) if isinstance(v, str) else v for name, v in row.items()}
+
+
+def _clean(text: str) -> str:
+    return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()
+
+
 def _json(value: object) -> str | None:
     try:
         return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
@@ -429,20 +399,15 @@ def _url(place: str | Path) -> sa.URL:
     name = url.get_backend_name()
     if name not in _DRIVERS:
         raise InvalidDataError(f"{name!r} databases are not supported; give a file or a postgresql:// URL.")
-    if name == "sqlite":
-        return url.set(drivername=_DRIVERS[name], database=_file(url.database))
-    return url.set(drivername=_DRIVERS[name], query={"connect_timeout": "10", **url.query})
+    if name != "sqlite":
+        return url.set(drivername=_DRIVERS[name], query={"connect_timeout": "10", **url.query})
+    return url.set(drivername=_DRIVERS[name], database=_file(url.database))
 
 
 def _file(path: str | None) -> str:
     if not path or path == ":memory:":
         raise InvalidDataError(f"{path or ''!r} is no file that keeps answers; give a path such as answers.sqlite.")
     return path
-
-
-def _is_new_file(url: sa.URL) -> bool:
-    file = Path(url.database or "")
-    return url.get_backend_name() == "sqlite" and not file.exists() and file.parent.is_dir()
 
 
 def _engine(url: sa.URL) -> sa.Engine:

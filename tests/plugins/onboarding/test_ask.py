@@ -68,7 +68,7 @@ async def ask(scripted_server):
     await open_litellm().close_litellm_async_clients()
 
 
-def made(url, budget, *, max_tokens=100, timeout=10.0, concurrency=4, **fields):
+def made(url, budget, *, max_tokens=100, timeout=60.0, concurrency=4, **fields):
     member = Member("m", "openai/m", api_base=url, api_key_env="LOOPBACK", **fields)
     counter = TokenCounter(BY_CHARACTERS)
     how = {"max_tokens": max_tokens, "counter": counter, "budget": budget, "concurrency": concurrency}
