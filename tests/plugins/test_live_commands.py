@@ -76,7 +76,7 @@ def test_nothing_is_spent_where_nobody_can_be_asked_and_no_limit_is_given(place,
     for arguments in (unsure, (*unsure, "--json")):
         done = run(*arguments)
         assert done.exit_code == 2
-        assert "confirm it with --yes, or set a limit with --budget" in " ".join(done.stderr.split())
+        assert "confirm with --yes, or set a limit with --budget" in " ".join(done.stderr.split())
     assert scripted_server.seen == []
     assert "newcomer" in output(*unsure, "--budget", "1")["onboarded"][0]["model"]
 

@@ -177,7 +177,7 @@ def _onboard(plan: Plan, into: UniRouter, router: Path, *, dry_run: bool, sure: 
     if not sure and options.budget is None:
         if as_json or not sys.stdin.isatty():
             between = f"{tables.usd(bill.usd.low)} to {tables.usd(bill.usd.high)}"
-            raise InvalidDataError(f"The expected cost is {between}; confirm it with --yes, or set a limit with --budget.")
+            raise InvalidDataError(f"The expected cost is {between}; confirm with --yes, or set a limit with --budget.")
         typer.confirm("Go on?", abort=True, err=True)
     try:
         done = run_plan(plan, router, show=not as_json)

@@ -6,22 +6,25 @@ import asyncio
 import datetime
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 from unirouter_core.tokens import TokenCounter
+from unirouter_plugins.graders import Grade as Function
 from unirouter_plugins.graders import is_refusal
-from unirouter_plugins.litellm.chat import Chat, Message
+from unirouter_plugins.litellm.chat import Message
 from unirouter_plugins.litellm.door import open_litellm
 from unirouter_plugins.litellm.failures import described, is_passing, may_be_billed, redacted, retry_after
-from unirouter_plugins.litellm.members import Member
+from unirouter_plugins.litellm.members import Member, Members
 from unirouter_plugins.litellm.prices import Quote, Usage, usage_of, usd_of
 from unirouter_plugins.litellm.variants import register
-from unirouter_plugins.onboarding.questions import digest_of
+from unirouter_plugins.onboarding.questions import Question, Questions, digest_of
 from unirouter_plugins.onboarding.store import Answer
 
 try:
@@ -35,8 +38,8 @@ T = TypeVar("T")
 ATTEMPTS = 6
 """How often a call is made before it has failed."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between the first two attempts, doubled each time, where the provider does not say."""
+LONGEST_PAUSE = 60.0
+"""The most seconds between two attempts, where the provider does not say."""
 
 LONGEST_WAIT = 600.0
 """A provider that asks to wait longer than these seconds is not called again."""
@@ -70,6 +73,85 @@ class CallFailedError(UniRouterError, RuntimeError):
         self.kind, self.member = kind, member
 
 
+# --- Options ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnboardingOptions:
+    """How models are evaluated; each is an option of `unirouter onboard`, too.
+
+    Parameters
+    ----------
+    validation : Questions or path, optional
+        What they are asked; see `read_questions`. The 300 questions of this package when not given.
+    functions : mapping of name to function (answer, reference) -> error, optional
+        Graders of your own, for lines of the file that name them.
+    pool : Members or path, optional
+        A `pool.toml`: how models are called, with which settings, at which prices.
+    store : path or URL
+        Where every answer is kept, and found again: a SQLite file, or a PostgreSQL database.
+    judge : str, optional
+        The model that grades what no program can.
+    judge_prompt : path, optional
+        Its prompt, when not the one of this package; see `read_judge_prompt`.
+    reference_model : str, optional
+        The model that answers first what has no reference.
+    budget : float, optional
+        The most USD that the run may cost. Answers of earlier runs cost nothing.
+    concurrency : int
+        Calls of a model at once.
+    repeats : int
+        Answers to each prompt.
+    max_tokens : int
+        The most tokens of an answer while it is evaluated. A model whose own settings have max_tokens keeps to those;
+        otherwise this is no setting of the model, and it is served without it.
+    timeout : float
+        Seconds until a call has failed.
+    until_decided : bool
+        Whether to stop when more answers would hardly change where prompts go.
+    replace : bool
+        Whether models of the pool may be evaluated again. What is in the store is not asked again.
+    texts : bool
+        Whether prompts and answers are kept in the store. Without them, only grades are.
+    seed : int
+        Of the order of the prompts, and of the answers that a judge is tried on.
+    retry_pause : float
+        Seconds before a failed call is made again, doubled each time, where the provider does not say.
+
+    """
+
+    validation: Questions | str | os.PathLike[str] | None = None
+    functions: Mapping[str, Function] | None = None
+    pool: Members | str | os.PathLike[str] | None = None
+    store: str | os.PathLike[str] = "evaluations.sqlite"
+    judge: str | None = None
+    judge_prompt: str | os.PathLike[str] | None = None
+    reference_model: str | None = None
+    budget: float | None = None
+    concurrency: int = 8
+    repeats: int = 1
+    max_tokens: int = 1024
+    timeout: float = 120.0
+    until_decided: bool = False
+    replace: bool = False
+    texts: bool = True
+    seed: int = 0
+    retry_pause: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "repeats", "max_tokens", "timeout", "retry_pause"):
+            value, seconds = getattr(self, name), name in ("timeout", "retry_pause")
+            if isinstance(value, bool) or not (seconds or isinstance(value, int)) or not 0 < value < math.inf:
+                kind = "number of seconds" if seconds else "whole number"
+                raise InvalidDataError(f"{name}={value!r} must be a {kind}, more than 0.")
+        if self.budget is not None and not 0 <= self.budget < math.inf:
+            raise InvalidDataError(
+                f"budget={self.budget!r} must be a finite number of USD, >= 0, or None."
+            )
+        if self.judge_prompt is not None and self.judge is None:
+            raise InvalidDataError("A judge prompt is for a judge; name one.")
+
+
 # --- Budget -----------------------------------------------------------------------------------------------------------
 
 
@@ -93,8 +175,6 @@ class Budget:
     """
 
     def __init__(self, usd: float | None = None) -> None:
-        if usd is not None and not 0 <= usd < math.inf:
-            raise InvalidDataError(f"budget={usd!r} must be a finite number of USD, >= 0, or None for no limit.")
         self.usd, self.spent, self.held = usd, 0.0, 0.0
         self._limit = math.inf if usd is None else usd * (1 + ROUNDING)
         self._changed = asyncio.Event()
@@ -159,29 +239,27 @@ class Hold:
 
 
 class Caller:
-    """Calls one model, always with the same settings, `concurrency` calls at once."""
+    """Calls one model, always with the same settings; `max_tokens` is that of the options when not given."""
 
     def __init__(
         self,
         member: Member,
         quoted: Quote,
+        options: OnboardingOptions,
         *,
-        max_tokens: int,
         counter: TokenCounter,
         budget: Budget,
-        concurrency: int,
-        timeout: float,
-        first_pause: float = FIRST_PAUSE,
+        max_tokens: int | None = None,
     ) -> None:
         self.member, self.quoted, self.counter, self.budget = member, quoted, counter, budget
-        self.settings = settings_of(member, max_tokens)
-        self.settings_digest = settings_digest(member, max_tokens)
+        limit = options.max_tokens if max_tokens is None else max_tokens
+        self.settings, self.settings_digest = settings_of(member, limit), settings_digest(member, limit)
         self.max_tokens = int(self.settings["max_tokens"])
         self.samples = 1 if member.votes is None else member.votes.samples
-        self._timeout = timeout
-        self._at_once = asyncio.Semaphore(concurrency)
+        self._timeout, pause = options.timeout, options.retry_pause
+        self._at_once = asyncio.Semaphore(options.concurrency)
         self._resumes = 0.0  # no call before this, by time.monotonic: the provider asked for a pause
-        self._usual_pause = wait_exponential(first_pause, LONGEST_PAUSE) + wait_random(0, first_pause)
+        self._usual_pause = wait_exponential(pause, LONGEST_PAUSE) + wait_random(0, pause)
         self._most_in, self._most_out = OTHER_TOKENIZERS, float(self.max_tokens)
 
     @property
@@ -200,32 +278,27 @@ class Caller:
         limit = {} if any(name in given for name in _LIMITS) else {"max_tokens": self.max_tokens}
         return {**given, **limit, "timeout": self._timeout, "num_retries": 0, "max_retries": 0, "caching": False}
 
-    def tokens(self, messages: Sequence[Message]) -> float:
-        """Return about how many prompt tokens the model is charged for these messages."""
-        return self.charged(Chat.of(messages).count_tokens(self.counter))
-
-    def charged(self, tokens: float) -> float:
-        """Return about how many prompt tokens the model is charged for a chat of `tokens`."""
-        return self.member.expanded_tokens(tokens, self.counter)
+    def tokens(self, question: Question) -> float:
+        """Return about how many prompt tokens the model is charged for a question."""
+        return self.member.expanded_tokens(question.count_tokens(self.counter), self.counter)
 
     def worst(self, tokens: float) -> float:
         """Return the most USD that a call with `tokens` prompt tokens may cost, as far as calls so far tell."""
         return self.quoted.prices.cost(self._most_in * tokens, self._most_out * self.samples)
 
-    async def __call__(
-        self, messages: Sequence[Message], tokens: float, hold: Hold, *, ahead: float = 0.0, attempts: int = ATTEMPTS
-    ) -> Answer:
+    async def __call__(self, question: Question, hold: Hold, *, ahead: float = 0.0, attempts: int = ATTEMPTS) -> Answer:
         """Return the model's answer, after retries where failures may pass.
 
         `hold` pays for every attempt; `ahead` is reserved besides, for the call that will grade the answer. Raises
         `CallFailedError` when the last attempt has failed, `OverBudgetError` when there is not enough for the next one.
         """
+        tokens = self.tokens(question)
         stop, retry = stop_after_attempt(attempts), retry_if_exception(_may_pass)
         try:
             async for attempt in AsyncRetrying(stop=stop, retry=retry, wait=self._wait, reraise=True):
                 with attempt:
                     await hold.ensure(self.worst(tokens) + ahead)
-                    response, seconds = await self._attempt(messages, tokens, hold)
+                    response, seconds = await self._attempt(question.messages, tokens, hold)
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
@@ -381,7 +454,7 @@ def _cure(failed: CallFailedError) -> str:
         return f"set its key: {_key_variables(member)}"
     cures = {
         "AuthenticationError": f"check the key in {_key_variables(member)}",
-        "PermissionDeniedError": f"check that the account of the key in {_key_variables(member)} may use it there",
+        "PermissionDeniedError": f"check that the account of the key in {_key_variables(member)} may use the model in its region",
         "NotFoundError": "check the model's name, and its region or address",
         "RateLimitError": "wait, then run the same again with a smaller concurrency",
         "Timeout": "give a longer timeout, or a smaller max_tokens",

@@ -149,13 +149,13 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
     items = []
     for run in runs:
         rows = [row for row, _ in run.to_ask()]
-        tokens = [run.tokens_of(row) for row in rows]
-        items.append(_item(run.caller, "measured", tokens, lengths.of(rows, run.caller), run.n_paid))
+        tokens = [run.caller.tokens(questions[row]) for row in rows]
+        items.append(_item(run.caller, "measured", tokens, lengths.of(rows, run.caller), len(run.answers)))
     to_grade = [(run, row) for run in runs for row, _ in run.jobs(range(len(questions)))]
     if (caller := grading.references) is not None and questions.without_reference:
         lacking = [row for row in sorted({row for _, row in to_grade}) if questions[row].lacks_reference]
         rows = [row for row in lacking if grading.reference_answer(questions[row]) is None]
-        tokens = [caller.charged(runs[0].sizes[row]) for row in rows]
+        tokens = [caller.tokens(questions[row]) for row in rows]
         paid = len(questions.without_reference) - len(rows)
         items.append(_item(caller, "reference", tokens, lengths.of(rows, caller), paid))
     if (caller := grading.judge_caller) is not None and questions.for_judge:
@@ -163,10 +163,10 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
         for run, row in asked:
             tokens.append(grading.judge_tokens(questions[row], lengths.usual(row, run.caller.max_tokens)))
             worst.append(grading.worst(questions[row], run.caller.max_tokens))
-        paid = sum(questions[row].grader is None for run in runs for row in run.graded_rows)
+        paid = sum(questions[row].grader is None for run in runs for row, _ in run.errors)
         if trial is not None:
-            tokens += (tried := [trial.tokens_of(row) for row, _ in trial.to_ask()])
-            worst, paid = worst + list(map(caller.worst, tried)), paid + trial.n_paid
+            tokens += (tried := [caller.tokens(trial.questions[row]) for row, _ in trial.to_ask()])
+            worst, paid = worst + list(map(caller.worst, tried)), paid + len(trial.answers)
         said = Spread(*(len(tokens) * min(usual, caller.max_tokens) for usual in VERDICT_TOKENS))
         items.append(_item(caller, "judge", tokens, said, paid, worst, VERDICTS * ATTEMPTS))
     return Bill(len(questions), runs[0].repeats, tuple(items), lengths.is_assumed)

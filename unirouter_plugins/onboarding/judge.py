@@ -104,8 +104,8 @@ class Judge:
     Examples
     --------
     >>> judge = Judge(Member("critic", "openai/gpt-4.1"))
-    >>> chat = judge.messages(Question("Capital of Italy?", "Rome"), "Rome, of course.")
-    >>> [line for line in chat[0]["content"].splitlines() if line.startswith(">")]
+    >>> asked = judge.asks(Question("Capital of Italy?", "Rome"), "Rome, of course.")
+    >>> [line for line in asked.prompt.splitlines() if line.startswith(">")]
     ['> Capital of Italy?', '> Rome', '> Rome, of course.']
     """
 
@@ -124,8 +124,8 @@ class Judge:
         shaping = json.dumps([shaping_of(self.member), self.prompt, question.reference], sort_keys=True)
         return f"judge {self.member.model} v{JUDGE_VERSION} {digest_of(shaping)[:16]}"
 
-    def messages(self, question: Question, answer: str) -> list[dict[str, Any]]:
-        """Return the chat that asks for a verdict on `answer`.
+    def asks(self, question: Question, answer: str, **fields: Any) -> Question:
+        """Return the question that asks for a verdict on `answer`.
 
         Each line of what others wrote is quoted with "> ", so none of it can end its block or pass for a verdict.
         """
@@ -134,7 +134,7 @@ class Judge:
             "reference": NO_REFERENCE if question.reference is None else _quoted(question.reference),
             "answer": _quoted(answer),
         }
-        return [{"role": "user", "content": _PLACE.sub(lambda place: blocks[place[1]], self.prompt)}]
+        return Question(_PLACE.sub(lambda place: blocks[place[1]], self.prompt), **fields)
 
 
 def _quoted(text: str) -> str:
@@ -206,7 +206,7 @@ def _differs(one: Question, other: Question) -> int:
 
 def _trial_question(judge: Judge, question: Question, answer: str, verdict: str) -> Question:
     grader = Grader("trial v1", lambda said, right: parse_verdict(said) != ERRORS[right])
-    return Question(messages=judge.messages(question, answer), reference=verdict, grader=grader)
+    return judge.asks(question, answer, reference=verdict, grader=grader)
 
 
 def trial_result(questions: Sequence[Question], errors: Mapping[tuple[int, int], float]) -> tuple[str, bool]:
@@ -321,7 +321,7 @@ class Grading:
         async with self._asking[question.digest]:
             if question.digest not in self._answers:
                 try:
-                    answer = await caller(question.messages, caller.tokens(question.messages), hold)
+                    answer = await caller(question, hold)
                 except CallFailedError as failed:
                     said = f"The reference model {caller.member.name} failed: {failed}"
                     raise NoGradeError(said, failed.kind) from failed
@@ -339,10 +339,10 @@ class Grading:
         caller = self.judge_caller
         if self.judge is None or caller is None:
             raise InvalidDataError(f"{question.name} has no grader but a judge; name one.")
-        messages, usd = self.judge.messages(question, answer), 0.0
+        asked, usd = self.judge.asks(question, answer), 0.0
         for _ in range(VERDICTS):
             try:
-                reply = await caller(messages, caller.tokens(messages), hold)
+                reply = await caller(asked, hold)
             except CallFailedError as failed:
                 raise NoGradeError(f"The judge {caller.member.name} failed: {failed}", failed.kind) from failed
             usd += reply.usd or 0.0
@@ -354,7 +354,7 @@ class Grading:
         """Return about how many prompt tokens one verdict takes on an answer of `answer_tokens`."""
         if self.judge is None or self.judge_caller is None:
             return 0.0
-        return self.judge_caller.tokens(self.judge.messages(question, "")) + answer_tokens
+        return self.judge_caller.tokens(self.judge.asks(question, "")) + answer_tokens
 
     def worst(self, question: Question, answer_tokens: float) -> float:
         """Return the most USD that a verdict on an answer of at most `answer_tokens` may cost."""

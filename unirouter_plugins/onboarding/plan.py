@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -18,25 +17,22 @@ from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.profiles import ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_core.tokens import TokenCounter
 from unirouter_core.validation import Evaluation
-from unirouter_plugins.graders import Grade as Function
-from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.door import open_litellm
 from unirouter_plugins.litellm.members import SERVED_AS, Member, Members, read_members
 from unirouter_plugins.litellm.prices import Quote, capabilities, listed_prices, require_quote
 from unirouter_plugins.litellm.serving import member_of
 from unirouter_plugins.litellm.variants import register
 from unirouter_plugins.onboarding.ask import (
-    FIRST_PAUSE,
     Budget,
     Caller,
+    OnboardingOptions,
     PreflightError,
     check_first,
 )
 from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
-from unirouter_plugins.onboarding.questions import Question, Questions, read_questions
+from unirouter_plugins.onboarding.questions import Questions, read_questions
 from unirouter_plugins.onboarding.run import Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
 
@@ -45,82 +41,6 @@ FIRST_CHECK, NEXT_CHECK = 50, 25
 
 FIRST_ATTEMPTS = 3
 """How often the first call of a model is made: somebody waits for it, and what is wrong with it rarely passes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnboardingOptions:
-    """How models are evaluated; each is an option of `unirouter onboard`, too.
-
-    Parameters
-    ----------
-    validation : Questions or path, optional
-        What they are asked; see `read_questions`. The 300 questions of this package when not given.
-    functions : mapping of name to function (answer, reference) -> error, optional
-        Graders of your own, for lines of the file that name them.
-    pool : Members or path, optional
-        A `pool.toml`: how models are called, with which settings, at which prices.
-    store : path or URL
-        Where every answer is kept, and found again: a SQLite file, or a PostgreSQL database.
-    judge : Judge or str, optional
-        The model that grades what no program can.
-    judge_prompt : path, optional
-        The prompt of a judge that is given by name; see `read_judge_prompt`.
-    reference_model : str, optional
-        The model that answers first what has no reference.
-    budget : float, optional
-        The most USD that the run may cost. Answers of earlier runs cost nothing.
-    concurrency : int
-        Calls of a model at once.
-    repeats : int
-        Answers to each prompt.
-    max_tokens : int
-        The most tokens of an answer while it is evaluated. A model whose own settings have max_tokens keeps to those;
-        otherwise this is no setting of the model, and it is served without it.
-    timeout : float
-        Seconds until a call has failed.
-    until_decided : bool
-        Whether to stop when more answers would hardly change where prompts go.
-    replace : bool
-        Whether models of the pool may be evaluated again. What is in the store is not asked again.
-    texts : bool
-        Whether prompts and answers are kept in the store. Without them, only grades are.
-    seed : int
-        Of the order of the prompts, and of the answers that a judge is tried on.
-    retry_pause : float
-        Seconds before a failed call is made again, doubled each time, where the provider does not say.
-
-    """
-
-    validation: Questions | str | os.PathLike[str] | None = None
-    functions: Mapping[str, Function] | None = None
-    pool: Members | str | os.PathLike[str] | None = None
-    store: str | os.PathLike[str] = "evaluations.sqlite"
-    judge: Judge | str | None = None
-    judge_prompt: str | os.PathLike[str] | None = None
-    reference_model: str | None = None
-    budget: float | None = None
-    concurrency: int = 8
-    repeats: int = 1
-    max_tokens: int = 1024
-    timeout: float = 120.0
-    until_decided: bool = False
-    replace: bool = False
-    texts: bool = True
-    seed: int = 0
-    retry_pause: float = FIRST_PAUSE
-
-    def __post_init__(self) -> None:
-        for name in ("concurrency", "repeats", "max_tokens"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidDataError(f"{name}={value!r} must be a whole number, more than 0.")
-        for name in ("timeout", "retry_pause"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not 0 < value < math.inf:
-                raise InvalidDataError(f"{name}={value!r} must be a number of seconds, more than 0.")
-        Budget(self.budget)
-        if self.judge_prompt is not None and not isinstance(self.judge, str):
-            raise InvalidDataError("A judge prompt is for a judge that is given by name; name one as the judge.")
 
 
 @dataclass(frozen=True)
@@ -232,9 +152,10 @@ class Plan:
         self.models = _checked_models(router, models, replace=options.replace)
         pool = options.pool
         pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
-        self._router, judge, reference = router, options.judge, options.reference_model
-        if isinstance(judge, str):
-            judge = Judge(_member(router, pool, judge), read_judge_prompt(options.judge_prompt))
+        self._router, reference = router, options.reference_model
+        judge = None
+        if options.judge is not None:
+            judge = Judge(_member(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
         questions, given = options.validation, {"functions": options.functions, "embedder": router.embedder}
         if not isinstance(questions, Questions):
             questions = read_questions(questions, **given, judged=judge is not None)  # type: ignore[arg-type]
@@ -244,7 +165,7 @@ class Plan:
         called = [*self._members, *([judge.member] if judge else [])]
         called += [_member(router, pool, reference)] if reference is not None else []
         self._quotes: dict[str, Quote] = {member.name: require_quote(member) for member in called}
-        self._questions, self._sizes = questions, _sizes(questions, router.token_counter)
+        self._questions = questions
         self._judge = judge if questions.for_judge else None
         self._reference = called[-1] if reference is not None and questions.without_reference else None
         self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
@@ -270,28 +191,18 @@ class Plan:
         """Return a run of each model, the judge's trial, and what grades; two roles of a model share one caller."""
         options, callers = self.options, dict[str, Caller]()
 
-        def caller(member: Member, max_tokens: int) -> Caller:
-            made = Caller(
-                member,
-                self._quotes[member.name],
-                max_tokens=max_tokens,
-                counter=self._router.token_counter,
-                budget=budget,
-                concurrency=options.concurrency,
-                timeout=options.timeout,
-                first_pause=options.retry_pause,
-            )
-            return callers.setdefault(f"{member.name} {member.served_as} {max_tokens}", made)
+        def caller(member: Member, max_tokens: int | None = None) -> Caller:
+            how: dict[str, Any] = {"counter": self._router.token_counter, "budget": budget, "max_tokens": max_tokens}
+            made = Caller(member, self._quotes[member.name], options, **how)
+            return callers.setdefault(f"{member.name} {made.settings_digest}", made)
 
         judge, reference, trial = self._judge, self._reference, None
         judges = None if judge is None else caller(judge.member, judge.max_tokens)
-        references = None if reference is None else caller(reference, options.max_tokens)
-        grading = Grading(store, judge, judges, references)
+        grading = Grading(store, judge, judges, None if reference is None else caller(reference))
         if judges is not None and self._trial:
-            trial = Run(judges, self._trial, _sizes(self._trial, judges.counter), Grading(store), store)
+            trial = Run(judges, self._trial, Grading(store), store)
         how: dict[str, Any] = {"repeats": options.repeats, "told": told}
-        members = [caller(member, options.max_tokens) for member in self._members]
-        runs = [Run(one, self._questions, self._sizes, grading, store, **how) for one in members]
+        runs = [Run(caller(member), self._questions, grading, store, **how) for member in self._members]
         return runs, trial, grading
 
     async def run(
@@ -354,7 +265,7 @@ class Plan:
                 continue
             failed = await run.do(job, attempts=FIRST_ATTEMPTS)
             check_first(failed)
-            unbilled = run.answers and all(answer.usd is None and not answer.refused for answer in run.answers)
+            unbilled = run.answers and all(answer.usd is None and not answer.refused for answer in run.answers.values())
             if unbilled and (run.caller.quoted.prices.input or run.caller.quoted.prices.output):
                 raise PreflightError(
                     f"{run.model} answers without saying how many tokens it took, so what it costs is not known; "
@@ -397,8 +308,8 @@ class Plan:
             failed=run.calls.failed,
             judge_failures=run.grades.failed,
             ungradable=len(run.ungradable),
-            truncated=sum(answer.truncated for answer in run.answers),
-            refused=sum(answer.refused for answer in run.answers),
+            truncated=sum(answer.truncated for answer in run.answers.values()),
+            refused=sum(answer.refused for answer in run.answers.values()),
             spent_usd=run.spent,
             stopped=stopped,
             undecided=looked,
@@ -429,7 +340,7 @@ class Plan:
         """Return a model's evaluation, with how it was made as its provenance."""
         caller, judge, reference = run.caller, self._judge, self._reference
         how = {
-            "date": max((answer.date for answer in run.answers), default="")[:10],
+            "date": max((answer.date for answer in run.answers.values()), default="")[:10],
             "source": f"asked through LiteLLM {version('litellm')}",
             "questions": self._questions.source,
             "graders": sorted({"judge" if q.grader is None else q.grader.name for q in self._questions}),
@@ -437,7 +348,7 @@ class Plan:
             "judge": None if judge is None else judge.member.served_as,
             "reference_model": None if reference is None else reference.served_as,
             "prices": caller.quoted.source,
-            "refused": sum(answer.refused for answer in run.answers),
+            "refused": sum(answer.refused for answer in run.answers.values()),
             SERVED_AS: caller.member.served_as,
         }
         return run.evaluation(self._validation, {name: value for name, value in how.items() if value is not None})
@@ -465,11 +376,6 @@ class Plan:
                 "measure on others."
             )
         return notes
-
-
-def _sizes(questions: Sequence[Question], counter: TokenCounter) -> list[float]:
-    """Return the tokens of each question's chat."""
-    return [Chat.of(question.messages).count_tokens(counter) for question in questions]
 
 
 def _checked_models(router: UniRouter, models: Sequence[str], *, replace: bool) -> list[str]:

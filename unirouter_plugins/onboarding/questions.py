@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar, overload
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.tokens import TokenCounter
 from unirouter_core.validation import FEWEST, ValidationSet
 from unirouter_plugins.graders import Grade as Function
 from unirouter_plugins.graders import Grader, parse_grader
@@ -77,6 +78,7 @@ class Question:
     documents: tuple[str, ...] | None = None
     name: str = field(default=UNNAMED, compare=False)
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _counted: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         chat = Chat.of(self.messages or (as_one_prompt(self.prompt, self.documents or ()) if self.prompt else ""))
@@ -101,6 +103,12 @@ class Question:
         """The SHA-256 of the chat, in hexadecimal: the key of its answers in a store."""
         chat = json.dumps(self.messages, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return digest_of(chat)
+
+    def count_tokens(self, counter: TokenCounter) -> float:
+        """Return the tokens of the chat; they are counted once."""
+        if "tokens" not in self._counted:
+            self._counted["tokens"] = Chat.of(self.messages).count_tokens(counter)
+        return self._counted["tokens"]
 
     @property
     def grader_key(self) -> str | None:

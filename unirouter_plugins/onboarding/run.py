@@ -63,31 +63,31 @@ class Tally:
 class Run:
     """One model on the questions, each answered `repeats` times; `told` is called after every answer.
 
-    `n_asked` counts the answers of this run; `spent` is its USD for answers, references and grades, a bill not known
-    at its worst; `ungradable` are the rows of questions that nothing can grade; `out_of_budget` says why it stopped.
+    `answers` and `errors` are those of this run and of earlier ones, `n_asked` counts the answers of this run; `spent`
+    is its USD for answers, references and grades, a bill not known at its worst; `ungradable` are the rows of questions
+    that nothing can grade; `out_of_budget` says why it stopped.
     """
 
     def __init__(
         self,
         caller: Caller,
         questions: Sequence[Question],
-        sizes: Sequence[float],
         grading: Grading,
         store: AnswerStore,
         *,
         repeats: int = 1,
         told: Callable[[Run], None] = lambda _: None,
     ) -> None:
-        self.caller, self.questions, self.sizes, self.repeats = caller, questions, sizes, repeats
+        self.caller, self.questions, self.repeats = caller, questions, repeats
         self.calls, self.grades = Tally("calls"), Tally("grades")
         self.n_asked, self.spent = 0, 0.0
         self.out_of_budget: str | None = None
         self.told = told
         self._grading, self._store = grading, store
         self._keys = [grading.key(question) for question in questions]
-        self._answers: dict[Job, Answer] = {}
-        self._errors: dict[Job, float] = {}
-        self._failed: set[Job] = set()
+        self.answers: dict[Job, Answer] = {}
+        self.errors: dict[Job, float] = {}
+        self.failed: set[Job] = set()
         self.ungradable = {row for row, question in enumerate(questions) if grading.cannot_grade(question)}
         answers = store.answers(self.model, caller.settings_digest)
         grades = store.grades(self.model, caller.settings_digest)
@@ -96,10 +96,10 @@ class Run:
                 answer = answers.get((question.digest, repeat))
                 grade = grades.get((question.digest, repeat, self._keys[row]))
                 if answer is not None and (grade is not None or answer.text is not None):
-                    self._answers[row, repeat] = answer
+                    self.answers[row, repeat] = answer
                 if answer is not None and grade is not None:
-                    self._errors[row, repeat] = grade.error
-        self.calls.done, self.grades.done = len(self._answers), len(self._errors)
+                    self.errors[row, repeat] = grade.error
+        self.calls.done, self.grades.done = len(self.answers), len(self.errors)
 
     # --- Counts -----------------------------------------------------------------------------------------------------
 
@@ -116,48 +116,24 @@ class Run:
     @property
     def n_done(self) -> int:
         """How many are graded, failed or cannot be graded."""
-        return len(self._errors) + len(self._failed) + self.repeats * len(self.ungradable)
-
-    @property
-    def n_paid(self) -> int:
-        """How many answers there are, of this run and of earlier ones."""
-        return len(self._answers)
+        return len(self.errors) + len(self.failed) + self.repeats * len(self.ungradable)
 
     @property
     def n_answered(self) -> int:
         """How many questions have a graded answer."""
-        return len(set(self.graded_rows))
-
-    @property
-    def graded_rows(self) -> list[int]:
-        """The question of every graded answer."""
-        return [row for row, _ in self._errors]
-
-    @property
-    def errors(self) -> dict[Job, float]:
-        """The error of every graded answer."""
-        return dict(self._errors)
-
-    @property
-    def answers(self) -> list[Answer]:
-        """All answers, of this run and of earlier ones."""
-        return list(self._answers.values())
+        return len({row for row, _ in self.errors})
 
     def jobs(self, rows: Iterable[int]) -> Iterator[Job]:
         """Yield the answers to these questions that are still to be asked for or graded, row by row."""
         for row in rows:
             for job in ((row, repeat) for repeat in range(self.repeats)):
-                if not (job in self._errors or job in self._failed or row in self.ungradable):
+                if not (job in self.errors or job in self.failed or row in self.ungradable):
                     yield job
 
     def to_ask(self) -> list[Job]:
         """Return the answers that are not paid for yet, nor as the reference model's."""
         jobs = self.jobs(range(len(self.questions)))
-        return [job for job in jobs if job not in self._answers and not self._is_reference(job)]
-
-    def tokens_of(self, row: int) -> float:
-        """Return about how many prompt tokens one answer to this question is charged."""
-        return self.caller.charged(self.sizes[row])
+        return [job for job in jobs if job not in self.answers and not self._is_reference(job)]
 
     def _is_reference(self, job: Job) -> bool:
         return job[1] == 0 and self._grading.is_reference(self.caller, self.questions[job[0]])
@@ -194,7 +170,7 @@ class Run:
                 self.ungradable.add(job[0])
             except (CallFailedError, NoGradeError) as failed:
                 (self.calls if isinstance(failed, CallFailedError) else self.grades).count(failed)
-                self._failed.add(job)
+                self.failed.add(job)
                 failure = failed
             finally:
                 self.spent += hold.spent
@@ -204,25 +180,24 @@ class Run:
     async def _answer_and_grade(self, job: Job, hold: Hold, attempts: int) -> None:
         row, repeat = job
         question = await self._grading.with_reference(self.questions[row], hold)
-        answer = self._answers.get(job)
+        answer = self.answers.get(job)
         if answer is None and self._is_reference(job):
             answer = self._grading.reference_answer(question)
         kept: list[asyncio.Future[None]] = []
         if answer is None:
             ahead = self._grading.worst(question, self.caller.max_tokens)
-            tokens = self.tokens_of(row)
-            answer = await self.caller(question.messages, tokens, hold, ahead=ahead, attempts=attempts)
+            answer = await self.caller(self.questions[row], hold, ahead=ahead, attempts=attempts)
             kept.append(keep(self._store, self.caller, question, answer, repeat=repeat))
             self.n_asked += 1
-        if job not in self._answers:
-            self._answers[job] = answer
+        if job not in self.answers:
+            self.answers[job] = answer
             self.calls.count()
         try:
             grade = await self._grading.grade(question, answer.text or "", hold)
             kept.append(keep(self._store, self.caller, question, None, self._keys[row], grade, repeat))
         finally:
             await asyncio.gather(*kept)
-        self._errors[job] = grade.error
+        self.errors[job] = grade.error
         self.grades.count()
 
     # --- Results ----------------------------------------------------------------------------------------------------
@@ -230,9 +205,9 @@ class Run:
     def evaluation(self, validation: ValidationSet, provenance: Mapping[str, Any]) -> Evaluation:
         """Return what the model did so far; questions not asked yet are NaN and not `failed`."""
         rows = np.arange(len(self.questions))
-        errors = means_of(((row, error) for (row, _), error in self._errors.items()), len(rows))
-        failed = np.isnan(errors) & np.isin(rows, list(self.ungradable | {row for row, _ in self._failed}))
-        times = Counter(self.graded_rows)
+        errors = means_of(((row, error) for (row, _), error in self.errors.items()), len(rows))
+        failed = np.isnan(errors) & np.isin(rows, list(self.ungradable | {row for row, _ in self.failed}))
+        times = Counter(row for row, _ in self.errors)
         return Evaluation(
             self.model,
             validation,
@@ -243,14 +218,14 @@ class Run:
             latencies=self._means("seconds"),
             repeats=min(times.values(), default=self.repeats),
             failed=failed,
-            truncated=np.isin(rows, [row for (row, _), answer in self._answers.items() if answer.truncated]),
+            truncated=np.isin(rows, [row for (row, _), answer in self.answers.items() if answer.truncated]),
             prices=self.caller.quoted.prices,
             provenance=provenance,
         )
 
     def _means(self, name: str) -> Array:
         """Return the mean of a number of the answers to each question, (n_questions,)."""
-        numbers = ((row, getattr(answer, name)) for (row, _), answer in self._answers.items())
+        numbers = ((row, getattr(answer, name)) for (row, _), answer in self.answers.items())
         return means_of(((row, number) for row, number in numbers if number is not None), len(self.questions))
 
     def why_stopped(self, looked: Undecided | None) -> Literal["budget", "decided", "failures"] | None:

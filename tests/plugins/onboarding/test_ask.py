@@ -29,10 +29,12 @@ from unirouter_plugins.onboarding.ask import (
     Budget,
     Caller,
     CallFailedError,
+    OnboardingOptions,
     OverBudgetError,
     settings_of,
     together,
 )
+from unirouter_plugins.onboarding.questions import Question
 
 pytestmark = [
     # pydantic, of a class of LiteLLM's own, when it is first used
@@ -42,7 +44,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
 ]
 
-CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL = Question("What is the capital of France?")
 PRICES = Prices(1000, 2000)  # so that tokens are tenths of cents
 
 
@@ -60,7 +62,7 @@ async def ask(scripted_server):
         caller = made(scripted_server.url, budget := budget or Budget(), **how)
         async with budget.hold() as hold:
             try:
-                return await caller(CHAT, caller.tokens(CHAT), hold, attempts=attempts), budget, caller
+                return await caller(CAPITAL, hold, attempts=attempts), budget, caller
             except CallFailedError as failed:
                 return failed, budget, caller
 
@@ -70,10 +72,9 @@ async def ask(scripted_server):
 
 def made(url, budget, *, max_tokens=100, timeout=60.0, concurrency=4, **fields):
     member = Member("m", "openai/m", api_base=url, api_key_env="LOOPBACK", **fields)
+    how = {"max_tokens": max_tokens, "timeout": timeout, "concurrency": concurrency, "retry_pause": 0.01}
     counter = TokenCounter(BY_CHARACTERS)
-    how = {"max_tokens": max_tokens, "counter": counter, "budget": budget, "concurrency": concurrency}
-    how["first_pause"] = 0.01
-    return Caller(member, Quote(PRICES, TABLE), timeout=timeout, **how)
+    return Caller(member, Quote(PRICES, TABLE), OnboardingOptions(**how), counter=counter, budget=budget)
 
 
 async def sends_blanks(request, seen):
@@ -219,7 +220,7 @@ async def test_a_key_that_is_not_set_is_said_before_anything_is_asked(ask, scrip
 )
 async def test_a_bill_that_is_not_known_counts_at_its_worst(ask, reply, attempts, how):
     _, budget, caller = await ask(reply, **how)
-    assert budget.spent == pytest.approx(attempts * caller.worst(caller.tokens(CHAT)))
+    assert budget.spent == pytest.approx(attempts * caller.worst(caller.tokens(CAPITAL)))
 
 
 @pytest.mark.parametrize("reply", [rate_limited(0), refuses_the_key(), fails(404, "No such model.")])
@@ -233,7 +234,7 @@ async def test_a_call_that_is_kept_alive_by_blanks_ends_in_time(ask):
     failed, budget, caller = await ask(sends_blanks, timeout=0.3, attempts=2)
     assert failed.kind == "Timeout"
     assert "m had not answered after 0.3 s" in str(failed)
-    assert budget.spent == pytest.approx(2 * caller.worst(caller.tokens(CHAT)))
+    assert budget.spent == pytest.approx(2 * caller.worst(caller.tokens(CAPITAL)))
 
 
 async def test_a_response_without_an_answer_is_a_failure_that_is_paid_for(ask):
@@ -243,7 +244,7 @@ async def test_a_response_without_an_answer_is_a_failure_that_is_paid_for(ask):
 
 
 async def test_every_attempt_needs_its_worst_in_the_budget(ask, scripted_server):
-    worst = made("http://127.0.0.1:1", Budget()).worst(made("http://127.0.0.1:1", Budget()).tokens(CHAT))
+    worst = made("http://127.0.0.1:1", Budget()).worst(made("http://127.0.0.1:1", Budget()).tokens(CAPITAL))
     with pytest.raises(OverBudgetError, match="larger budget"):
         await ask(breaks(), Budget(2.5 * worst))
     assert len(scripted_server.seen) == 2
@@ -256,7 +257,7 @@ async def test_the_worst_grows_with_what_calls_are_seen_to_take(ask):
 
 def test_votes_count_as_many_times_as_there_are_samples():
     one, five = (made("http://127.0.0.1:1", Budget(), votes=votes) for votes in (None, Votes(5, "text")))
-    assert five.worst(five.tokens(CHAT)) == pytest.approx(5 * one.worst(one.tokens(CHAT)))
+    assert five.worst(five.tokens(CAPITAL)) == pytest.approx(5 * one.worst(one.tokens(CAPITAL)))
 
 
 @given(
@@ -315,7 +316,7 @@ async def test_two_tasks_that_need_more_do_not_wait_for_each_other():
 @pytest.mark.parametrize("usd", [-1, math.nan, math.inf])
 def test_a_budget_that_is_no_amount_is_refused(usd):
     with pytest.raises(InvalidDataError, match="finite number of USD"):
-        Budget(usd)
+        OnboardingOptions(budget=usd)
 
 
 # --- The pace ---------------------------------------------------------------------------------------------------------
@@ -328,7 +329,7 @@ async def test_a_pause_that_a_provider_asks_for_holds_for_all_calls(scripted_ser
 
     async def asked():
         async with budget.hold() as hold:
-            return await caller(CHAT, caller.tokens(CHAT), hold)
+            return await caller(CAPITAL, hold)
 
     first = asyncio.ensure_future(asked())
     while not scripted_server.seen:
@@ -358,7 +359,7 @@ async def test_no_more_calls_are_made_at_once_than_told(scripted_server):
 
     async def asked():
         async with budget.hold() as hold:
-            return await caller(CHAT, caller.tokens(CHAT), hold)
+            return await caller(CAPITAL, hold)
 
     await together(asked() for _ in range(12))
     assert max(most) == 3

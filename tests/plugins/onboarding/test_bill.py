@@ -11,7 +11,6 @@ from unirouter_plugins.litellm.members import Member, Members, Votes
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding
 from unirouter_plugins.onboarding.ask import ATTEMPTS, settings_digest
 from unirouter_plugins.onboarding.bill import USUAL_TOKENS, WIDER, Spread
-from unirouter_plugins.onboarding.judge import Judge
 from unirouter_plugins.onboarding.questions import Question, Questions
 from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, Grade
 
@@ -98,7 +97,7 @@ def test_what_is_paid_for_is_not_billed_again(bill, tmp_path):
 def test_the_judge_and_the_reference_model_are_on_the_bill(bill):
     critic, sage = Member("critic", "openai/critic", prices=Prices(3, 6)), Member("teacher", "openai/t", prices=PRICES)
     bare = [Question(f"Why is {n} odd?") for n in range(20)]
-    drawn = bill(bare, judge=Judge(critic), reference_model="teacher", also=(critic, sage))
+    drawn = bill(bare, judge="critic", reference_model="teacher", also=(critic, sage))
     new, teacher, judge = drawn.items
     assert [(item.role, item.calls) for item in drawn.items] == [("measured", 20), ("reference", 20), ("judge", 20)]
     assert judge.tokens_in > 20 * 300  # the judge's own prompt
@@ -108,7 +107,7 @@ def test_the_judge_and_the_reference_model_are_on_the_bill(bill):
 
 def test_a_judge_that_grades_nothing_is_not_on_the_bill(bill):
     critic = Member("critic", "openai/critic", prices=PRICES)
-    assert [item.role for item in bill(judge=Judge(critic), also=(critic,)).items] == ["measured"]
+    assert [item.role for item in bill(judge="critic", also=(critic,)).items] == ["measured"]
 
 
 @pytest.mark.parametrize("how", [{}, {"max_tokens": 3}, {"repeats": 3}, {"fields": {"votes": Votes(3, "text")}}])

@@ -28,7 +28,7 @@ PLACES = ("{prompt}", "{reference}", "{answer}")
 def sent(question, answer, prompt=None):
     """The text that the judge is sent."""
     judge = Judge(CRITIC) if prompt is None else Judge(CRITIC, prompt)
-    (message,) = judge.messages(question, answer)
+    (message,) = judge.asks(question, answer).messages
     assert message["role"] == "user"
     return message["content"]
 

@@ -7,10 +7,12 @@ import math
 import os
 import signal
 import sqlite3
+import threading
 import traceback
 
 import numpy as np
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +34,7 @@ from unirouter_plugins.litellm.door import open_litellm
 from unirouter_plugins.litellm.members import SERVED_AS, Member, Members, Votes
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
 from unirouter_plugins.onboarding.ask import ATTEMPTS, PreflightError
-from unirouter_plugins.onboarding.judge import Judge
+from unirouter_plugins.onboarding.judge import read_judge_prompt
 from unirouter_plugins.onboarding.questions import Question, Questions
 from unirouter_plugins.onboarding.run import means_of
 
@@ -268,7 +270,7 @@ def test_settings_outside_their_range_are_refused(begin, changed, said):
 
 
 async def test_within_an_event_loop_it_is_said_what_to_write_instead(begin):
-    with pytest.raises(RuntimeError, match=r"write: await plan.run"):
+    with pytest.raises(InvalidDataError, match=r"write: await plan.run"):
         begin()
     assert not begin.server.seen
 
@@ -491,11 +493,11 @@ def test_a_judge_whose_key_is_wrong_is_said_after_one_answer(begin):
     assert (len(begin.server.asked("sage")), len(begin.server.asked("critic"))) == (1, 1)
 
 
-def test_another_judge_prompt_judges_anew_and_asks_nobody_else(begin):
+def test_another_judge_prompt_judges_again_and_asks_no_other_model(begin, tmp_path):
     begin.server.script |= {"sage": says(names), "critic": verdicts(fair)}
     begin(questions=FREE, judge="critic")
-    critic = Judge(served("critic", begin.server.url))
-    begin(questions=FREE, judge=Judge(critic.member, critic.prompt.replace("You grade", "Do grade")))
+    (tmp_path / "judge.md").write_text(read_judge_prompt().replace("You grade", "Do grade"))
+    begin(questions=FREE, judge="critic", judge_prompt=tmp_path / "judge.md")
     assert len(begin.server.asked("sage")) == 60
     assert len(begin.server.asked("critic")) == 2 * 80
 
@@ -606,6 +608,34 @@ def test_a_line_may_name_a_grader_of_the_user_s_own(begin, tmp_path):
     options = OnboardingOptions(validation=tmp_path / "sums.jsonl", functions=ends, pool=table, store=begin.store)
     (sage,) = run_onboarding(plan_onboarding(begin.router, ["sage"], options))
     assert (sage.profile.error, sage.profile.provenance["graders"]) == (0.0, ["ends"])
+
+
+def test_answers_are_graded_outside_the_event_loop(begin):
+    threads = set()
+
+    def slow(answer, reference):
+        threads.add(threading.current_thread())
+        return answer != reference
+
+    begin(questions=[Question(q.prompt, q.reference, parse_grader("mine", functions={"mine": slow})) for q in SUMS])
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_a_number_that_a_provider_sends_and_that_cannot_be_ends_no_run_and_widens_no_budget(begin):
+    async def replies(request, seen):
+        body = json.loads((await says(RIGHT.get)(request, seen)).body)
+        if seen.prompt in prompts(SUMS[5:8]):
+            body["usage"] |= {"prompt_tokens": -1_000_000}
+        return web.json_response(body)
+
+    begin.server.script["sage"] = replies
+    plan = begin(plans=True)
+    (sage,) = begin(budget=1.0)
+    assert (sage.answered, sage.failed, sage.profile.error) == (60, 0, 0.0)
+    assert sage.spent_usd == pytest.approx(57 * 7e-6 + 3 * plan.bill.usd_longest / 60, rel=0.01)
+    (again,) = begin()
+    assert again.asked == 0
 
 
 def test_a_grader_that_fails_loses_no_answer(begin):
