@@ -3,16 +3,13 @@
 import numpy as np
 import pytest
 
-from unirouter_core import (
-    BlendEstimator,
-    Evaluation,
-    HashingEmbedder,
+from unirouter_core import Evaluation, Outcomes, Prices, UniRouter
+from unirouter_core.embedding import HashingEmbedder
+from unirouter_core.estimators import (
+    DefaultEstimator,
+    KnownModelsEstimator,
     LowRankEstimator,
-    MixtureEstimator,
-    Outcomes,
-    Prices,
     ShrunkenClustersEstimator,
-    UniRouter,
 )
 
 N_FIT = 160  # the rest, 80 prompts, is what models are measured on
@@ -57,7 +54,7 @@ def make_world(seed=0):
 def small_blend():
     """The default estimator with fewer clusters, so that it fits in milliseconds."""
     clusters = ShrunkenClustersEstimator(grid=(4, 8))
-    return BlendEstimator((clusters, LowRankEstimator(), MixtureEstimator()))
+    return DefaultEstimator((clusters, LowRankEstimator(), KnownModelsEstimator()))
 
 
 def fitted(world, estimator=None, **settings):

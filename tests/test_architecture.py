@@ -40,10 +40,12 @@ def test_importing_the_core_loads_numpy_only():
 def test_a_loaded_router_routes_and_onboards_without_scikit_learn(router, tmp_path):
     router.save(tmp_path / "my.router")
     work = f"""
+import dataclasses
 import numpy as np
 from unirouter_core import Evaluation, UniRouter, ValidationSet
 router = UniRouter.load({str(tmp_path / "my.router")!r}, estimator=None)
-router.token_counter = type(router.token_counter)("characters / 4")
+counter = type(router.fit_.token_counter)("characters / 4")
+router = UniRouter.from_fit(dataclasses.replace(router.fit_, token_counter=counter), router.pool)
 router.onboard(Evaluation("novice", ValidationSet(["Sing.", "Dance."]), [0, 1], costs=[0, 0]))
 router.route_batch(["What is 14 plus 33?"] * 3)[1].ranking
 str(router.explain("What is 14 plus 33?"))

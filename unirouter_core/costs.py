@@ -1,8 +1,17 @@
-"""What a call costs: prices, and the expected USD of each (prompt, model) from tokens and regions."""
+"""What a call costs: prices, tokens counted without a network, and the expected USD of a call by region."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +19,10 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.exceptions import InvalidDataError
 
 TOKENS_PER_PRICE = 1e6  # prices are quoted per million tokens, as every provider does
+PRIOR_ANSWERS = 10.0  # the weight of a model's overall mean in each region, as in the shrunken clusters
+FEWEST_CALLS = 10  # fewer calls do not tell what comes with every prompt from what grows with it
+SURE = 2.0  # standard errors above 0 from which on a slope is more than luck
+EXACT = 0.02  # recorded costs that two prices explain to this share are list prices times tokens
 
 
 @dataclass(frozen=True)
@@ -41,9 +54,8 @@ class Prices:
     def __post_init__(self) -> None:
         for name in ("input", "output", "cached_input"):
             price = getattr(self, name)
-            if price is None and name == "cached_input":
-                continue
-            if not isinstance(price, (int, float)) or not 0 <= price < np.inf:
+            known = isinstance(price, (int, float)) and 0 <= price < np.inf
+            if not known and (name != "cached_input" or price is not None):
                 raise InvalidDataError(
                     f"Price {name}={price!r} must be a finite number of USD per million tokens, >= 0."
                 )
@@ -59,22 +71,34 @@ class Prices:
         return (fresh * self.input + cached_tokens * self.cached + tokens_out * self.output) / TOKENS_PER_PRICE
 
 
-PRIOR_ANSWERS = 10.0
-"""How many answers a model's overall mean counts for in each region, as in the shrunken clusters."""
-
-
-def region_tokens(tokens_out: Array, regions: Labels, n_regions: int) -> Array:
-    """Return the expected output tokens in each region, shape (n_regions,).
-
-    Lengths are skewed, so each region's mean is of logarithms, pulled to the model's overall one; one factor for
-    all regions then makes the sum of the expectations the sum of what was seen (Duan's smearing).
+@dataclass(frozen=True, eq=False)
+class CallCost:
+    """What calls of one model are expected to cost: USD for each prompt token, each answer by region, and each call.
 
     Parameters
     ----------
-    tokens_out : array (n,)
-        Answers' lengths; NaN is left out.
-    regions : array (n,)
-    n_regions : int
+    per_token, per_cached_token : float
+        USD for each prompt token that the router counts.
+    per_answer : array (n_regions,)
+        USD of the answer, or of all that does not grow with the prompt where only the whole call's is known.
+    per_call : float
+        USD of what is sent with every prompt, such as a system prompt.
+    """
+
+    per_token: float
+    per_cached_token: float
+    per_answer: Array
+    per_call: float = 0.0
+
+
+# --- From recorded calls ----------------------------------------------------------------------------------------------
+
+
+def region_tokens(tokens_out: Array, regions: Labels, n_regions: int) -> Array:
+    """Return the expected output tokens in each region, (n_regions,), from answers' lengths (n,); NaN is left out.
+
+    Lengths are skewed, so each region's mean is of logarithms, shrunk to the model's overall one; one factor for all
+    regions then makes the sum of the expectations the sum of what was seen (Duan's smearing).
     """
     known = ~np.isnan(tokens_out)
     lengths, regions = tokens_out[known], regions[known]
@@ -83,23 +107,25 @@ def region_tokens(tokens_out: Array, regions: Labels, n_regions: int) -> Array:
     return np.asarray(np.maximum(factor * typical - 1, 0))
 
 
-FEWEST_SENT = 10
-"""Fewer calls do not tell what comes with every prompt from what grows with it."""
+def region_usd(costs: Array, regions: Labels, n_regions: int) -> Array:
+    """Return the mean USD in each region, shrunk to the overall mean, shape (n_regions,); NaN is left out."""
+    known = ~np.isnan(costs)
+    return _region_means(costs[known], regions[known], n_regions)
+
+
+def _region_means(values: Array, regions: Labels, n_regions: int) -> Array:
+    counts = np.bincount(regions, minlength=n_regions)
+    sums = np.bincount(regions, weights=values, minlength=n_regions)
+    return np.asarray((sums + PRIOR_ANSWERS * values.mean()) / (counts + PRIOR_ANSWERS))
 
 
 def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
-    """Return how many tokens come with every prompt, and how many go for each that the router counts.
+    """Return the tokens that come with every prompt, and those for each token that the router counts.
 
+    From each prompt's tokens `counted` by the router (n,), and `tokens_in`, what the provider counted; NaN is left out.
     A system prompt is the same however long the prompt is, another tokenizer counts longer prompts higher: a straight
     line, by least squares. Where that has no meaning (fewer than 10 calls, prompts of one length, a side of the line
     below 0), all is in the ratio; it is 1 where nothing is known.
-
-    Parameters
-    ----------
-    counted : array (n,)
-        Each prompt's tokens as the router counts them.
-    tokens_in : array (n,)
-        As the provider counted what was sent; NaN is left out.
 
     Examples
     --------
@@ -113,7 +139,7 @@ def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
         return 0.0, 1.0
     apart = counted - counted.mean()
     spread = float(apart @ apart)
-    if len(counted) >= FEWEST_SENT and spread > 0:
+    if len(counted) >= FEWEST_CALLS and spread > 0:
         slope = float(apart @ tokens_in) / spread
         fixed = float(tokens_in.mean() - slope * counted.mean())
         if slope > 0 and fixed >= 0:
@@ -121,19 +147,10 @@ def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
     return 0.0, float(tokens_in.sum() / counted.sum())
 
 
-SURE = 2.0
-"""Standard errors above 0 from which on a slope is more than luck."""
-
-
 def usd_per_token(counted: Array, costs: Array) -> float:
-    """Return the USD that each token of a prompt adds to a call of which only the USD is known; 0 where none is seen.
+    """Return the USD that each token of a prompt adds to a call of which only the USD is known; 0 where that is luck.
 
-    Parameters
-    ----------
-    counted : array (n,)
-        Each prompt's tokens as the router counts them.
-    costs : array (n,)
-        USD; NaN is left out.
+    From each prompt's tokens `counted` by the router (n,), and `costs` in USD; NaN is left out.
 
     Examples
     --------
@@ -145,7 +162,7 @@ def usd_per_token(counted: Array, costs: Array) -> float:
     counted, costs = counted[known], costs[known]
     apart = counted - counted.mean()
     spread = float(apart @ apart)
-    if len(counted) < FEWEST_SENT or not spread:
+    if len(counted) < FEWEST_CALLS or not spread:
         return 0.0
     slope = float(apart @ costs) / spread
     residual = costs - costs.mean() - slope * apart
@@ -154,51 +171,8 @@ def usd_per_token(counted: Array, costs: Array) -> float:
     return min(slope, most) if slope > SURE * stderr else 0.0
 
 
-def region_usd(costs: Array, regions: Labels, n_regions: int) -> Array:
-    """Return the mean USD in each region, pulled to the overall mean, shape (n_regions,); NaN is left out."""
-    known = ~np.isnan(costs)
-    return _region_means(costs[known], regions[known], n_regions)
-
-
-def _region_means(values: Array, regions: Labels, n_regions: int) -> Array:
-    counts = np.bincount(regions, minlength=n_regions)
-    sums = np.bincount(regions, weights=values, minlength=n_regions)
-    return np.asarray((sums + PRIOR_ANSWERS * values.mean()) / (counts + PRIOR_ANSWERS))
-
-
-@dataclass(frozen=True, eq=False)
-class CallCost:
-    """What calls of one model are expected to cost: so much a prompt token, an answer in each region, and a call.
-
-    Parameters
-    ----------
-    per_token, per_cached_token : float
-        USD for each prompt token that the router counts.
-    per_answer : array (n_regions,)
-        USD of the answer, or of all that does not grow with the prompt where only the whole call's is known.
-    per_call : float
-        USD of what is sent with every prompt, as a system prompt is.
-    """
-
-    per_token: float
-    per_cached_token: float
-    per_answer: Array
-    per_call: float = 0.0
-
-
-EXACT, FEWEST_EXACT = 0.02, 10
-"""Recorded costs, each of which two prices explain to this share, on this many calls, are list prices times tokens."""
-
-
 def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices | None:
-    """Return the prices that recorded costs were made with, or None when no two prices explain them.
-
-    Parameters
-    ----------
-    costs : array (n,)
-        USD.
-    tokens_in, tokens_out : array (n,)
-        As the provider counted them.
+    """Return the prices that recorded costs (n,) in USD were made with, or None when no two prices explain them.
 
     Examples
     --------
@@ -207,7 +181,7 @@ def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices 
     Prices(input=2.0, output=3.0, cached_input=None)
     """
     known = ~np.isnan(costs + tokens_in + tokens_out)
-    if known.sum() < FEWEST_EXACT or not costs[known].any():
+    if known.sum() < FEWEST_CALLS or not costs[known].any():
         return None
     tokens = np.stack([tokens_in[known], tokens_out[known]], axis=1) / TOKENS_PER_PRICE
     prices, *_ = np.linalg.lstsq(tokens, costs[known], rcond=None)
@@ -215,5 +189,113 @@ def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices 
     apart = (np.abs(tokens @ prices - costs[known]) / np.maximum(costs[known], floor)).max()
     if np.linalg.matrix_rank(tokens) < 2 or prices.min() < -EXACT * prices.max() or apart > EXACT:
         return None
-    each = [float(f"{max(price, 0.0):.6g}") for price in prices]  # rounding in the file is not a price
-    return Prices(*each)
+    return Prices(*(float(f"{max(price, 0.0):.6g}") for price in prices))  # rounding in the file is not a price
+
+
+# --- Tokens -----------------------------------------------------------------------------------------------------------
+
+ENCODING = "cl100k_base"  # tiktoken's table for counting; a model's own ratio to it is measured at onboarding
+BY_CHARACTERS = "characters / 4"  # the count that needs no table: close for English, low for code and other scripts
+_TABLE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the table's file, as tiktoken names its copies
+_TABLE_DIGEST = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+_TABLE_FOLDERS = {"litellm": "litellm_core_utils/tokenizers", "llama_index": "core/_static/tiktoken_cache"}
+_PATTERN = (  # how the encoding splits text, from tiktoken_ext.openai_public
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
+    r"|\s+(?!\S)|\s"
+)
+
+
+class TokenCounter:
+    """Counts tokens with tiktoken where its table is on this machine, else a token for every 4 characters.
+
+    The table is looked for, at the first count, in `TIKTOKEN_CACHE_DIR` and where LiteLLM and LlamaIndex keep theirs;
+    it is never downloaded.
+
+    Parameters
+    ----------
+    name : str, optional
+        The count that models were measured with; another one here gives a warning, once.
+
+    Examples
+    --------
+    >>> TokenCounter(BY_CHARACTERS).count(["What is 2 + 2?"]).tolist()
+    [4.0]
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self._encoding: Any = None
+        self._asked, self._name = name, BY_CHARACTERS if name == BY_CHARACTERS else None
+
+    @property
+    def name(self) -> str:
+        """The table's name, or "characters / 4"."""
+        if self._name is None:
+            self._encoding = next((found for folder in _folders() if (found := _read_table(folder / _TABLE))), None)
+            self._name = BY_CHARACTERS if self._encoding is None else ENCODING
+            if self._asked not in (None, self._name):
+                warnings.warn(
+                    f"Tokens are counted as {self._name}, but were as {self._asked} when the models were measured: "
+                    "expected costs are off by a little. Install litellm, or point TIKTOKEN_CACHE_DIR at the table.",
+                    stacklevel=3,
+                )
+        return self._name
+
+    def count(self, prompts: Sequence[str]) -> Array:
+        """Return the number of tokens of each prompt, shape (n,)."""
+        if self.name == BY_CHARACTERS:
+            return np.ceil(np.array([len(prompt) for prompt in prompts], np.float64) / 4)
+        return np.array([len(self._encoding.encode_ordinary(prompt)) for prompt in prompts], np.float64)
+
+
+def _folders() -> Iterator[Path]:
+    if folder := os.environ.get("TIKTOKEN_CACHE_DIR"):
+        yield Path(folder)
+    for package, inside in _TABLE_FOLDERS.items():
+        found = importlib.util.find_spec(package)  # finds without importing
+        for place in (found.submodule_search_locations or []) if found else []:
+            yield Path(place) / inside
+
+
+@functools.cache
+def _read_table(file: Path) -> Any:
+    """Return tiktoken's encoding from a table, or None when `file` is not the whole table."""
+    table = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(table).hexdigest() != _TABLE_DIGEST:
+        return None
+    from tiktoken import Encoding
+
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, table.splitlines())}
+    return Encoding(ENCODING, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+def check_count(given: float, what: str) -> Array:
+    """Return one token count as an array (1,), checked without numpy, which would take longer than all the rest."""
+    if not isinstance(given, (int, float, np.number)) or not 0 <= given < np.inf:
+        raise InvalidDataError(f"{what}={given!r} must be a finite number >= 0.")
+    return np.array([given], np.float64)
+
+
+def check_counts(given: Any, n: int, what: str) -> Array:
+    """Return token counts as floats, (n,), checked."""
+    try:
+        amounts = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        amounts = np.array(np.nan)  # refused below, by its value
+    if amounts.shape != (n,) or not np.isfinite(amounts).all() or (amounts < 0).any():
+        raise InvalidDataError(f"{what}={given!r} must be {n} finite numbers >= 0.")
+    return amounts
+
+
+def check_cached(cached: Array, tokens: Array) -> Array:
+    """Return the cached tokens, checked to be part of `tokens`; both are (n,), or by model (n, m)."""
+    if tokens.ndim == cached.ndim:
+        most = tokens
+    else:
+        most = tokens.min(axis=1) if tokens.ndim == 2 else np.repeat(tokens[:, None], cached.shape[1], axis=1)
+    if (cached > most).any():
+        where = np.unravel_index(np.argmax(cached > most), cached.shape)
+        raise InvalidDataError(
+            f"cached_tokens={cached[where]:g} are part of tokens_in={most[where]:g} and cannot be more; give "
+            "tokens_in, the tokens of all that will be sent."
+        )
+    return cached

@@ -1,4 +1,4 @@
-"""What the choices at every cost_weight give on a test set, as a curve of quality over cost."""
+"""Deferral curves: quality over cost of the choices at every cost_weight, exact, on a test set."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.embedding import Array, Labels
+from unirouter_core.embedding import Array, Labels, Mask
 from unirouter_core.exceptions import InvalidDataError
 
-SAME_COST_DIGITS = 12
-"""Mean costs that agree to this many digits of the dearest are one point: sums round differently."""
-
-SAME_QUALITY = 1e-9
-"""A curve this close below a quality has reached it: sums round differently."""
+SAME_COST_DIGITS = 12  # mean costs that agree to this many digits of the dearest are one point: sums round differently
+SAME_QUALITY = 1e-9  # a curve this close below a quality has reached it, for the same reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +69,7 @@ class Curve:
         return float(self.qualities.max())
 
     def hull(self) -> Curve:
-        """Return the upper concave hull up to the peak: what mixtures of the points reach for at most each cost.
-
-        It ends at the peak, because nobody has to spend more for less: what is right of it is flat.
-        """
+        """Return the upper concave hull up to the peak: the best mixtures of the points at each cost."""
         peak = int(self.qualities.argmax())
         corners, chords = {0, peak}, [(0, peak)]
         while chords:  # the point farthest above a chord is a corner, and makes two chords
@@ -108,17 +102,7 @@ class Curve:
     def area(self, dearest: float, *, upto: float = 1.0) -> float:
         """Return the integral of quality over cost / `dearest`, from 0 to `upto`, not divided by `upto`.
 
-        Parameters
-        ----------
-        dearest : float
-            The mean USD of the most expensive model.
-        upto : float
-            The share of `dearest` to stop at; 1 is the Area of the paper, 0.5 its Area(50%).
-
-        Raises
-        ------
-        InvalidDataError
-            When `dearest` is not above 0.
+        `dearest` is the mean USD of the most expensive model; `upto` is 1 for the paper's Area, 0.5 for its Area(50%).
         """
         if not 0 < dearest < np.inf:
             raise InvalidDataError(f"The dearest model costs {dearest:g} USD; an area needs a finite cost above 0.")
@@ -134,7 +118,7 @@ class Sweep:
     """Every prompt's choices as cost_weight grows from 0 to inf, as changes; made by `sweep`.
 
     A prompt's choice at cost_weight 0 is its first change, from nothing. The changes are kept by prompt, so that
-    another weighting of the prompts (a bootstrap) is another sum, not another sweep.
+    a bootstrap, which weights the prompts differently, needs another sum and not another sweep.
 
     Parameters
     ----------
@@ -175,22 +159,22 @@ class Sweep:
 def sweep(
     predicted_errors: npt.ArrayLike, predicted_costs: npt.ArrayLike, errors: npt.ArrayLike, costs: npt.ArrayLike
 ) -> Sweep:
-    """Choose for every prompt at every cost_weight from 0 to inf, by the predictions, and note what the choices give.
+    """Return each prompt's choices by the predictions at every cost_weight from 0 to inf, with their real outcomes.
 
     The choice is argmin of error + cost_weight * cost; ties go to the cheaper model, then to the more accurate (on
-    the prompt, then on average), then to the one that stands first. There is no grid: a prompt's choice moves along
-    the lower envelope of its models' lines, and changes at finitely many cost_weights, all found exactly.
+    the prompt, then on average), then to the first. There is no grid: a prompt's choice moves along the lower
+    envelope of its models' lines, and changes at finitely many cost_weights, all found exactly.
 
     Parameters
     ----------
     predicted_errors : array (n_prompts, n_models) or (n_models,)
-        One row stands for every prompt. Finite; in [0, 1] by meaning, but not refused outside.
+        One row stands for every prompt. Finite; outside [0, 1] is allowed.
     predicted_costs : array (n_prompts, n_models) or (n_models,)
         USD.
     errors : array (n_prompts, n_models)
-        What the models really did.
+        The models' real errors.
     costs : array (n_prompts, n_models) or (n_models,)
-        What they really cost, in USD.
+        Their real costs, in USD.
 
     Raises
     ------
@@ -220,7 +204,7 @@ def sweep(
 
 
 def _envelope(errors: Array, costs: Array) -> Iterator[tuple[Labels, Array, Labels]]:
-    """Yield, step by step along each prompt's lower envelope: the prompts that move, at which cost_weights, to what."""
+    """Yield, step by step along each prompt's lower envelope: prompts that change, at which cost_weights, to what."""
     chosen = _cheapest(costs, errors == errors.min(1, keepdims=True))
     rows, reached = np.arange(len(costs)), np.zeros(len(costs))
     while rows.size:
@@ -238,10 +222,9 @@ def _envelope(errors: Array, costs: Array) -> Iterator[tuple[Labels, Array, Labe
         errors, costs = errors[moving], costs[moving]
 
 
-def _cheapest(costs: Array, candidates: npt.NDArray[np.bool_]) -> Labels:
+def _cheapest(costs: Array, candidates: Mask) -> Labels:
     """Return the first of each row's cheapest `candidates`, shape (n_prompts,)."""
-    cheapest: Labels = np.where(candidates, costs, np.inf).argmin(1)
-    return cheapest
+    return np.asarray(np.where(candidates, costs, np.inf).argmin(1))
 
 
 def _curve_through(costs: Array, qualities: Array, cost_weights: Array) -> Curve:
@@ -255,10 +238,9 @@ def _curve_through(costs: Array, qualities: Array, cost_weights: Array) -> Curve
 def deferral_curve(
     predicted_errors: npt.ArrayLike, predicted_costs: npt.ArrayLike, errors: npt.ArrayLike, costs: npt.ArrayLike
 ) -> Curve:
-    """Return the exact deferral curve: route by the predictions at every cost_weight, judge by what really happened.
+    """Return the exact deferral curve: route by the predictions at every cost_weight, evaluate by the real outcomes.
 
-    Parameters, rule and exceptions are those of `sweep`. The x-axis is the realised mean cost of the choices. The
-    clairvoyant's curve is this one, with the predictions of an estimator that was fitted with every label.
+    Parameters, rule and exceptions are those of `sweep`. The x-axis is the real mean cost of the choices.
 
     Examples
     --------
@@ -275,15 +257,7 @@ def zero_router_curve(
     """Return the curve of a router that ignores the prompt (ZeroRouter in the paper).
 
     It mixes the models on the upper concave hull of mean cost and mean quality on the validation set: those that the
-    rule chooses when every prompt has the same predictions.
-
-    Parameters
-    ----------
-    val_errors : array (n_val, n_models)
-    val_costs : array (n_val, n_models) or (n_models,)
-        USD.
-    errors, costs
-        Of the test set, as in `sweep`.
+    rule chooses when every prompt has the same predictions. `errors` and `costs` are of the test set, as in `sweep`.
 
     Examples
     --------
@@ -295,7 +269,7 @@ def zero_router_curve(
 
 
 def oracle_curve(errors: npt.ArrayLike, costs: npt.ArrayLike) -> Curve:
-    """Return the curve of a router that knows every outcome; it ends at the cheapest right model for each prompt.
+    """Return the curve of a router that knows every outcome.
 
     Examples
     --------
@@ -306,13 +280,7 @@ def oracle_curve(errors: npt.ArrayLike, costs: npt.ArrayLike) -> Curve:
 
 
 def check_table(errors: npt.ArrayLike, costs: npt.ArrayLike) -> tuple[Array, Array]:
-    """Return errors and costs as float64 (n_prompts, n_models), costs (n_models,) repeated for every prompt.
-
-    Raises
-    ------
-    InvalidDataError
-        When shapes do not fit, a number is missing or infinite, an error is outside [0, 1] or a cost below 0.
-    """
+    """Return errors and costs, checked, as float64 (n_prompts, n_models); costs (n_models,) are repeated."""
     shape = np.shape(errors)
     if len(shape) != 2 or 0 in shape:
         raise InvalidDataError(f"Errors have shape {shape}; give one row a prompt and one column a model.")

@@ -1,19 +1,30 @@
-"""What was retrieved for a prompt, and one longer vector of the question, its documents and how well they fit."""
+"""What was retrieved for a prompt, and one vector of the question, its documents and how well they fit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.embedding import Array, Embedder, embed, normalise
 from unirouter_core.exceptions import InvalidDataError
 
-if TYPE_CHECKING:
-    from unirouter_core.tokens import TokenCounter
+STATISTICS = (
+    "documents, log",
+    "characters, log",
+    "highest retrieval score",
+    "mean retrieval score",
+    "spread of retrieval scores",
+    "cosine of the question with the documents' mean",
+    "highest cosine of the question with a document",
+)
+"""The statistics of a retrieval, each in the unit of its standard deviation over the training prompts."""
+
+FARTHEST = 3.0  # standard deviations; a statistic beyond is an outlier, which would drown the question
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Documents:
     Raises
     ------
     InvalidDataError
-        When a text is none, or a score is missing or infinite.
+        When a text is no string, or a score is missing or infinite.
 
     Examples
     --------
@@ -48,19 +59,26 @@ class Documents:
         for position, text in enumerate(self.texts):
             if not isinstance(text, str):
                 raise InvalidDataError(f"Document {position} is {text!r:.60}, which is no text; give its text.")
-        if self.scores is not None:
-            object.__setattr__(self, "scores", _checked_scores(self.scores, len(self.texts)))
+        if self.scores is None:
+            return
+        try:
+            scores = tuple(float(score) for score in self.scores)
+        except (TypeError, ValueError) as failed:
+            raise InvalidDataError(f"Retrieval scores {self.scores!r:.60} are not numbers; give one each.") from failed
+        if len(scores) != len(self.texts) or any(map(math.isinf, scores)):
+            raise InvalidDataError(
+                f"{len(self)} documents but retrieval scores {scores!r:.60}; give one finite number for each."
+            )
+        object.__setattr__(self, "scores", scores)
 
     @classmethod
     def of(cls, given: GivenDocuments | None) -> Documents:
-        """Return what was given as `Documents`: texts alone have no scores, and None is that nothing was retrieved."""
+        """Return what was given as `Documents`: texts alone have no scores; None means that nothing was retrieved."""
         if isinstance(given, Documents):
             return given
-        if given is None:
-            return NONE
-        if not isinstance(given, Sequence):
+        if given is not None and not isinstance(given, Sequence):
             raise InvalidDataError(f"documents={given!r:.60} must be a list of texts, or Documents(texts, scores).")
-        return cls(given)
+        return cls() if given is None else cls(given)
 
     def __len__(self) -> int:
         """Return the number of documents."""
@@ -68,20 +86,7 @@ class Documents:
 
 
 GivenDocuments: TypeAlias = Documents | Sequence[str]
-"""What is taken for `Documents`: also the texts alone."""
-
-NONE = Documents()
-"""Nothing was retrieved."""
-
-
-def _checked_scores(given: Sequence[float], n: int) -> tuple[float, ...]:
-    try:
-        scores = tuple(float(score) for score in given)
-    except (TypeError, ValueError) as failed:
-        raise InvalidDataError(f"Retrieval scores {given!r:.60} are not numbers; give one for each text.") from failed
-    if len(scores) != n or any(math.isinf(score) for score in scores):
-        raise InvalidDataError(f"{n} documents but retrieval scores {scores!r:.60}; give one finite number for each.")
-    return scores
+"""`Documents`, or the texts alone."""
 
 
 def check_documents(given: Sequence[GivenDocuments | None], n: int) -> tuple[Documents, ...]:
@@ -104,7 +109,7 @@ def as_one_prompt(prompt: str, documents: Sequence[str]) -> str:
 
 
 def distinct_texts(documents: Sequence[Documents]) -> list[str]:
-    """Return the texts of all documents, each once: the same page is found for many prompts."""
+    """Return the texts of all documents, each once: the same page is retrieved for many prompts."""
     return list(dict.fromkeys(text for each in documents for text in each.texts))
 
 
@@ -118,31 +123,26 @@ def count_tokens(counter: TokenCounter, prompts: Sequence[str], documents: Seque
     return np.asarray(tokens + [sum(known[text] for text in each.texts) for each in documents])
 
 
-# --- One longer vector ------------------------------------------------------------------------------------------------
-
-STATISTICS = (
-    "documents, log",
-    "characters, log",
-    "highest retrieval score",
-    "mean retrieval score",
-    "spread of retrieval scores",
-    "cosine of the question with the documents' mean",
-    "highest cosine of the question with a document",
-)
-"""What is said of a retrieval, each in the unit of its standard deviation over the training prompts."""
-
-FARTHEST = 3.0
-"""Standard deviations: a statistic beyond is an outlier, which would drown the question."""
+def embed_with_documents(
+    embedder: Embedder, prompts: Sequence[str], documents: Sequence[Documents]
+) -> tuple[Array, list[Array]]:
+    """Return the prompts' vectors (n, d), and those of each prompt's documents, in one call of the embedder."""
+    texts = [text for text in distinct_texts(documents) if text.strip()]  # providers refuse to embed blank text
+    vectors = embed(embedder, [*prompts, *texts])
+    Q, blank = vectors[: len(prompts)], np.zeros(vectors.shape[1], np.float32)
+    of = dict(zip(texts, vectors[len(prompts) :], strict=True))
+    rows = [[of.get(text, blank) for text in each.texts] for each in documents]
+    return Q, [np.array(each, np.float32).reshape(-1, Q.shape[1]) for each in rows]
 
 
 @dataclass(eq=False)
 class DocumentFeatures:
     """A question's vector, the mean of its documents', and statistics of the retrieval, in one row of length 1.
 
-    The weights say how much each block counts where distances are taken. They are kept with a router, so that it reads
-    prompts as it was fitted. The documents' block is half the question's: what was found mostly repeats the question's
-    topic. All statistics together weigh as much as the question: whether the answer was found decides as much
-    as what is asked. A prompt without documents has zeros for what is not known.
+    The weights say how much each block counts where distances are taken; they are kept with a router. The documents'
+    block is half the question's, because documents mostly repeat the question's topic. All statistics together weigh
+    as much as the question: whether the answer was found decides as much as what is asked. A prompt without documents
+    has zeros for what is not known.
 
     Parameters
     ----------
@@ -152,8 +152,7 @@ class DocumentFeatures:
     Attributes
     ----------
     centres_, weights_ : array (7,)
-        Of each of `STATISTICS`, the mean over the training prompts, and 1 / standard deviation; 0 where it was never
-        known.
+        Of each of `STATISTICS`, the mean over the training prompts, and 1 / standard deviation; 0 where never known.
     """
 
     question: float = 1.0
@@ -162,27 +161,23 @@ class DocumentFeatures:
     centres_: Array = field(init=False, repr=False)
     weights_: Array = field(init=False, repr=False)
 
-    def width(self, dims: int) -> int:
-        """Return how many numbers the longer vector has, of embeddings of `dims`."""
-        return 2 * dims + len(STATISTICS)
-
     def dims(self, width: int) -> int:
-        """Return how many numbers an embedding has whose longer vector has `width`."""
+        """Return the length of an embedding whose longer vector has `width`."""
         return (width - len(STATISTICS)) // 2
 
     def fit(self, Q: Array, found: Sequence[Array], documents: Sequence[Documents]) -> Self:
-        """Learn what is usual from the vectors Q (n, d) of prompts, and those of each prompt's documents."""
+        """Learn the usual statistics from the vectors Q (n, d) of prompts, and those of each prompt's documents."""
         rows = _statistics(Q, found, documents)
         known = ~np.isnan(rows)
         n = np.maximum(known.sum(0), 1)
         self.centres_ = np.where(known, rows, 0).sum(0) / n
         spread = np.sqrt((np.where(known, rows - self.centres_, 0) ** 2).sum(0) / n)
-        never_varies = spread < 1e-6  # what rounding leaves; another value is then one unit off for each unit
-        self.weights_ = np.where(known.any(0), 1 / np.where(never_varies, 1, spread), 0)
+        constant = spread < 1e-6  # what rounding leaves; another value is then one unit off for each unit
+        self.weights_ = np.where(known.any(0), 1 / np.where(constant, 1, spread), 0)
         return self
 
     def join(self, Q: Array, found: Sequence[Array], documents: Sequence[Documents]) -> Array:
-        """Return the longer vectors, float32, (n, width(d)), rows of length 1.
+        """Return the longer vectors, float32, (n, 2 * d + 7), rows of length 1.
 
         Parameters
         ----------
@@ -194,21 +189,8 @@ class DocumentFeatures:
         """
         means = np.stack([rows.mean(0) if len(rows) else np.zeros(Q.shape[1], np.float32) for rows in found])
         unusual = np.nan_to_num((_statistics(Q, found, documents) - self.centres_) * self.weights_)
-        told = np.clip(unusual, -FARTHEST, FARTHEST) / math.sqrt(len(STATISTICS))  # about as long as a unit vector
-        return normalise(np.hstack([self.question * Q, self.documents * means, self.statistics * told]))
-
-
-def embed_with_documents(
-    embedder: Embedder, prompts: Sequence[str], documents: Sequence[Documents]
-) -> tuple[Array, list[Array]]:
-    """Return the prompts' vectors (n, d), and those of each prompt's documents, in one call of the embedder."""
-    texts = distinct_texts(documents)
-    spoken = [text for text in texts if text and not text.isspace()]  # providers refuse to embed nothing
-    vectors = embed(embedder, [*prompts, *spoken])
-    Q, blank = vectors[: len(prompts)], np.zeros(vectors.shape[1], np.float32)
-    of = dict(zip(spoken, vectors[len(prompts) :], strict=True))
-    rows = [[of.get(text, blank) for text in each.texts] for each in documents]
-    return Q, [np.array(each, np.float32).reshape(-1, Q.shape[1]) for each in rows]
+        scaled = np.clip(unusual, -FARTHEST, FARTHEST) / math.sqrt(len(STATISTICS))  # about as long as a unit vector
+        return normalise(np.hstack([self.question * Q, self.documents * means, self.statistics * scaled]))
 
 
 def _statistics(Q: Array, found: Sequence[Array], documents: Sequence[Documents]) -> Array:

@@ -1,32 +1,225 @@
-"""The models of a router as one immutable stack of arrays, and what they are expected to do on prompts."""
+"""The models that can be chosen: what is known of each, and all of them as one immutable stack of arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from unirouter_core.costs import TOKENS_PER_PRICE
+from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
+from unirouter_core.documents import Documents
 from unirouter_core.embedding import Array, Labels, Mask
-from unirouter_core.estimators.estimator import Estimator, Prediction
-from unirouter_core.exceptions import UnknownModelError
-from unirouter_core.profiles import ModelProfile
-from unirouter_core.regions import Regions
+from unirouter_core.estimators.protocol import Prediction
+from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError
+
+CAPABILITIES = ("tools", "vision", "json")
+"""What a prompt may require of a model."""
 
 FAR_STDERR = 0.1
 """The least standard error for a kind of prompt that no region is like."""
 
-ROUNDING = 1e-3
-"""A predicted error may lie this far outside [0, 1]."""
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do; True where nothing is known, since a wrong no would hide it.
+
+    Parameters
+    ----------
+    tools, vision, json : bool
+        Tool calls, images, answers held to a JSON schema.
+    context_window : int, optional
+        The most tokens of a prompt, as the router counts them or as `route` is told; None is without limit.
+
+    Raises
+    ------
+    InvalidDataError
+        When one of the first three is neither True nor False, or the window is no int > 0.
+    """
+
+    tools: bool = True
+    vision: bool = True
+    json: bool = True
+    context_window: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in CAPABILITIES:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidDataError(f"{name}={getattr(self, name)!r} must be True or False.")
+        window = self.context_window
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+            raise InvalidDataError(f"context_window={window!r} must be an int > 0, in tokens, or None.")
+
+    def lacks(self, requires: Sequence[str]) -> list[str]:
+        """Return those of `requires` that the model cannot do.
+
+        Raises
+        ------
+        InvalidDataError
+            When one of them is no capability.
+        """
+        unknown = [name for name in requires if name not in CAPABILITIES]
+        if unknown:
+            raise InvalidDataError(f"{unknown[0]!r} is no capability; require one of {', '.join(CAPABILITIES)}.")
+        return [name for name in requires if not getattr(self, name)]
 
 
-def predicts_errors(estimator: Estimator, regions: Regions, features: Array) -> bool:
-    """Return whether a model's features give an error in [0, 1] in each region."""
-    errors = estimator.predict(regions.centroids_, features[None]).errors
-    inside = (errors >= -ROUNDING) & (errors <= 1 + ROUNDING)  # NaN is not
-    return errors.shape == (len(regions.centroids_), 1) and bool(inside.all())
+# --- The prompts that models are measured on --------------------------------------------------------------------------
+
+
+def digests(prompts: Sequence[str], documents: Sequence[Documents] | None = None) -> list[str]:
+    """Return the name of each prompt where its text is left out: its hash, then that of its documents, if any."""
+    own = [_digest(prompt) for prompt in prompts]
+    if documents is None:
+        return own
+    found = [f"+{_digest(repr((each.texts, each.scores)))}" if each else "" for each in documents]
+    return [name + more for name, more in zip(own, found, strict=True)]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def as_numbers(names: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Return the digests of prompts, without those of their documents, as numbers, (n,)."""
+    return np.array([int(name[:16], 16) for name in names], np.uint64)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredPrompts:
+    """The prompts that profiles were measured on, as a router keeps them.
+
+    Parameters
+    ----------
+    digests : sequence of str
+    texts : sequence of str, optional
+        Left out where prompts must not be kept.
+    vectors : array (n_prompts, d)
+        float16.
+    tokens : array (n_prompts,)
+        As the router counts them.
+    known : array (n_prompts, n_training_models), optional
+        The training models' errors on them, float16, NaN where not known.
+    """
+
+    digests: tuple[str, ...]
+    texts: tuple[str, ...] | None
+    vectors: Array
+    tokens: Array
+    known: Array | None
+
+    @cached_property
+    def id(self) -> str:
+        """The same for the same prompts with the same known errors."""
+        parts = hashlib.sha256("\n".join(self.digests).encode())
+        parts.update(b"" if self.known is None else self.known.tobytes())
+        return parts.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Return the number of prompts."""
+        return len(self.digests)
+
+
+# --- One model --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class ModelProfile:
+    """What a router knows of one model.
+
+    Parameters
+    ----------
+    model : str
+    features : array
+        Ψ(h), as the router's estimator made it.
+    error : float
+        The mean error on the validation prompts, in [0, 1].
+    error_spread : float
+        The standard deviation of its error between regions: how wrong `error` may be on an unknown kind of prompt.
+    n : int
+        The answers behind it.
+    cost : CallCost
+    prices : Prices, optional
+    capabilities : Capabilities
+    measured : MeasuredPrompts
+    errors, usd : array (n_prompts,)
+        On each of them; NaN where not known.
+    provenance : mapping
+
+    Raises
+    ------
+    InvalidDataError
+        When a number is out of its range, or there is not one answer for each prompt.
+    """
+
+    model: str
+    features: Array
+    error: float
+    error_spread: float
+    n: int
+    cost: CallCost
+    prices: Prices | None
+    capabilities: Capabilities
+    measured: MeasuredPrompts
+    errors: Array
+    usd: Array
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        cost = self.cost
+        usd = np.array([cost.per_token, cost.per_cached_token, cost.per_call, *cost.per_answer])
+        checks = {
+            "error": 0 <= self.error <= 1,
+            "error_spread": 0 <= self.error_spread <= 1,
+            "cost": bool(((usd >= 0) & (usd < np.inf)).all()),
+            "answers": self.errors.shape == self.usd.shape == (len(self.measured),)
+            and not ((self.errors < 0) | (self.errors > 1) | (self.usd < 0)).any(),
+            "n": self.n == np.count_nonzero(~np.isnan(self.errors)),
+        }
+        if wrong := [name for name, fine in checks.items() if not fine]:
+            raise InvalidDataError(f"field {wrong[0]!r} is out of range or of the wrong length")
+
+    def __repr__(self) -> str:
+        return f"ModelProfile({self.model!r}, error={self.error:.3f}, n={self.n})"
+
+    def repriced(self, prices: Prices) -> ModelProfile:
+        """Return the profile with other prices: what it would be had the model been measured at them.
+
+        Expected costs follow exactly; the USD of each validation answer is split into prompt and answer by the
+        prompt's tokens.
+
+        Raises
+        ------
+        UnknownPriceError
+            When it does not tell how many tokens there were: it knows USD alone, or had a price of 0.
+        """
+        before = self.prices
+        if before == prices:
+            return self
+        if before is None or not before.input or not before.output or not self.cost.per_token:
+            raise UnknownPriceError(
+                f"How many tokens {self.model!r} was measured with is not known, so its costs cannot follow new prices;"
+                " onboard it again with them."
+            )
+        ratio = self.cost.per_token * TOKENS_PER_PRICE / before.input
+        sent = self.measured.tokens * self.cost.per_token + self.cost.per_call
+        answers = np.maximum(self.usd - sent, 0) * (prices.output / before.output)
+        cost = CallCost(
+            prices.input * ratio / TOKENS_PER_PRICE,
+            prices.cached * ratio / TOKENS_PER_PRICE,
+            self.cost.per_answer * (prices.output / before.output),
+            self.cost.per_call * (prices.input / before.input),
+        )
+        usd = sent * (prices.input / before.input) + answers
+        return dataclasses.replace(self, prices=prices, cost=cost, usd=usd)
+
+
+# --- All of them ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)
@@ -50,88 +243,47 @@ class Expected:
     far: Array
 
 
-class Pool:
-    """The profiles of `models` (sorted by name), stacked once; a changed pool is another `Pool`."""
+class Pool(Mapping[str, ModelProfile]):
+    """The profiles by model name, in the order of the names. It never changes: a changed pool is another `Pool`.
+
+    The arrays over all models are made when they are first used, so that onboarding many models costs little.
+    """
 
     def __init__(self, profiles: Mapping[str, ModelProfile] | None = None) -> None:
-        self.profiles = dict(sorted((profiles or {}).items()))
-        self.models = tuple(self.profiles)
+        self._profiles = dict(sorted((profiles or {}).items()))
+        self.models = tuple(self._profiles)
+
+    def __getitem__(self, model: str) -> ModelProfile:
+        self.check_known([model])
+        return self._profiles[model]
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._profiles
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.models)
 
     def __len__(self) -> int:
-        """Return the number of models."""
         return len(self.models)
+
+    def __repr__(self) -> str:
+        return f"Pool({', '.join(map(repr, self.models))})"
 
     def with_profile(self, profile: ModelProfile) -> Pool:
         """Return the pool with `profile` added, or in the place of the model's old one."""
-        return Pool({**self.profiles, profile.model: profile})
+        return Pool({**self._profiles, profile.model: profile})
 
     def without(self, model: str) -> Pool:
         """Return the pool without `model`."""
         self.check_known([model])
-        return Pool({name: profile for name, profile in self.profiles.items() if name != model})
+        return Pool({name: profile for name, profile in self._profiles.items() if name != model})
 
-    def check_known(self, models: Sequence[str]) -> None:
+    def check_known(self, models: Iterable[str]) -> None:
         """Raise `UnknownModelError` when one of `models` is not in the pool."""
         for model in models:
-            if model not in self.profiles:
+            if model not in self._profiles:
                 held = ", ".join(map(repr, self.models)) or "no model"
                 raise UnknownModelError(f"{model!r} is not in the pool; the pool holds {held}. Onboard it first.")
-
-    @cached_property
-    def features(self) -> Array:
-        """The models' features, (m, ...), in the memory order that reads one feature of all models together."""
-        arrays = [profile.features for profile in self.profiles.values()]
-        longest = max(array.shape[0] for array in arrays)
-        padded = [np.pad(a, [(0, longest - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=np.nan) for a in arrays]
-        return np.asfortranarray(np.stack(padded)) if padded[0].ndim == 1 else np.stack(padded)
-
-    @cached_property
-    def errors(self) -> Array:
-        """The models' overall errors, (m,)."""
-        return np.array([profile.error for profile in self.profiles.values()])
-
-    @cached_property
-    def far_stderrs(self) -> Array:
-        """The models' standard errors on a kind of prompt never seen, (m,)."""
-        return np.maximum(FAR_STDERR, [2 * profile.error_spread for profile in self.profiles.values()])
-
-    @cached_property
-    def per_token(self) -> Array:
-        """USD for each prompt token, (m,)."""
-        return np.array([profile.cost.per_token for profile in self.profiles.values()])
-
-    @cached_property
-    def per_cached_token(self) -> Array:
-        """USD for each prompt token that is cached, (m,)."""
-        return np.array([profile.cost.per_cached_token for profile in self.profiles.values()])
-
-    @cached_property
-    def ratios(self) -> Array:
-        """How many tokens each provider charged for one that the router counted, (m,); 1 where that is not known."""
-        listed = [0.0 if p.prices is None else p.prices.input / TOKENS_PER_PRICE for p in self.profiles.values()]
-        charged = (np.array(listed) > 0) & (self.per_token > 0)
-        return np.where(charged, self.per_token / np.where(charged, listed, 1.0), 1.0)
-
-    @cached_property
-    def per_answer(self) -> Array:
-        """USD of the answer in each region, (n_regions, m)."""
-        return np.stack([profile.cost.per_answer for profile in self.profiles.values()], axis=1)
-
-    @cached_property
-    def per_prompt(self) -> Array:
-        """USD of the answer and of what is sent with every prompt, in each region, (n_regions, m)."""
-        return self.per_answer + [profile.cost.per_call for profile in self.profiles.values()]
-
-    @cached_property
-    def windows(self) -> Array:
-        """The models' context windows in tokens, (m,); inf without limit."""
-        windows = [profile.capabilities.context_window for profile in self.profiles.values()]
-        return np.array([np.inf if window is None else window for window in windows])
-
-    @cached_property
-    def smallest_window(self) -> float:
-        """The smallest context window in tokens."""
-        return float(self.windows.min())
 
     def columns(self, models: Sequence[str]) -> Mask:
         """Return which of the pool's models are among `models`, (m,).
@@ -145,38 +297,63 @@ class Pool:
         wanted = set(models)
         return np.array([model in wanted for model in self.models])
 
-    def expect(
-        self,
-        X: Array,
-        tokens_in: Array,
-        cached_tokens: Array | None,
-        estimator: Estimator,
-        regions: Regions,
-        *,
-        whole: bool = False,
-    ) -> Expected:
-        """Return what every model is expected to do on the prompts with vectors X (n, d).
+    @cached_property
+    def features(self) -> Array:
+        """The models' features, (m, ...), in the memory order that reads one feature of all models together."""
+        arrays = [profile.features for profile in self._profiles.values()]
+        longest = max(array.shape[0] for array in arrays)
+        padded = [np.pad(a, [(0, longest - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=np.nan) for a in arrays]
+        return np.asfortranarray(np.stack(padded)) if padded[0].ndim == 1 else np.stack(padded)
 
-        Tokens are (n,), or by model (n, m). `whole` says that `tokens_in` are all that will be sent, at the list price;
-        otherwise they are the prompt's alone, and what the models' system prompts and tokenizers added when they were
-        measured comes on top.
-        """
-        labels, far = regions.locate(X)
-        prediction = estimator.predict(X, self.features)
-        if np.count_nonzero(far):  # on one row a quarter of the time of any()
-            prediction = self._pulled(prediction, far[:, None])
-        sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]
-        cached = None if cached_tokens is None else cached_tokens if cached_tokens.ndim == 2 else cached_tokens[:, None]
-        fresh = sent if cached is None else sent - cached
-        per_token = self.per_token / self.ratios if whole else self.per_token
-        costs = fresh * per_token + (self.per_answer if whole else self.per_prompt)[labels]
-        if cached is not None:
-            costs += cached * (self.per_cached_token / self.ratios if whole else self.per_cached_token)
-        return Expected(prediction, costs, labels, far)
+    @cached_property
+    def errors(self) -> Array:
+        """The models' overall errors, (m,)."""
+        return np.array([profile.error for profile in self._profiles.values()])
 
-    def _pulled(self, prediction: Prediction, far: Array) -> Prediction:
-        """Return the prediction pulled to the models' overall errors, and less sure, by how `far` they are (n, 1)."""
-        return Prediction(
-            prediction.errors + far * (self.errors - prediction.errors),
-            lambda: np.sqrt(prediction.stderrs**2 + (far * self.far_stderrs) ** 2),
-        )
+    @cached_property
+    def far_stderrs(self) -> Array:
+        """The models' standard errors on a kind of prompt never seen, (m,)."""
+        return np.maximum(FAR_STDERR, [2 * profile.error_spread for profile in self._profiles.values()])
+
+    @cached_property
+    def per_token(self) -> Array:
+        """USD for each prompt token, (m,)."""
+        return np.array([profile.cost.per_token for profile in self._profiles.values()])
+
+    @cached_property
+    def per_cached_token(self) -> Array:
+        """USD for each prompt token that is cached, (m,)."""
+        return np.array([profile.cost.per_cached_token for profile in self._profiles.values()])
+
+    @cached_property
+    def ratios(self) -> Array:
+        """How many tokens each provider charged for one that the router counted, (m,); 1 where that is not known."""
+        listed = [0.0 if p.prices is None else p.prices.input / TOKENS_PER_PRICE for p in self._profiles.values()]
+        charged = (np.array(listed) > 0) & (self.per_token > 0)
+        return np.where(charged, self.per_token / np.where(charged, listed, 1.0), 1.0)
+
+    @cached_property
+    def list_prices(self) -> tuple[Array, Array]:
+        """USD for each token that is sent, and for each that is cached, both (m,), as the providers count them."""
+        return self.per_token / self.ratios, self.per_cached_token / self.ratios
+
+    @cached_property
+    def per_answer(self) -> Array:
+        """USD of the answer in each region, (n_regions, m)."""
+        return np.stack([profile.cost.per_answer for profile in self._profiles.values()], axis=1)
+
+    @cached_property
+    def per_prompt(self) -> Array:
+        """USD of the answer and of what is sent with every prompt, in each region, (n_regions, m)."""
+        return self.per_answer + [profile.cost.per_call for profile in self._profiles.values()]
+
+    @cached_property
+    def windows(self) -> Array:
+        """The models' context windows in tokens, (m,); inf without limit."""
+        windows = [profile.capabilities.context_window for profile in self._profiles.values()]
+        return np.array([np.inf if window is None else window for window in windows])
+
+    @cached_property
+    def smallest_window(self) -> float:
+        """The smallest context window in tokens."""
+        return float(self.windows.min())

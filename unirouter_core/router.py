@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from unirouter_core import artifact
-from unirouter_core.candidates import Candidates
-from unirouter_core.costs import Prices
-from unirouter_core.decision import Decision, Decisions, check_cost_weight, choose
-from unirouter_core.documents import (
-    DocumentFeatures,
-    Documents,
-    GivenDocuments,
-    check_documents,
-    count_tokens,
-    distinct_texts,
-    embed_with_documents,
-)
-from unirouter_core.embedding import (
-    CHECK_PROMPTS,
-    Array,
-    Embedder,
-    Mask,
-    as_embedder,
-    as_rows,
-    check_same_embedder,
-    embed,
-    name_of,
-    normalise,
-)
-from unirouter_core.estimators import BlendEstimator, Estimator
+from unirouter_core import storage
+from unirouter_core.costs import Prices, check_cached, check_counts
+from unirouter_core.data import Evaluation, Outcomes
+from unirouter_core.documents import Documents, GivenDocuments, check_documents
+from unirouter_core.embedding import Array, Embedder, HashingEmbedder, as_embedder, as_rows, check_prompts
+from unirouter_core.estimators import DefaultEstimator, Estimator
 from unirouter_core.estimators.default import default_members
-from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NoCandidateError, NotFittedError
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes, check_prompts
-from unirouter_core.pool import Expected, Pool
-from unirouter_core.profiles import Capabilities, ModelProfile, as_numbers
-from unirouter_core.profiling import make_profile, repriced
-from unirouter_core.regions import Regions
-from unirouter_core.tokens import TokenCounter, check_cached, check_count, check_counts
-from unirouter_core.validation import Evaluation
-
-if TYPE_CHECKING:
-    from unirouter_core.explanation import Explanation
+from unirouter_core.exceptions import InvalidDataError, NoCandidateError, NotFittedError
+from unirouter_core.fit import Fit
+from unirouter_core.pool import Capabilities, Expected, ModelProfile, Pool
+from unirouter_core.rule import Decision, Decisions, Explanation, Request, check_cost_weight, choose, explain
 
 CHUNK = 8_192
 """Prompts routed at once: their arrays stay in the processor's cache."""
 
-FEWEST_PROMPTS = 10
-"""Fewer prompts to fit on have no structure to learn."""
+_POOLS = threading.Lock()
+"""Held while a pool is exchanged for a changed one, so that threads that onboard at once lose nothing."""
 
 
 class UniRouter:
@@ -69,9 +41,9 @@ class UniRouter:
     embedder : Embedder or anything `as_embedder` takes, optional
         Prompts to vectors; by default a `HashingEmbedder`, which `fit` teaches and `save` keeps.
     estimator : Estimator, optional
-        Vectors and profiles to errors; by default a `BlendEstimator`.
+        Vectors and profiles to errors; by default a `DefaultEstimator`. `fit` teaches a copy of it.
     cost_weight : float
-        The error that one USD is worth, where `route` is not told another. 0 is quality at any price;
+        The error that one USD is worth, unless `route` is given another. 0 is quality at any price;
         `unirouter_core.tune` finds the weight that meets a goal.
     cost : {"expected", "mean"}
         Expected USD of this prompt, or the model's mean over its validation prompts, as in the paper.
@@ -114,28 +86,38 @@ class UniRouter:
             raise InvalidDataError(
                 f"{estimator!r:.60} is not an estimator; give an object of a dataclass, as Estimator says."
             )
-        self.embedder: Embedder | None = HashingEmbedder(seed=seed) if embedder is None else as_embedder(embedder)
-        self.estimator: Estimator = BlendEstimator(default_members(seed), seed=seed) if estimator is None else estimator
+        self.embedder: Embedder = HashingEmbedder(seed=seed) if embedder is None else as_embedder(embedder)
+        self.estimator: Estimator = (
+            DefaultEstimator(default_members(seed), seed=seed) if estimator is None else estimator
+        )
         self.cost_weight = check_cost_weight(cost_weight)
         self.cost: Literal["expected", "mean"] = cost
-        self.regions = Regions(n_regions, seed)
-        self.token_counter = TokenCounter()
-        self.training_models: tuple[str, ...] = ()
-        self.fit_id: str | None = None
-        self.fit_settings: dict[str, Any] = {}  # what router.json says of the fit
-        self.check_vectors: Array | None = None
-        self.document_features: DocumentFeatures | None = None  # of a router fitted with documents
-        self.seen: npt.NDArray[np.uint64] = np.empty(0, np.uint64)  # the prompts fitted on, by the hash of each, sorted
-        self.keeps_texts = True  # whether `save` writes prompts' text to a new folder: as the one loaded from does
-        self._checked = False  # whether the embedder has given the vectors it is known by
+        self.n_regions, self.seed = n_regions, seed
+        self._fit: Fit | None = None
         self._pool = Pool()
-        self._retired: set[str] = set()
-        self._saved: dict[Path, artifact.Held] = {}  # what folders hold, as far as this router knows
-        self._lock = threading.Lock()
+        self._folders = storage.Folders()
 
     def __repr__(self) -> str:
-        state = "not fitted" if self.fit_id is None else f"{len(self._pool)} models, cost_weight={self.cost_weight:g}"
+        state = "not fitted" if self._fit is None else f"{len(self._pool)} models, cost_weight={self.cost_weight:g}"
         return f"UniRouter({state})"
+
+    @property
+    def fit_(self) -> Fit:
+        """What `fit` learned.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
+        if self._fit is None:
+            raise NotFittedError("This router is not fitted; call fit(outcomes) first, or use UniRouter.starter().")
+        return self._fit
+
+    @property
+    def pool(self) -> Pool:
+        """The models that may be chosen, by name, as they are now; see `onboard` and `retire`."""
+        return self._pool
 
     # --- Learn prompt features ------------------------------------------------------------------------------------
 
@@ -148,8 +130,8 @@ class UniRouter:
     ) -> Self:
         """Learn prompt features from prompts and, where they are given, what training models did on them.
 
-        The pool is emptied: profiles belong to the features they were measured with. A router whose `fit` fails while
-        it learns is not fitted.
+        `embedder` and `estimator` stay as they are: copies of them learn. The pool is emptied, as profiles belong to
+        the features they were measured with. A `fit` that fails changes nothing.
 
         Parameters
         ----------
@@ -170,73 +152,31 @@ class UniRouter:
         EmbedderMismatchError
             When `vectors` have another dimension than the embedder's.
         """
-        outcomes = prompts if isinstance(prompts, Outcomes) else None
-        texts = check_prompts(prompts.prompts if isinstance(prompts, Outcomes) else prompts)
-        if len(texts) < FEWEST_PROMPTS:
-            raise InvalidDataError(f"{len(texts)} prompts are too few to learn from; give at least {FEWEST_PROMPTS}.")
-        if outcomes is not None:
-            answered = (~np.isnan(outcomes.errors)).any(axis=0)
-            models = [outcomes.models[j] for j in np.flatnonzero(answered)]
-            outcomes = outcomes.of(models) if models else None
-        given = None if vectors is None else normalise(as_rows(vectors, len(texts)))
-        found = _documents_to_learn(prompts, documents, len(texts), given)
-        self.fit_id = None
-        self.document_features = None if found is None else DocumentFeatures()
-        self.replace_pool(Pool())
-        import sklearn.cluster  # noqa: F401 - only libraries that are loaded already are limited
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(limits=1):  # so that the same prompts give the same bits on any number of cores
-            self._learn(texts, outcomes, given, found)
-        if left_out := getattr(self.estimator, "left_out", None):
+        fit = Fit.learn(
+            prompts,
+            embedder=self.embedder,
+            estimator=self.estimator,
+            n_regions=self.n_regions,
+            seed=self.seed,
+            cost=self.cost,
+            documents=documents,
+            vectors=vectors,
+        )
+        if left_out := getattr(fit.estimator, "left_out", None):
             warnings.warn(
                 f"Fitted without {', '.join(left_out)}: training models' outcomes are needed and only prompts given.",
                 stacklevel=2,
             )
-        self.training_models = () if outcomes is None else tuple(outcomes.models)
-        self.seen = np.unique(as_numbers(texts))
-        self._checked = True
-        self.fit_settings = artifact.described(self)
-        self.fit_id = artifact.fit_id(self)
+        self._fit, self._pool, self._folders = fit, Pool(), storage.Folders()
         return self
 
-    def _learn(
-        self,
-        texts: Sequence[str],
-        outcomes: Outcomes | None,
-        given: Array | None,
-        documents: Sequence[Documents] | None,
-    ) -> None:
-        """Teach embedder, regions and estimator; `given` are the prompts' vectors (n, d), where they are known."""
-        learn = getattr(self.embedder, "fit", None)
-        if given is None and learn is not None:
-            learn([*texts, *distinct_texts(documents or ())])
-        X, rows = given, list[Array]()
-        if X is None and documents is None:
-            X = embed(self._embedder(), texts)
-        elif X is None:
-            X, rows = embed_with_documents(self._embedder(), texts, documents or ())
-        self.check_vectors = embed(self._embedder(), CHECK_PROMPTS) if given is None or self._can_embed() else None
-        if self.check_vectors is not None and self.check_vectors.shape[1] != X.shape[1]:
-            raise EmbedderMismatchError(
-                f"The vectors given have {X.shape[1]} numbers, but {name_of(self._embedder())} gives "
-                f"{self.check_vectors.shape[1]}; give the embedder that made them, UniRouter(embedder=...)."
-            )
-        if self.document_features is not None and documents is not None:
-            X = self.document_features.fit(X, rows, documents).join(X, rows, documents)
-        self.regions.fit(X)
-        self.estimator.fit(X, outcomes)
-
-    def has_seen(self, prompts: Sequence[str]) -> Mask:
-        """Return which of the prompts the router was fitted on, (n,): on those it looks better than it is."""
-        return np.isin(as_numbers(prompts), self.seen)
+    def with_pool(self, pool: Pool) -> Self:
+        """Return this router with another pool, whose profiles were made with its fit; this one stays as it is."""
+        router = copy.copy(self)
+        router._pool, router._folders = pool, storage.Folders(texts=self._folders.texts)
+        return router
 
     # --- Models come and go ---------------------------------------------------------------------------------------
-
-    @property
-    def pool(self) -> dict[str, ModelProfile]:
-        """The models that may be chosen, by name."""
-        return dict(self._pool.profiles)
 
     def onboard(
         self,
@@ -270,28 +210,29 @@ class UniRouter:
             Before `fit`.
         """
         profile = self.profile(evaluation, capabilities=capabilities, vectors=vectors)
-        if self.document_features is not None and vectors is None and not any(evaluation.validation.documents or ()):
+        if vectors is None and self.fit_.document_features and not any(evaluation.validation.documents or ()):
             warnings.warn(
                 f"{profile.model!r} was measured without documents, so what it does with them is a guess; give its "
                 "ValidationSet documents=.",
                 stacklevel=2,
             )
-        with self._lock:
-            if profile.model in self._pool.profiles and not replace:
-                raise InvalidDataError(
-                    f"{profile.model!r} is in the pool already; pass replace=True to measure it anew."
-                )
-            self._pool = self._pool.with_profile(profile)
-            self._retired.discard(profile.model)
+
+        def added(pool: Pool) -> Pool:
+            if profile.model in pool and not replace:
+                raise InvalidDataError(f"{profile.model!r} is in the pool already; pass replace=True to replace it.")
+            return pool.with_profile(profile)
+
+        self._change(added)
         return profile
+
+    def profile(
+        self, evaluation: Evaluation, *, capabilities: Capabilities | None = None, vectors: Array | None = None
+    ) -> ModelProfile:
+        """Return the profile that `onboard` would add, without adding it."""
+        return self.fit_.profile(evaluation, capabilities=capabilities, vectors=vectors, pool=self._pool)
 
     def reprice(self, model: str, prices: Prices) -> ModelProfile:
         """Give `model` other prices, as if it had been measured at them; return its new profile.
-
-        Parameters
-        ----------
-        model : str
-        prices : Prices
 
         Raises
         ------
@@ -300,17 +241,7 @@ class UniRouter:
         UnknownPriceError
             When its profile knows USD alone, or a price of 0, which do not tell how many tokens there were.
         """
-        with self._lock:
-            self._pool.check_known([model])
-            profile = repriced(self._pool.profiles[model], prices)
-            self._pool = self._pool.with_profile(profile)
-        return profile
-
-    def replace_pool(self, pool: Pool, *, kept_in: Path | None = None) -> None:
-        """Take `pool`, made with this router's fit, as it is; `kept_in` is the folder that holds the same."""
-        with self._lock:
-            self._pool, self._retired = pool, set()
-            self._saved = {} if kept_in is None else {kept_in: artifact.Held(pool.profiles, self.cost_weight)}
+        return self._change(lambda pool: pool.with_profile(pool[model].repriced(prices)))[model]
 
     def retire(self, model: str) -> None:
         """Take `model` out of the pool; the others stay as they were.
@@ -320,16 +251,14 @@ class UniRouter:
         UnknownModelError
             When it is not in the pool.
         """
-        with self._lock:
-            self._pool = self._pool.without(model)
-            self._retired.add(model)
+        self._change(lambda pool: pool.without(model))
 
-    def profile(
-        self, evaluation: Evaluation, *, capabilities: Capabilities | None = None, vectors: Array | None = None
-    ) -> ModelProfile:
-        """Return the profile that `onboard` would add, without adding it."""
-        self._require_fitted()
-        return make_profile(self, evaluation, capabilities or Capabilities(), vectors)
+    def _change(self, changed: Callable[[Pool], Pool]) -> Pool:
+        with _POOLS:
+            before, self._pool = self._pool, changed(self._pool)
+            retired = (self._folders.retired | before.keys()) - self._pool.keys()
+            self._folders = dataclasses.replace(self._folders, retired=frozenset(retired))
+            return self._pool
 
     # --- Route ----------------------------------------------------------------------------------------------------
 
@@ -379,31 +308,10 @@ class UniRouter:
         NoCandidateError
             When the pool is empty or every model is excluded.
         """
-        pool, weight = self._ready(cost_weight)
-        candidates = Candidates.of(models, requires)
-        return self._decide(pool, weight, candidates, prompt, documents, vector, tokens_in, cached_tokens)
-
-    def _decide(
-        self,
-        pool: Pool,
-        weight: float,
-        candidates: Candidates,
-        prompt: str,
-        documents: GivenDocuments | None,
-        vector: Array | None,
-        tokens_in: float | Mapping[str, float] | None,
-        cached_tokens: float | Mapping[str, float],
-    ) -> Decision:
-        """Return the decision on one prompt in `pool`, whatever has become of the router's own since."""
-        found = None if documents is None else [Documents.of(documents)]
-        X = self.encode([prompt], documents=found, vectors=None if vector is None else [vector])
-        tokens = count_tokens(self.token_counter, [prompt], found) if tokens_in is None else _sent(tokens_in, pool)
-        cached = check_cached(_cached(cached_tokens, pool), tokens) if cached_tokens else None
-        whole = tokens_in is not None
-        expected = pool.expect(X, tokens, cached, self.estimator, self.regions, whole=whole)
-        allowed = candidates.among(pool, tokens)
-        reasons = {} if allowed is None else candidates.reasons(pool, tokens[0])
-        return Decision(pool, expected, weight, allowed, reasons)
+        fit, pool = self._ready()
+        weight = self.cost_weight if cost_weight is None else cost_weight
+        request = Request(weight, models, requires, tokens_in, cached_tokens, documents)
+        return _decide(fit, pool, prompt, request, vector)
 
     def route_batch(
         self,
@@ -434,52 +342,44 @@ class UniRouter:
         InvalidDataError, UnknownModelError, NoCandidateError
             As `route` does.
         """
-        pool, weight = self._ready(cost_weight)
-        candidates, prompts = Candidates.of(models, requires), check_prompts(prompts)
+        fit, pool = self._ready()
+        request = Request(self.cost_weight if cost_weight is None else cost_weight, models, requires)
+        prompts = check_prompts(prompts)
         n = len(prompts)
         given = None if tokens_in is None else check_counts(tokens_in, n, "tokens_in")
         cached = None if cached_tokens is None else check_counts(cached_tokens, n, "cached_tokens")
         found = None if documents is None else check_documents(documents, n)
-        given_X = None if vectors is None else as_rows(vectors, n)
-        repeatable = given_X is not None or isinstance(self.embedder, HashingEmbedder)
-        kept: list[Array] = []  # vectors that an embedder may charge for are made once
+        known = None if vectors is None else as_rows(vectors, n)
+        made: list[Array] | None = None if isinstance(fit.embedder, HashingEmbedder) or known is not None else []
         chosen, regions = np.empty(n, np.int32), np.empty(n, np.int32)
         errors, costs, far = np.empty(n, np.float32), np.empty(n), np.empty(n, np.float32)
-
-        def tokens_of(rows: slice) -> Array:
-            if given is not None:
-                return given[rows]
-            return count_tokens(self.token_counter, prompts[rows], None if found is None else found[rows])
-
         with ThreadPoolExecutor(1) as beside:  # tiktoken and numpy let go of the interpreter while they work
             for start in range(0, n, CHUNK):
                 rows = slice(start, min(start + CHUNK, n))
-                counting = beside.submit(tokens_of, rows)
-                X = self.encode(
-                    prompts[rows],
-                    documents=None if found is None else found[rows],
-                    vectors=None if given_X is None else given_X[rows],
-                )
-                if not repeatable:
-                    kept.append(X)
-                tokens = counting.result()
+                own = None if found is None else found[rows]
+                if given is None:
+                    counting = beside.submit(fit.count_tokens, prompts[rows], own)
+                X = fit.encode(prompts[rows], own, vectors=None if known is None else known[rows])
+                if made is not None:  # an embedder may charge for each vector, so they are made once
+                    made.append(X)
+                tokens = counting.result() if given is None else given[rows]
                 some_cached = None if cached is None else check_cached(cached[rows], tokens)
-                whole = given is not None
-                expected = pool.expect(X, tokens, some_cached, self.estimator, self.regions, whole=whole)
-                allowed = candidates.among(pool, tokens, first=start)
-                picks = choose(expected.prediction.errors, expected.costs, weight, allowed)
+                expected = fit.expect(pool, X, tokens, some_cached, whole=given is not None)
+                eligible = request.eligible(pool, tokens, first=start)
+                picks = choose(expected.prediction.errors, expected.costs, request.cost_weight, eligible)
                 at = np.arange(len(picks))
                 chosen[rows], regions[rows], far[rows] = picks, expected.regions, expected.far
                 errors[rows], costs[rows] = expected.prediction.errors[at, picks], expected.costs[at, picks]
-
-        known_X = np.concatenate(kept) if kept else given_X
+        kept = np.concatenate(made) if made else known
 
         def decide(position: int) -> Decision:
-            vector = None if known_X is None else known_X[position]
-            tokens_in = None if given is None else given[position]
-            cached_tokens = 0 if cached is None else cached[position]
-            own = None if found is None else found[position]
-            return self._decide(pool, weight, candidates, prompts[position], own, vector, tokens_in, cached_tokens)
+            of_one = dataclasses.replace(
+                request,
+                tokens_in=None if given is None else float(given[position]),
+                cached_tokens=0 if cached is None else float(cached[position]),
+                documents=None if found is None else found[position],
+            )
+            return _decide(fit, pool, prompts[position], of_one, None if kept is None else kept[position])
 
         return Decisions(pool.models, chosen, errors, costs, regions, far, decide)
 
@@ -508,32 +408,7 @@ class UniRouter:
         EmbedderMismatchError
             When the embedder is not the one that the router was fitted with.
         """
-        self._require_fitted()
-        check_prompts(prompts)
-        width, features = self.regions.centroids_.shape[1], self.document_features
-        if vectors is not None:
-            rows = as_rows(vectors, len(prompts))
-            if rows.shape[1] != width:
-                whose = "of the embedder it was fitted with" if features is None else "that its encode makes of both"
-                both = "" if features is None else " of a prompt with its documents"
-                raise InvalidDataError(
-                    f"The vectors given have {rows.shape[1]} numbers, but the router was fitted on {width}{both}; give "
-                    f"those {whose}."
-                )
-            return normalise(rows)
-        if features is None:
-            return self._fits(embed(self._same_embedder(), prompts), width)
-        found = check_documents([None] * len(prompts) if documents is None else documents, len(prompts))
-        Q, of_documents = embed_with_documents(self._same_embedder(), prompts, found)
-        return features.join(self._fits(Q, features.dims(width)), of_documents, found)
-
-    def _fits(self, X: Array, width: int) -> Array:
-        if X.shape[1] != width:
-            raise EmbedderMismatchError(
-                f"{name_of(self._embedder())} gives {X.shape[1]} numbers a prompt, but the router was fitted on {width}"
-                "; load it with the embedder it was fitted with, or fit it again."
-            )
-        return X
+        return self.fit_.encode(prompts, documents, vectors=vectors)
 
     def expect(
         self,
@@ -551,12 +426,10 @@ class UniRouter:
             As in `route`, for each prompt.
         vectors : array (n, d), optional
         """
-        pool, _ = self._ready(None)
+        fit, pool = self._ready()
         prompts = check_prompts(prompts)
         found = None if documents is None else check_documents(documents, len(prompts))
-        X = self.encode(prompts, documents=found, vectors=vectors)
-        tokens = count_tokens(self.token_counter, prompts, found)
-        return pool.expect(X, tokens, None, self.estimator, self.regions)
+        return fit.expect(pool, fit.encode(prompts, found, vectors=vectors), fit.count_tokens(prompts, found))
 
     def explain(
         self,
@@ -581,29 +454,26 @@ class UniRouter:
         cost_weight, models, requires, documents, vector, tokens_in, cached_tokens
             As in `route`.
         """
-        from unirouter_core.explanation import explain
-
         if neighbours < 0:
             raise InvalidDataError(f"neighbours={neighbours!r} must be >= 0.")
-        self._ready(None)
-        found = None if documents is None else [Documents.of(documents)]
-        X = self.encode([prompt], documents=found, vectors=None if vector is None else [vector])
-        decision = self.route(
-            prompt,
-            cost_weight=cost_weight,
-            models=models,
-            requires=requires,
-            documents=documents,
-            vector=X[0],
-            tokens_in=tokens_in,
-            cached_tokens=cached_tokens,
-        )
-        return explain(decision, X, neighbours, self.regions)
+        fit, pool = self._ready()
+        weight = self.cost_weight if cost_weight is None else cost_weight
+        request = Request(weight, models, requires, tokens_in, cached_tokens, documents)
+        found = None if documents is None else [documents]
+        X = fit.encode([prompt], found, vectors=None if vector is None else [vector])
+        decision = _decide(fit, pool, prompt, request, X[0])
+        return explain(decision, X, neighbours, lambda vectors: fit.regions.locate(vectors)[0])
+
+    def _ready(self) -> tuple[Fit, Pool]:
+        fit, pool = self.fit_, self._pool
+        if not pool.models:
+            raise NoCandidateError("The pool holds no model; onboard one first.")
+        return fit, pool
 
     # --- Keep -----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str], *, texts: bool | None = None) -> None:
-        """Write the router to `folder`, atomically; see `unirouter_core.artifact`.
+        """Write the router to `folder`, atomically; see `unirouter_core.storage`.
 
         A folder of the same fit gains the models onboarded here and loses those retired here since the last `load` or
         `save`, and `cost_weight` if it has changed here; what another process has added, replaced, retired or tuned
@@ -625,14 +495,9 @@ class UniRouter:
         ArtifactError
             When `folder` is something else than a router or a newer one, or cannot be written; it is then as it was.
         """
-        self._require_fitted()
-        place = Path(folder).resolve()
-        with self._lock:
-            pool, weight = self._pool, self.cost_weight
-            held = self._saved.get(place, artifact.Held(dict.fromkeys(self._retired), None))
-        artifact.save(self, pool, weight, place, held=held, texts=texts)
-        with self._lock:
-            self._saved[place] = artifact.Held(pool.profiles, weight)
+        self._folders = storage.save(
+            self.fit_, self._pool, self.cost_weight, Path(folder).resolve(), known=self._folders, texts=texts
+        )
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, embedder: Any = None, estimator: Estimator | None = None) -> Self:
@@ -652,7 +517,26 @@ class UniRouter:
         ArtifactError
             When the folder is missing, truncated, edited, newer, foreign, or mixes fits; the file and field are named.
         """
-        return artifact.load(cls, Path(folder), None if embedder is None else as_embedder(embedder), estimator)
+        given = None if embedder is None else as_embedder(embedder)
+        fit, pool, cost_weight, folders = storage.load(Path(folder), given, estimator)
+        router = cls.from_fit(fit, pool, cost_weight=cost_weight)
+        router._folders = folders
+        return router
+
+    @classmethod
+    def from_fit(cls, fit: Fit, pool: Pool | None = None, *, cost_weight: float = 0.0) -> Self:
+        """Return a router of what another has learned, and of profiles that were made with it."""
+        regions = fit.regions
+        router = cls(
+            fit.embedder,
+            fit.estimator,
+            cost_weight=cost_weight,
+            cost=fit.cost,
+            n_regions=regions.k,
+            seed=regions.seed,
+        )
+        router._fit, router._pool = fit, Pool() if pool is None else pool
+        return router
 
     @classmethod
     def starter(cls, *, examples: bool = False) -> Self:
@@ -664,94 +548,19 @@ class UniRouter:
             Whether to bring the recorded example models, dated and from public evaluations; for a first look only.
         """
         router = cls.load(Path(__file__).parent / "starter" / "starter.router")
-        router.keeps_texts = True  # the starter leaves out its own, not those of your models
+        router._folders = storage.Folders()  # its own prompts' texts are left out, those of your models are not
         if not examples:
-            router.replace_pool(Pool())
+            router = router.with_pool(Pool())
             router.cost_weight = 0.0
         return router
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and pickles hold: all but the lock, of which each has its own."""
-        with self._lock:
-            state = {**self.__dict__, "_retired": set(self._retired), "_saved": dict(self._saved)}
-        del state["_lock"]
-        return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what `__getstate__` gave."""
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-
-    # --- Inside ---------------------------------------------------------------------------------------------------
-
-    def _require_fitted(self) -> None:
-        if self.fit_id is None:
-            raise NotFittedError("This router is not fitted; call fit(outcomes) first, or use UniRouter.starter().")
-
-    def _ready(self, cost_weight: float | None) -> tuple[Pool, float]:
-        self._require_fitted()
-        pool = self._pool
-        if not pool.models:
-            raise NoCandidateError("The pool holds no model; onboard one first.")
-        return pool, check_cost_weight(self.cost_weight if cost_weight is None else cost_weight)
-
-    def _can_embed(self) -> bool:
-        return self.embedder is not None and not (
-            isinstance(self.embedder, HashingEmbedder) and not hasattr(self.embedder, "table_")
-        )
-
-    def _embedder(self) -> Embedder:
-        if self.embedder is None or not self._can_embed():
-            name = self.fit_settings.get("embedder", {}).get("class")
-            fitted = f"it was fitted with {name}" if name else "it was fitted on vectors"
-            raise NotFittedError(
-                f"This router has no embedder, as {fitted}; load it with embedder=..., or give the prompts' vectors."
-            )
-        return self.embedder
-
-    def _same_embedder(self) -> Embedder:
-        """Return the embedder, after it has once been seen to give the vectors the router was fitted on."""
-        embedder = self._embedder()
-        if not self._checked and self.check_vectors is not None:
-            check_same_embedder(embedder, self.check_vectors)
-            self._checked = True
-        return embedder
-
-
-def _documents_to_learn(
-    prompts: Outcomes | Sequence[str],
-    documents: Sequence[GivenDocuments | None] | None,
-    n: int,
-    vectors: Array | None,
-) -> tuple[Documents, ...] | None:
-    """Return the documents that `fit` learns with, given or of the table; None where it learns without."""
-    if vectors is not None and documents is not None:
-        raise InvalidDataError("Vectors are learned as they are, so documents= would count for nothing; give one.")
-    if vectors is not None:
-        return None
-    if documents is None:
-        own = prompts.documents if isinstance(prompts, Outcomes) else None
-        return own if own is not None and any(own) else None
-    found = check_documents(documents, n)
-    if not any(found):
-        raise InvalidDataError("None of the prompts has a document; leave documents= out, or give what was retrieved.")
-    return found
-
-
-def _sent(tokens_in: float | Mapping[str, float], pool: Pool) -> Array:
-    """Return the tokens of one call as given, checked: (1,), or by model (1, m)."""
-    if not isinstance(tokens_in, Mapping):
-        return check_count(tokens_in, "tokens_in")
-    if missing := [model for model in pool.models if model not in tokens_in]:
-        raise InvalidDataError(f"tokens_in has no count for {missing[0]!r}; give one for each model of the pool.")
-    counts = [tokens_in[model] for model in pool.models]
-    return check_counts(counts, len(counts), "tokens_in")[None]
-
-
-def _cached(cached_tokens: float | Mapping[str, float], pool: Pool) -> Array:
-    """Return the cached tokens of one call as given, checked: (1,), or by model (1, m)."""
-    if not isinstance(cached_tokens, Mapping):
-        return check_count(cached_tokens, "cached_tokens")
-    pool.check_known(list(cached_tokens))
-    counts = [cached_tokens.get(model, 0) for model in pool.models]
-    return check_counts(counts, len(counts), "cached_tokens")[None]
+def _decide(fit: Fit, pool: Pool, prompt: str, request: Request, vector: Array | None) -> Decision:
+    """Return the decision on one prompt among the models of `pool`."""
+    found = None if request.documents is None else [Documents.of(request.documents)]
+    X, tokens = fit.encode([prompt], found, vectors=None if vector is None else [vector]), request.tokens(pool)
+    whole = tokens is not None
+    if tokens is None:
+        tokens = fit.count_tokens([prompt], found)
+    expected = fit.expect(pool, X, tokens, request.cached(pool, tokens), whole=whole)
+    return Decision(pool, expected, request, tokens)

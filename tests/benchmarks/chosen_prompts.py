@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from sets import VALIDATION, load
 
-from unirouter_core import Outcomes, deferral_curve
+from unirouter_core import Outcomes
+from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators import BlendEstimator
-from unirouter_core.estimators.ridge import fit_ridge
+from unirouter_core.estimators import DefaultEstimator
+from unirouter_core.estimators.linear import fit_ridge
 from unirouter_core.evaluate.bootstrap import measure
 from unirouter_plugins.bench import split
 
@@ -35,7 +36,7 @@ class Desk:
     are the new models'.
     """
 
-    default: BlendEstimator
+    default: DefaultEstimator
     X: Array
     known: Array
     expected: Array
@@ -61,7 +62,7 @@ def open_desk(outcomes: Outcomes, X: Array, seed: int) -> Desk:
     axes, intercepts = fit_ridge(X[train], training.errors, 10.0)
     errors = outcomes.errors.astype(np.float64)
     return Desk(
-        default=BlendEstimator().fit(X[train], training),
+        default=DefaultEstimator().fit(X[train], training),
         X=X[val],
         known=errors[np.ix_(val, old)],
         expected=X[val] @ axes.T + intercepts,

@@ -10,10 +10,10 @@ from typing import Self
 
 import numpy as np
 
-from unirouter_core.clusters import closeness, cluster_sums, fit_centroids, offsets
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import Prediction
-from unirouter_core.outcomes import Outcomes
+from unirouter_core.estimators.clusters import closeness, cluster_sums, fit_centroids, offsets
 
 
 def _answers(X: Array, errors: Array) -> Array:

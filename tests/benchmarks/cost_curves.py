@@ -11,11 +11,11 @@ from collections import defaultdict
 import numpy as np
 from sets import DATA, VALIDATION
 
-from unirouter_core import deferral_curve
+from unirouter_core import read_outcomes
+from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import Array
-from unirouter_core.estimators import BlendEstimator
+from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.evaluate.bootstrap import measure
-from unirouter_core.readers import read_outcomes
 from unirouter_plugins.bench import Case, recorded, split
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         for trial in range(asked.trials):
             divided = split(table.outcomes.models, len(table), [0, trial])
             case = Case.of(table, divided, "per-prompt")
-            estimator = BlendEstimator().fit(case.X_train, case.training)
+            estimator = DefaultEstimator().fit(case.X_train, case.training)
             for n_val in VALIDATION[name]:
                 errors = case.predict(estimator, n_val).errors
                 means = np.broadcast_to(case.validation_costs(n_val), errors.shape)

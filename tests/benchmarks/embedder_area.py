@@ -10,15 +10,10 @@ import argparse
 import numpy as np
 from sets import VALIDATION, load
 
-from unirouter_core import (
-    BlendEstimator,
-    HashingEmbedder,
-    LowRankEstimator,
-    Outcomes,
-    ShrunkenClustersEstimator,
-    deferral_curve,
-)
-from unirouter_core.embedding import Array, embed
+from unirouter_core import Outcomes
+from unirouter_core.curves import deferral_curve
+from unirouter_core.embedding import Array, HashingEmbedder, embed
+from unirouter_core.estimators import DefaultEstimator, LowRankEstimator, ShrunkenClustersEstimator
 from unirouter_plugins.bench import split
 
 
@@ -32,8 +27,8 @@ def trial(outcomes: Outcomes, minilm: Array, n_val: int, seed: int) -> dict[tupl
     prices, wrong = np.nanmean(outcomes.costs, axis=0)[new_models], outcomes.errors[np.ix_(test, new_models)]
     scores = {}
     for name, X in (("MiniLM", minilm), ("HashingEmbedder", embed(hashing, outcomes.prompts))):
-        pair = BlendEstimator((ShrunkenClustersEstimator(), LowRankEstimator()), n_val=n_val)
-        for method, estimator in (("(A + B) / 2", pair), ("default", BlendEstimator(n_val=n_val))):
+        pair = DefaultEstimator((ShrunkenClustersEstimator(), LowRankEstimator()), n_val=n_val)
+        for method, estimator in (("(A + B) / 2", pair), ("default", DefaultEstimator(n_val=n_val))):
             estimator.fit(X[train], training)
             known = outcomes.errors[np.ix_(val, train_models)]
             features = np.stack([estimator.profile(X[val], outcomes.errors[val, j], known) for j in new_models])

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 from sets import VALIDATION, load
 
-from unirouter_core import Evaluation, Outcomes, UniRouter, spending, tune
-from unirouter_core.decision import choose
+from unirouter_core import Evaluation, Outcomes, UniRouter, tune
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators import BlendEstimator
+from unirouter_core.estimators import DefaultEstimator
+from unirouter_core.evaluate.forecast import spending
+from unirouter_core.rule import choose
 from unirouter_plugins.bench import split
 
 FEW = 100  # unseen prompts; the other case is all of the split's test prompts
@@ -33,7 +34,7 @@ def open_router(outcomes: Outcomes, X: Array, n_val: int, seed: int) -> tuple[Un
     def vectors(prompts: list[str]) -> Array:
         return X[[at.get(prompt, 0) for prompt in prompts]]  # the router's own check prompts are in no set
 
-    router = UniRouter(vectors, BlendEstimator(n_val=n_val))
+    router = UniRouter(vectors, DefaultEstimator(n_val=n_val))
     router.fit(outcomes.rows(divided.train).of([outcomes.models[j] for j in divided.known]))
     measured = outcomes.rows(divided.validation[:n_val])
     for j in divided.new:

@@ -14,9 +14,10 @@ import argparse
 import numpy as np
 from sets import load
 
-from unirouter_core import HashingEmbedder, Outcomes, deferral_curve
-from unirouter_core.embedding import embed
-from unirouter_core.estimators import BlendEstimator
+from unirouter_core import Outcomes
+from unirouter_core.curves import deferral_curve
+from unirouter_core.embedding import HashingEmbedder, embed
+from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.starter.make import SETS, join
 from unirouter_plugins.bench import split
 
@@ -40,7 +41,7 @@ def trial(tables: dict[str, Outcomes], seed: int) -> dict[tuple[str, str, bool],
         for name, table in tables.items():
             outcomes = by_set[name]
             embedder = HashingEmbedder().fit(outcomes.prompts)
-            estimator = BlendEstimator().fit(embed(embedder, outcomes.prompts), outcomes)
+            estimator = DefaultEstimator().fit(embed(embedder, outcomes.prompts), outcomes)
             val, test = table.rows(parts[name][1][:N_VAL]), table.rows(parts[name][2])
             X_val, X_test = embed(embedder, val.prompts), embed(embedder, test.prompts)
             new = [j for j, model in enumerate(table.models) if model not in train_models]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from sets import VALIDATION, load
 
-from unirouter_core import Evaluation, Outcomes, UniRouter, ValidationSet, deferral_curve, tune
-from unirouter_core.decision import choose, score
+from unirouter_core import Evaluation, Outcomes, UniRouter, ValidationSet, tune
+from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.stopping import ask_order, undecided
 from unirouter_core.pool import Expected, Pool
+from unirouter_core.rule import choose, score
 from unirouter_plugins.bench import split
 
 POOL = 8  # models that are there before the new one
@@ -36,7 +37,7 @@ class Side:
 
     def expect(self, router: UniRouter, pool: Pool) -> Expected:
         """Return what the models of `pool` are expected to do on these prompts."""
-        return pool.expect(self.X, self.tokens, None, router.estimator, router.regions)
+        return router.fit_.expect(pool, self.X, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def open_desk(outcomes: Outcomes, X: Array, n_val: int, seed: int, without_known
 
     def side(rows: Labels) -> Side:
         table = outcomes.rows(rows)
-        return Side(table, X[rows], router.token_counter.count(table.prompts))
+        return Side(table, X[rows], router.fit_.token_counter.count(table.prompts))
 
     asked, tested = side(val[:n_val]), side(test[:TESTED])
     known = None if without_known else training.rows(val[:n_val])
@@ -99,7 +100,7 @@ class Stage:
 
 def stages(desk: Desk, j: int, weight: float, others: tuple[Expected, Expected], seed: int) -> list[Stage]:
     """Return how model `j` stands at each check, and last with all its answers."""
-    labels, _ = desk.router.regions.locate(desk.asked.X)
+    labels, _ = desk.router.fit_.regions.locate(desk.asked.X)
     order, table = ask_order(labels, seed), desk.tested.table
     columns = [*(table.column(name) for name in desk.router.pool), j]
     wrong, paid = table.errors[:, columns], np.nan_to_num(table.costs[:, columns])

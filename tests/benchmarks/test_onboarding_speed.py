@@ -17,8 +17,8 @@ import pytest
 
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member, Members
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.onboarding import OnboardingOptions, Progress, plan_onboarding
 from unirouter_plugins.onboarding.questions import Question, Questions
 

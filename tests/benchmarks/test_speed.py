@@ -78,8 +78,7 @@ def test_fit_with_the_default_embedder(benchmark, table: Outcomes) -> None:
 
 
 def test_onboard_with_400_answers(benchmark, text_router: UniRouter, evaluations: list[Evaluation]) -> None:
-    empty = UniRouter.__new__(UniRouter)
-    empty.__dict__.update(text_router.__dict__)
+    empty = text_router.with_pool(text_router.pool)
 
     def fresh() -> tuple[tuple[Evaluation], dict[str, object]]:
         for model in list(empty.pool):

@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from unirouter_core import LowRankEstimator, NeighboursEstimator, Outcomes, ShrunkenClustersEstimator
+from unirouter_core import Outcomes
 from unirouter_core.curves import deferral_curve
+from unirouter_core.estimators import LowRankEstimator, NeighboursEstimator, ShrunkenClustersEstimator
 from unirouter_core.evaluate.bootstrap import measure
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.bench import (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unirouter_core.calibration import interval_coverage, reliability
+from unirouter_core.estimators.calibration import interval_coverage, reliability
 from unirouter_core.exceptions import InvalidDataError
 
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unirouter_core.clusters import closeness, cluster_sums, fit_centroids, offsets, shrunken_means
 from unirouter_core.embedding import normalise
+from unirouter_core.estimators.clusters import closeness, cluster_sums, fit_centroids, offsets, shrunken_means
 
 RNG = np.random.default_rng(0)
 X = normalise(RNG.normal(size=(300, 6)))

@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted, small_blend
-from unirouter_core import artifact
-from unirouter_core.embedding import as_embedder, embed, normalise
+from unirouter_core import Outcomes
+from unirouter_core.embedding import HashingEmbedder, as_embedder, embed, normalise
 from unirouter_core.estimators import (
     KMeansEstimator,
+    KnownModelsEstimator,
     LearnedMapEstimator,
     LowRankEstimator,
-    MixtureEstimator,
     NeighboursEstimator,
     ShrunkenClustersEstimator,
 )
+from unirouter_core.estimators.protocol import arrays_of, settings_of
 from unirouter_core.exceptions import NotFittedError
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.router import UniRouter
 
 # Tables too small to choose K by are what some of these tests are about.
@@ -34,7 +33,7 @@ ESTIMATORS = {
     "neighbours, k chosen": lambda: NeighboursEstimator(grid=(3, 9), n_val=40),
     "shrunken clusters": lambda: ShrunkenClustersEstimator(grid=(4, 8)),
     "low rank": LowRankEstimator,
-    "mixture": lambda: MixtureEstimator(),
+    "mixture": lambda: KnownModelsEstimator(),
     "blend": small_blend,
 }
 NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")
@@ -203,12 +202,13 @@ def test_a_saved_router_predicts_as_before(make, world, tmp_path):
         router.onboard(evaluation(world, model))
     router.save(tmp_path / "my.router")
     loaded = UniRouter.load(tmp_path / "my.router")
-    assert artifact.settings_of(loaded.estimator) == artifact.settings_of(router.estimator)
-    kept, again = artifact.arrays_of(router.estimator), artifact.arrays_of(loaded.estimator)
+    assert settings_of(loaded.fit_.estimator) == settings_of(router.fit_.estimator)
+    kept, again = arrays_of(router.fit_.estimator), arrays_of(loaded.fit_.estimator)
     assert kept.keys() == again.keys()
     assert all(np.array_equal(kept[name], again[name]) for name in kept)
-    X, features = embed(router.embedder, world.prompts), router._pool.features
-    prediction, after = router.estimator.predict(X, features), loaded.estimator.predict(X, loaded._pool.features)
+    X, features = embed(router.fit_.embedder, world.prompts), router.pool.features
+    prediction = router.fit_.estimator.predict(X, features)
+    after = loaded.fit_.estimator.predict(X, loaded.pool.features)
     assert np.array_equal(prediction.errors, after.errors)
     assert np.array_equal(prediction.stderrs, after.stderrs)
 
@@ -218,7 +218,7 @@ def test_what_fit_sets_are_arrays_and_what_the_constructor_takes_are_settings(ma
     estimator = make().fit(X, table)
     settings = {field.name for field in dataclasses.fields(estimator) if field.init}
     assert all(name in settings or name.endswith("_") for name in vars(estimator))
-    assert all(array.dtype != object for array in artifact.arrays_of(estimator).values())
+    assert all(array.dtype != object for array in arrays_of(estimator).values())
 
 
 # --- Embedders --------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_a_saved_router_routes_as_before_with_the_same_embedder(make_embedder, w
     for model in ("poet", "sage"):
         router.onboard(evaluation(world, model))
     router.save(tmp_path / "my.router")
-    own = isinstance(router.embedder, HashingEmbedder)
+    own = isinstance(router.fit_.embedder, HashingEmbedder)
     loaded = UniRouter.load(tmp_path / "my.router", embedder=None if own else make_embedder())
     assert np.array_equal(loaded.route_batch(world.prompts).errors, router.route_batch(world.prompts).errors)
 

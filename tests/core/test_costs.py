@@ -13,9 +13,9 @@ from unirouter_core.costs import (
     sent_tokens,
     usd_per_token,
 )
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.profiling import call_cost
-from unirouter_core.validation import Evaluation, ValidationSet
+from unirouter_core.fit import call_cost
 
 DOLLAR = 1e6  # a token
 COUNTED = np.array([10.0, 20.0, 30.0, 40.0])
@@ -137,13 +137,13 @@ def test_where_a_line_has_no_meaning_all_is_in_the_ratio(counted, tokens_in, rat
 
 def test_what_every_call_adds_is_in_the_expected_cost_unless_all_that_is_sent_is_known(world):
     table, router = world.rows(range(160, 240)), fitted(world)
-    counted = router.token_counter.count(table.prompts)
+    counted = router.fit_.token_counter.count(table.prompts)
     validation = ValidationSet(table.prompts)
     one = Evaluation(
         "poet", validation, table.errors[:, 0], tokens_in=300 + counted, tokens_out=[0] * 80, prices=Prices(2.0, 4.0)
     )
     router.onboard(one)
-    own = float(router.token_counter.count([table.prompts[0]])[0])
+    own = float(router.fit_.token_counter.count([table.prompts[0]])[0])
     assert router.route(table.prompts[0]).cost == pytest.approx((300 + own) * 2e-6)
     assert router.route(table.prompts[0], tokens_in=1000).cost == pytest.approx(1000 * 2e-6)
     router.reprice("poet", Prices(6.0, 4.0))

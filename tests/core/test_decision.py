@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import evaluation
-from unirouter_core.decision import check_cost_weight, choose
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.profiles import Capabilities
-from unirouter_core.validation import Evaluation, ValidationSet
+from unirouter_core.pool import Capabilities
+from unirouter_core.rule import check_cost_weight, choose
 
 SUM, POEM = "What is 14 plus 33?", "Write a poem of 5 lines about the moon."
 
 
-def chosen(errors, costs, cost_weight, **allowed):
-    return choose(np.array([errors], np.float32), np.array([costs]), cost_weight, **allowed).tolist()[0]
+def chosen(errors, costs, cost_weight, **eligible):
+    return choose(np.array([errors], np.float32), np.array([costs]), cost_weight, **eligible).tolist()[0]
 
 
 def test_the_rule_is_the_least_error_plus_cost_weight_times_cost():
@@ -49,9 +49,9 @@ def test_rounding_of_single_precision_is_a_tie():
     assert chosen([0.3, 0.3 + 1e-7], [2.0, 1.0], 0.0) == 1
 
 
-def test_only_the_allowed_are_chosen():
-    assert chosen([0.0, 0.5, 0.9], [1.0, 1.0, 1.0], 0.0, allowed=np.array([False, True, True])) == 1
-    assert chosen([0.0, 0.5], [0.0, 1.0], np.inf, allowed=np.array([[False, True]])) == 1
+def test_only_the_eligible_are_chosen():
+    assert chosen([0.0, 0.5, 0.9], [1.0, 1.0, 1.0], 0.0, eligible=np.array([False, True, True])) == 1
+    assert chosen([0.0, 0.5], [0.0, 1.0], np.inf, eligible=np.array([[False, True]])) == 1
 
 
 @pytest.mark.parametrize("wrong", [-1, float("nan"), "3", None, -np.inf, np.array([1.0])], ids=repr)

@@ -12,20 +12,20 @@ from unirouter_core import (
     ArtifactError,
     Documents,
     Evaluation,
-    HashingEmbedder,
     InvalidDataError,
     Prices,
-    ShrunkenClustersEstimator,
     UniRouter,
     ValidationSet,
-    measure,
     report,
     tune,
 )
 from unirouter_core.documents import STATISTICS, DocumentFeatures
+from unirouter_core.embedding import HashingEmbedder
+from unirouter_core.estimators import ShrunkenClustersEstimator
+from unirouter_core.evaluate.bootstrap import measure
 from unirouter_core.evaluate.held_out import held_out
 from unirouter_core.evaluate.impact import joining
-from unirouter_core.profiles import digest
+from unirouter_core.pool import digests
 
 
 def error_of(held):
@@ -82,10 +82,10 @@ def test_tuning_reports_and_joining_read_the_documents(router, table):
 
 def test_the_vector_is_the_question_the_documents_and_the_statistics(router):
     question, found = "What does the red kettle cost?", ["The red kettle costs 31 dollars.", "A map."]
-    X, dims = router.encode([question], documents=[found])[0], router.embedder.encode([question]).shape[1]
+    X, dims = router.encode([question], documents=[found])[0], router.fit_.embedder.encode([question]).shape[1]
     assert X.shape == (2 * dims + len(STATISTICS),)
     assert np.linalg.norm(X) == pytest.approx(1, abs=1e-6)
-    own = router.embedder.encode([question])[0]
+    own = router.fit_.embedder.encode([question])[0]
     assert X[:dims] @ own / np.linalg.norm(X[:dims]) / np.linalg.norm(own) == pytest.approx(1, abs=1e-6)
 
 
@@ -103,7 +103,7 @@ def test_statistics_are_in_standard_deviations_and_unknown_ones_are_zero():
 
 def test_a_prompt_without_documents_has_zeros_in_their_place(router):
     X = router.encode(["What does the red kettle cost?"])
-    dims = router.document_features.dims(X.shape[1])
+    dims = router.fit_.document_features.dims(X.shape[1])
     assert not X[0, dims : 2 * dims].any()
     assert np.array_equal(router.encode(["What does the red kettle cost?"], documents=[[]]), X)
 
@@ -152,7 +152,7 @@ def priced(table):
     router.fit(without_documents(table.rows(range(40))))
     validation = ValidationSet(table.prompts[40:80], documents=table.documents[40:80])
     sent = zip(validation.prompts, validation.documents, strict=True)
-    counts = [router.token_counter.count([prompt, *found.texts]).sum() for prompt, found in sent]
+    counts = [router.fit_.token_counter.count([prompt, *found.texts]).sum() for prompt, found in sent]
     prices = Prices(input=1e6, output=0.0)  # $1 a token
     router.onboard(Evaluation("a", validation, np.zeros(40), tokens_in=counts, tokens_out=np.ones(40), prices=prices))
     return router
@@ -161,7 +161,7 @@ def priced(table):
 def test_documents_are_paid_for_by_any_router_but_decide_only_in_one_fitted_with_them(priced):
     prompt, found = "What does the red kettle cost?", ["The red kettle costs 31 dollars in all of our shops."] * 4
     bare, full = priced.route(prompt), priced.route(prompt, documents=found)
-    assert full.cost - bare.cost == pytest.approx(priced.token_counter.count(found).sum())
+    assert full.cost - bare.cost == pytest.approx(priced.fit_.token_counter.count(found).sum())
     assert full.error == bare.error
     assert priced.route_batch([prompt], documents=[found]).costs[0] == pytest.approx(full.cost)
     assert priced.route(prompt, documents=found, tokens_in=7).cost == priced.route(prompt, tokens_in=7).cost
@@ -169,7 +169,7 @@ def test_documents_are_paid_for_by_any_router_but_decide_only_in_one_fitted_with
 
 def test_validation_documents_count_among_the_tokens_that_a_model_was_measured_with(priced, table):
     measured = priced.pool["a"].measured
-    assert measured.tokens[0] == priced.token_counter.count([table.prompts[40], *table.documents[40].texts]).sum()
+    assert measured.tokens[0] == priced.fit_.token_counter.count([table.prompts[40], *table.documents[40].texts]).sum()
     assert priced.pool["a"].cost.per_token == pytest.approx(1)
 
 
@@ -180,7 +180,7 @@ def test_a_saved_router_reads_documents_as_before(router, table, tmp_path):
     router.save(tmp_path / "my.router")
     loaded = UniRouter.load(tmp_path / "my.router")
     prompts, found = judged(table).prompts, judged(table).documents
-    assert loaded.fit_id == router.fit_id
+    assert loaded.fit_.id == router.fit_.id
     assert np.array_equal(loaded.encode(prompts, documents=found), router.encode(prompts, documents=found))
     ours, theirs = (each.route_batch(prompts, documents=found) for each in (loaded, router))
     assert ours.models == theirs.models
@@ -220,11 +220,11 @@ def test_a_router_without_documents_says_nothing_of_them(priced, tmp_path):
 
 
 def test_a_question_with_other_documents_is_another_prompt_but_was_seen(table):
-    assert (
-        digest("a", Documents(["one"])) != digest("a", Documents(["other"])) != digest("a") == digest("a", Documents())
-    )
+    names = [digests(["a"], [Documents(found)])[0] for found in (["one"], ["other"], [])]
+    assert len(set(names)) == 3
+    assert names[2] == digests(["a"])[0]
     router = routing(table.rows([*range(N_FIT), *range(N_MEASURED)]))  # measured on what it was fitted on
-    assert router.has_seen(table.prompts[:N_MEASURED]).all()
+    assert router.fit_.has_seen(table.prompts[:N_MEASURED]).all()
     assert held_out(router).fitted_on
 
 
@@ -258,7 +258,7 @@ def test_documents_for_another_number_of_prompts_are_refused(router):
 
 
 def test_a_question_s_own_vector_is_not_the_router_s(router):
-    vector = router.embedder.encode(["What does the red kettle cost?"])[0]
+    vector = router.fit_.embedder.encode(["What does the red kettle cost?"])[0]
     with pytest.raises(InvalidDataError, match="of a prompt with its documents; give those that its encode makes"):
         router.route("What does the red kettle cost?", vector=vector)
 

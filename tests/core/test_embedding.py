@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from unirouter_core.embedding import CHECK_PROMPTS, as_embedder, check_same_embedder, embed, normalise
+from unirouter_core.embedding import CHECK_PROMPTS, HashingEmbedder, as_embedder, check_same_embedder, embed, normalise
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError
-from unirouter_core.hashing import HashingEmbedder
 from unirouter_core.router import UniRouter
 
 
@@ -62,10 +61,11 @@ def test_a_class_is_not_its_object():
         UniRouter(embedder=HashingEmbedder)
 
 
-def test_an_embedder_that_learns_is_fitted(world):
+def test_an_embedder_that_learns_is_copied_and_fitted(world):
     learner = Learner()
-    UniRouter(embedder=learner, n_regions=2).fit(world.rows(range(40)))
-    assert tuple(learner.seen) == world.prompts[:40]
+    router = UniRouter(embedder=learner, n_regions=2).fit(world.rows(range(40)))
+    assert tuple(router.fit_.embedder.seen) == world.prompts[:40]
+    assert learner.seen is None
 
 
 def test_sentence_transformers_are_never_trained(world):
@@ -75,7 +75,7 @@ def test_sentence_transformers_are_never_trained(world):
 
     FakeTransformer.__module__ = "sentence_transformers.SentenceTransformer"
     router = UniRouter(embedder=FakeTransformer(), n_regions=2).fit(world.rows(range(40)))
-    assert router.fit_settings["embedder"]["class"] == "FakeTransformer"
+    assert router.fit_.settings["embedder"]["class"] == "FakeTransformer"
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,24 @@ import numpy as np
 import pytest
 
 from unirouter_core.curves import deferral_curve
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import normalise
 from unirouter_core.estimators import (
-    BlendEstimator,
+    DefaultEstimator,
     KMeansEstimator,
+    KnownModelsEstimator,
     LearnedMapEstimator,
     LowRankEstimator,
-    MixtureEstimator,
     NeighboursEstimator,
     ShrunkenClustersEstimator,
     clairvoyant,
 )
-from unirouter_core.estimators.choose import Truth, choose_by_area
-from unirouter_core.estimators.default import UNCALIBRATED, calibrated_scale, coverage
+from unirouter_core.estimators.calibration import calibrated_scale, coverage
+from unirouter_core.estimators.clusters import best_of
+from unirouter_core.estimators.default import UNCALIBRATED
+from unirouter_core.estimators.linear import fit_ridge, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import sigmoid
-from unirouter_core.estimators.odds import fit_shift, shift_odds
-from unirouter_core.estimators.ridge import fit_ridge
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
-from unirouter_core.outcomes import Outcomes
 
 RNG = np.random.default_rng(0)
 X = normalise(RNG.normal(size=(120, 8)))
@@ -140,7 +140,7 @@ def test_the_papers_rule_takes_more_clusters_than_a_small_validation_set_can_mea
 
 def test_the_chosen_candidate_routes_training_models_with_the_largest_area():
     vectors, outcomes = fine_world(0)
-    truth = Truth.of(vectors, outcomes)
+    costs = outcomes.costs.mean(0)
     order = np.random.default_rng([0, 0]).permutation(1_200)
     measured, routed = order[:960], order[960:]
     candidates = [KMeansEstimator(k=k).fit(vectors) for k in (1, 40)]
@@ -148,10 +148,10 @@ def test_the_chosen_candidate_routes_training_models_with_the_largest_area():
     for candidate in candidates:
         features = np.stack([candidate.profile(vectors[measured], outcomes.errors[measured, j]) for j in range(8)])
         predicted = candidate.predict(vectors[routed], features).errors
-        curve = deferral_curve(predicted, truth.costs, outcomes.errors[routed], truth.costs)
-        areas.append(curve.hull().area(truth.costs.max()))
+        curve = deferral_curve(predicted, costs, outcomes.errors[routed], costs)
+        areas.append(curve.hull().area(costs.max()))
     assert areas[1] > areas[0]
-    assert choose_by_area(candidates, truth, None, seed=0) == 1
+    assert best_of(candidates, "K", vectors, outcomes, None, seed=0) is candidates[1]
 
 
 def test_learned_map_moves_the_borders_that_clusters_put_in_the_wrong_place():
@@ -174,7 +174,7 @@ def test_learned_map_without_an_answer_to_judge_by_keeps_its_start():
     assert np.allclose(learned.theta_, 10 * learned.centroids_, atol=1e-5)
 
 
-@pytest.mark.parametrize("estimator", [LearnedMapEstimator(), LowRankEstimator(), MixtureEstimator()])
+@pytest.mark.parametrize("estimator", [LearnedMapEstimator(), LowRankEstimator(), KnownModelsEstimator()])
 def test_an_estimator_that_learns_from_training_models_says_so(estimator):
     with pytest.raises(MissingOutcomesError, match=f"{type(estimator).__name__} needs training models' outcomes; fit"):
         estimator.fit(X)
@@ -244,7 +244,7 @@ def test_the_copy_of_a_training_model_is_known_as_its_twin():
     rng = np.random.default_rng(0)
     outcomes = table(rng.random((120, 5)) < 0.5)
     known = (rng.random((60, 5)) < 0.5).astype(float)
-    estimator = MixtureEstimator(penalty=0.1).fit(X, outcomes)
+    estimator = KnownModelsEstimator(penalty=0.1).fit(X, outcomes)
     intercept, *weights = estimator.profile(X_VAL, known[:, 2], known)[:6]
     assert np.allclose(weights, [0, 0, 1, 0, 0], atol=0.03)
     assert intercept == pytest.approx(0, abs=0.03)
@@ -253,7 +253,7 @@ def test_the_copy_of_a_training_model_is_known_as_its_twin():
 def test_a_mixture_is_linear_in_what_the_training_models_are_expected_to_do():
     outcomes = table(RNG.integers(0, 2, (120, 4)))
     known = RNG.integers(0, 2, (60, 4)).astype(float)
-    estimator = MixtureEstimator().fit(X, outcomes)
+    estimator = KnownModelsEstimator().fit(X, outcomes)
     features = estimator.profile(X_VAL, ERRORS, known)
     axes, intercepts = fit_ridge(X, outcomes.errors, 10.0)
     expected = (X @ axes.T + intercepts) @ features[1:-1] + features[0]
@@ -261,13 +261,13 @@ def test_a_mixture_is_linear_in_what_the_training_models_are_expected_to_do():
 
 
 def test_a_mixture_without_a_signal_is_the_even_one():
-    estimator = MixtureEstimator(penalty=1e9).fit(X, table(RNG.integers(0, 2, (120, 4))))
+    estimator = KnownModelsEstimator(penalty=1e9).fit(X, table(RNG.integers(0, 2, (120, 4))))
     features = estimator.profile(X_VAL, ERRORS, RNG.integers(0, 2, (60, 4)).astype(float))
     assert np.allclose(features[1:-1], 0.8 / 4, atol=1e-5)
 
 
 def test_a_mixture_needs_the_training_models_answers_on_the_validation_prompts():
-    estimator = MixtureEstimator().fit(X, table(RNG.integers(0, 2, (120, 4))))
+    estimator = KnownModelsEstimator().fit(X, table(RNG.integers(0, 2, (120, 4))))
     for known in (None, np.full((60, 4), np.nan)):
         with pytest.raises(MissingOutcomesError, match="answers on the validation prompts; give them as known"):
             estimator.profile(X_VAL, ERRORS, known)
@@ -298,8 +298,8 @@ def test_ridge_fits_each_column_on_the_rows_where_it_is_known():
 
 
 def test_a_blend_fitted_on_bare_prompts_leaves_out_who_needs_outcomes():
-    blend = BlendEstimator().fit(X)
-    assert blend.left_out == ["LowRankEstimator", "MixtureEstimator"]
+    blend = DefaultEstimator().fit(X)
+    assert blend.left_out == ["LowRankEstimator", "KnownModelsEstimator"]
     assert np.allclose(predict(blend), predict(ShrunkenClustersEstimator().fit(X)), atol=1e-6)
     assert blend.scale_ == UNCALIBRATED
 
@@ -307,11 +307,11 @@ def test_a_blend_fitted_on_bare_prompts_leaves_out_who_needs_outcomes():
 def test_a_blend_takes_the_mixture_only_for_models_whose_prompts_training_models_answered():
     outcomes = table(RNG.integers(0, 2, (120, 4)))
     known = RNG.integers(0, 2, (60, 4)).astype(float)
-    blend = BlendEstimator().fit(X, outcomes)
+    blend = DefaultEstimator().fit(X, outcomes)
     a, b, c = (
         ShrunkenClustersEstimator().fit(X),
         LowRankEstimator().fit(X, outcomes),
-        MixtureEstimator().fit(X, outcomes),
+        KnownModelsEstimator().fit(X, outcomes),
     )
     with_c, without_c = blend.profile(X_VAL, ERRORS, known), blend.profile(X_VAL, ERRORS)
     both = blend.predict(X, np.stack([with_c, without_c]))  # one pool holds both
@@ -327,14 +327,14 @@ def test_a_blend_takes_the_mixture_only_for_models_whose_prompts_training_models
 def test_a_model_that_is_always_wrong_is_expected_to_be_and_no_more():
     for models in range(1, 30):  # of some of these numbers the shares of the members round to more than 1
         outcomes = table(np.ones((120, models)))
-        errors = predict(BlendEstimator().fit(X, outcomes), np.ones(60), np.ones((60, models)))
+        errors = predict(DefaultEstimator().fit(X, outcomes), np.ones(60), np.ones((60, models)))
         assert (errors <= 1).all()
         assert np.allclose(errors, 1, atol=0.01)
 
 
 def test_members_that_disagree_make_a_blend_less_sure():
     members = [ShrunkenClustersEstimator(grid=(k,)) for k in (2, 9)]
-    blend = BlendEstimator(members).fit(X)
+    blend = DefaultEstimator(members).fit(X)
     both = blend.predict(X, blend.profile(X_VAL, ERRORS)[None])
     a, b = (member.predict(X, member.profile(X_VAL, ERRORS)[None]) for member in members)
     apart = ((a.errors - b.errors) / 2) ** 2  # the variance of two numbers
@@ -344,23 +344,25 @@ def test_members_that_disagree_make_a_blend_less_sure():
 def test_a_mixture_puts_no_weight_on_training_models_without_answers_here():
     known = RNG.integers(0, 2, (60, 4)).astype(float)
     known[:, 1] = np.nan
-    estimator = MixtureEstimator().fit(X, table(RNG.integers(0, 2, (120, 4))))
+    estimator = KnownModelsEstimator().fit(X, table(RNG.integers(0, 2, (120, 4))))
     weights = estimator.profile(X_VAL, ERRORS, known)[1:-1]
     assert weights[1] == 0
     assert (weights[[0, 2, 3]] > 0).all()
 
 
 def test_a_blend_that_no_member_can_serve_says_what_is_missing():
-    with pytest.raises(MissingOutcomesError, match="LowRankEstimator, MixtureEstimator need training models' outcomes"):
-        BlendEstimator([LowRankEstimator(), MixtureEstimator()]).fit(X)
-    blend = BlendEstimator([MixtureEstimator()]).fit(X, table(RNG.integers(0, 2, (120, 4))))
+    with pytest.raises(
+        MissingOutcomesError, match="LowRankEstimator, KnownModelsEstimator need training models' outcomes"
+    ):
+        DefaultEstimator([LowRankEstimator(), KnownModelsEstimator()]).fit(X)
+    blend = DefaultEstimator([KnownModelsEstimator()]).fit(X, table(RNG.integers(0, 2, (120, 4))))
     with pytest.raises(MissingOutcomesError, match="give them as known"):
         blend.profile(X_VAL, ERRORS)
 
 
 def test_a_blend_refuses_features_that_grow_with_the_prompts():
-    with pytest.raises(InvalidDataError, match="NeighboursEstimator cannot be blended"):
-        BlendEstimator([NeighboursEstimator()]).fit(X)
+    with pytest.raises(InvalidDataError, match="NeighboursEstimator cannot be a member"):
+        DefaultEstimator([NeighboursEstimator()]).fit(X)
 
 
 def many_models(n=1_500, m=30):
@@ -377,7 +379,7 @@ def test_intervals_of_80_percent_hold_the_errors_of_new_models_in_about_80_perce
     vectors, chances, errors, kinds = many_models()
     outcomes = table(errors)
     training = outcomes.models[:20]
-    blend = BlendEstimator(n_val=200).fit(vectors[:1_000], outcomes.rows(range(1_000)).of(training))
+    blend = DefaultEstimator(n_val=200).fit(vectors[:1_000], outcomes.rows(range(1_000)).of(training))
     measured, seen = slice(1_000, 1_200), slice(1_200, None)
     features = [
         blend.profile(vectors[measured], e, errors[measured, :20].astype(float)) for e in errors[measured, 20:].T
@@ -394,9 +396,9 @@ def test_intervals_of_80_percent_hold_the_errors_of_new_models_in_about_80_perce
 
 def test_a_mixture_counts_as_another_member_for_every_ten_known_models():
     outcomes, known = table(RNG.integers(0, 2, (120, 30))), RNG.integers(0, 2, (60, 30)).astype(float)
-    members = ShrunkenClustersEstimator(grid=(4,)), MixtureEstimator()
+    members = ShrunkenClustersEstimator(grid=(4,)), KnownModelsEstimator()
     a, c = (member.fit(X, outcomes) for member in members)
-    blend = BlendEstimator(members).fit(X, outcomes)  # on too few prompts for a shift
+    blend = DefaultEstimator(members).fit(X, outcomes)  # on too few prompts for a shift
     expected = (predict(a) + 3 * predict(c, known=known)) / 4  # 30 known models: three to one
     assert np.allclose(predict(blend, known=known), expected, atol=1e-5)
 
@@ -405,7 +407,7 @@ def test_predicted_errors_are_calibrated_after_the_odds_are_shifted_by_difficult
     vectors, chances, errors, _ = many_models()
     errors = errors.astype(float)
     training = table(errors[:1_000, :20])
-    blend = BlendEstimator(n_val=200).fit(vectors[:1_000], training)
+    blend = DefaultEstimator(n_val=200).fit(vectors[:1_000], training)
     measured, seen = slice(1_000, 1_200), slice(1_200, None)
     features = np.stack([blend.profile(vectors[measured], e, errors[measured, :20]) for e in errors[measured, 20:].T])
     shifted = blend.predict(vectors[seen], features).errors
@@ -440,7 +442,7 @@ def test_a_blend_with_too_few_answers_to_calibrate_on_is_not_calibrated(answered
     errors = errors.astype(float)
     errors[answered:] = np.nan
     n = 299 if answered == 299 else 600
-    blend = BlendEstimator().fit(vectors[:n], table(errors[:n]))
+    blend = DefaultEstimator().fit(vectors[:n], table(errors[:n]))
     assert blend.scale_ == UNCALIBRATED
     assert not blend.shift_.any()
 
@@ -450,7 +452,7 @@ def test_the_calibrated_scale_is_never_absurd(n):
     vectors, _, errors, _ = many_models(n, 6)
     errors = errors.astype(float)
     errors[3:, 5] = np.nan  # a model with next to no answers
-    scale = BlendEstimator().fit(vectors, table(errors)).scale_
+    scale = DefaultEstimator().fit(vectors, table(errors)).scale_
     assert 0.5 <= scale < 5
 
 
@@ -473,8 +475,8 @@ def test_the_calibrated_scale_is_the_least_that_covers_80_percent():
         (lambda: KMeansEstimator(k=2.5), "k=2.5 must be a whole number"),
         (lambda: NeighboursEstimator(grid=()), r"grid=\(\) must be a whole number"),
         (lambda: LowRankEstimator(ridge=None), "ridge=None must be at least 0"),
-        (lambda: MixtureEstimator(penalty=-1), "MixtureEstimator: penalty=-1 must be at least 0"),
-        (lambda: BlendEstimator(n_val=0), "BlendEstimator: n_val=0 must be a whole number, at least 2"),
+        (lambda: KnownModelsEstimator(penalty=-1), "KnownModelsEstimator: penalty=-1 must be at least 0"),
+        (lambda: DefaultEstimator(n_val=0), "DefaultEstimator: n_val=0 must be a whole number, at least 2"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_at_once(make, sentence):

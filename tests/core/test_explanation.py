@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.exceptions import InvalidDataError, NotFittedError
-from unirouter_core.profiles import Capabilities
+from unirouter_core.pool import Capabilities
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 SUM = "What is 14 plus 33?"
 
@@ -68,7 +68,7 @@ def test_exclusions_are_explained(world, router):
 
 
 def test_a_vector_in_the_place_of_the_embedder_explains_alike(asked_router):
-    vector = asked_router.embedder.encode([SUM])[0]
+    vector = asked_router.fit_.embedder.encode([SUM])[0]
     assert asked_router.explain(SUM, vector=vector).as_dict() == asked_router.explain(SUM).as_dict()
 
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unirouter_core.embedding import embed
+from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.exceptions import InvalidDataError, NotFittedError
-from unirouter_core.hashing import HashingEmbedder
 
 SUMS = [f"What is {n} plus {n + 7}?" for n in range(40)]
 NOUNS = ["sea", "sky", "moon", "sun", "wind", "tree", "bird", "road"]

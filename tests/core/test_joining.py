@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted, is_sum
-from unirouter_core import (
-    Evaluation,
-    InvalidDataError,
-    Outcomes,
-    ShrunkenClustersEstimator,
-    UniRouter,
-    UnknownModelError,
-    ValidationSet,
-    joining,
-)
+from unirouter_core import Evaluation, InvalidDataError, Outcomes, UniRouter, UnknownModelError, ValidationSet
+from unirouter_core.estimators import ShrunkenClustersEstimator
 from unirouter_core.evaluate.held_out import held_out
+from unirouter_core.evaluate.impact import joining
 
 
 def newcomer(world, errors, costs):

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.conftest import evaluation, fitted, make_world, small_blend
-from unirouter_core.decision import choose
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.estimators import KMeansEstimator, NeighboursEstimator
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation, ValidationSet
+from unirouter_core.rule import choose
 
 WORLD = make_world()
 ESTIMATORS = {

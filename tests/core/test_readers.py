@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from unirouter_core.costs import Prices
+from unirouter_core.data import read_outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.readers import read_outcomes
 
 DATA = Path(os.environ.get("UNIROUTER_DATA", Path(__file__).parents[2] / "../shared/data"))
 SUM, POEM = "What is 2 + 2?", "A poem, please,\nof two lines."

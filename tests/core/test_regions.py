@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from unirouter_core.embedding import normalise
-from unirouter_core.regions import Regions
+from unirouter_core.estimators.clusters import Regions
 
 RNG = np.random.default_rng(0)
 KINDS = RNG.integers(0, 4, 800)

@@ -17,7 +17,7 @@ words = [f"w{i}" for i in range(900)]
 prompts = [" ".join(rng.choice(words, 12)) + f" {i}" for i in range(2500)]
 errors = (rng.random((2500, 8)) < 0.4).astype(float)
 table = Outcomes(prompts, [f"m{j}" for j in range(8)], errors, np.ones((2500, 8)))
-print(UniRouter().fit(table).fit_id)
+print(UniRouter().fit(table).fit_.id)
 """
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted, is_sum, small_blend
 from unirouter_core.costs import Prices
-from unirouter_core.embedding import embed
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet
+from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import KMeansEstimator, LowRankEstimator, Prediction, ShrunkenClustersEstimator
 from unirouter_core.exceptions import (
     EmbedderMismatchError,
@@ -17,11 +18,8 @@ from unirouter_core.exceptions import (
     UnknownModelError,
     UnknownPriceError,
 )
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.profiles import Capabilities
+from unirouter_core.pool import Capabilities
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 SUM, POEM = "What is 14 plus 33?", "Write a poem of 5 lines about the moon."
 
@@ -70,7 +68,7 @@ def test_a_batch_beyond_the_size_of_a_chunk_is_whole(world, asked_router, monkey
 
 
 def test_vectors_given_are_the_embedders(world, asked_router):
-    X = embed(asked_router.embedder, world.prompts)
+    X = embed(asked_router.fit_.embedder, world.prompts)
     plain = asked_router.route_batch(world.prompts, cost_weight=300)
     assert asked_router.route_batch(world.prompts, cost_weight=300, vectors=X).models == plain.models
     assert asked_router.route_batch(world.prompts, cost_weight=300, vectors=(5 * X).tolist()).models == plain.models
@@ -98,7 +96,7 @@ def test_prompts_may_come_in_any_collection(world, asked_router, prompts):
     decisions = asked_router.route_batch(prompts(world.prompts[:5]), cost_weight=300)
     assert decisions.models == asked_router.route_batch(world.prompts[:5], cost_weight=300).models
     assert decisions[4].model == decisions.models[4]
-    assert len(fit_on(world).fit(prompts(world.prompts[:20])).fit_id) == 16
+    assert len(fit_on(world).fit(prompts(world.prompts[:20])).fit_.id) == 16
 
 
 def test_no_prompts_make_no_decisions(asked_router):
@@ -168,11 +166,11 @@ def test_a_model_of_0_usd_is_the_cheapest(world, router):
 
 def test_fit_needs_no_outcomes(world):
     with pytest.warns(
-        UserWarning, match="Fitted without LowRankEstimator, MixtureEstimator: training models' outcomes"
+        UserWarning, match="Fitted without LowRankEstimator, KnownModelsEstimator: training models' outcomes"
     ):
         router = fitted(world).fit(world.prompts[:N_FIT])
     router.onboard(evaluation(world, "poet"))
-    assert router.training_models == ()
+    assert router.fit_.training_models == ()
     assert router.route(SUM).error > router.route(POEM).error
 
 
@@ -181,26 +179,41 @@ def test_fit_leaves_out_training_models_without_answers(world):
     errors = table.errors.copy()
     errors[:, 2] = np.nan
     router = fit_on(world).fit(Outcomes(table.prompts, table.models, errors, table.costs))
-    assert "clerk" not in router.training_models
-    assert len(router.training_models) == 7
+    assert "clerk" not in router.fit_.training_models
+    assert len(router.fit_.training_models) == 7
 
 
 def test_the_same_fit_has_the_same_id_and_another_another(world):
-    assert fitted(world).fit_id == fitted(world).fit_id
-    ids = {fitted(world).fit_id, fitted(world, n_regions=5).fit_id, fitted(world, cost="mean").fit_id}
+    assert fitted(world).fit_.id == fitted(world).fit_.id
+    ids = {fitted(world).fit_.id, fitted(world, n_regions=5).fit_.id, fitted(world, cost="mean").fit_.id}
     assert len(ids) == 3
 
 
 def test_fitting_again_begins_anew(world):
     router = fitted(world)
     router.onboard(evaluation(world, "sage"))
+    assert router.fit(world.rows(range(N_FIT))).pool == {}
+    assert router.fit_.id == fitted(world).fit_.id
+
+
+def test_vectors_of_another_embedder_are_not_learned(world):
+    router = fitted(world, embedder=HashingEmbedder(dims=32).fit(world.prompts))
+    router.onboard(evaluation(world, "sage"))
     X = np.random.default_rng(0).normal(size=(len(world), 5))
     with pytest.raises(EmbedderMismatchError, match="vectors given have 5 numbers, but HashingEmbedder gives 32"):
         router.fit(world, vectors=X)
-    with pytest.raises(NotFittedError, match="not fitted; call fit"):
-        router.route(SUM)
-    assert router.fit(world.rows(range(N_FIT))).pool == {}
-    assert router.fit_id == fitted(world).fit_id
+    assert list(router.pool) == ["sage"]
+
+
+@pytest.mark.parametrize("make", [KMeansEstimator, small_blend])
+def test_two_routers_of_one_estimator_and_one_embedder_are_apart(world, make):
+    estimator, embedder = make(), HashingEmbedder(dims=32)
+    first = fitted(world, estimator, embedder=embedder)
+    first.onboard(evaluation(world, "sage"))
+    before = first.route(SUM).as_dict()
+    fitted(world.rows(range(200, 40, -1)), estimator, embedder=embedder)
+    assert first.route(SUM).as_dict() == before
+    assert not any(name.endswith("_") for part in (estimator, embedder) for name in vars(part))
 
 
 def test_a_router_on_vectors_alone_never_embeds(world):
@@ -227,7 +240,7 @@ def test_onboarding_a_model_leaves_the_others_as_they_were(world, router):
 
 
 def test_a_model_is_replaced_only_when_told_so(world, router):
-    with pytest.raises(InvalidDataError, match="'sage' is in the pool already; pass replace=True to measure it anew"):
+    with pytest.raises(InvalidDataError, match="'sage' is in the pool already; pass replace=True to replace it"):
         router.onboard(evaluation(world, "sage"))
     given = evaluation(world, "poet")
     router.onboard(Evaluation("sage", given.validation, given.errors, given.costs), replace=True)
@@ -240,9 +253,11 @@ def test_profile_changes_nothing(world, router):
     assert repr(profile) == f"ModelProfile('bard', error={profile.error:.3f}, n=80)"
 
 
-def test_the_pool_given_out_is_a_copy(router):
-    router.pool.clear()
-    assert len(router.pool) == 4
+def test_the_pool_given_out_never_changes(world, router):
+    before = router.pool
+    router.retire("sage")
+    assert (len(before), len(router.pool)) == (4, 3)
+    assert not hasattr(before, "clear")
 
 
 def test_failed_and_truncated_answers_are_counted_apart(world, router):
@@ -409,13 +424,13 @@ def test_what_fit_cannot_use_is_named_and_changes_nothing(world, router):
     assert router.route(SUM).as_dict() == before
 
 
-def test_a_fit_that_fails_while_it_learns_leaves_no_mixture(world):
+def test_a_fit_that_fails_while_it_learns_changes_nothing(world):
     router = fitted(world, LowRankEstimator())
     router.onboard(evaluation(world, "sage"))
+    before = router.route(SUM).as_dict()
     with pytest.raises(MissingOutcomesError, match="LowRankEstimator needs training models' outcomes"):
         router.fit(world.prompts[:50])
-    with pytest.raises(NotFittedError, match="not fitted"):
-        router.route(SUM)
+    assert router.route(SUM).as_dict() == before
 
 
 def test_an_embedder_that_changes_its_dimension_is_refused(world):
@@ -485,7 +500,7 @@ def test_an_estimator_that_predicts_no_errors_is_refused_when_onboarding(world):
 
 
 def test_threads_that_route_see_a_whole_pool_while_models_come_and_go(world, router):
-    vectors = embed(router.embedder, world.prompts)
+    vectors = embed(router.fit_.embedder, world.prompts)
     profiles = [evaluation(world, model) for model in ("bard", "coder")]
     stop, failures = threading.Event(), []
 
@@ -527,7 +542,7 @@ def test_threads_that_onboard_at_once_lose_nothing(world):
 def test_a_far_prompt_is_never_surer_than_a_near_one(asked_router):
     strange = ["zzz", "What is a poem?", "Bonjour le monde", "What is 14 plus 33?"]
     expected = asked_router.expect(strange)
-    near = asked_router.estimator.predict(asked_router.encode(strange), asked_router._pool.features)
+    near = asked_router.fit_.estimator.predict(asked_router.encode(strange), asked_router.pool.features)
     assert expected.far.max() > 0
     assert (expected.prediction.stderrs >= near.stderrs - 1e-7).all()
 
@@ -589,7 +604,7 @@ def test_costs_known_in_usd_alone_cannot_follow_a_price(world):
     table = world.rows(range(N_FIT, 240))
     router = fitted(world)
     router.onboard(Evaluation("sage", ValidationSet(table.prompts), table.errors[:, 1], costs=table.costs[:, 1]))
-    with pytest.raises(UnknownPriceError, match="onboard it anew"):
+    with pytest.raises(UnknownPriceError, match="onboard it again"):
         router.reprice("sage", Prices(1.0, 2.0))
     with pytest.raises(UnknownModelError, match="not in the pool"):
         router.reprice("nobody", Prices(1.0, 2.0))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted
-from unirouter_core import InvalidDataError, NoCandidateError, spending
-from unirouter_core.evaluate.forecast import drawn_ratios
+from unirouter_core import InvalidDataError, NoCandidateError
+from unirouter_core.evaluate.forecast import drawn_ratios, spending
 
 
 @pytest.fixture(scope="module")

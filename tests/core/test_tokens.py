@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unirouter_core.tokens import BY_CHARACTERS, ENCODING, TokenCounter
+from unirouter_core.costs import BY_CHARACTERS, ENCODING, TokenCounter
 
 TABLE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # cl100k_base, as tiktoken names it
 BUNDLED = [("litellm", "litellm_core_utils/tokenizers"), ("llama_index", "core/_static/tiktoken_cache")]
@@ -18,7 +18,7 @@ import socket
 def refuse(*_, **__):
     raise AssertionError("counting opened a socket")
 socket.socket = socket.create_connection = socket.getaddrinfo = refuse
-from unirouter_core.tokens import TokenCounter
+from unirouter_core.costs import TokenCounter
 counter = TokenCounter()
 print(counter.name, *counter.count(["12345", "What is 2 + 2?"]))
 """

@@ -232,8 +232,9 @@ def says(text="Paris.", *, latency=0.0, finish="stop", tools=(), reasoning=0, us
         Tool calls instead of a text; arguments are a dict.
     reasoning : int
         Hidden tokens, counted in the usage.
-    usage : bool
-        Whether tokens are counted, which here are words.
+    usage : bool or str
+        Whether tokens are counted, which here are words; of a stream, where: "last" (as True) is a chunk of its own
+        without choices, "end" the chunk with the finish reason, "every" all chunks, each with the count so far.
     breaks_off : (int, str), optional
         After how many chunks of a stream, and how: "cut" is a lost connection, "end" an orderly end without a finish
         reason, "stall" silence, "error" an error as a chunk. What is not streamed is cut in the middle of its body.
@@ -316,7 +317,7 @@ class _Answer:
     finish: str
     tools: tuple
     reasoning: int
-    counted: bool
+    counted: bool | str
 
     def body(self):
         """The form that is not streamed, with as many choices as were asked for."""
@@ -328,17 +329,20 @@ class _Answer:
         return self._framed("chat.completion", choices) | ({"usage": self._usage(n)} if self.counted else {})
 
     def chunks(self):
-        """The chunks of a stream; the last has the usage, if it is wanted and counted."""
+        """The chunks of a stream, with the usage where it is wanted."""
         deltas = [{"role": "assistant", "content": None if self.tools else ""}]
         if self.tools:
             deltas += [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(self._tool_calls())]
         else:
             deltas += [{"content": word} for word in _words(self.text)]
-        for delta in deltas:
-            yield self._framed("chat.completion.chunk", [{"index": 0, "delta": delta, "finish_reason": None}])
-        yield self._framed("chat.completion.chunk", [{"index": 0, "delta": {}, "finish_reason": self.finish}])
-        if self.counted and (self.asked.get("stream_options") or {}).get("include_usage"):
-            yield self._framed("chat.completion.chunk", []) | {"usage": self._usage(1)}
+        for n_said, delta in enumerate(deltas):
+            choices = [{"index": 0, "delta": delta, "finish_reason": None}]
+            so_far = {"usage": self._usage(1, n_said)} if self.counted == "every" else {}
+            yield self._framed("chat.completion.chunk", choices) | so_far
+        choices, usage = [{"index": 0, "delta": {}, "finish_reason": self.finish}], {"usage": self._usage(1)}
+        yield self._framed("chat.completion.chunk", choices) | (usage if self.counted in ("end", "every") else {})
+        if self.counted in (True, "last") and (self.asked.get("stream_options") or {}).get("include_usage"):
+            yield self._framed("chat.completion.chunk", []) | usage
 
     def _framed(self, kind, choices):
         return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": self.asked["model"], "choices": choices}
@@ -349,9 +353,9 @@ class _Answer:
             for i, (name, arguments) in enumerate(self.tools)
         ]
 
-    def _usage(self, n):
+    def _usage(self, n, n_said=None):
         sent = sum(len(str(message.get("content")).split()) for message in self.asked["messages"])
-        out = n * len(self.text.split()) + self.reasoning
+        out = n * len(self.text.split()[:n_said]) + self.reasoning
         details = {"completion_tokens_details": {"reasoning_tokens": self.reasoning}} if self.reasoning else {}
         return {"prompt_tokens": sent, "completion_tokens": out, "total_tokens": sent + out, **details}
 

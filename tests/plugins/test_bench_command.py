@@ -194,7 +194,7 @@ def test_without_known_answers_the_mixture_stays_out_or_is_refused(data, tmp_pat
     assert {row["method"] for row in table(tmp_path)} >= {"default", "A"}
     assert "C" not in {row["method"] for row in table(tmp_path)}
     refused = run(data, *QUICK, "--methods", "C", "--no-known", "--trials", 1, "--out", tmp_path / "c", code=2)
-    assert "MixtureEstimator needs the training models' answers" in refused.stderr
+    assert "KnownModelsEstimator needs the training models' answers" in refused.stderr
 
 
 def test_a_size_that_no_table_reaches_is_refused(data, tmp_path):

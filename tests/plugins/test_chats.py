@@ -8,12 +8,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from unirouter_core import InvalidDataError
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.litellm.chat import PER_IMAGE, PER_MESSAGE, Chat, newest_prompt, texts_of
-from unirouter_plugins.litellm.door import open_litellm
-
-# pydantic, of a class of LiteLLM's own, when it is first used
-pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")
+from unirouter_plugins.litellm.failures import open_litellm
 
 COUNT = TokenCounter(BY_CHARACTERS)  # a token for 4 characters
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4_000}}
@@ -70,14 +67,26 @@ def test_litellm_s_own_message_of_an_earlier_answer_is_a_message():
     assert chat.count_tokens(COUNT) > Chat.of("What is 1 + 1?").count_tokens(COUNT)
 
 
-@pytest.mark.parametrize(
-    "messages", [[], [{"role": "system", "content": "x"}], [user("")], [user(None)], [user([IMAGE])]]
-)
-def test_a_chat_without_a_text_of_the_user_is_refused(messages):
-    with pytest.raises(InvalidDataError, match="no text from the user to route on; give a prompt, or a user message"):
+@pytest.mark.parametrize("messages", [[], [user("")], [user(None)], [user("  \n")]])
+def test_a_chat_without_text_or_attachment_is_refused(messages):
+    with pytest.raises(InvalidDataError, match="no text to route on; give a prompt, or a message that is not empty"):
         Chat.of(messages)
-    with pytest.raises(InvalidDataError, match="no text from the user"):
+    with pytest.raises(InvalidDataError, match="no text to route on"):
         Chat.of("   ")
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([{"role": "system", "content": "Write a poem."}], "Write a poem."),
+        ([user("old"), {"role": "assistant", "content": "answer"}, user([IMAGE])], "old"),
+        ([{"role": "assistant", "content": "Look."}, user([IMAGE])], "Look."),
+        ([user([IMAGE])], "an attached image"),
+        ([user([{"type": "input_audio"}, {"type": "file"}])], "an attached audio and an attached file"),
+    ],
+)
+def test_where_the_user_writes_nothing_the_newest_text_or_what_is_attached_is_routed_on(messages, text):
+    assert Chat.of(messages).text == text
 
 
 @pytest.mark.parametrize("message", ["What is 2 + 2?", {"content": "x"}, 3, ("user", "x")])

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unirouter_core import Prices, UniRouter
-from unirouter_core.explanation import Neighbour
+from unirouter_core.rule import Neighbour
 from unirouter_plugins import cli
 from unirouter_plugins.cli import app
 from unirouter_plugins.cli.explained import show_grounds
@@ -88,7 +88,7 @@ def test_fit_says_what_was_learned_from_and_what_comes_next(made, tmp_path):
     assert done.exit_code == 0
     assert "112 prompts and 2 models. 48 prompts were kept back" in done.stdout.replace("\n", " ")
     assert f"unirouter onboard {tmp_path / 'new.router'} --all --recorded" in done.stdout
-    assert UniRouter.load(tmp_path / "new.router").training_models == ("poet", "sage")
+    assert UniRouter.load(tmp_path / "new.router").fit_.training_models == ("poet", "sage")
 
 
 def test_fit_keeps_its_hands_off_a_router_that_holds_models(folder):

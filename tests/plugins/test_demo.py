@@ -17,7 +17,7 @@ import pytest
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
 from unirouter_plugins.cli import demo_tour as steps
-from unirouter_plugins.litellm.members import read_members
+from unirouter_plugins.litellm.pool_file import read_members
 from unirouter_plugins.local import server
 from unirouter_plugins.local.server import available
 from unirouter_plugins.onboarding.questions import Questions
@@ -149,7 +149,7 @@ def test_the_commands_that_it_prints_do_what_it_did(tmp_path, monkeypatch):
     assert json.loads(run(*tune, "--json").stdout)["cost_weight"] == router.cost_weight
     shutil.rmtree("my.router")
     assert run(*fit).exit_code == 0
-    assert UniRouter.load("my.router").fit_id == router.fit_id
+    assert UniRouter.load("my.router").fit_.id == router.fit_.id
     assert (
         json.loads(run(*onboard, "--dry-run", "--json").stdout)["bill"]["calls"] == 2 * 37
     )  # the calculator has answered

@@ -19,24 +19,11 @@ from tests.plugins.servers import (
     refuses_the_key,
     serve_script,
 )
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.failures import (
-    described,
-    is_overflow,
-    is_passing,
-    lacks_key,
-    may_be_billed,
-    passes_on,
-    redacted,
-    retry_after,
-    unwrapped,
-)
-from unirouter_plugins.litellm.fallback import Attempts
-from unirouter_plugins.litellm.members import MissingKeyError
+from unirouter_plugins.litellm.failures import Failure, MissingKeyError, classify, open_litellm, retry_after, unwrapped
+from unirouter_plugins.litellm.redaction import described, redacted
+from unirouter_plugins.litellm.routed import Attempts
 
 pytestmark = [
-    # pydantic, of a class of LiteLLM's own, when it is first used
-    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM leaves connections open
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
@@ -112,16 +99,20 @@ def failed_at(server, reply, **more):
 @pytest.mark.parametrize("kind", MEANINGS)
 def test_each_failure_means_what_the_table_says(kind):
     failed = failure(kind)
-    means = {PASSED_ON: passes_on(failed), PASSING: is_passing(failed), BILLED: may_be_billed(failed)}
+    means = {
+        PASSED_ON: classify(failed).falls_back(),
+        PASSING: classify(failed).may_pass,
+        BILLED: classify(failed).may_be_billed,
+    }
     assert {name for name, is_so in means.items() if is_so} == MEANINGS[kind]
-    assert is_overflow(failed) == (kind == "ContextWindowExceededError")
+    assert (classify(failed) is Failure.OVERFLOW) == (kind == "ContextWindowExceededError")
 
 
 @pytest.mark.parametrize("kind", ["RateLimitError", "InternalServerError", "ContextWindowExceededError"])
 def test_the_classes_are_those_that_litellm_s_mock_raises(kind):
     failed = caught(model="openai/gpt-4.1-nano", mock_response=f"litellm.{kind}")
     assert type(failed) is getattr(open_litellm().exceptions, kind)
-    assert passes_on(failed) == (PASSED_ON in MEANINGS[kind])
+    assert classify(failed).falls_back() == (PASSED_ON in MEANINGS[kind])
 
 
 @pytest.mark.parametrize(
@@ -140,24 +131,28 @@ def test_the_classes_are_those_that_litellm_s_mock_raises(kind):
 )
 def test_a_real_server_s_failure_means_the_same(server, reply, means):
     failed = failed_at(server, reply, timeout=0.5)
-    found = {PASSED_ON: passes_on(failed), PASSING: is_passing(failed), BILLED: may_be_billed(failed)}
+    found = {
+        PASSED_ON: classify(failed).falls_back(),
+        PASSING: classify(failed).may_pass,
+        BILLED: classify(failed).may_be_billed,
+    }
     assert {name for name, is_so in found.items() if is_so} == means
 
 
 def test_a_content_filter_is_passed_on_when_it_is_asked_for():
     refused = failure("ContentPolicyViolationError")
-    assert not passes_on(refused)
-    assert passes_on(refused, content_policy=True)
-    assert not passes_on(failure("BadRequestError"), content_policy=True)
+    assert not classify(refused).falls_back()
+    assert classify(refused).falls_back(content_policy=True)
+    assert not classify(failure("BadRequestError")).falls_back(content_policy=True)
 
 
 @pytest.mark.parametrize(
     "failed", [KeyboardInterrupt(), asyncio.CancelledError(), TypeError("x"), ValueError("x"), RuntimeError("x")]
 )
 def test_what_is_no_failure_of_a_model_is_never_passed_on(failed):
-    assert not passes_on(failed, content_policy=True)
-    assert not is_passing(failed)
-    assert not may_be_billed(failed)
+    assert not classify(failed).falls_back(content_policy=True)
+    assert not classify(failed).may_pass
+    assert not classify(failed).may_be_billed
 
 
 @pytest.mark.parametrize("model", ["openai/gpt-4.1-nano", "anthropic/claude-sonnet-4-5"])
@@ -165,31 +160,30 @@ def test_a_key_that_is_not_set_is_passed_on_and_not_asked_again(monkeypatch, mod
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     failed = caught(model=model)
-    assert passes_on(failed)
-    assert not is_passing(failed)
-    assert not may_be_billed(failed)
-    assert lacks_key(failed) or isinstance(failed, open_litellm().AuthenticationError)
+    assert classify(failed).falls_back()
+    assert not classify(failed).may_pass
+    assert not classify(failed).may_be_billed
 
 
 def test_a_key_of_the_table_that_is_not_set_is_passed_on():
-    assert passes_on(MissingKeyError("'home' takes its key from HOME_KEY, which is not set."))
-    assert not is_passing(MissingKeyError("'home' takes its key from HOME_KEY, which is not set."))
+    assert classify(MissingKeyError("'home' takes its key from HOME_KEY, which is not set.")).falls_back()
+    assert not classify(MissingKeyError("'home' takes its key from HOME_KEY, which is not set.")).may_pass
 
 
 def test_a_stream_that_had_not_begun_means_what_made_it_fail():
     limited = failure("RateLimitError")
     wrapped = broken_stream(limited, begun=False)
     assert unwrapped(wrapped) is limited
-    assert passes_on(wrapped)
-    assert is_passing(wrapped)
-    assert not may_be_billed(wrapped)
+    assert classify(wrapped).falls_back()
+    assert classify(wrapped).may_pass
+    assert not classify(wrapped).may_be_billed
     assert described(wrapped) == described(limited)
 
 
 def test_a_stream_that_had_begun_was_paid_for():
     wrapped = broken_stream(failure("RateLimitError"), begun=True)
     assert unwrapped(wrapped) is wrapped
-    assert may_be_billed(wrapped)
+    assert classify(wrapped).may_be_billed
     assert unwrapped(plain := ValueError("x")) is plain
 
 

@@ -28,8 +28,9 @@ from unirouter_plugins.langchain import (
     model_selector,
     record_decisions,
 )
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
+from unirouter_plugins.langchain.pool_models import ChatModels
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.pool_file import Member, Members
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 WEIGHT = 300
@@ -89,7 +90,8 @@ def test_a_litellm_model_is_called_as_the_table_says_and_with_the_router_s_setti
     monkeypatch.setenv("HOME_KEY", "not-a-secret")
     member = Member("poet", "openai/rhyme", "http://127.0.0.1:9/v1", "HOME_KEY", settings={"temperature": 0, "seed": 7})
     llm = RouterRunnable(configured(asked_router, Members({"poet": member})), max_tokens=50, timeout=3)
-    (model,) = [llm._chat_models.chat_model(profile) for name, profile in llm.router.pool.items() if name == "poet"]
+    models = ChatModels(settings=llm.settings)
+    model = models.model(models.snapshot(llm.router), "poet")
     assert isinstance(model, ChatLiteLLM)
     assert (model.model, model.api_base, model.api_key) == ("openai/rhyme", "http://127.0.0.1:9/v1", "not-a-secret")
     assert (model.temperature, model.max_tokens) == (0, 50)
@@ -98,8 +100,8 @@ def test_a_litellm_model_is_called_as_the_table_says_and_with_the_router_s_setti
 
 
 def test_only_the_last_model_of_the_ranking_is_asked_again(asked_router):
-    llm = RouterRunnable(asked_router, max_retries=3, num_retries=2)
-    last, other = (llm._chat_models.chat_model(asked_router.pool["poet"], is_last=is_last) for is_last in (True, False))
+    models = ChatModels(settings={"max_retries": 3, "num_retries": 2})
+    last, other = (models.make({"model": "openai/rhyme"}, is_last=is_last) for is_last in (True, False))
     assert (last.max_retries, last.model_kwargs) == (3, {"num_retries": 2})
     assert (other.max_retries, other.model_kwargs) == (1, {"num_retries": 0, "max_retries": 0})
 
@@ -404,8 +406,8 @@ def test_models_that_do_not_fit_the_pool_are_refused(asked_router, models, kind,
 def test_what_belongs_to_the_models_of_the_user_is_refused(asked_router):
     with pytest.raises(InvalidDataError, match=r"cache= is for models that are called through LiteLLM; give it to"):
         RouterRunnable(asked_router, chats(asked_router), cache=True)
-    with pytest.raises(InvalidDataError, match=r"router='my.router' is no UniRouter"):
-        RouterRunnable("my.router")
+    with pytest.raises(InvalidDataError, match=r"router=3 is no UniRouter"):
+        RouterRunnable(3)
     with pytest.raises(InvalidDataError, match=r"router=RouterRunnable\(.* is no UniRouter"):
         model_selector(router_of(asked_router))
     with pytest.raises(InvalidDataError, match=r"llm=UniRouter\(4 models.* is no RouterRunnable"):

@@ -4,9 +4,9 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from tests.plugins.scripted_chat import ScriptedChat, chats, record
-from unirouter_core.tokens import TokenCounter
+from unirouter_core.costs import TokenCounter
 from unirouter_plugins.langchain import RouterRunnable
-from unirouter_plugins.langchain.messages import Conversation
+from unirouter_plugins.langchain.messages import chat_of
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 LONG = "Remember the manual. " * 500
@@ -37,7 +37,7 @@ def test_all_that_is_sent_is_paid_for_tools_too(llm):
     prices = llm.router.pool["sage"].prices
     before = costs(llm.decide([HumanMessage(LONG), AIMessage("Yes."), HumanMessage(SUM)]))
     counter = TokenCounter()
-    sent = Conversation([HumanMessage(LONG), AIMessage("Yes."), HumanMessage(SUM)]).tokens(counter)[0]
+    sent = chat_of([HumanMessage(LONG), AIMessage("Yes."), HumanMessage(SUM)]).count_sent_before(counter)[0]
     assert sent > counter.count([LONG, SUM]).sum()
     answer = llm.router.pool["sage"].cost.per_answer[llm.decide(SUM).region]
     assert before["sage"] == pytest.approx(prices.input * sent / 1e6 + answer)
@@ -48,7 +48,7 @@ def test_all_that_is_sent_is_paid_for_tools_too(llm):
 def test_what_a_model_was_sent_before_costs_it_the_price_for_cached_tokens(llm):
     chat = [SystemMessage(LONG), HumanMessage(POEM), by("sage", "Drops."), HumanMessage(SUM)]
     alone = [SystemMessage(LONG), HumanMessage(POEM), AIMessage("Drops."), HumanMessage(SUM)]
-    sent = Conversation(chat[:2]).tokens(llm.router.token_counter)[0]
+    sent = chat_of(chat[:2]).count_sent_before(llm.router.fit_.token_counter)[0]
     listed, cached = costs(llm.decide(alone)), costs(llm.decide(chat))
     prices = llm.router.pool["sage"].prices
     assert listed["sage"] - cached["sage"] == pytest.approx(sent * (prices.input - prices.cached_input) / 1e6)
@@ -87,8 +87,8 @@ def test_each_model_has_cached_what_it_was_sent_last():
         HumanMessage("i"),
     ]
     counter = TokenCounter("characters / 4")
-    total, cached = Conversation(chat).tokens(counter)
-    each = [Conversation([message]).tokens(counter)[0] for message in chat]
+    total, cached = chat_of(chat).count_sent_before(counter)
+    each = [chat_of([message]).count_sent_before(counter)[0] for message in chat]
     assert (total, cached) == (sum(each), {"sage": each[0], "poet": sum(each[:3]), "gone": sum(each[:4])})
 
 

@@ -22,8 +22,8 @@ from pydantic import BaseModel, Field
 
 from tests.plugins.scripted_chat import ScriptedChat
 from unirouter_plugins.langchain import RouterRunnable
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.pool_file import Member, Members
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # of the v3 events
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from tests.plugins.scripted_chat import chats, last_of, record
 from unirouter_plugins.langchain import RouterRunnable
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.pool_file import Member, Members
 
 SUM, WEIGHT = "What is 14 plus 37?", 300
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from tests.plugins.scripted_chat import ScriptedChat
 from unirouter_plugins.langchain import RouterRunnable
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Members
 
 pytest_plugins = ["tests.plugins.servers"]
 pytestmark = pytest.mark.filterwarnings(

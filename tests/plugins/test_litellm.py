@@ -7,10 +7,10 @@ import pytest
 
 from tests.conftest import evaluation, fitted
 from unirouter_core import InvalidDataError, NoCandidateError, Prices, UnknownPriceError
-from unirouter_plugins.litellm import acomplete, astream, complete, load_router, record_of, stream
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member, Members
-from unirouter_plugins.litellm.serving import configured
+from unirouter_core.pool import Pool
+from unirouter_plugins.litellm import acomplete, astream, complete, configured, load_router, record_of, stream
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Members
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 MODELS = ("poet", "sage", "tutor", "scholar")
@@ -191,7 +191,7 @@ def test_a_chat_too_long_for_a_window_goes_to_a_larger_one(weighed):
 
 def test_a_price_that_nobody_knows_is_an_error_before_the_call(weighed):
     free = {name: dataclasses.replace(profile, prices=None) for name, profile in weighed.pool.items()}
-    weighed.replace_pool(type(weighed._pool)(free))
+    weighed = weighed.with_pool(Pool(free))
     with pytest.raises(UnknownPriceError, match=r"pool\.toml: \[models\.sage\]"):
         complete(configured(weighed, answers()), SUM, models=["sage"])
 
@@ -256,7 +256,7 @@ def test_a_setting_that_one_model_refuses_goes_to_the_next(weighed):
 def test_a_price_unknown_down_the_ranking_does_not_hide_what_failed_first(weighed):
     first, second, third, *_ = [row.model for row in weighed.route(SUM).ranking]
     profiles = {**weighed.pool, second: dataclasses.replace(weighed.pool[second], prices=None)}
-    weighed.replace_pool(type(weighed._pool)(profiles))
+    weighed = weighed.with_pool(Pool(profiles))
     record = record_of(complete(configured(weighed, answers(**{first: "litellm.RateLimitError"})), SUM))
     assert record.model == third
     assert "UnknownPriceError" in record.failures[second]

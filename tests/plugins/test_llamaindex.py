@@ -110,7 +110,8 @@ def test_what_a_model_was_sent_before_costs_it_the_price_for_cached_tokens(llm, 
     listed, cached = (
         {row.model: row.cost for row in llm.decide([system, asks, answer, ChatMessage(SUM)]).ranking} for answer in said
     )
-    prices, sent = asked_router.pool["sage"].prices, Asked([system, asks]).count_tokens(asked_router.token_counter)[0]
+    prices = asked_router.pool["sage"].prices
+    sent = Asked([system, asks]).count_tokens(asked_router.fit_.token_counter)[0]
     assert listed.pop("sage") - cached.pop("sage") == pytest.approx(sent * (prices.input - prices.cached_input) / 1e6)
     assert listed == cached
 

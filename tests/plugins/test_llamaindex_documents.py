@@ -82,7 +82,7 @@ def test_the_decision_is_the_router_s_own_on_question_texts_and_scores_at_the_pr
     told = response.metadata["unirouter"]
     found = Documents([HOLDS, *OTHERS], [0.8, 0.4, 0.4])
     sent = llm.models["reader"].asked[-1][0]
-    tokens = router.token_counter.count([message.content for message in sent]).sum()
+    tokens = router.fit_.token_counter.count([message.content for message in sent]).sum()
     decision = router.route(ASKS, documents=found, tokens_in=tokens)
     assert told["expected_error"] == pytest.approx(decision.error)
     assert told["expected_usd"] == pytest.approx(decision.cost)

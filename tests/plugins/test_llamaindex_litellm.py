@@ -23,8 +23,9 @@ from tests.plugins.scripted_llm import (
 )
 from tests.plugins.servers import KEY, breaks, refuses_the_key, says
 from unirouter_core import NoCandidateError, Prices
-from unirouter_plugins.litellm.members import Member, Members, MissingKeyError
-from unirouter_plugins.litellm.serving import configured
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.failures import MissingKeyError
+from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.llamaindex import UniRouterLLM, UniRouteSelector, record_decisions
 
 pytestmark = [

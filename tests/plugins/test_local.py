@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.local import server
 from unirouter_plugins.local.calculator import REFUSAL, calculate, provider
 from unirouter_plugins.local.server import available, serve_model

@@ -7,16 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError, Prices
-from unirouter_plugins.litellm.members import (
-    SERVED_AS,
-    Member,
-    Members,
-    MissingKeyError,
-    Votes,
-    differences,
-    read_members,
-    restored,
-)
+from unirouter_plugins.litellm.failures import MissingKeyError
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Votes, read_members
 
 TABLE = """
 [models.fast]
@@ -219,10 +211,10 @@ def test_a_key_is_in_no_record_of_a_member(table, monkeypatch):
 
 def test_only_a_transform_or_votes_make_a_variant():
     plain = {"api_base": "http://h/v1", "settings": {"temperature": 1}, "prices": Prices(1, 1)}
-    assert not Member("a", "m", **plain).is_variant
+    assert not Member("a", "m", **plain).is_program
     assert Member("a", "m", **plain).called == "m"
     for how in ({"system": "s"}, {"examples": (("a", "b"),)}, {"template": "{prompt}"}, {"votes": Votes(2, "text")}):
-        assert Member("a", "m", **how).is_variant
+        assert Member("a", "m", **how).is_program
         assert Member("a", "m", **how).called.startswith("unirouter/a@")
 
 
@@ -256,7 +248,7 @@ MEMBERS = st.builds(
 
 @given(MEMBERS)
 def test_what_a_profile_keeps_of_a_member_makes_the_same_member(member):
-    again = restored("a", json.loads(json.dumps(member.served_as)))
+    again = Member.restored("a", json.loads(json.dumps(member.served_as)))
     assert again == member
     assert again.called == member.called
 
@@ -264,13 +256,13 @@ def test_what_a_profile_keeps_of_a_member_makes_the_same_member(member):
 @given(MEMBERS)
 def test_a_member_does_not_differ_from_what_is_kept_of_it(asked_router, member):
     profile = profile_of(asked_router, **{SERVED_AS: json.loads(json.dumps(member.served_as))})
-    assert differences(member, profile) == []
+    assert member.differences(profile) == []
 
 
 def test_a_difference_is_said_with_both_values(asked_router):
     profile = profile_of(asked_router, **{SERVED_AS: Member("a", "m", settings={"temperature": 0}).served_as})
     served = Member("a", "m", settings={"temperature": 1}, system="x" * 99, api_base="http://elsewhere/v1")
-    said = differences(served, profile)
+    said = served.differences(profile)
     assert said == [
         'settings is {"temperature": 1} and was {"temperature": 0}',
         f'system is "{"x" * 58}… and was not given',
@@ -278,14 +270,14 @@ def test_a_difference_is_said_with_both_values(asked_router):
 
 
 def test_nothing_differs_where_it_is_not_known_how_a_model_was_measured(asked_router):
-    assert differences(Member("a", "m"), profile_of(asked_router, grader="exact")) == []
+    assert Member("a", "m").differences(profile_of(asked_router, grader="exact")) == []
 
 
 def test_differences_are_to_how_it_was_measured_not_to_how_it_was_served_last(asked_router):
     first, last = (Member("a", "m", settings={"seed": seed}) for seed in (1, 2))
     profile = profile_of(asked_router, measured_as=first.served_as, served_as=last.served_as)
-    assert differences(first, profile) == []
-    assert differences(last, profile) == ['settings is {"seed": 2} and was {"seed": 1}']
+    assert first.differences(profile) == []
+    assert last.differences(profile) == ['settings is {"seed": 2} and was {"seed": 1}']
 
 
 def test_a_model_that_the_table_lacks_is_called_by_its_name():

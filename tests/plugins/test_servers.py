@@ -19,7 +19,7 @@ from tests.plugins.servers import (
     refuses_the_key,
     says,
 )
-from unirouter_plugins.litellm.door import open_litellm
+from unirouter_plugins.litellm.failures import open_litellm
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]  # six words, and so six tokens to our server
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

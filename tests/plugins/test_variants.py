@@ -24,21 +24,15 @@ from tests.plugins.servers import (
     serve_script,
 )
 from unirouter_core import InvalidDataError
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.failures import retry_after, unwrapped
-from unirouter_plugins.litellm.members import Member, Members, Votes
+from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, unwrapped
+from unirouter_plugins.litellm.pool_file import Member, Members, Votes
 from unirouter_plugins.litellm.prices import usage_of
-from unirouter_plugins.litellm.registry import enter_provider
-from unirouter_plugins.litellm.transform import transformed
-from unirouter_plugins.litellm.variants import VOTES, register
-from unirouter_plugins.litellm.votes import Ballot, elected, summed
+from unirouter_plugins.litellm.programs import VOTES, Ballot, elected, enter_provider, register, summed, transformed
 
 pytestmark = [
-    # pydantic, of a class of LiteLLM's own, when it is first used
-    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM leaves connections open
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
@@ -399,8 +393,6 @@ def test_samples_are_not_taken_from_litellm_s_cache(scripted, litellm, monkeypat
     litellm.completion(model=model, messages=ASKED)
     litellm.completion(model=model, messages=[{"role": "user", "content": "Another."}])
     assert len(scripted.asked) == 6
-    litellm.completion(model=model, messages=ASKED)  # the whole answer may be
-    assert len(scripted.asked) == 6
 
 
 def test_a_cancelled_call_cancels_its_samples(scripted, litellm, monkeypatch):
@@ -507,14 +499,14 @@ def test_a_stream_that_is_left_closes_the_own_model_s(litellm, served):
 # --- Failures ---------------------------------------------------------------------------------------------------------
 
 FAILURES = {
-    "RateLimitError": rate_limited(retry_after=7),
-    "InternalServerError": breaks(500),
-    "ServiceUnavailableError": breaks(503),
-    "ContextWindowExceededError": overflows(),
-    "ContentPolicyViolationError": refuses_the_content(),
-    "AuthenticationError": refuses_the_key(),
+    "too many calls": (rate_limited(retry_after=7), Failure.RATE_LIMIT),
+    "a broken server": (breaks(500), Failure.SERVER),
+    "a busy server": (breaks(503), Failure.SERVER),
+    "too long a prompt": (overflows(), Failure.OVERFLOW),
+    "a content filter": (refuses_the_content(), Failure.CONTENT_FILTER),
+    "a wrong key": (refuses_the_key(), Failure.MODEL),
 }
-EACH = pytest.mark.parametrize("kind", FAILURES)
+EACH = pytest.mark.parametrize(("reply", "failure"), FAILURES.values(), ids=FAILURES)
 ONCE = {"messages": ASKED, "max_retries": 0, "num_retries": 0}
 
 
@@ -530,11 +522,11 @@ async def first(litellm, **asked):
 
 @BOTH
 @EACH
-def test_a_failure_is_the_one_that_litellm_raises_for_the_own_model(litellm, served, kind, how):
-    member = served(FAILURES[kind], **how)
+def test_a_failure_is_the_one_that_litellm_raises_for_the_own_model(litellm, served, reply, failure, how):
+    member = served(reply, **how)
     asked = {"model": member.called, **ONCE}
     own = caught(lambda: litellm.completion(**{**asked, **member.arguments()}))
-    assert type(own) is getattr(litellm.exceptions, kind)
+    assert classify(own) is failure
     for call in (
         lambda: litellm.completion(**asked),
         lambda: run(litellm.acompletion(**asked)),
@@ -542,16 +534,17 @@ def test_a_failure_is_the_one_that_litellm_raises_for_the_own_model(litellm, ser
     ):
         failed = caught(call)
         assert (type(failed), str(failed)) == (type(own), str(own))
-        assert retry_after(failed) == retry_after(own) == (7 if kind == "RateLimitError" else None)
+        assert classify(failed) is failure
+        assert retry_after(failed) == retry_after(own) == (7 if failure is Failure.RATE_LIMIT else None)
 
 
 @BOTH
 @EACH
-def test_an_asynchronous_stream_that_never_begins_holds_that_failure(litellm, served, kind, how):
-    asked = {"model": served(FAILURES[kind], **how).called, **ONCE}
+def test_an_asynchronous_stream_that_never_begins_holds_that_failure(litellm, served, reply, failure, how):
+    asked = {"model": served(reply, **how).called, **ONCE}
     failed = caught(lambda: run(first(litellm, **asked)))
-    assert type(unwrapped(failed)) is getattr(litellm.exceptions, kind)  # LiteLLM opens it with its first chunk
-    assert retry_after(failed) == (7 if kind == "RateLimitError" else None)
+    assert classify(failed) is failure  # LiteLLM opens the stream with its first chunk
+    assert retry_after(failed) == (7 if failure is Failure.RATE_LIMIT else None)
 
 
 def test_a_cut_connection_and_a_timeout_are_what_they_are(litellm, served):

@@ -1,22 +1,25 @@
 """Estimators: prompt features Φ and model features Ψ to expected errors, one file each."""
 
-from unirouter_core.estimators.clairvoyant import clairvoyant
-from unirouter_core.estimators.default import BlendEstimator
-from unirouter_core.estimators.estimator import Estimator, Prediction
-from unirouter_core.estimators.kmeans import KMeansEstimator
-from unirouter_core.estimators.known_models import MixtureEstimator
+from unirouter_core.estimators.clusters import KMeansEstimator, ShrunkenClustersEstimator
+from unirouter_core.estimators.default import DefaultEstimator
+from unirouter_core.estimators.known_models import KnownModelsEstimator
 from unirouter_core.estimators.learned_map import LearnedMapEstimator
+from unirouter_core.estimators.linear import clairvoyant
 from unirouter_core.estimators.low_rank import LowRankEstimator
 from unirouter_core.estimators.neighbours import NeighboursEstimator
-from unirouter_core.estimators.shrunken_clusters import ShrunkenClustersEstimator
+from unirouter_core.estimators.protocol import Estimator, Prediction
+
+FORMER_NAMES = {"BlendEstimator": DefaultEstimator, "MixtureEstimator": KnownModelsEstimator}
+"""Classes as router folders of version 0.1 name them."""
 
 __all__ = [
-    "BlendEstimator",
+    "FORMER_NAMES",
+    "DefaultEstimator",
     "Estimator",
     "KMeansEstimator",
+    "KnownModelsEstimator",
     "LearnedMapEstimator",
     "LowRankEstimator",
-    "MixtureEstimator",
     "NeighboursEstimator",
     "Prediction",
     "ShrunkenClustersEstimator",

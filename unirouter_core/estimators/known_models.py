@@ -1,4 +1,4 @@
-"""A new model as a mixture of known ones: where it errs as they err, it will go on to."""
+"""Known models: a new model as a weighted sum of training models, by who errs on the same prompts."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Self
 
 import numpy as np
 
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
-from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
-from unirouter_core.estimators.ridge import fit_ridge
+from unirouter_core.estimators.linear import fit_ridge
+from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
-from unirouter_core.outcomes import Outcomes
 
 
 @dataclass(eq=False)
-class MixtureEstimator:
-    """γ(x, h) = b_h + Σ_j w_hj γ_j(x): the training models' own estimates γ_j, weighted by who errs alike.
+class KnownModelsEstimator:
+    """γ(x, h) = b_h + Σ_j w_hj γ_j(x): the training models' own estimates γ_j, weighted by shared errors.
 
-    The weights come from the new model's errors regressed on the training models' errors *on the same validation
-    prompts*, a far stronger signal than the prompts' vectors. It is linear in the weights, so a model's features
-    are the intercept and one weight for each training model.
+    The weights are a ridge regression of the new model's errors on the training models' errors *on the same validation
+    prompts*, a far stronger signal than the prompts' vectors. A model's features are the intercept, one weight for
+    each training model, and a standard error.
 
     Parameters
     ----------
     ridge : float
-        The penalty on the map from vectors to each training model's errors, γ_j, made from all of its answers.
+        The penalty on the map from vectors to each training model's errors, γ_j, learned from all of its answers.
     penalty : float
         On the weights' squared distance from `prior`; the intercept is free.
     prior : float
-        What the weights sum to when nothing is known; spread evenly over the training models.
+        The sum of the weights when nothing is known; spread evenly over the training models.
 
     Examples
     --------
     >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
     >>> wrong = np.array([[1, 0], [0, 0]] * 20)
     >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = MixtureEstimator(ridge=0.1, penalty=0.1).fit(X, training)
+    >>> estimator = KnownModelsEstimator(ridge=0.1, penalty=0.1).fit(X, training)
     >>> bard = estimator.profile(X, wrong[:, 0], known=wrong)
     >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
     [[1.0], [0.0]]
@@ -61,7 +61,7 @@ class MixtureEstimator:
         """
         if outcomes is None or np.isnan(outcomes.errors).all():
             raise MissingOutcomesError(
-                "MixtureEstimator needs training models' outcomes; fit it with them or leave it out."
+                "KnownModelsEstimator needs training models' outcomes; fit it with them or leave it out."
             )
         unanswered = np.isnan(outcomes.errors).all(axis=0)
         known = np.where(unanswered, np.nanmean(outcomes.errors), outcomes.errors)
@@ -80,7 +80,7 @@ class MixtureEstimator:
         """
         if known is None or np.isnan(known).all():
             raise MissingOutcomesError(
-                "MixtureEstimator needs the training models' answers on the validation prompts; give them as known."
+                "KnownModelsEstimator needs the training models' answers on the validation prompts; give them as known."
             )
         answered = np.asarray(~np.isnan(known).all(axis=0))
         filled = np.where(np.isnan(known), self._trained(X), known)[:, answered].astype(np.float64)

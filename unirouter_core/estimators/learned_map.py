@@ -7,12 +7,11 @@ from typing import Self
 
 import numpy as np
 
-from unirouter_core.clusters import closeness, shrunken_means
-from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
-from unirouter_core.estimators.kmeans import KMeansEstimator
+from unirouter_core.data import Outcomes
+from unirouter_core.embedding import Array
+from unirouter_core.estimators.clusters import KMeansEstimator, OneClustering, shrunken_means
+from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
-from unirouter_core.outcomes import Outcomes
 
 SHARPNESS = 10.0  # of the warm start: logits = 10 (c·x - |c|²/2) share a prompt among its few nearest centroids
 BATCH, RATE, EPOCHS, PATIENCE = 512, 0.02, 40, 3
@@ -22,7 +21,7 @@ CERTAIN = 1e-3  # errors are kept this far from 0 and 1 in the loss
 
 
 @dataclass(eq=False)
-class LearnedMapEstimator:
+class LearnedMapEstimator(OneClustering):
     """γ(x, h) = Φ(x)·Ψ(h), Φ_k(x) = softmax_k(θ_k·x + t_k), Ψ the model's mean errors in k-means clusters. Paper §5.2.
 
     θ starts at the clusters' centroids and follows Adam on the cross-entropy of the training models' errors, their
@@ -49,8 +48,6 @@ class LearnedMapEstimator:
     k: int | None = None
     n_val: int = 400
     seed: int = 0
-    centroids_: Array = field(init=False, repr=False)
-    offsets_: Array = field(init=False, repr=False)
     theta_: Array = field(init=False, repr=False)
     intercepts_: Array = field(init=False, repr=False)
 
@@ -75,11 +72,6 @@ class LearnedMapEstimator:
         self.theta_, self.intercepts_ = np.ascontiguousarray(learned[:, :-1]), learned[:, -1].copy()
         return self
 
-    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
-        means, stderrs = shrunken_means(self._nearest(X), errors[:, None], len(self.centroids_), prior=0)
-        return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
-
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the errors in the clusters, weighted by the prompt's shares in them."""
         require_fitted(self, "theta_")
@@ -87,10 +79,6 @@ class LearnedMapEstimator:
         weights = softmax(X @ self.theta_.T + self.intercepts_)
         errors = np.clip(weights @ features[:, :k].T, 0, 1)  # shares sum to 1 up to rounding
         return Prediction(errors, lambda: weights @ features[:, k:].T)
-
-    def _nearest(self, X: Array) -> Labels:
-        require_fitted(self, "centroids_")
-        return np.asarray(closeness(X, self.centroids_, self.offsets_).argmax(1))
 
 
 def softmax(logits: Array) -> Array:

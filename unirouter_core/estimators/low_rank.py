@@ -7,11 +7,11 @@ from typing import Self
 
 import numpy as np
 
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
-from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
-from unirouter_core.estimators.ridge import fit_ridge
+from unirouter_core.estimators.linear import fit_ridge
+from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
-from unirouter_core.outcomes import Outcomes
 
 NEWTON_STEPS = 12  # the penalised logistic loss is convex and small; 6 to 8 suffice
 FLAT = 1e-8  # an axis along which errors vary by a standard deviation of 1e-4 is rounding

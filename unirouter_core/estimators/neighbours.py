@@ -1,4 +1,4 @@
-"""Nearest neighbours: a model's mean error on the validation prompts most like this one."""
+"""Nearest neighbours: a model's mean error on the validation prompts nearest to the prompt."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import Self
 
 import numpy as np
 
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.choose import Truth, choose_by_area, warn_not_chosen
-from unirouter_core.estimators.estimator import Prediction, check_settings, require_fitted
-from unirouter_core.outcomes import Outcomes
+from unirouter_core.estimators.clusters import best_of
+from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
 
-WITHOUT_OUTCOMES = 30
-"""k when there is nothing to choose it by."""
-
-ALIKE = 2**16
-"""Cosines that differ by less than one part in so many are equal: sums round differently alone and in a batch."""
+WITHOUT_OUTCOMES = 30  # k when there is nothing to choose it by
+EQUAL = 2**16  # cosines that differ by less than one part in 2^16 are equal: sums round differently in a batch
 
 
 @dataclass(eq=False)
@@ -55,14 +52,12 @@ class NeighboursEstimator:
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Choose `k` by the training models' outcomes where it is not given; nothing else is learned."""
-        truth = None if self.k is not None or outcomes is None else Truth.of(X, outcomes)
-        if truth is None:
-            if self.k is None:
-                warn_not_chosen(f"k = {WITHOUT_OUTCOMES}", outcomes)
-            self.k_ = np.array(WITHOUT_OUTCOMES if self.k is None else self.k)
+        if self.k is not None:
+            self.k_ = np.array(self.k)
             return self
         candidates = [NeighboursEstimator(k).fit(X) for k in self.grid]
-        self.k_ = np.array(self.grid[choose_by_area(candidates, truth, self.n_val, self.seed)])
+        chosen = best_of(candidates, f"k = {WITHOUT_OUTCOMES}", X, outcomes, self.n_val, self.seed)
+        self.k_ = np.array(WITHOUT_OUTCOMES) if chosen is None else chosen.k_
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
@@ -81,7 +76,7 @@ class NeighboursEstimator:
             vectors = features[model, :, :-1]
             same = [j for j in range(model, len(features)) if _equal(features[j, :, :-1], vectors)]
             usable = ~np.isnan(features[model, :, -1])
-            far = np.rint(X @ vectors[usable].T * -ALIKE)
+            far = np.rint(X @ vectors[usable].T * -EQUAL)
             k = min(int(self.k_), far.shape[1])
             nearest = np.argpartition(far, k - 1, axis=1)[:, :k]
             means[:, same], ks[same] = features[:, usable, -1][same].T[nearest].mean(1), k

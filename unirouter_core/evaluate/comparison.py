@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from unirouter_core.curves import Curve, Sweep
-from unirouter_core.decision import choose
 from unirouter_core.evaluate.bootstrap import draws
 from unirouter_core.evaluate.held_out import HeldOut
 from unirouter_core.evaluate.tune import fresh_interval, optimism, unseen
+from unirouter_core.rule import choose
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unirouter_core.decision import check_cost_weight, choose
-from unirouter_core.embedding import Array, Labels, normalise
+from unirouter_core.data import Outcomes
+from unirouter_core.embedding import Array, Labels, check_prompts, normalise
 from unirouter_core.evaluate.bootstrap import check_trials, interval
 from unirouter_core.evaluate.held_out import HeldOut, held_out
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes, check_prompts
-from unirouter_core.pool import Pool
+from unirouter_core.rule import check_cost_weight, choose
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
@@ -152,8 +151,8 @@ def _expected_when_measured(router: UniRouter, cost_weight: float) -> Array:
     The held-out choices are those of profiles with a fifth of the answers left out: near a tie they go elsewhere.
     """
     measured = next(iter(router.pool.values())).measured
-    pool, X = Pool(router.pool), normalise(measured.vectors)
-    found = pool.expect(X, measured.tokens, None, router.estimator, router.regions)
+    X = normalise(measured.vectors)
+    found = router.fit_.expect(router.pool, X, measured.tokens)
     chosen = choose(found.prediction.errors, found.costs, cost_weight)
     return np.asarray(found.costs[np.arange(len(X)), chosen])
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unirouter_core.curves import Sweep, sweep
-from unirouter_core.decision import choose
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.pool import Pool
-from unirouter_core.profiles import digests, number_of
+from unirouter_core.pool import Pool, as_numbers, digests
+from unirouter_core.rule import choose
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
@@ -112,7 +111,7 @@ def _on_others(router: UniRouter, outcomes: Outcomes) -> HeldOut:
     table = outcomes.of(models)
     measured = {name for profile in router.pool.values() for name in profile.measured.digests}
     new = np.array([name not in measured for name in digests(table.prompts, table.documents)])
-    new &= ~router.has_seen(table.prompts)
+    new &= ~router.fit_.has_seen(table.prompts)
     rows = np.flatnonzero(new & ~np.isnan(table.errors).any(axis=1))
     if len(rows) < FEWEST_PROMPTS:
         raise InvalidDataError(
@@ -147,14 +146,14 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
         for profile, at in zip(profiles, rows, strict=True):
             measured, own = profile.measured, profile.errors[at[left]]
             known = None if measured.known is None else measured.known[at[left]].astype(np.float32)
-            features = router.estimator.profile(normalise(measured.vectors[at[left]]), own, known)
+            features = router.fit_.estimator.profile(normalise(measured.vectors[at[left]]), own, known)
             refitted[profile.model] = dataclasses.replace(profile, features=features, error=float(own.mean()))
         vectors = normalise(profiles[0].measured.vectors[rows[0][judged]])
         tokens = profiles[0].measured.tokens[rows[0][judged]]
-        found = Pool(refitted).expect(vectors, tokens, None, router.estimator, router.regions)
+        found = router.fit_.expect(Pool(refitted), vectors, tokens)
         predicted[judged], expected[judged] = found.prediction.errors, found.costs
     models, costs = tuple(profile.model for profile in profiles), np.where(np.isnan(usd), expected, usd)
-    seen = np.isin([number_of(name) for name, kept in zip(shared, answered, strict=True) if kept], router.seen)
+    seen = np.isin(as_numbers(shared)[answered], router.fit_.seen)
     fitted_on = (~seen).sum() < FEWEST_PROMPTS
     kept = np.full(len(seen), True) if fitted_on else ~seen
     return HeldOut(models, predicted[kept], expected[kept], errors[kept], costs[kept], bool(fitted_on))

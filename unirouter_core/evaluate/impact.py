@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from unirouter_core.decision import SAME_COST, TIE, check_cost_weight, choose, score
 from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.evaluate.bootstrap import check_trials, paired_interval
 from unirouter_core.evaluate.held_out import FEWEST_PROMPTS, FITTED_ON, HeldOut, held_out
 from unirouter_core.pool import Pool
+from unirouter_core.rule import SAME_COST, TIE, check_cost_weight, choose, score
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
@@ -148,10 +148,10 @@ def joining(
     """
     check_trials(level, trials)
     weight = check_cost_weight(router.cost_weight if cost_weight is None else cost_weight)
-    pool = Pool(router.pool)
+    pool = router.pool
     pool.check_known([model])
-    column, measured = pool.models.index(model), pool.profiles[model].measured
-    expected = pool.expect(normalise(measured.vectors), measured.tokens, None, router.estimator, router.regions)
+    column, measured = pool.models.index(model), pool[model].measured
+    expected = router.fit_.expect(pool, normalise(measured.vectors), measured.tokens)
     errors, costs = expected.prediction.errors.astype(np.float64), expected.costs
     shared = _shared_answers(pool)
     is_measured = shared >= FEWEST_PROMPTS
@@ -184,7 +184,7 @@ def joining(
 def _shared_answers(pool: Pool) -> int:
     """Return how many validation prompts every model of the pool has answered."""
     answered = []
-    for profile in pool.profiles.values():
+    for profile in pool.values():
         errors = dict(zip(profile.measured.digests, profile.errors, strict=True))
         answered.append({name for name, error in errors.items() if not np.isnan(error)})
     return len(set.intersection(*answered))

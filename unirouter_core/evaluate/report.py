@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unirouter_core.curves import Curve, sweep
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Metrics, check_trials, interval, measure, resample
 from unirouter_core.evaluate.comparison import Comparison, compare, mixture_of
 from unirouter_core.evaluate.held_out import FITTED_ON, HeldOut, held_out
 from unirouter_core.evaluate.tune import Goal, fresh_interval, out_of_bag, with_margin
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter

@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_core.costs import PRIOR_ANSWERS
-from unirouter_core.decision import check_cost_weight, choose
+from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels, Mask, normalise
 from unirouter_core.evaluate.bootstrap import check_trials
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.pool import Expected, Pool
-from unirouter_core.profiles import ModelProfile
-from unirouter_core.profiling import call_cost, with_prices
-from unirouter_core.validation import Evaluation
+from unirouter_core.fit import call_cost, with_prices
+from unirouter_core.pool import Expected, ModelProfile, Pool
+from unirouter_core.rule import check_cost_weight, choose
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter
@@ -189,7 +188,7 @@ def _takes(router: UniRouter, others: Pool, profile: ModelProfile, pool: Pool, w
 def _expect(router: UniRouter, pool: Pool, profile: ModelProfile) -> Expected:
     """Return what the models of `pool` are expected to do on the prompts that `profile` was measured on."""
     measured = profile.measured
-    return pool.expect(normalise(measured.vectors), measured.tokens, None, router.estimator, router.regions)
+    return router.fit_.expect(pool, normalise(measured.vectors), measured.tokens)
 
 
 def _open(evaluation: Evaluation) -> Mask:
@@ -201,14 +200,14 @@ def _imagined(router: UniRouter, evaluation: Evaluation, profile: ModelProfile, 
     """Return the model's profiles after `draws` imagined sets of the open answers, as a pool."""
     now = _expect(router, Pool({profile.model: profile}), profile)
     rng, priced, measured = np.random.default_rng(seed), with_prices(evaluation), profile.measured
-    n_regions, rows = len(router.regions.centroids_), np.flatnonzero(~evaluation.failed)
+    n_regions, rows = len(router.fit_.regions), np.flatnonzero(~evaluation.failed)
     X = normalise(measured.vectors[rows])
     known = None if measured.known is None else measured.known[rows].astype(np.float32)
     profiles = {}
     for draw in range(draws):
         whole = _completed(priced, now, n_regions, rng)
-        features = np.asarray(router.estimator.profile(X, whole.errors[rows], known), np.float32)
-        cost = call_cost(whole, measured.tokens, now.regions, n_regions, scalar=router.cost == "mean")
+        features = np.asarray(router.fit_.estimator.profile(X, whole.errors[rows], known), np.float32)
+        cost = call_cost(whole, measured.tokens, now.regions, n_regions, scalar=router.fit_.cost == "mean")
         error = float(whole.errors[rows].mean())
         profiles[f"{draw:09}"] = dataclasses.replace(profile, features=features, error=error, cost=cost)
     return Pool(profiles)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unirouter_core.curves import Curve, Sweep
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import check_trials, draws, interval
 from unirouter_core.evaluate.forecast import long_run
 from unirouter_core.evaluate.held_out import FITTED_ON, HeldOut, held_out
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from unirouter_core.router import UniRouter

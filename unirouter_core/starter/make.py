@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from unirouter_core.estimators import BlendEstimator
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.readers import read_outcomes
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet, read_outcomes
+from unirouter_core.embedding import HashingEmbedder
+from unirouter_core.estimators import DefaultEstimator
+from unirouter_core.fit import Fit
 from unirouter_core.router import UniRouter
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 FOLDER = Path(__file__).parent / "starter.router"
 SETS = ("mmlu_pro", "zeroeval")
@@ -68,11 +67,10 @@ def join(tables: list[Outcomes]) -> Outcomes:
 
 def fit(training: Outcomes, seed: int = 0) -> UniRouter:
     """Return the starter's prompt features, fitted on `training`."""
-    router = UniRouter(
-        HashingEmbedder(seed=seed), BlendEstimator(seed=seed), cost_weight=EXAMPLE_COST_WEIGHT, seed=seed
-    )
-    router.token_counter = TokenCounter(BY_CHARACTERS)  # the same count wherever the package is installed
-    return router.fit(training)
+    counter = TokenCounter(BY_CHARACTERS)  # the same count wherever the package is installed
+    embedder, estimator = HashingEmbedder(seed=seed), DefaultEstimator(seed=seed)
+    learned = Fit.learn(training, embedder=embedder, estimator=estimator, seed=seed, token_counter=counter)
+    return UniRouter.from_fit(learned, cost_weight=EXAMPLE_COST_WEIGHT)
 
 
 def hold_out(table: Outcomes) -> tuple[Outcomes, Outcomes]:
@@ -108,7 +106,7 @@ def main(data: Path) -> None:
     onboard_examples(router, val)
     router.save(FOLDER, texts=False)
     size = sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file())
-    sys.stdout.write(f"{FOLDER}: {size / 2**20:.2f} MiB, fit {router.fit_id}, {len(router.pool)} example models\n")
+    sys.stdout.write(f"{FOLDER}: {size / 2**20:.2f} MiB, fit {router.fit_.id}, {len(router.pool)} example models\n")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ from typing import Literal, Self
 
 import numpy as np
 
-from unirouter_core.embedding import Array, Labels, embed
+from unirouter_core.costs import TokenCounter
+from unirouter_core.data import Evaluation, Outcomes
+from unirouter_core.embedding import Array, HashingEmbedder, Labels, embed
 from unirouter_core.estimators import Estimator, Prediction
-from unirouter_core.hashing import HashingEmbedder
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.profiling import call_cost, with_prices
-from unirouter_core.regions import Regions
-from unirouter_core.tokens import TokenCounter
-from unirouter_core.validation import Evaluation
+from unirouter_core.estimators.clusters import Regions
+from unirouter_core.fit import call_cost, with_prices
 from unirouter_plugins.bench.recorded import Recorded
 from unirouter_plugins.bench.splits import Split
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unirouter_core.estimators import (
-    BlendEstimator,
+    DefaultEstimator,
     Estimator,
     KMeansEstimator,
+    KnownModelsEstimator,
     LearnedMapEstimator,
     LowRankEstimator,
-    MixtureEstimator,
     NeighboursEstimator,
     ShrunkenClustersEstimator,
 )
@@ -61,8 +61,8 @@ METHODS = (
     Method("LearnedMap", LearnedMapEstimator),
     Method("A", ShrunkenClustersEstimator),
     Method("B", LowRankEstimator),
-    Method("C", MixtureEstimator),
-    Method(DEFAULT, BlendEstimator),
+    Method("C", KnownModelsEstimator),
+    Method(DEFAULT, DefaultEstimator),
 )
 """K by the paper's rule and by one that knows N_val; A: shrunken clusters, B: low-rank logistic, C: mixture of known
 models; default: what a router uses when it is told nothing."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, as_rows, normalise
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
 
 SCORED = 0.98
 """A model with a smaller share of the prompts answered stays out: it would cost the others their prompts."""

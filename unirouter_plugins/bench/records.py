@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from unirouter_core.calibration import interval_coverage, reliability
 from unirouter_core.curves import Curve
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import Prediction
+from unirouter_core.estimators.calibration import interval_coverage, reliability
 from unirouter_core.evaluate.bootstrap import choice_entropy, mean_quality, measure
 from unirouter_plugins.bench.case import Case
 

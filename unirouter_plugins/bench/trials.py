@@ -12,10 +12,10 @@ from typing import TypeAlias
 import numpy as np
 
 from unirouter_core.curves import Curve, deferral_curve, oracle_curve, zero_router_curve
-from unirouter_core.decision import choose
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import Estimator, clairvoyant
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.rule import choose
 from unirouter_plugins.bench.case import Case, Costs
 from unirouter_plugins.bench.methods import AFTER, BEFORE, CEILING, METHODS, ZERO, Method
 from unirouter_plugins.bench.recorded import Recorded

@@ -14,11 +14,10 @@ import typer
 from typer.core import TyperGroup
 
 import unirouter_core
-from unirouter_core.decision import Decisions
+from unirouter_core.data import Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UniRouterError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decisions
 from unirouter_plugins.cli import tables
 from unirouter_plugins.cli.bench import bench
 from unirouter_plugins.cli.calls import ask, prices

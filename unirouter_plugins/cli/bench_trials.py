@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import typer
 
+from unirouter_core.data import read_outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.readers import read_outcomes
 from unirouter_plugins.bench import (
     METHODS,
     N_VALS,

@@ -13,7 +13,7 @@ import typer
 
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import UniRouterError, UnknownPriceError
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import tables
 from unirouter_plugins.cli.options import Json, PoolFile, Router, emit, existing, pool_file, split
@@ -22,7 +22,7 @@ from unirouter_plugins.cli.prompts import asked_prompt
 
 if TYPE_CHECKING:
     from unirouter_plugins.litellm import CallRecord, Stream
-    from unirouter_plugins.litellm.members import Members
+    from unirouter_plugins.litellm.pool_file import Members
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a model must not write to a terminal: it may set its title, its colours, or worse."""
@@ -47,7 +47,7 @@ def ask(
     folder, text = existing(router), asked_prompt(prompt)
     with working("Loading"):
         from unirouter_plugins.litellm import load_router, stream
-        from unirouter_plugins.litellm.door import open_litellm
+        from unirouter_plugins.litellm.failures import open_litellm
 
         open_litellm()  # takes seconds, which are not the model's
 
@@ -73,7 +73,7 @@ class CallError(UniRouterError, RuntimeError):
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
     """Raise what a provider fails with as one sentence of ours."""
-    from unirouter_plugins.litellm.failures import described
+    from unirouter_plugins.litellm.redaction import described
 
     try:
         yield
@@ -137,7 +137,7 @@ def prices(
     """Show the models' prices and where each comes from: pool.toml, the day of measuring, LiteLLM's map."""
     folder = existing(router)
     with working("Reading prices"):
-        from unirouter_plugins.litellm.members import Members, read_members
+        from unirouter_plugins.litellm.pool_file import Members, read_members
 
         table = pool_file(folder, pool)
         members = Members({}) if table is None else read_members(table)
@@ -159,10 +159,10 @@ def prices(
 
 def _price_row(profile: ModelProfile, members: Members) -> dict[str, Any]:
     """Return a model's prices, their source, and what they are today by the table or LiteLLM."""
+    from unirouter_plugins.litellm.pool_file import Member
     from unirouter_plugins.litellm.prices import listed_prices, quote
-    from unirouter_plugins.litellm.serving import member_of
 
-    member = members.get(profile.model, member_of(profile))
+    member = members.get(profile.model, Member.of(profile))
     quoted = quote(member, profile)
     today = member.prices if member.prices is not None else listed_prices(member)
     source = "not known" if quoted is None else quoted.source

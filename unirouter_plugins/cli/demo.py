@@ -20,9 +20,9 @@ from unirouter_plugins.cli.progress import each, working
 from unirouter_plugins.local.server import CURE
 
 if TYPE_CHECKING:
+    from unirouter_core.data import Outcomes
     from unirouter_core.evaluate.report import Report
-    from unirouter_core.explanation import Explanation
-    from unirouter_core.outcomes import Outcomes
+    from unirouter_core.rule import Explanation
     from unirouter_plugins.cli.demo_tour import Routed, Tour
     from unirouter_plugins.onboarding import Onboarded, Plan
 

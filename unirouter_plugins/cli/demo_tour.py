@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unirouter_core.data import Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.readers import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli.demo_files import (
     KEPT_BACK,
@@ -23,7 +22,7 @@ from unirouter_plugins.cli.demo_files import (
     write_outcomes,
 )
 from unirouter_plugins.litellm import CallRecord, complete, record_of
-from unirouter_plugins.litellm.members import Member, Members, read_members
+from unirouter_plugins.litellm.pool_file import Member, Members, read_members
 from unirouter_plugins.local.server import LocalModel, available, serve_model
 from unirouter_plugins.onboarding import Onboarded, OnboardingOptions, Plan, plan_onboarding
 from unirouter_plugins.onboarding.questions import Question, Questions, read_questions
@@ -115,7 +114,7 @@ def _mocked(members: Members) -> Members:
             continue
         settings = {**member.settings, "mock_response": said}
         made[f"mock-{name}"] = Member(f"mock-{name}", "openai/mock", prices=member.prices, settings=settings)
-    return Members(made, members.providers, members.place)
+    return Members(made, members.providers)
 
 
 # --- The steps --------------------------------------------------------------------------------------------------------

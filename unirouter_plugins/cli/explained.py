@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unirouter_core.decision import Decision
-from unirouter_core.explanation import Explanation, Neighbour
+from unirouter_core.rule import Decision, Explanation, Neighbour
 from unirouter_plugins.cli.tables import CANDIDATES_SHOWN, PROMPT_WIDTH, empty_table, open_console, shortened
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ MARKS, ASCII_MARKS = ("✓", "✗", "·"), ("+", "x", ".")
 def show_grounds(explanation: Explanation) -> None:
     """Print the prompt's region and the prompts most like it, the models by their places in the ranking."""
     console, decision = open_console(), explanation.decision
-    models = [candidate.model for candidate in decision.ranking if candidate.excluded is None]
+    models = [decision.model, *decision.fallbacks()]
     console.print(_region(explanation, models))
     margin = "no second candidate" if np.isinf(decision.margin) else f"{decision.margin:.4g} to the next"
     console.print(f"Margin: {margin}.")
@@ -72,6 +71,6 @@ def _mark(near: Neighbour, model: str, marks: tuple[str, str, str]) -> str:
 
 def _texts(decision: Decision, neighbours: Sequence[Neighbour]) -> list[str]:
     """Return the prompts; where only digests were kept, that."""
-    sets = {profile.measured.id: profile.measured for profile in decision.profiles}.values()
+    sets = {profile.measured.id: profile.measured for profile in decision.pool.values()}.values()
     digests = {digest for measured in sets if measured.texts is None for digest in measured.digests}
     return ["(text not kept)" if near.prompt in digests else near.prompt for near in neighbours]

@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from unirouter_core.data import Outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import tables
 from unirouter_plugins.cli.options import Json, MaybeRouter, NoTexts, Router, emit, load, named, split
@@ -49,9 +49,9 @@ def fit(
         fitted.save(router, texts=False if no_texts else None)
     if as_json:
         counts = {"prompts": len(learned), "held_out": len(given) - len(learned)}
-        emit({"router": str(router), **counts, "training_models": list(fitted.training_models)})
+        emit({"router": str(router), **counts, "training_models": list(fitted.fit_.training_models)})
         return
-    from_what = f"{len(learned):,} prompts" + (f" and {n} models" if (n := len(fitted.training_models)) else "")
+    from_what = f"{len(learned):,} prompts" + (f" and {n} models" if (n := len(fitted.fit_.training_models)) else "")
     kept = f" {len(given) - len(learned):,} prompts were kept back to onboard on." if len(given) > len(learned) else ""
     typer.echo(f"{router} has learned from {from_what}.{kept} Now add the models to choose from:")
     typer.echo(f"  unirouter onboard {router} --all --recorded {data if n else 'OUTCOMES'}")

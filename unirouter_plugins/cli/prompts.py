@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unirouter_core.data import Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.readers import read_outcomes
 
 
 def read_fitting(path: Path, models: Sequence[str] | None) -> Outcomes | list[str]:

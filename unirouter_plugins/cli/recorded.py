@@ -9,12 +9,10 @@ import numpy as np
 import typer
 
 from unirouter_core.costs import Prices
+from unirouter_core.data import Evaluation, Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.outcomes import Outcomes
-from unirouter_core.profiles import ModelProfile
-from unirouter_core.readers import read_outcomes
+from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation
 from unirouter_plugins.cli import tables
 from unirouter_plugins.cli.options import emit
 from unirouter_plugins.cli.progress import each, working
@@ -59,7 +57,7 @@ def onboard_recorded(
 
 def _unseen(router: UniRouter, table: Outcomes) -> tuple[Outcomes, str]:
     """Return the prompts that the router did not learn from, and what to say of it; all, when it has seen all."""
-    seen = router.has_seen(table.prompts)
+    seen = router.fit_.has_seen(table.prompts)
     if not seen.any():
         return table, ""
     if seen.all():

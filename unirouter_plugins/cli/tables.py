@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unirouter_core.decision import Decision, Decisions
 from unirouter_core.evaluate.report import NEARLY, Report
 from unirouter_core.evaluate.tune import Tuning
-from unirouter_core.profiles import CAPABILITIES, Capabilities, ModelProfile
+from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
+from unirouter_core.rule import Decision, Decisions
 
 if TYPE_CHECKING:
     from rich.console import Console

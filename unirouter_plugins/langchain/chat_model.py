@@ -1,13 +1,13 @@
-"""The doors of a LangChain chat model, each of which leads to the chat model that a call picks."""
+"""LangChain's chat model that calls the model of the pool that the router picks."""
 
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakKeyDictionary
 
 from langchain_core.callbacks import (
@@ -20,79 +20,239 @@ from langchain_core.callbacks import (
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config, run_in_executor
 from langchain_core.tools import BaseTool
-from pydantic import PrivateAttr
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field, PrivateAttr
 
-from unirouter_plugins.langchain.calling import Call, is_last
-from unirouter_plugins.langchain.tools import BoundTools
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision, check_cost_weight
+from unirouter_plugins.langchain.messages import CONFIG_SPECS, chat_of, messages_of, per_call, text_of
+from unirouter_plugins.langchain.pool_models import ChatCall, ChatModels, Prepared
+from unirouter_plugins.langchain.structured import StructuredOutput
+from unirouter_plugins.litellm import BESIDE, load_router
+from unirouter_plugins.litellm.routed import check_given
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+_OWN = ("callbacks", "tags", "metadata", "name", "verbose", "profile", "custom_get_token_ids")
+"""Fields of LangChain's chat models that are the router's own; all others belong to the models of the pool."""
+
+_TOOLS = "unirouter_tools"
+"""Under which name a binding keeps what `bind_tools` was given, beside the tools in OpenAI's form."""
+
 AT_ONCE = 16
 """How many decisions an event loop hands to threads at once: a burst of hundreds would keep it from its other tasks."""
 
-_END = AIMessageChunk(content="", chunk_position="last")
-"""For chat models that do not say which chunk is the last."""
-
 
 class _Turns(WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]):
-    """Who waits for a thread, in each event loop; when pickled it is empty, since loops stay where they run."""
+    """Which calls wait for a thread, by event loop; when pickled it is empty, since loops stay where they run."""
 
     def __reduce__(self) -> tuple[type[_Turns], tuple[()]]:
         return _Turns, ()
 
 
-class PickingChatModel(BaseChatModel):
-    """A chat model that begins each call by picking another, which then does all the rest.
+class RouterRunnable(BaseChatModel):
+    """A chat model that calls, for each conversation, the model of the pool that the router picks.
 
-    `invoke` and the like are overridden, not what they call: so the run of the picked model is the only one.
+    The picked chat model does all the rest: messages, tools, schemas, streams, callbacks and traces are as if it had been
+    called directly, and its run is the only one in the trace: `invoke` and the other public methods are overridden, not
+    what they call. When it fails, the next model is called. (langchain-core has a `RouterRunnable` of its own, a mapping
+    of runnables that the input names one of; this one decides itself, and is a chat model.)
+
+    Conversations are routed on the newest text of the user. Inside a tool loop the model is kept; from one turn to the
+    next it changes only when that gains more than the lost prompt cache is worth (`unirouter_plugins.litellm.routed`,
+    `Snapshot.decide`). All that it knows of a conversation is in its messages.
+
+    Parameters
+    ----------
+    router : UniRouter or path
+        A router, or its folder, see `from_folder`. A model that is onboarded later can be called if it is called through
+        LiteLLM.
+    models : mapping of str to BaseChatModel, optional
+        A chat model for each model of the pool, by name. When not given, each is a `ChatLiteLLM`, called as it was when
+        it was evaluated, or as `pool.toml` says.
+    cost_weight : float, optional
+        The error that one USD is worth; the router's own when not given.
+    content_policy : bool
+        Whether a refusal by a provider's content filter is passed on to the next model.
+    reads_system : bool
+        Whether system messages are routed on, before the newest text of the user: for routers fitted on prompts with
+        them.
+    **fields
+        `callbacks`, `tags`, `metadata`, `name`, `profile` as in all chat models. All else is for each `ChatLiteLLM`:
+        its fields, like `cache`, `streaming` or `max_retries`, and LiteLLM's parameters, like `temperature`.
+
+    Raises
+    ------
+    InvalidDataError
+        When `models` does not fit the pool, or neither `ChatLiteLLM` nor LiteLLM knows one of the fields.
+    UnknownModelError
+        When one of `models` is not in the pool.
+    ImportError
+        When `models` is not given and langchain-litellm is not installed.
+
+    Examples
+    --------
+    ::
+
+        from langchain_core.output_parsers import StrOutputParser
+        from langchain_core.prompts import ChatPromptTemplate
+        from unirouter_plugins.langchain import RouterRunnable
+
+        llm = RouterRunnable("my.router")
+        chain = ChatPromptTemplate.from_template("Translate into French: {text}") | llm | StrOutputParser()
+        chain.invoke({"text": "The cheapest model that does it well."})
+
+    Every answer has the record of its call: its model, why, and what it cost::
+
+        answer = llm.invoke("What is 17 times 23?")
+        answer.response_metadata["unirouter"]["model"]
+
+    For one call `unirouter_cost_weight`, `unirouter_model`, `unirouter_models` (the candidates) and
+    `unirouter_documents` can be set. The last are pinned documents, texts or LangChain's: what a question is about,
+    which the router reads before it, or beside it if it was fitted with documents. They are not sent; the messages hold
+    what the model is to read::
+
+        llm.invoke("What is 17 times 23?", config={"configurable": {"unirouter_cost_weight": 0}})
+        llm.invoke(messages, config={"configurable": {"unirouter_documents": [contract]}})
     """
 
+    router: UniRouter
+    models: Mapping[str, BaseChatModel] | None = None
+    cost_weight: float | None = None
+    content_policy: bool = False
+    reads_system: bool = False
+    settings: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    _models: ChatModels = PrivateAttr()
     _turns: _Turns = PrivateAttr(default_factory=_Turns)
 
-    @abstractmethod
+    def __init__(
+        self,
+        router: UniRouter | str | os.PathLike[str],
+        models: Mapping[str, BaseChatModel] | None = None,
+        *,
+        cost_weight: float | None = None,
+        content_policy: bool = False,
+        reads_system: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        router = load_router(router) if isinstance(router, str | os.PathLike) else router
+        check_given(models, router, BaseChatModel, "a chat model of LangChain, with nothing bound to it")
+        own = {name: fields.pop(name) for name in _OWN if name in fields}
+        given = {name: value for name, value in fields.items() if not _is_default(name, value)}
+        settings = {**(settings or {}), **given}
+        run = {name: own[name] for name in ("callbacks", "tags", "metadata") if own.get(name)}
+        chat_models = ChatModels(models, settings, run)
+        if models is None:
+            chat_models.check_settings(router)
+        elif settings:
+            raise InvalidDataError(
+                f"{next(iter(settings))}= is for models that are called through LiteLLM; give it to those in models={{...}}."
+            )
+        if own.get("profile") is None:
+            own["profile"] = chat_models.common_profile(router)
+        checked: dict[str, Any] = {
+            "router": router,
+            "models": models,
+            "cost_weight": None if cost_weight is None else check_cost_weight(cost_weight),
+            "content_policy": content_policy,
+            "reads_system": reads_system,
+            "settings": settings,
+        }
+        super().__init__(**checked, **own)
+        self._models = chat_models
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        pool: str | os.PathLike[str] | None = BESIDE,
+        *,
+        embedder: Any = None,
+        estimator: Any = None,
+        **fields: Any,
+    ) -> Self:
+        """Return a chat model that routes with the router in `folder`, its models called as a `pool.toml` says.
+
+        Parameters
+        ----------
+        folder, pool, embedder, estimator
+            As for `unirouter_plugins.litellm.load_router`: when not given, the `pool.toml` beside the folder is read.
+        **fields
+            As for `RouterRunnable`.
+        """
+        return cls(load_router(folder, pool, embedder=embedder, estimator=estimator), **fields)
+
+    # --- Deciding -----------------------------------------------------------------------------------------------------
+
+    def decide(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Decision:
+        """Return the decision on a conversation, without a call."""
+        return self.begin(input, config, kwargs).decision
+
     def begin(
         self,
         input: LanguageModelInput,
-        config: RunnableConfig,
+        config: RunnableConfig | None,
         kwargs: Mapping[str, Any],
         *,
         prepare: Callable[[BaseChatModel], Runnable[Any, Any]] | None = None,
         sent: Mapping[str, Any] | None = None,
-    ) -> Call:
-        """Return a call of the picked model, to be made.
+    ) -> ChatCall:
+        """Return a call of the picked model, yet to be made.
 
         Parameters
         ----------
         input : str, prompt or messages
-        config : RunnableConfig
-            As `ensure_config` returns it.
+        config : RunnableConfig, optional
         kwargs : mapping
-            What the model is called with besides.
-        prepare : function BaseChatModel -> Runnable, optional
-            What is asked of the chat model, if not itself.
+            What the model is called with besides; `model`, as the pool calls it, is the one to call.
+        prepare : function, optional
+            What is done with the chat model before the call; when not given, the tools bound to the router are bound.
         sent : mapping, optional
             What that will send with the messages, in OpenAI's form.
         """
+        parameters, config = dict(kwargs), ensure_config(config)
+        if (bound := parameters.pop(_TOOLS, None)) is not None:
+            tools, options = bound
+            sent, prepare = {**options, **parameters}, lambda model: model.bind_tools(tools, **options)
+            del parameters["tools"]
+        own = per_call(config.get("configurable", {}))
+        messages, documents, forced = messages_of(input), own["documents"], parameters.pop("model", own.get("model"))
+        chat = chat_of(messages, {**parameters, **(sent or {})})
+        knows = self.router.fit_.document_features is not None
+        weights = own.get("cost_weight"), self.cost_weight
+        return ChatCall(
+            self._models,
+            self.router,
+            chat,
+            text=text_of(chat, () if knows else documents, reads_system=self.reads_system),
+            documents=documents if knows else None,
+            cost_weight=next((weight for weight in weights if weight is not None), None),
+            candidates=own.get("models"),
+            forced=forced,
+            content_policy=self.content_policy,
+            parameters=parameters,
+            messages=messages,
+            config=config,
+            prepare=prepare,
+        )
 
-    async def abegin(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig,
-        kwargs: Mapping[str, Any],
-        *,
-        prepare: Callable[[BaseChatModel], Runnable[Any, Any]] | None = None,
-        sent: Mapping[str, Any] | None = None,
-    ) -> Call:
-        """Do what `begin` does in a thread: to embed a prompt takes a while."""
-        begin = partial(self.begin, input, config, kwargs, prepare=prepare, sent=sent)
+    async def abegin(self, *args: Any, **options: Any) -> ChatCall:
+        """Return the same as `begin`, made in a thread: to embed a prompt takes a while."""
         async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE)):
-            return await run_in_executor(None, begin)
+            return await run_in_executor(None, partial(self.begin, *args, **options))
 
-    # --- One answer ---------------------------------------------------------------------------------------------------
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """What may be set for one call, under "configurable" in its config."""
+        return CONFIG_SPECS
+
+    # --- Answers ------------------------------------------------------------------------------------------------------
 
     def invoke(
         self,
@@ -103,9 +263,8 @@ class PickingChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Return the picked model's answer."""
-        call = self.begin(input, ensure_config(config), kwargs)
-        answer: AIMessage = call.answer(lambda model, run: model.invoke(input, run, stop=stop, **call.parameters))
-        return call.answered(answer)
+        call = self.begin(input, config, kwargs)
+        return call.run(lambda on: on.model.invoke(call.messages, on.config, stop=stop, **call.parameters))
 
     async def ainvoke(
         self,
@@ -115,13 +274,9 @@ class PickingChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        """Do what `invoke` does, asynchronously."""
-        call = await self.abegin(input, ensure_config(config), kwargs)
-        asked = call.aanswer(lambda model, run: model.ainvoke(input, run, stop=stop, **call.parameters))
-        answer: AIMessage = await asked
-        return call.answered(answer)
-
-    # --- Streams ------------------------------------------------------------------------------------------------------
+        """Return the same as `invoke`, asynchronously."""
+        call = await self.abegin(input, config, kwargs)
+        return await call.arun(lambda on: on.model.ainvoke(call.messages, on.config, stop=stop, **call.parameters))
 
     def stream(
         self,
@@ -131,15 +286,12 @@ class PickingChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """Yield the picked model's chunks as they come."""
-        call, has_ended = self.begin(input, ensure_config(config), kwargs), False
-        streamed = call.stream(lambda model, run: model.stream(input, run, stop=stop, **call.parameters))
+        """Yield the picked model's chunks as they come; the last one has the record of the call."""
+        call = self.begin(input, config, kwargs)
+        streamed = call.stream(lambda on: on.model.stream(call.messages, on.config, stop=stop, **call.parameters))
         with closing(streamed) as chunks:
-            for chunk in chunks:
-                has_ended = has_ended or is_last(chunk)
-                yield call.streamed(chunk)
-        if not has_ended:
-            yield call.streamed(_END)
+            yield from chunks
+        yield from call.end()
 
     async def astream(
         self,
@@ -149,49 +301,17 @@ class PickingChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        """Do what `stream` does, asynchronously."""
-        call, has_ended = await self.abegin(input, ensure_config(config), kwargs), False
-        streamed = call.astream(lambda model, run: model.astream(input, run, stop=stop, **call.parameters))
-        async with aclosing(streamed) as chunks:
+        """Yield the same as `stream`, asynchronously."""
+        call = await self.abegin(input, config, kwargs)
+
+        async def ask(on: Prepared) -> Any:
+            return on.model.astream(call.messages, on.config, stop=stop, **call.parameters)
+
+        async with aclosing(call.astream(ask)) as chunks:
             async for chunk in chunks:
-                has_ended = has_ended or is_last(chunk)
-                yield call.streamed(chunk)
-        if not has_ended:
-            yield call.streamed(_END)
-
-    def stream_events(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        version: Literal["v1", "v2", "v3"] = "v2",
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Return LangChain's events of the picked model, as `BaseChatModel.stream_events` does."""
-        if version != "v3":
-            return super().stream_events(input, config, version=version, stop=stop, **kwargs)
-        from unirouter_plugins.langchain.events import stream_events  # langchain-core has them since 1.4
-
-        return stream_events(self, input, ensure_config(config), stop, kwargs)
-
-    def astream_events(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        version: Literal["v1", "v2", "v3"] = "v2",
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Do what `stream_events` does, asynchronously."""
-        if version != "v3":
-            return super().astream_events(input, config, version=version, stop=stop, **kwargs)
-        from unirouter_plugins.langchain.events import astream_events
-
-        return astream_events(self, input, ensure_config(config), stop, kwargs)
-
-    # --- Many conversations at once -----------------------------------------------------------------------------------
+                yield chunk
+        for chunk in call.end():
+            yield chunk
 
     def generate(
         self,
@@ -206,11 +326,10 @@ class PickingChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """Return the answers to conversations, each from the model picked for it."""
-        configs = _configs(len(messages), callbacks, tags, metadata, run_name, run_id)
         results = []
-        for conversation, config in zip(messages, configs, strict=True):
+        for conversation, config in _configs(messages, callbacks, tags, metadata, run_name, run_id):
             call = self.begin(conversation, config, kwargs)
-            results.append(call.generated(call.answer(partial(_generate, call, conversation, stop))))
+            results.append(call.run(lambda on, call=call: on.model.generate([call.messages], stop, **_run(on, call))))
         return _joined(results)
 
     async def agenerate(
@@ -225,20 +344,20 @@ class PickingChatModel(BaseChatModel):
         run_id: UUID | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        """Do what `generate` does, asynchronously and all at once."""
-        configs = _configs(len(messages), callbacks, tags, metadata, run_name, run_id)
+        """Return the same as `generate`, asynchronously and all at once."""
 
         async def one(conversation: list[BaseMessage], config: RunnableConfig) -> LLMResult:
             call = await self.abegin(conversation, config, kwargs)
-            return call.generated(await call.aanswer(partial(_agenerate, call, conversation, stop)))
+            return await call.arun(lambda on: on.model.agenerate([call.messages], stop, **_run(on, call)))
 
-        results = await asyncio.gather(*map(one, messages, configs), return_exceptions=True)
-        for result in results:  # all have ended: none is left behind when one is raised
+        each = _configs(messages, callbacks, tags, metadata, run_name, run_id)
+        results = await asyncio.gather(*(one(*both) for both in each), return_exceptions=True)
+        for result in results:  # all have ended: none goes on when one is raised
             if isinstance(result, BaseException):
                 raise result
         return _joined([result for result in results if isinstance(result, LLMResult)])
 
-    # --- What is asked besides ----------------------------------------------------------------------------------------
+    # --- Tools and schemas: in the picked model's own form, so they are kept until it is known -----------------------
 
     def bind_tools(
         self,
@@ -248,10 +367,78 @@ class PickingChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Return the router with tools for the picked model, which binds them in its own form; it must be able to."""
-        how = kwargs if tool_choice is None else {"tool_choice": tool_choice, **kwargs}
-        return self.bind(tools=BoundTools(tools, how))
+        options = kwargs if tool_choice is None else {"tool_choice": tool_choice, **kwargs}
+        as_openai = [as_openai_tool(tool) for tool in tools]  # for callers that read the binding
+        return self.bind(tools=as_openai, **{_TOOLS: (list(tools), {**options})})
 
-    # --- Behind the doors: for callers that know LangChain from inside ------------------------------------------------
+    def with_structured_output(
+        self, schema: Any, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return what routes, then holds the picked model to a schema in that model's own way.
+
+        Parameters
+        ----------
+        schema : type or mapping
+        include_raw : bool
+            Whether to return the message, too; it has the record of the call. For parsed answers alone
+            `last_decision` has it.
+        **kwargs
+            As the chat models of the pool take them: `method`, `strict`.
+        """
+        default_method = "json_schema" if self.models is None else None  # that of ChatLiteLLM; others have their own
+        return StructuredOutput(self, schema, {"include_raw": include_raw, **kwargs}, default_method)
+
+    # --- LangChain's v3 events ----------------------------------------------------------------------------------------
+
+    def stream_events(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        version: Literal["v1", "v2", "v3"] = "v2",
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return LangChain's events of the picked model, as `BaseChatModel.stream_events` does."""
+        if version != "v3":
+            return super().stream_events(input, config, version=version, stop=stop, **kwargs)
+        from unirouter_plugins.langchain.events import stream_of  # langchain-core has them since 1.4
+
+        def events() -> Iterator[Any]:
+            call = self.begin(input, config, kwargs)
+            how = {"version": "v3", "stop": stop, **call.parameters}
+            yield from call.stream(lambda on: on.model.stream_events(call.messages, on.config, **how))
+
+        return stream_of(events())
+
+    def astream_events(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        version: Literal["v1", "v2", "v3"] = "v2",
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the same as `stream_events`, asynchronously."""
+        if version != "v3":
+            return super().astream_events(input, config, version=version, stop=stop, **kwargs)
+        from unirouter_plugins.langchain.events import astream_of, whole
+
+        async def events() -> AsyncIterator[Any]:
+            call = await self.abegin(input, config, kwargs)
+            how = {"version": "v3", "stop": stop, **call.parameters}
+
+            async def ask(on: Prepared) -> Any:
+                return whole(await on.model.astream_events(call.messages, on.config, **how))
+
+            async with aclosing(call.astream(ask)) as taken:
+                async for event in taken:
+                    yield event
+
+        return astream_of(events())
+
+    # --- Below the public methods: for callers that know LangChain from inside ----------------------------------------
 
     def _generate(
         self,
@@ -293,6 +480,46 @@ class PickingChatModel(BaseChatModel):
         async for chunk in self.astream(messages, _child(run_manager, AsyncCallbackManager), stop=stop, **kwargs):
             yield ChatGenerationChunk(message=chunk)
 
+    # --- What LangChain reads of a chat model -------------------------------------------------------------------------
+
+    @property
+    def _llm_type(self) -> str:
+        return "unirouter"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"models": sorted(self.router.pool), "cost_weight": self.cost_weight}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        """Return what a trace tells of a run of the router itself, which only its inner methods have."""
+        named = {"ls_model_name": "unirouter", **super()._get_ls_params(stop=stop, **kwargs)}
+        return {**named, "ls_provider": "unirouter"}
+
+    def get_num_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text, as the router counts them: offline, for no model in particular."""
+        return int(self.router.fit_.token_counter.count([text])[0])
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Return the number of tokens of a conversation, and of the tools, as the router counts them."""
+        chat = chat_of(messages, {"tools": [as_openai_tool(tool) for tool in tools or ()]})
+        return int(chat.count_tokens(self.router.fit_.token_counter))
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Return whether a field of LangChain's chat models is given as it would be anyway: copies are made like that."""
+    field = BaseChatModel.model_fields.get(name)
+    return field is not None and value == field.get_default(call_default_factory=True)
+
+
+def as_openai_tool(tool: Any) -> dict[str, Any]:
+    """Return a tool in OpenAI's form; one that a provider has itself stays in its own form."""
+    try:
+        return convert_to_openai_tool(tool)
+    except ValueError:
+        if isinstance(tool, dict):
+            return tool
+        raise
+
 
 def _child(
     run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
@@ -302,28 +529,22 @@ def _child(
     return {} if run is None else {"callbacks": kind(run.inheritable_handlers, parent_run_id=run.run_id)}
 
 
-def _configs(n: int, callbacks: Callbacks, *given: Any) -> list[RunnableConfig]:
-    """Return a config for each of n conversations, with the arguments of `generate`; a run's id is only the first's.
+def _configs(conversations: list[Any], callbacks: Callbacks, *given: Any) -> Iterator[tuple[Any, RunnableConfig]]:
+    """Yield each conversation with a config of the arguments of `generate`; a run's id is only the first's.
 
     What may be set for one call is the surrounding run's.
     """
     config: Any = {"callbacks": callbacks, "configurable": ensure_config()["configurable"]}
     named = dict(zip(("tags", "metadata", "run_name", "run_id"), given, strict=True))
     config |= {name: value for name, value in named.items() if value is not None}
-    return [config, *[{**config, "run_id": None}] * (n - 1)]
+    for place, conversation in enumerate(conversations):
+        yield conversation, {**config, "run_id": None} if place else config
 
 
-def _arguments(model: Any, call: Call, config: RunnableConfig) -> dict[str, Any]:
-    run = {name: config.get(name) for name in ("callbacks", "tags", "metadata", "run_name", "run_id")}
-    return {**run, **getattr(model, "kwargs", {}), **call.parameters}  # a model with tools bound keeps them there
-
-
-def _generate(call: Call, messages: list[BaseMessage], stop: list[str] | None, model: Any, run: RunnableConfig) -> Any:
-    return model.generate([messages], stop=stop, **_arguments(model, call, run))
-
-
-def _agenerate(call: Call, messages: list[BaseMessage], stop: list[str] | None, model: Any, run: RunnableConfig) -> Any:
-    return model.agenerate([messages], stop=stop, **_arguments(model, call, run))
+def _run(on: Prepared, call: ChatCall) -> dict[str, Any]:
+    """Return what `generate` of a prepared model is called with; one with tools bound keeps them beside it."""
+    run = {name: on.config.get(name) for name in ("callbacks", "tags", "metadata", "run_name", "run_id")}
+    return {**run, **getattr(on.model, "kwargs", {}), **call.parameters}
 
 
 def _joined(results: list[LLMResult]) -> LLMResult:

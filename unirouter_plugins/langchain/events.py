@@ -1,46 +1,21 @@
-"""Streams of LangChain's v3 events: the picked model's own, with the record of the call on the last."""
+"""Streams of LangChain's v3 events, whose events come from a generator as the reader asks for them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
-from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
-from langchain_core.runnables import RunnableConfig
-
-from unirouter_plugins.langchain.calling import Call
-from unirouter_plugins.litellm.records import METADATA
-
-if TYPE_CHECKING:
-    from unirouter_plugins.langchain.chat_model import PickingChatModel
 
 
-def stream_events(
-    llm: PickingChatModel,
-    input: LanguageModelInput,
-    config: RunnableConfig,
-    stop: list[str] | None,
-    kwargs: Mapping[str, Any],
-) -> ChatModelStream:
-    """Return a stream that decides when it is first read, then takes an event whenever its reader asks for more."""
-
-    def events() -> Iterator[Any]:
-        call = llm.begin(input, config, kwargs)
-
-        def ask(model: Any, run: RunnableConfig) -> Iterator[Any]:
-            return iter(model.stream_events(input, run, version="v3", stop=stop, **call.parameters))
-
-        for event in call.stream(ask, _says_something):
-            yield _marked(event, call)
-
-    stream, taken = ChatModelStream(), events()
+def stream_of(events: Iterator[Any]) -> ChatModelStream:
+    """Return a stream of these events."""
+    stream = ChatModelStream()
 
     def pump_one() -> bool:
         try:
-            stream.dispatch(next(taken))
+            stream.dispatch(next(events))
         except StopIteration:
             return False
         except BaseException as failed:  # the reader gets it, as from LangChain's own streams
@@ -52,55 +27,44 @@ def stream_events(
     return stream
 
 
-async def astream_events(
-    llm: PickingChatModel,
-    input: LanguageModelInput,
-    config: RunnableConfig,
-    stop: list[str] | None,
-    kwargs: Mapping[str, Any],
-) -> AsyncChatModelStream:
-    """Return a stream that decides when it is first read; a task of its own takes the events."""
-
-    async def events() -> AsyncGenerator[Any]:
-        call = await llm.abegin(input, config, kwargs)
-
-        async def ask(model: Any, run: RunnableConfig) -> AsyncIterator[Any]:
-            async with await model.astream_events(input, run, version="v3", stop=stop, **call.parameters) as source:
-                async for event in source:
-                    yield event
-
-        async with aclosing(call.astream(ask, _says_something)) as taken:
-            async for event in taken:
-                yield _marked(event, call)
-
-    stream = AsyncChatModelStream()
-
-    async def produce() -> None:
-        try:
-            async with aclosing(events()) as taken:
-                async for event in taken:
-                    stream.dispatch(event)
-        except asyncio.CancelledError as cancelled:
-            stream.fail(cancelled)
-            raise
-        except BaseException as failed:  # the reader gets it, as from LangChain's own streams
-            stream.fail(failed)
-
-    async def ensure_started() -> None:
-        if stream._producer_task is None:  # LangChain has no public way to say who produces
-            stream._producer_task = asyncio.get_running_loop().create_task(produce())
-
-    stream.set_start(ensure_started)
-    return stream
+async def astream_of(events: AsyncIterator[Any]) -> AsyncChatModelStream:
+    """Return an asynchronous stream of these events; closing it closes them."""
+    return _PulledStream(events)
 
 
-def _says_something(event: Any) -> bool:
-    """Return whether an event is part of the answer: after it, another model cannot begin anew."""
-    return bool(event["event"] != "message-start")
+class _PulledStream(AsyncChatModelStream):
+    """Takes the next event when one of its readers waits for it."""
+
+    def __init__(self, events: AsyncIterator[Any]) -> None:
+        super().__init__()
+        self._source, self._one_reader = events, asyncio.Lock()
+        self.set_arequest_more(self._pull)
+
+    async def _pull(self) -> bool:
+        async with self._one_reader:
+            try:
+                self.dispatch(await anext(self._source))
+            except StopAsyncIteration:
+                return False
+            except asyncio.CancelledError as cancelled:
+                self.fail(cancelled)
+                raise
+            except BaseException as failed:  # the reader gets it, as from LangChain's own streams
+                self.fail(failed)
+                return False
+            return True
+
+    async def aclose(self) -> None:
+        """Stop the model, where it has not ended."""
+        if not self.done:
+            self.fail(asyncio.CancelledError())
+        await self._source.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
-def _marked(event: Any, call: Call) -> Any:
-    """Return the event as it is, the last as a copy with the record of the call."""
-    if event["event"] != "message-finish":
-        return event
-    return {**event, "metadata": {**event.get("metadata", {}), METADATA: call.finish(event.get("usage"))}}
+async def whole(stream: Any) -> AsyncIterator[Any]:
+    """Yield the events of a model's stream, the last when its run has ended; closing it stops the model."""
+    async with stream:
+        async for event in stream:
+            if event["event"] == "message-finish":
+                await stream
+            yield event

@@ -1,10 +1,8 @@
-"""A LangChain conversation as the router reads it: the text to route on, its tokens, and who has answered so far."""
+"""LangChain's messages as the router reads them, and what a caller may set for one call under "configurable"."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
@@ -14,15 +12,14 @@ from langchain_core.messages import (
     ChatMessage,
     HumanMessage,
     SystemMessage,
-    ToolMessage,
     convert_to_messages,
 )
 from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import ConfigurableFieldSpec
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.tokens import TokenCounter
-from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.records import METADATA
+from unirouter_plugins.litellm.chat import Chat, answered_by, texts_of
+from unirouter_plugins.litellm.routed import METADATA
 
 _ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system"}
 
@@ -34,94 +31,21 @@ def messages_of(input: LanguageModelInput) -> list[BaseMessage]:
     return [HumanMessage(input)] if isinstance(input, str) else convert_to_messages(input)
 
 
-def answered_by(message: BaseMessage) -> str | None:
-    """Return the model of the pool that a message came from; None where it came from elsewhere."""
-    record = message.response_metadata.get(METADATA) if isinstance(message, AIMessage) else None
-    model = record.get("model") if isinstance(record, Mapping) else None
-    return model if isinstance(model, str) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Conversation:
-    """Messages, with all that is sent beside them.
-
-    Parameters
-    ----------
-    messages : sequence of BaseMessage
-    parameters : mapping
-        What the model is called with: of it, `tools` and `response_format` are read, in OpenAI's form.
-    documents : sequence of str
-        Texts to route on together with the newest prompt.
-    reads_system : bool
-        Whether the system messages are routed on, too.
+def chat_of(messages: Sequence[BaseMessage], parameters: Mapping[str, Any] | None = None) -> Chat:
+    """Return the messages in OpenAI's form, as far as the router reads it, with the tools and schema in `parameters`.
 
     Examples
     --------
-    >>> from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-    >>> conversation = Conversation([SystemMessage("Be brief."), HumanMessage("What is 2 + 2?")])
-    >>> conversation.text
+    >>> chat_of([SystemMessage("Be brief."), HumanMessage("What is 2 + 2?")]).text
     'What is 2 + 2?'
     """
-
-    messages: Sequence[BaseMessage]
-    parameters: Mapping[str, Any] | None = None
-    documents: Sequence[str] = ()
-    reads_system: bool = False
-
-    @cached_property
-    def chat(self) -> Chat:
-        """The conversation in OpenAI's form, as far as the router reads it."""
-        given = self.parameters or {}
-        tools = given.get("tools") or given.get("functions") or ()
-        return Chat([_as_mapping(message) for message in self.messages], tools, given.get("response_format"))
-
-    @cached_property
-    def text(self) -> str:
-        """What the router decides on: what is asked, after the documents."""
-        return "\n\n".join((*filter(None, self.documents), self.asked))
-
-    @cached_property
-    def asked(self) -> str:
-        """What is asked: the newest text of the user, after the system text if that is read.
-
-        Where the user said nothing, it is the newest text of anybody, else what is attached.
-
-        Raises
-        ------
-        InvalidDataError
-            When nothing is said and nothing attached.
-        """
-        said = self.chat.prompt
-        newest = said or next(filter(str.strip, (m.text for m in reversed(self.messages))), "") or self._attached
-        if not newest:
-            raise InvalidDataError("There is no text to route on; give a message that is not empty.")
-        reads_system = self.reads_system and said
-        system = [m.text for m in self.messages if isinstance(m, SystemMessage)] if reads_system else []
-        return "\n\n".join(str(text) for text in (*system, newest) if text)
-
-    @property
-    def _attached(self) -> str:
-        """What comes from the user in the place of text: images, files, recordings."""
-        parts = [
-            part for message in self.messages if isinstance(message, HumanMessage) for part in message.content_blocks
-        ]
-        return " and ".join(f"an attached {part['type']}" for part in parts if part["type"] != "text")
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether what is routed on is all that is sent, as when models are measured."""
-        return self.chat.is_bare and self.chat.messages[0]["content"] == self.text
-
-    @property
-    def in_loop_of(self) -> str | None:
-        """The model whose tool calls have just been answered; None outside of a tool loop, or when it is not known."""
-        if not self.messages or not isinstance(self.messages[-1], ToolMessage):
-            return None
-        return next((answered_by(m) for m in reversed(self.messages) if not isinstance(m, ToolMessage)), None)
-
-    def tokens(self, counter: TokenCounter) -> tuple[float, dict[str, float]]:
-        """Return the tokens of all that is sent, and how many of them each model was sent when it last answered."""
-        return self.chat.count_sent_before(counter, [answered_by(message) for message in self.messages])
+    given = parameters or {}
+    return Chat(
+        [_as_mapping(message) for message in messages],
+        given.get("tools") or given.get("functions") or (),
+        given.get("response_format"),
+        [answered_by(m.response_metadata.get(METADATA)) if isinstance(m, AIMessage) else None for m in messages],
+    )
 
 
 def _as_mapping(message: BaseMessage) -> dict[str, Any]:
@@ -129,3 +53,74 @@ def _as_mapping(message: BaseMessage) -> dict[str, Any]:
     role = message.role if isinstance(message, ChatMessage) else role
     calls = {"tool_calls": message.tool_calls} if isinstance(message, AIMessage) and message.tool_calls else {}
     return {"role": role, "content": message.content, **calls}
+
+
+def text_of(chat: Chat, documents: Sequence[str] = (), *, reads_system: bool = False) -> str:
+    """Return what to route on: the pinned documents and, if wanted, the system text, before the chat's own text."""
+    reads_system = reads_system and bool(chat.prompt)
+    system = [m["content"] for m in chat.messages if m["role"] == "system"] if reads_system else []
+    texts = [*documents, *("\n".join(texts_of(content)) for content in system), chat.text]
+    return "\n\n".join(filter(None, texts))
+
+
+# --- One call's own settings ------------------------------------------------------------------------------------------
+
+_PREFIX = "unirouter_"  # other parts of a graph read the same config
+
+CONFIG_SPECS = [
+    ConfigurableFieldSpec(
+        id=f"{_PREFIX}cost_weight",
+        annotation=float | None,
+        name="Cost weight",
+        description="The error that one USD is worth: 0 is quality at any price, inf the cheapest model.",
+        default=None,
+    ),
+    ConfigurableFieldSpec(
+        id=f"{_PREFIX}model",
+        annotation=str | None,
+        name="Model",
+        description="The model of the pool that answers, whatever the router would choose.",
+        default=None,
+    ),
+    ConfigurableFieldSpec(
+        id=f"{_PREFIX}models",
+        annotation=Sequence[str] | None,
+        name="Candidates",
+        description="The models of the pool to choose among.",
+        default=None,
+    ),
+    ConfigurableFieldSpec(
+        id=f"{_PREFIX}documents",
+        annotation=Sequence[str],
+        name="Pinned documents",
+        description="Texts, or LangChain documents, that the router reads before the newest prompt; they are not sent.",
+        default=(),
+    ),
+]
+
+
+def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what "configurable" holds for the router, without the prefix; `documents` as texts.
+
+    Raises
+    ------
+    InvalidDataError
+        When it holds a name that the router does not know, or one document in the place of a list.
+    """
+    given = {name: value for name, value in configurable.items() if name.startswith(_PREFIX)}
+    if unknown := sorted(given.keys() - {spec.id for spec in CONFIG_SPECS}):
+        known = ", ".join(spec.id for spec in CONFIG_SPECS)
+        raise InvalidDataError(f"{unknown[0]} is not known under 'configurable'; there are {known}.")
+    settings = {name.removeprefix(_PREFIX): value for name, value in given.items()}
+    documents = settings.get("documents") or ()
+    if isinstance(documents, str):
+        raise InvalidDataError(f"{documents!r:.60} is one document; put it in a list.")
+    return {**settings, "documents": tuple(map(_text, documents))}
+
+
+def _text(document: Any) -> str:
+    """Return the text of a document: itself, or that of a LangChain `Document`."""
+    text = getattr(document, "page_content", document)
+    if not isinstance(text, str):
+        raise InvalidDataError(f"{document!r:.60} is no document; give texts, or LangChain documents.")
+    return text

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
     from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 except ImportError as missing:
     raise ImportError("UniRouterMiddleware is for LangChain's agents: pip install langchain.") from missing
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config, var_child_runnable_config
+from langchain_core.runnables.config import var_child_runnable_config
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.langchain.calling import Call
-from unirouter_plugins.langchain.chat_model import PickingChatModel
-from unirouter_plugins.langchain.tools import BoundTools
-
-if TYPE_CHECKING:
-    from unirouter_plugins.langchain import RouterRunnable
+from unirouter_plugins.langchain.chat_model import RouterRunnable, as_openai_tool
+from unirouter_plugins.langchain.pool_models import Prepared
 
 
 class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Gives each model call of an agent to the model of the pool that the router picks.
+    """Sends each model call of an agent to the model of the pool that the router picks.
 
     An agent works with a `RouterRunnable` as its model, too. With the middleware it is the picked chat model itself
     that middlewares further in, and the agent's choice of how to hold to a `response_format`, get to see.
@@ -50,33 +45,33 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def __init__(self, llm: RouterRunnable) -> None:
         super().__init__()
-        if not isinstance(llm, PickingChatModel):
+        if not isinstance(llm, RouterRunnable):
             raise InvalidDataError(f"llm={llm!r:.60} is no RouterRunnable; give one that has nothing bound to it.")
         self.llm = llm
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
-        """Ask the picked model, down the ranking where one fails."""
-        call = self.llm.begin(_messages(request), ensure_config(), {}, sent=_sent(request))
+        """Call the picked model, the next one when it fails."""
+        call = self.llm.begin(_messages(request), None, {}, sent=_sent(request))
 
-        def ask(model: Any, config: RunnableConfig) -> ModelResponse[Any]:
-            with _running_with(config):
-                return handler(request.override(model=model))
+        def ask(on: Prepared) -> ModelResponse[Any]:
+            with _running_with(on.config):
+                return handler(request.override(model=on.model))
 
-        return _marked(call, call.answer(ask))
+        return call.run(ask)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
-        """Do what `wrap_model_call` does, asynchronously."""
-        call = await self.llm.abegin(_messages(request), ensure_config(), {}, sent=_sent(request))
+        """Do the same as `wrap_model_call`, asynchronously."""
+        call = await self.llm.abegin(_messages(request), None, {}, sent=_sent(request))
 
-        async def ask(model: Any, config: RunnableConfig) -> ModelResponse[Any]:
-            with _running_with(config):
-                return await handler(request.override(model=model))
+        async def ask(on: Prepared) -> ModelResponse[Any]:
+            with _running_with(on.config):
+                return await handler(request.override(model=on.model))
 
-        return _marked(call, await call.aanswer(ask))
+        return await call.arun(ask)
 
 
 def _messages(request: ModelRequest[Any]) -> list[BaseMessage]:
@@ -85,7 +80,7 @@ def _messages(request: ModelRequest[Any]) -> list[BaseMessage]:
 
 def _sent(request: ModelRequest[Any]) -> dict[str, Any]:
     """Return what the agent sends with the messages, in OpenAI's form."""
-    tools, held_to = list(BoundTools(request.tools, {})), request.response_format
+    tools, held_to = [as_openai_tool(tool) for tool in request.tools], request.response_format
     if isinstance(held_to, ToolStrategy):
         tools += [{"type": "function", "function": spec.json_schema} for spec in held_to.schema_specs]
     return {"tools": tools, **(held_to.to_model_kwargs() if isinstance(held_to, ProviderStrategy) else {})}
@@ -99,9 +94,3 @@ def _running_with(config: RunnableConfig) -> Iterator[None]:
         yield
     finally:
         var_child_runnable_config.reset(token)
-
-
-def _marked(call: Call, response: ModelResponse[Any]) -> ModelResponse[Any]:
-    """Return the response with the record of the call on the model's message."""
-    result = [call.answered(message) if isinstance(message, AIMessage) else message for message in response.result]
-    return dataclasses.replace(response, result=result)

@@ -1,4 +1,4 @@
-"""Answers that are parsed: the picked model's own way to hold to a schema, chosen after the model."""
+"""Parsed answers: the picked model's own way to hold to a schema, chosen after the model."""
 
 from __future__ import annotations
 
@@ -8,40 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
-from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from unirouter_plugins.langchain.calling import Call
-from unirouter_plugins.langchain.hearing import Tokens, joined
+from unirouter_plugins.langchain.messages import CONFIG_SPECS
+from unirouter_plugins.langchain.pool_models import ChatCall, joined
 
 if TYPE_CHECKING:
-    from unirouter_plugins.langchain.chat_model import PickingChatModel
+    from unirouter_plugins.langchain.chat_model import RouterRunnable
 
 
 class StructuredOutput(Runnable[LanguageModelInput, Any]):
-    """Routes, then does what `with_structured_output` of the picked model returns.
+    """Routes, then runs what `with_structured_output` of the picked model returns.
 
     Parameters
     ----------
-    llm : PickingChatModel
+    llm : RouterRunnable
     schema : type or mapping
-    include_raw : bool
-    how : mapping
+    options : mapping
         The other arguments of `with_structured_output`.
     default_method : str, optional
-        How the chat models hold to a schema when they are not told; None where each has its own way.
+        How the chat models hold to a schema when no method is given; None where each has its own way.
     """
 
     def __init__(
-        self,
-        llm: PickingChatModel,
-        schema: Any,
-        include_raw: bool,
-        how: Mapping[str, Any],
-        default_method: str | None = None,
+        self, llm: RouterRunnable, schema: Any, options: Mapping[str, Any], default_method: str | None = None
     ) -> None:
-        self.llm, self.schema, self.include_raw, self.how = llm, schema, include_raw, dict(how)
-        self._sent = _sent_beside(schema, how.get("method") or default_method)
+        self.llm, self.schema, self.options = llm, schema, dict(options)
+        self._sent = _sent_beside(schema, options.get("method") or default_method)
 
     @property
     def InputType(self) -> Any:  # noqa: N802 - LangChain's name
@@ -56,54 +49,43 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """What may be set for one call."""
-        return self.llm.config_specs
+        return CONFIG_SPECS
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Return the parsed answer of the picked model."""
-        heard, run = _listening(config)
-        call = self.llm.begin(input, run, kwargs, prepare=self._on, sent=self._sent)
-        answer = call.answer(lambda chain, run: chain.invoke(input, run, **call.parameters))
-        return self._finished(call, answer, heard)
+        call = self.llm.begin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
+        return call.run(lambda chain: chain.model.invoke(input, _heard(call, chain.config), **call.parameters))
 
     async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Do what `invoke` does, asynchronously."""
-        heard, run = _listening(config)
-        call = await self.llm.abegin(input, run, kwargs, prepare=self._on, sent=self._sent)
-        answer = await call.aanswer(lambda chain, run: chain.ainvoke(input, run, **call.parameters))
-        return self._finished(call, answer, heard)
+        """Return the same as `invoke`, asynchronously."""
+        call = await self.llm.abegin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
+        return await call.arun(lambda chain: chain.model.ainvoke(input, _heard(call, chain.config), **call.parameters))
 
     def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Yield the answer as far as it can be parsed, as the picked model does."""
-        heard, run = _listening(config)
-        call = self.llm.begin(input, run, kwargs, prepare=self._on, sent=self._sent)
-        yield from call.stream(lambda chain, run: chain.stream(input, run, **call.parameters))
-        call.finish(heard.usage)
+        call = self.llm.begin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
+        yield from call.stream(lambda chain: chain.model.stream(input, _heard(call, chain.config), **call.parameters))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncGenerator[Any]:
-        """Do what `stream` does, asynchronously."""
-        heard, run = _listening(config)
-        call = await self.llm.abegin(input, run, kwargs, prepare=self._on, sent=self._sent)
-        async with aclosing(call.astream(lambda chain, run: chain.astream(input, run, **call.parameters))) as parts:
+        """Yield the same as `stream`, asynchronously."""
+        call = await self.llm.abegin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
+
+        async def ask(chain: Any) -> Any:
+            return chain.model.astream(input, _heard(call, chain.config), **call.parameters)
+
+        async with aclosing(call.astream(ask)) as parts:
             async for part in parts:
                 yield part
-        call.finish(heard.usage)
 
-    def _on(self, model: BaseChatModel) -> Runnable[LanguageModelInput, Any]:
-        return model.with_structured_output(self.schema, include_raw=self.include_raw, **self.how)
-
-    def _finished(self, call: Call, answer: Any, heard: Tokens) -> Any:
-        if not self.include_raw:
-            call.finish(heard.usage)
-            return answer
-        return {**answer, "raw": call.answered(answer["raw"])}
+    def _prepare(self, model: BaseChatModel) -> Runnable[LanguageModelInput, Any]:
+        return model.with_structured_output(self.schema, **self.options)
 
 
-def _listening(config: RunnableConfig | None) -> tuple[Tokens, RunnableConfig]:
-    """Return what hears the tokens of the picked model, and the config of the call with it."""
-    heard, run = Tokens(), ensure_config(config)
-    return heard, {**run, "callbacks": joined(run.get("callbacks"), [heard])}
+def _heard(call: ChatCall, config: RunnableConfig) -> RunnableConfig:
+    """Return the config with the callback that adds up the call's tokens."""
+    return {**config, "callbacks": joined(config.get("callbacks"), [call.tokens])}
 
 
 def _sent_beside(schema: Any, method: str | None) -> dict[str, Any]:

@@ -1,30 +1,37 @@
-"""Calls through LiteLLM: the router picks the model, LiteLLM makes the call, the ranking is the way to fall back."""
+"""LiteLLM: the router picks the model, LiteLLM calls it, and the next model is tried when it fails."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import copy
-import itertools
+import dataclasses
+import difflib
+import inspect
 import json
-import math
 import os
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
-from unirouter_core.decision import Decision
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
+from unirouter_core.pool import ModelProfile, Pool
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision
+from unirouter_plugins.litellm import prices
 from unirouter_plugins.litellm.chat import Chat, Messages
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.failures import unwrapped, without_keys
-from unirouter_plugins.litellm.fallback import Attempts
-from unirouter_plugins.litellm.members import SERVED_AS, Member, Members, read_members
-from unirouter_plugins.litellm.prices import Quote, Usage, require_quote, usage_of, usd_of
-from unirouter_plugins.litellm.serving import arguments_of, called_otherwise, configured, member_of
-from unirouter_plugins.litellm.variants import register
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import (
+    MEASURED_AS,
+    SERVED_AS,
+    Member,
+    Members,
+    read_members,
+)
+from unirouter_plugins.litellm.prices import Usage, require_quote, usage_of, usd_of
+from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.litellm.routed import CallRecord, Content, PoolModels, RoutedCall
 
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
@@ -32,35 +39,48 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncStream",
     "CallRecord",
+    "Member",
+    "Members",
     "Stream",
     "acomplete",
     "astream",
     "complete",
+    "configured",
     "load_router",
+    "open_litellm",
+    "read_members",
     "record_of",
     "stream",
 ]
+
+BESIDE = "pool.toml beside the router"
+"""The default table of models: that file, where it exists."""
 
 RECORD = "unirouter"
 """Where a response's hidden parameters hold the record of its call."""
 
 TIMEOUT = 300.0
-"""Seconds until a call has failed and the next model is asked, where the caller says nothing."""
+"""Seconds until a call has failed and the next model is tried, where the caller gives none."""
 
 _NOT_A_PARAMETER = ("model", "messages", "stream", "api_base", "base_url", "api_key")
 """What the router and the table decide; a key or an address of one model is not for the next."""
 
 
-def load_router(folder: str | os.PathLike[str], pool: str | os.PathLike[str] | None = None, **how: Any) -> UniRouter:
-    """Return the router in `folder`, its models called, priced and filtered as the table `pool` says.
+# --- The router and its pool.toml -------------------------------------------------------------------------------------
+
+
+def load_router(
+    folder: str | os.PathLike[str], pool: str | os.PathLike[str] | None = BESIDE, **options: Any
+) -> UniRouter:
+    """Return the router in `folder`, its models called, priced and filtered as a `pool.toml` says.
 
     Parameters
     ----------
     folder : path
-    pool : path, optional
-        A `pool.toml`; see `unirouter_plugins.litellm.members.read_members`. Models that it does not name, or all
-        when there is none, are called as they were when they were measured.
-    **how
+    pool : path or None
+        A `pool.toml`, see `unirouter_plugins.litellm.read_members`; when not given, the one beside the folder, if there
+        is one. None reads none. Models that it does not name are called as when they were evaluated.
+    **options
         As in `UniRouter.load`.
 
     A folder says where its models are called and which environment variable holds the key, as a table does; load only
@@ -71,65 +91,146 @@ def load_router(folder: str | os.PathLike[str], pool: str | os.PathLike[str] | N
     ArtifactError, InvalidDataError
         When the folder or the table cannot be used.
     """
-    router = UniRouter.load(folder, **how)
-    members = Members({}) if pool is None else read_members(pool)
+    router = UniRouter.load(folder, **options)
+    table = pool_beside(folder) if pool == BESIDE else pool
+    members = Members() if table is None else read_members(table)
     register(members)
     return configured(router, members)
 
 
-# --- What became of a call --------------------------------------------------------------------------------------------
+def pool_beside(folder: str | os.PathLike[str]) -> Path | None:
+    """Return the `pool.toml` beside a router's folder; None where there is none."""
+    path = Path(folder).resolve().parent / "pool.toml"
+    return path if path.is_file() else None
 
 
-@dataclass(frozen=True)
-class CallRecord:
-    """What became of a call: who answered, why, and what it cost.
+def configured(router: UniRouter, members: Members) -> UniRouter:
+    """Return the router with its pool as `members` has it; `router` stays as it is.
+
+    The table's prices and capabilities count in decisions, its settings in calls. A warning names each model that it
+    calls otherwise than it was evaluated.
+    """
+    profiles = {n: _configured(p, members[n]) if n in members else p for n, p in router.pool.items()}
+    return router.with_pool(Pool(profiles))
+
+
+def _configured(profile: ModelProfile, member: Member) -> ModelProfile:
+    if changed := member.differences(profile):
+        warnings.warn(
+            f"{profile.model!r} is not served as it was measured: {'; '.join(changed)}. Its error and cost may differ; "
+            "onboard it again with --replace.",
+            stacklevel=4,
+        )
+    measured_as = profile.provenance.get(MEASURED_AS, profile.provenance.get(SERVED_AS))
+    kept = {} if measured_as is None else {MEASURED_AS: measured_as}
+    provenance = {**profile.provenance, SERVED_AS: member.served_as, **kept}
+    able = prices.capabilities(member, profile)
+    profile = dataclasses.replace(profile, provenance=provenance, capabilities=able)
+    if member.prices is None or member.prices == profile.prices:
+        return profile
+    try:
+        return profile.repriced(member.prices)
+    except UnknownPriceError:
+        warnings.warn(
+            f"{profile.model!r} was evaluated without token prices, so decisions use its old cost; onboard it again "
+            "with --replace.",
+            stacklevel=4,
+        )
+        return dataclasses.replace(profile, prices=member.prices)
+
+
+# --- Calls ------------------------------------------------------------------------------------------------------------
+
+
+def complete(
+    router: UniRouter,
+    asked: str | Messages,
+    *,
+    cost_weight: float | None = None,
+    models: Sequence[str] | None = None,
+    requires: Sequence[str] = (),
+    content_policy: bool = False,
+    **parameters: Any,
+) -> ModelResponse:
+    """Call the model that the router picks, the next one where it fails, and return LiteLLM's own response.
+
+    Models that lack what the call needs (tools, images, JSON, room for its tokens) are not picked. When all fail, the
+    failure of the model that was picked first is raised, as if it had been called directly.
 
     Parameters
     ----------
-    model : str
-        The one that answered.
-    decision : Decision
-    usd : float
-        What it cost; NaN where the provider does not say how many tokens it took.
-    usage : Usage
-    seconds : float
-        Until the answer was whole, failed models' time included.
-    failures : dict of str to str
-        The models before it in the ranking that failed, and why.
-    differs : tuple of str
-        In which ways the model was called otherwise than when it was measured.
+    router : UniRouter
+        As `load_router` returns it; one that was made otherwise calls its models as they were evaluated.
+    asked : str or sequence of mapping
+        A prompt, or chat messages.
+    cost_weight, models, requires
+        As in `UniRouter.route`.
+    content_policy : bool
+        Whether a refusal by a provider's content filter is passed on to the next model.
+    **parameters
+        As in `litellm.completion`: tools, response_format, temperature, max_tokens, timeout (300 seconds when not
+        given), drop_params and the like. What is given here wins over the settings that the model was evaluated with,
+        and the record says so.
+
+    Returns
+    -------
+    litellm.ModelResponse
+        `record_of` gives its decision, cost and failures.
+
+    Raises
+    ------
+    NoCandidateError
+        When no model of the pool can do what is asked.
+    UnknownPriceError
+        When the price of the model is not known, before it is called.
+    InvalidDataError
+        When a parameter is known neither here nor to LiteLLM.
+    Exception
+        LiteLLM's own.
+
+    Examples
+    --------
+    ::
+
+        router = load_router("my.router")
+        response = complete(router, "What is 17 times 23?")
+        print(response.choices[0].message.content, record_of(response).usd)
     """
-
-    model: str
-    decision: Decision
-    usd: float
-    usage: Usage
-    seconds: float
-    failures: dict[str, str] = field(default_factory=dict)
-    differs: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the record as JSON can hold it, without the ranking's numbers."""
-        answered = next(candidate for candidate in self.decision.ranking if candidate.model == self.model)
-        weight = self.decision.cost_weight
-        return {
-            "model": self.model,
-            "expected_error": answered.error,
-            "expected_usd": answered.cost,
-            "usd": _known(self.usd),
-            "tokens_in": _known(self.usage.tokens_in),
-            "tokens_out": _known(self.usage.tokens_out),
-            "seconds": round(self.seconds, 3),
-            "cost_weight": "inf" if math.isinf(weight) else weight,
-            "region": self.decision.region,
-            "ranking": [row.model for row in self.decision.ranking if row.excluded is None],
-            "failures": dict(self.failures),
-            "differs": list(self.differs),
-        }
+    options: dict[str, Any] = {"cost_weight": cost_weight, "models": models, "requires": requires}
+    call = _LiteLLMCall.of(router, asked, content_policy=content_policy, **options, **parameters)
+    response: ModelResponse = call.run(lambda arguments: open_litellm().completion(**arguments))
+    return response
 
 
-def _known(number: float) -> float | None:
-    return None if math.isnan(number) else number
+async def acomplete(router: UniRouter, asked: str | Messages, **options: Any) -> ModelResponse:
+    """Return the same as `complete`, asynchronously."""
+    call = await asyncio.to_thread(_LiteLLMCall.of, router, asked, **options)
+    response: ModelResponse = await call.arun(lambda arguments: open_litellm().acompletion(**arguments))
+    return response
+
+
+def stream(router: UniRouter, asked: str | Messages, **options: Any) -> Stream:
+    """Call a model as `complete` does, and return the answer's chunks once the first content has come.
+
+    Until then a failing model is followed by the next; after it, its failure is raised where it happens.
+
+    Examples
+    --------
+    ::
+
+        answer = stream(router, "Write a poem about the sea.")
+        for chunk in answer:
+            print(chunk.choices[0].delta.content or "", end="")
+        print(answer.record.model, answer.record.usd)
+    """
+    call = _LiteLLMCall.of(router, asked, streams=True, **options)
+    return Stream(call, *call.begin(lambda arguments: open_litellm().completion(**arguments)))
+
+
+async def astream(router: UniRouter, asked: str | Messages, **options: Any) -> AsyncStream:
+    """Return the same as `stream`, asynchronously: ``async for chunk in await astream(...)``."""
+    call = await asyncio.to_thread(_LiteLLMCall.of, router, asked, streams=True, **options)
+    return AsyncStream(call, *await call.abegin(lambda arguments: open_litellm().acompletion(**arguments)))
 
 
 def record_of(response: Any) -> CallRecord:
@@ -144,73 +245,171 @@ def record_of(response: Any) -> CallRecord:
     return record
 
 
-# --- One call ---------------------------------------------------------------------------------------------------------
+class _Streamed:
+    """What both kinds of streams know of their call."""
+
+    def __init__(self, call: _LiteLLMCall, begun: Sequence[Any], parts: Any) -> None:
+        self._call, self._parts, self._begun = call, parts, begun
+        self.decision: Decision = call.decision
+        self.model = call.attempts.model
+
+    @property
+    def record(self) -> CallRecord | None:
+        """The record of the call; None until it has ended."""
+        return self._call.finished
 
 
-class _Call:
-    """A decision on its way to an answer: the arguments for the model to try now, and what becomes of it."""
+class Stream(_Streamed):
+    """LiteLLM's chunks of one answer, as they come; they can be iterated once.
 
-    def __init__(
-        self,
+    Each has a choice. The chunk without choices that only tells the usage is part of the record; callers get it when they
+    give ``stream_options={"include_usage": True}`` themselves.
+
+    Attributes
+    ----------
+    decision : Decision
+    model : str
+        The one that answers.
+    record : CallRecord or None
+        The record of the call, once the last chunk has come, or the stream was closed; then without a cost.
+    """
+
+    def __init__(self, call: _LiteLLMCall, begun: Sequence[Any], parts: Any) -> None:
+        super().__init__(call, begun, parts)
+        self._chunks = call.rest(begun, parts)
+
+    def __iter__(self) -> Iterator[ModelResponseStream]:
+        return self._chunks
+
+    def __next__(self) -> ModelResponseStream:
+        chunk: ModelResponseStream = next(self._chunks)
+        return chunk
+
+    def close(self) -> None:
+        """End the answer here, and the connection to its provider."""
+        self._chunks.close()
+        self._parts.close()
+        self._call.finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncStream(_Streamed):
+    """LiteLLM's chunks of one answer, as they come; see `Stream`."""
+
+    def __init__(self, call: _LiteLLMCall, begun: Sequence[Any], parts: Any) -> None:
+        super().__init__(call, begun, parts)
+        self._chunks = call.arest(begun, parts)
+
+    def __aiter__(self) -> AsyncIterator[ModelResponseStream]:
+        return self._chunks
+
+    async def __anext__(self) -> ModelResponseStream:
+        chunk: ModelResponseStream = await anext(self._chunks)
+        return chunk
+
+    async def aclose(self) -> None:
+        """End the answer here, and the connection to its provider."""
+        await self._chunks.aclose()
+        await self._parts.aclose()
+        self._call.finish()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+# --- What LiteLLM gives to a routed call ------------------------------------------------------------------------------
+
+
+class _Arguments(PoolModels[dict[str, Any]]):
+    """The models of a pool as arguments of `litellm.completion`."""
+
+    def make(self, arguments: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
+        return arguments if is_last else {**arguments, "num_retries": 0, "max_retries": 0}
+
+
+_MODELS: WeakKeyDictionary[UniRouter, _Arguments] = WeakKeyDictionary()
+
+
+class _LiteLLMCall(RoutedCall[dict[str, Any]]):
+    """A call through LiteLLM's functions."""
+
+    messages: list[Any]
+    shows_usage: bool
+
+    @classmethod
+    def of(
+        cls,
         router: UniRouter,
         asked: str | Messages,
-        how: dict[str, Any],
-        parameters: dict[str, Any],
         *,
-        content_policy: bool,
-        stream: bool = False,
-    ) -> None:
-        self.began = time.perf_counter()
-        _check(how["requires"], parameters)
-        self.chat = Chat.of(asked, parameters)
-        router = copy.copy(router)  # its pool stays as it is now, whoever is onboarded meanwhile
-        self.pool = router.pool
-        requires = tuple(dict.fromkeys([*self.chat.requires, *how.pop("requires")]))
-        tokens_in = None if self.chat.is_bare else self._tokens_in(router)
-        decision = router.route(self.chat.prompt, requires=requires, tokens_in=tokens_in, **how)
-        windows = {name: profile.capabilities.context_window for name, profile in self.pool.items()}
-        self.attempts = Attempts(decision, windows, content_policy)
-        self.parameters = {"timeout": TIMEOUT, **parameters, **({"stream": True} if stream else {})}
-        if stream:  # else nobody knows what a stream cost
-            self.parameters["stream_options"] = {"include_usage": True, **(parameters.get("stream_options") or {})}
-        self.quoted: Quote
+        cost_weight: float | None = None,
+        models: Sequence[str] | None = None,
+        requires: Sequence[str] = (),
+        content_policy: bool = False,
+        streams: bool = False,
+        **parameters: Any,
+    ) -> _LiteLLMCall:
+        """Return the call, its model picked."""
+        if isinstance(requires, str):
+            raise InvalidDataError(f"{requires!r} is one name, not a list of names; put it in a list.")
+        pool = _MODELS.setdefault(router, _Arguments())
+        snapshot = pool.snapshot(router)
+        check_parameters(parameters, snapshot.members.values())
+        parameters, options = {"timeout": TIMEOUT, **parameters}, parameters.get("stream_options") or {}
+        if streams:  # without usage its cost would not be known
+            parameters |= {"stream": True, "stream_options": {"include_usage": True, **options}}
+        chat = Chat.of(asked, parameters)
+        call = cls(
+            pool,
+            router,
+            chat,
+            cost_weight=cost_weight,
+            candidates=models,
+            requires=requires,
+            content_policy=content_policy,
+            parameters=parameters,
+        )
+        call.messages, call.shows_usage = list(chat.messages), bool(options.get("include_usage"))
+        return call
 
-    def _tokens_in(self, router: UniRouter) -> dict[str, float]:
-        """Return the tokens that each model would be sent: variants are sent more than the chat."""
-        tokens = self.chat.count_tokens(router.token_counter)
-        members = {name: member_of(profile) for name, profile in self.pool.items()}
-        return {name: member.expanded_tokens(tokens, router.token_counter) for name, member in members.items()}
-
-    def arguments(self) -> dict[str, Any]:
-        """Return what LiteLLM's `completion` is given for the model to try now; its price is known."""
-        profile = self.pool[self.attempts.model]
-        member = member_of(profile)
+    def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
+        name = self.attempts.model
+        member, profile = self.snapshot.members[name], self.snapshot.pool[name]
         if SERVED_AS not in profile.provenance:
             _check_known(member)
-        self.quoted = require_quote(member, profile)
-        arguments = arguments_of(profile)
-        if not self.attempts.is_last:  # to retry is to ask the next model; the last is retried as LiteLLM does
-            arguments |= {"num_retries": 0, "max_retries": 0}
-        return {**arguments, **self.parameters, "messages": list(self.chat.messages)}
+        require_quote(member, profile)
+        return {**model, **self.parameters, "messages": self.messages}
 
-    def record(self, response: Any) -> CallRecord:
-        """Return the record of the call, of which `response` is the answer or a stream's last chunk."""
-        model = self.attempts.model
-        profile, usage = self.pool[model], usage_of(response)
-        return CallRecord(
-            model=model,
-            decision=self.attempts.decision,
-            usd=usd_of(response, self.quoted, usage),
-            usage=usage,
-            seconds=time.perf_counter() - self.began,
-            failures=dict(self.attempts.failures),
-            differs=called_otherwise(profile, self.parameters),
-        )
+    def content(self, answer: Any) -> Content:
+        if not answer.choices:
+            return Content(False)
+        choice = answer.choices[0]
+        said = getattr(choice, "message", None) or getattr(choice, "delta", None)
+        kinds = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio", "images")
+        return Content(any(getattr(said, kind, None) for kind in kinds), choice.finish_reason)
 
-    def answered(self, response: Any) -> Any:
-        """Return the response with the record of the call attached."""
-        response._hidden_params[RECORD] = self.record(response)
-        return response
+    def is_shown(self, part: Any) -> bool:
+        return bool(part.choices) or self.shows_usage
+
+    def usage_of(self, answer: Any) -> Usage:
+        return usage_of(answer)
+
+    def usd_of(self, answer: Any, usage: Usage) -> float:
+        quoted = self.snapshot.quote(self.attempts.model)
+        assert quoted is not None
+        return usd_of(answer, quoted, usage)
+
+    def attach(self, answer: Any, record: CallRecord) -> Any:
+        answer._hidden_params[RECORD] = record
+        return answer
 
 
 def _check_known(member: Member) -> None:
@@ -224,315 +423,48 @@ def _check_known(member: Member) -> None:
         ) from unknown
 
 
-def _check(requires: Sequence[str], parameters: Mapping[str, Any]) -> None:
-    """Raise `InvalidDataError` when what was given cannot be used as it is meant."""
-    if isinstance(requires, str):
-        raise InvalidDataError(f"{requires!r} is one name, not a list of names; put it in a list.")
+# --- Parameters -------------------------------------------------------------------------------------------------------
+
+
+def check_parameters(parameters: Iterable[str], members: Iterable[Member], more: Iterable[str] = ()) -> None:
+    """Raise `InvalidDataError` where a parameter of a call is known neither to LiteLLM nor among `more`.
+
+    Those of a provider's own that LiteLLM knows are known where one of `members` is called there.
+    """
+    members = list(members)
     for name in parameters:
-        if name in _NOT_A_PARAMETER:
-            cure = (
+        if name in _NOT_A_PARAMETER and name not in more:
+            way = (
                 "use stream or astream"
                 if name == "stream"
                 else "use models=[...], or pool.toml for how they are called"
             )
-            raise InvalidDataError(f"{name}= is not for the caller to give; {cure}.")
+            raise InvalidDataError(f"{name}= is not for the caller to give; {way}.")
+        if name in more or name in _parameters() or any(name in _provider_parameters(m.model) for m in members):
+            continue
+        nearest = difflib.get_close_matches(name, [*_parameters(), *more], 1)
+        guess = f"did you mean {nearest[0]}?" if nearest else "leave it out."
+        raise InvalidDataError(
+            f"{name}= is no parameter that LiteLLM knows; {guess} One of the provider's own goes into extra_body={{...}}."
+        )
 
 
-def complete(
-    router: UniRouter,
-    asked: str | Messages,
-    *,
-    cost_weight: float | None = None,
-    models: Sequence[str] | None = None,
-    requires: Sequence[str] = (),
-    content_policy: bool = False,
-    **parameters: Any,
-) -> ModelResponse:
-    """Ask the model that the router picks, down its ranking where one fails, and return LiteLLM's own response.
-
-    Models that lack what the call asks for (tools, images, JSON, room for its tokens) are not picked. When all fail,
-    the failure of the model that was picked first is raised, as if it had been called directly.
-
-    Parameters
-    ----------
-    router : UniRouter
-        As `load_router` returns it; one that was made otherwise calls its models as they were measured.
-    asked : str or sequence of mapping
-        A prompt, or chat messages.
-    cost_weight, models, requires
-        As in `UniRouter.route`.
-    content_policy : bool
-        Whether a refusal by a provider's content filter goes to the next model.
-    **parameters
-        As in `litellm.completion`: tools, response_format, temperature, max_tokens, timeout (300 seconds when not
-        given), drop_params and the like. What is given here wins over the settings that the model was measured with,
-        and the record says so.
-
-    Returns
-    -------
-    litellm.ModelResponse
-        `record_of` gives its decision, cost and failures.
-
-    Raises
-    ------
-    NoCandidateError
-        When no model of the pool can do what is asked.
-    UnknownPriceError
-        When the price of the model is not known, before it is called.
-    Exception
-        LiteLLM's own.
-
-    Examples
-    --------
-    ::
-
-        router = load_router("my.router")
-        response = complete(router, "What is 17 times 23?")
-        print(response.choices[0].message.content, record_of(response).usd)
-    """
-    litellm, how = open_litellm(), {"cost_weight": cost_weight, "models": models, "requires": requires}
-    call = _Call(router, asked, how, parameters, content_policy=content_policy)
-    while True:
-        try:
-            response = litellm.completion(**call.arguments())
-        except Exception as failed:
-            call.attempts.note(failed)
-        else:
-            answered: ModelResponse = call.answered(response)
-            return answered
+@cache
+def _parameters() -> frozenset[str]:
+    """Return the names of the parameters that LiteLLM knows for all providers."""
+    litellm = open_litellm()
+    named = inspect.signature(litellm.completion).parameters
+    ours = ("cost_weight", "models", "requires", "content_policy")
+    return frozenset([*named, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, *litellm.types.utils.all_litellm_params, *ours])
 
 
-async def _in_thread(
-    router: UniRouter,
-    asked: str | Messages,
-    how: dict[str, Any],
-    parameters: dict[str, Any],
-    content_policy: bool,
-    *,
-    stream: bool = False,
-) -> tuple[Any, _Call]:
-    """Return LiteLLM and the call, made beside the event loop: importing, embedding and counting take their time."""
-
-    def make() -> tuple[Any, _Call]:
-        litellm = open_litellm()
-        return litellm, _Call(router, asked, how, parameters, content_policy=content_policy, stream=stream)
-
-    return await asyncio.to_thread(make)
-
-
-async def acomplete(
-    router: UniRouter,
-    asked: str | Messages,
-    *,
-    cost_weight: float | None = None,
-    models: Sequence[str] | None = None,
-    requires: Sequence[str] = (),
-    content_policy: bool = False,
-    **parameters: Any,
-) -> ModelResponse:
-    """Do what `complete` does, asynchronously."""
-    how = {"cost_weight": cost_weight, "models": models, "requires": requires}
-    litellm, call = await _in_thread(router, asked, how, parameters, content_policy)
-    while True:
-        try:
-            response = await litellm.acompletion(**call.arguments())
-        except Exception as failed:
-            call.attempts.note(failed)
-        else:
-            answered: ModelResponse = call.answered(response)
-            return answered
-
-
-# --- Streams ----------------------------------------------------------------------------------------------------------
-
-
-class _Streamed:
-    """What both kinds of streams know of their call."""
-
-    def __init__(self, call: _Call, chunks: Any, begun: list[Any]) -> None:
-        self.decision, self.model = call.attempts.decision, call.attempts.model
-        self.record: CallRecord | None = None
-        self._call, self._source, self._begun = call, chunks, begun
-        self._telling: Any = None  # the chunk that tells the usage
-
-    def _noted(self, chunk: Any) -> Any:
-        if self._telling is None or getattr(chunk, "usage", None) is not None:
-            self._telling = chunk
-        return chunk
-
-    def _end(self) -> None:
-        if self.record is None:
-            self.record = self._call.record(self._telling)
-
-
-class Stream(_Streamed):
-    """LiteLLM's chunks of one answer, as they come; they are gone through once.
-
-    Attributes
-    ----------
-    decision : Decision
-    model : str
-        The one that answers.
-    record : CallRecord or None
-        What became of the call, once the last chunk has come, or the stream was closed; then without a cost.
-    """
-
-    def __init__(self, call: _Call, chunks: Any, begun: list[Any]) -> None:
-        super().__init__(call, chunks, begun)
-        self._chunks = self._run()
-
-    def _run(self) -> Iterator[ModelResponseStream]:
-        try:
-            for chunk in itertools.chain(self._begun, self._source):
-                yield self._noted(chunk)
-        except GeneratorExit:
-            self._end()
-            raise
-        except Exception as failed:
-            raise without_keys(unwrapped(failed)) from None
-        self._end()
-
-    def __iter__(self) -> Iterator[ModelResponseStream]:
-        return self._chunks
-
-    def __next__(self) -> ModelResponseStream:
-        return next(self._chunks)
-
-    def close(self) -> None:
-        """End the answer here: its model says no more."""
-        next(self._chunks, None) if self._telling is None else None  # a generator that never began does not end
-        self._chunks.close()  # type: ignore[attr-defined] # it is a generator
-        _close(self._source)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class AsyncStream(_Streamed):
-    """LiteLLM's chunks of one answer, as they come; see `Stream`."""
-
-    def __init__(self, call: _Call, chunks: Any, begun: list[Any]) -> None:
-        super().__init__(call, chunks, begun)
-        self._chunks = self._run()
-
-    async def _run(self) -> AsyncIterator[ModelResponseStream]:
-        try:
-            for chunk in self._begun:
-                yield self._noted(chunk)
-            async for chunk in self._source:
-                yield self._noted(chunk)
-        except GeneratorExit:
-            self._end()
-            raise
-        except Exception as failed:
-            raise without_keys(unwrapped(failed)) from None
-        self._end()
-
-    def __aiter__(self) -> AsyncIterator[ModelResponseStream]:
-        return self._chunks
-
-    async def __anext__(self) -> ModelResponseStream:
-        return await anext(self._chunks)
-
-    async def aclose(self) -> None:
-        """End the answer here: its model says no more."""
-        if self._telling is None:
-            await anext(self._chunks, None)
-        await self._chunks.aclose()  # type: ignore[attr-defined] # it is a generator
-        if (close := getattr(self._source, "aclose", None)) is not None:
-            await close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-
-def _close(chunks: Any) -> None:
-    """Close LiteLLM's stream, which has the provider's inside, which has the connection."""
-    for source in (chunks, getattr(chunks, "completion_stream", None)):
-        for name in ("close", "response"):
-            inner = getattr(source, name, None)
-            close = inner if name == "close" else getattr(inner, "close", None)
-            if callable(close):
-                with contextlib.suppress(Exception):  # of any kind: it is over, however it ended
-                    close()
-                    return
-
-
-def stream(
-    router: UniRouter,
-    asked: str | Messages,
-    *,
-    cost_weight: float | None = None,
-    models: Sequence[str] | None = None,
-    requires: Sequence[str] = (),
-    content_policy: bool = False,
-    **parameters: Any,
-) -> Stream:
-    """Ask as `complete` does, and return the answer's chunks once its first has come.
-
-    Until then a failing model is followed by the next; after it, its failure is raised where it happens.
-
-    Examples
-    --------
-    ::
-
-        answer = stream(router, "Write a poem about the sea.")
-        for chunk in answer:
-            print(chunk.choices[0].delta.content or "", end="")
-        print(answer.record.model, answer.record.usd)
-    """
-    litellm, how = open_litellm(), {"cost_weight": cost_weight, "models": models, "requires": requires}
-    call = _Call(router, asked, how, parameters, content_policy=content_policy, stream=True)
-    while True:
-        try:
-            chunks = iter(litellm.completion(**call.arguments()))
-            begun = []
-            for chunk in chunks:
-                begun.append(chunk)
-                if _says_something(chunk):
-                    break
-        except Exception as failed:
-            call.attempts.note(failed)
-        else:
-            return Stream(call, chunks, begun)
-
-
-async def astream(
-    router: UniRouter,
-    asked: str | Messages,
-    *,
-    cost_weight: float | None = None,
-    models: Sequence[str] | None = None,
-    requires: Sequence[str] = (),
-    content_policy: bool = False,
-    **parameters: Any,
-) -> AsyncStream:
-    """Do what `stream` does, asynchronously: ``async for chunk in await astream(...)``."""
-    how = {"cost_weight": cost_weight, "models": models, "requires": requires}
-    litellm, call = await _in_thread(router, asked, how, parameters, content_policy, stream=True)
-    while True:
-        try:
-            chunks = aiter(await litellm.acompletion(**call.arguments()))
-            begun = []
-            async for chunk in chunks:
-                begun.append(chunk)
-                if _says_something(chunk):
-                    break
-        except Exception as failed:
-            call.attempts.note(failed)
-        else:
-            return AsyncStream(call, chunks, begun)
-
-
-def _says_something(chunk: Any) -> bool:
-    """Return whether a chunk holds part of the answer: after it, another model cannot begin anew."""
-    if not chunk.choices:
-        return False
-    delta = chunk.choices[0].delta
-    return bool(delta.content or getattr(delta, "tool_calls", None) or getattr(delta, "reasoning_content", None))
+@cache
+def _provider_parameters(model: str) -> frozenset[str]:
+    """Return the names of the parameters of a model's provider that LiteLLM knows."""
+    litellm = open_litellm()
+    try:
+        model, provider, *_ = litellm.get_llm_provider(model)
+        kind = litellm.utils.ProviderConfigManager.get_provider_chat_config(model, litellm.LlmProviders(provider))
+        return frozenset(name for each in type(kind).__mro__ for name in getattr(each, "__annotations__", {}))
+    except Exception:  # of any kind: an unknown model or provider
+        return frozenset()

@@ -1,4 +1,4 @@
-"""A prompt or a chat as it is sent, and what it asks of a model: the text to route on, its tokens, its capabilities."""
+"""A prompt or a chat as it is sent: the text to route on, its tokens, what it requires, and the model that it stays with."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.tokens import TokenCounter
 
 Message: TypeAlias = Mapping[str, Any]
 Messages: TypeAlias = Sequence[Message]
@@ -19,7 +19,9 @@ PER_MESSAGE = 4
 """Tokens that a chat format adds to each message: its role and its ends."""
 
 PER_IMAGE = 800
-"""Tokens of an image, about: providers count from 85 to some thousands by its size, which nobody fetches to know."""
+"""Tokens of an image, about: providers count from 85 to some thousands by its size, which we do not fetch."""
+
+_TOOL_ROLES = ("tool", "function")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,26 +34,31 @@ class Chat:
         As in OpenAI's chat format, which is LiteLLM's.
     tools : sequence of mapping
     response_format : object, optional
-
-    Raises
-    ------
-    InvalidDataError
-        When there are no messages, one is no mapping with a role, or none holds text to route on.
+    answered_by : sequence of str or None
+        The model of the pool that each message came from, None where it came from elsewhere; empty where that is not
+        known of any.
 
     Examples
     --------
     >>> chat = Chat.of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}])
-    >>> chat.prompt, chat.requires
+    >>> chat.text, chat.requires
     ('What is 2 + 2?', ())
     """
 
     messages: Messages
     tools: Sequence[Any] = ()
     response_format: Any = None
+    answered_by: Sequence[str | None] = ()
 
     @classmethod
     def of(cls, asked: str | Messages, parameters: Mapping[str, Any] | None = None) -> Chat:
-        """Return the chat of a prompt, or of messages; `parameters` are those of LiteLLM's `completion`."""
+        """Return the chat of a prompt, or of messages; `parameters` are those of LiteLLM's `completion`.
+
+        Raises
+        ------
+        InvalidDataError
+            When a message is no mapping with a role, or there is nothing to route on.
+        """
         if isinstance(asked, Mapping):
             raise InvalidDataError(f"{asked!r:.60} is one message, not a list of messages; put it in a list.")
         messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else [_as_mapping(m) for m in asked]
@@ -60,28 +67,63 @@ class Chat:
                 raise InvalidDataError(f"{message!r:.60} is no message; write {{'role': 'user', 'content': '...'}}.")
         given = parameters or {}
         chat = cls(messages, given.get("tools") or given.get("functions") or (), given.get("response_format"))
-        if not chat.prompt.strip():
-            raise InvalidDataError("There is no text from the user to route on; give a prompt, or a user message.")
+        _ = chat.text
         return chat
+
+    # --- What to route on ---------------------------------------------------------------------------------------------
 
     @cached_property
     def prompt(self) -> str:
-        """The newest text of the user: what the router decides on."""
+        """The newest text of the user; empty where there is none."""
         newest = newest_prompt(self.messages)
         return "" if newest is None else "\n".join(texts_of(self.messages[newest].get("content")))
 
+    @cached_property
+    def text(self) -> str:
+        """The newest text of the user; where there is none, of any role, else what is attached.
+
+        Raises
+        ------
+        InvalidDataError
+            When the chat holds no text and no attachment.
+        """
+        if self.prompt:
+            return self.prompt
+        each = ("\n".join(texts_of(message.get("content"))) for message in reversed(self.messages))
+        found = next(filter(str.strip, each), "") or " and ".join(f"an attached {kind}" for kind in self._attached)
+        if not found:
+            raise InvalidDataError("There is no text to route on; give a prompt, or a message that is not empty.")
+        return found
+
+    @property
+    def _attached(self) -> list[str]:
+        """What the user sends in the place of text: image, audio, file."""
+        parts = [part for message in self.messages if message["role"] == "user" for part in _parts_of(message)]
+        kinds = [str(part.get("type", "")).removeprefix("input_").removesuffix("_url") for part in parts]
+        return [kind for kind in kinds if kind and kind != "text"]
+
     @property
     def is_bare(self) -> bool:
-        """Whether the prompt is all that is sent, as when models are measured."""
+        """Whether the prompt is all that is sent, as when models are evaluated."""
         alone = len(self.messages) == 1 and not self.tools and not self.response_format
         return alone and isinstance(self.messages[0].get("content"), str)
 
     @cached_property
     def requires(self) -> tuple[str, ...]:
         """What a model must be able to do: of "tools", "vision", "json"."""
-        images = any(_n_images(message.get("content")) for message in self.messages)
+        images = any(_n_images(message) for message in self.messages)
         needed = {"tools": bool(self.tools), "vision": images, "json": is_json(self.response_format)}
         return tuple(name for name, is_needed in needed.items() if is_needed)
+
+    @property
+    def in_loop_of(self) -> str | None:
+        """The model whose tool calls the newest messages answer; None outside of a tool loop, or when not known."""
+        if not self.answered_by or self.messages[-1]["role"] not in _TOOL_ROLES:
+            return None
+        each = zip(reversed(self.messages), reversed(self.answered_by), strict=True)
+        return next((model for message, model in each if message["role"] not in _TOOL_ROLES), None)
+
+    # --- Tokens -------------------------------------------------------------------------------------------------------
 
     def count_tokens(self, counter: TokenCounter) -> float:
         """Return about how many tokens are sent: texts, tools and response format, messages' own and images'."""
@@ -89,30 +131,21 @@ class Chat:
         calls = [message["tool_calls"] for message in self.messages if message.get("tool_calls")]
         schemas = [*self.tools, *([self.response_format] if self.response_format else []), *calls]
         texts += [json.dumps(schema, default=str, ensure_ascii=False) for schema in schemas]
-        images = sum(_n_images(message.get("content")) for message in self.messages)
         counted = float(counter.count(texts).sum()) if texts else 0.0
-        return counted + PER_MESSAGE * len(self.messages) + PER_IMAGE * images
+        return counted + PER_MESSAGE * len(self.messages) + PER_IMAGE * sum(map(_n_images, self.messages))
 
-    def count_sent_before(
-        self, counter: TokenCounter, answered_by: Sequence[str | None]
-    ) -> tuple[float, dict[str, float]]:
+    def count_sent_before(self, counter: TokenCounter) -> tuple[float, dict[str, float]]:
         """Return the tokens of all that is sent, and how many of them each model was sent when it last answered.
 
         Those are what its provider may have cached: the same messages up to that answer, and the tools.
-
-        Parameters
-        ----------
-        counter : TokenCounter
-        answered_by : sequence of str or None
-            The model that each message came from, None where it came from elsewhere.
         """
-        newest = {model: at for at, model in enumerate(answered_by) if model}
+        newest = {model: place for place, model in enumerate(self.answered_by) if model}
         cuts = sorted({0, *newest.values(), len(self.messages)})
         tokens, sent = Chat((), self.tools, self.response_format).count_tokens(counter), {}
         for start, end in itertools.pairwise(cuts):
             tokens += Chat(self.messages[start:end]).count_tokens(counter)
             sent[end] = tokens
-        return tokens, {model: sent[at] for model, at in newest.items() if at}
+        return tokens, {model: sent[place] for model, place in newest.items() if place}
 
 
 def _as_mapping(message: Any) -> Any:
@@ -121,7 +154,7 @@ def _as_mapping(message: Any) -> Any:
 
 
 def newest_prompt(messages: Messages) -> int | None:
-    """Return which message is the newest of the user's that has text."""
+    """Return the position of the user's newest message that has text."""
     for place in reversed(range(len(messages))):
         if messages[place]["role"] == "user" and any(t.strip() for t in texts_of(messages[place].get("content"))):
             return place
@@ -140,10 +173,15 @@ def texts_of(content: Any) -> Iterator[str]:
                 yield part["text"]
 
 
-def _n_images(content: Any) -> int:
+def _parts_of(message: Message) -> list[Mapping[str, Any]]:
+    content = message.get("content")
     if isinstance(content, str) or not isinstance(content, Sequence):
-        return 0
-    return sum(isinstance(part, Mapping) and "image" in str(part.get("type", "")) for part in content)
+        return []
+    return [part for part in content if isinstance(part, Mapping)]
+
+
+def _n_images(message: Message) -> int:
+    return sum("image" in str(part.get("type", "")) for part in _parts_of(message))
 
 
 def is_json(response_format: Any) -> bool:
@@ -151,3 +189,9 @@ def is_json(response_format: Any) -> bool:
     if isinstance(response_format, Mapping):
         return str(response_format.get("type", "")).startswith("json")
     return response_format is not None
+
+
+def answered_by(record: Any) -> str | None:
+    """Return the model of the pool that a message came from, by the record in its metadata; None where there is none."""
+    model = record.get("model") if isinstance(record, Mapping) else None
+    return model if isinstance(model, str) else None

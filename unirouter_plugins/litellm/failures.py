@@ -1,101 +1,246 @@
-"""What a failed call means: whether another model may answer, whether to ask again, whether it was paid for."""
+"""LiteLLM, imported quietly; and what a failed call means, read from its HTTP status, the provider's codes and message, whichever SDK raised it."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from functools import cache
 from typing import Any
 
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import MissingKeyError
-from unirouter_plugins.litellm.other_failures import other_is_overflow, other_passes_on
+from unirouter_core.exceptions import InvalidDataError
 
-PASSES_ON = (
-    "RateLimitError",
-    "APIConnectionError",
-    "InternalServerError",
-    "ServiceUnavailableError",
-    "BadGatewayError",
-    "Timeout",
-    "NotFoundError",
-    "AuthenticationError",
-    "PermissionDeniedError",
-    "PaymentRequiredError",
-    "ContextWindowExceededError",
-    "UnsupportedParamsError",
+
+class MissingKeyError(InvalidDataError):
+    """A model whose key is not in the environment: another may have its own."""
+
+
+@cache
+def open_litellm() -> Any:
+    """Return the `litellm` module, imported offline and quietly when the first call needs it.
+
+    Before the import, its price map is set to the one it ships, and reading `.env` from the current folder is turned
+    off, unless the environment says otherwise; after it, advertising on failures and downloads of tokenizers are.
+
+    Raises
+    ------
+    ImportError
+        When LiteLLM is not installed.
+    """
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else it loads .env into the environment
+    try:
+        import litellm
+    except ImportError as missing:
+        raise ImportError("LiteLLM is missing: pip install 'unirouter[litellm]'.") from missing
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    return litellm
+
+
+class Failure(Enum):
+    """Why a call failed, and so whether to fall back, to retry, and to expect a bill."""
+
+    CONTENT_FILTER = "a content filter refused the prompt or the answer"
+    OVERFLOW = "the prompt is longer than the context window"
+    MODEL = "this model's own: its key, credit, region, limits, retirement"
+    RATE_LIMIT = "turned away before it was read"
+    SERVER = "a server or connection failed, and may have charged for it"
+    REQUEST = "the request is wrong for every model, or the user's own limit ended it"
+    OTHER = "no provider's failure: a bug, an interrupt"
+
+    def falls_back(self, *, content_policy: bool = False) -> bool:
+        """Return whether the next model may answer; after a content filter only where `content_policy` asks for it."""
+        return content_policy if self is Failure.CONTENT_FILTER else self not in (Failure.REQUEST, Failure.OTHER)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same call may succeed when it is retried."""
+        return self in (Failure.RATE_LIMIT, Failure.SERVER)
+
+    @property
+    def may_be_billed(self) -> bool:
+        """Whether the provider may charge for the call."""
+        return self is Failure.SERVER
+
+
+def _plain(code: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", code.lower())  # content_filter and ContentFilter are one
+
+
+def _table(**codes: str) -> dict[str, Failure]:
+    return {_plain(code): Failure[name] for name, listed in codes.items() for code in listed.split()}
+
+
+CODES = _table(
+    CONTENT_FILTER="content_filter content_policy_violation ResponsibleAIPolicyViolation content_blocked invalid_prompt"
+    " data_inspection_failed moderation_blocked prohibited_content guardrail_intervened",
+    OVERFLOW="context_length_exceeded string_above_max_length exceed_context_size_error context_window_exceeded"
+    " model_max_prompt_tokens_exceeded",
+    MODEL="authentication_error permission_error permission_denied billing_error not_found_error not_found"
+    " model_not_found model_not_available model_not_supported unsupported_model invalid_model DeploymentNotFound"
+    " model_decommissioned model_deprecated model_not_active model_terms_required OperationNotSupported"
+    " unsupported_parameter unsupported_value unsupported_country_region_territory failed_precondition"
+    " invalid_api_key api_key_invalid unauthenticated account_deactivated billing_not_active"
+    " billing_hard_limit_reached insufficient_quota insufficient_balance insufficient_credits"
+    " tool_use_failed json_validate_failed output_parse_failed AccessDeniedException ResourceNotFoundException"
+    " UnrecognizedClientException ExpiredTokenException ServiceQuotaExceededException ModelErrorException",
+    RATE_LIMIT="rate_limit_error rate_limit_exceeded too_many_requests resource_exhausted ThrottlingException",
+    SERVER="server_error internal_server_error internal overloaded_error overloaded timeout_error unavailable"
+    " deadline_exceeded service_unavailable ModelNotReadyException ModelTimeoutException InternalServerException",
 )
-"""LiteLLM's failures of one model that another may not have; all else is the request's own, or the user's wish."""
+"""What providers call failures in `code`, `type` or `status`; of several, the first in the order of `Failure`."""
 
-PASSES = (
-    "RateLimitError",
-    "APIConnectionError",
-    "InternalServerError",
-    "ServiceUnavailableError",
-    "BadGatewayError",
-    "Timeout",
+CLASSES = _table(
+    CONTENT_FILTER="ContentPolicyViolationError ContentFilterFinishReasonError",
+    OVERFLOW="ContextWindowExceededError ContextOverflowError",
+    MODEL="NoAnswerError UnsupportedParamsError MissingKeyError AuthenticationError PermissionDeniedError PaymentRequiredError"
+    " NotFoundError ModelAuthenticationError ModelPermissionDeniedError ModelNotFoundError NoCredentialsError",
+    RATE_LIMIT="RateLimitError ModelRateLimitError",
+    SERVER="TimeoutError ConnectionError gaierror TransportError Timeout ClientConnectionError ClientPayloadError"
+    " HTTPClientError APIConnectionError APIError ModelAPIError ModelConnectionError ModelTimeoutError",
 )
-"""Those that may be gone when the same model is asked again."""
+"""Exceptions of Python, httpx, requests, aiohttp, botocore, openai, LiteLLM, LangChain: where nothing else tells."""
 
-_OF_ONE_MODEL, _OF_A_MOMENT, _BROKEN = (401, 402, 403, 404, 408, 429), (408, 409, 429), 500
-"""Statuses that count whatever class LiteLLM gives them, as do all from 500 on: by their text some are bad requests."""
+_USER_LIMITS = {"BudgetExceededError", "RejectedRequestError", "GuardrailRaisedException", "BlockedPiiEntityError"}
 
-UNBILLED = ("RateLimitError",)
-"""Of those, what no provider charges for: the call was turned away before it was read."""
+WORDS = {
+    Failure.CONTENT_FILTER: r"content.(management|usage).policy|content.?(filter|policy.?violation)|safety system"
+    r"|flagged",
+    Failure.OVERFLOW: r"context.?(length|window|limit|size)|(prompt|inputs?|messages?)\b.{0,40} too (long|large)"
+    r"|too many tokens|(prompt|input)\b.{0,40}(exceeds? the maximum number of tokens|must have less)"
+    r"|maximum prompt length|reduce the length of|model token limit",
+    Failure.MODEL: r"not support|unsupported|not (currently )?available|unavailable|no longer|deprecated|decommissioned"
+    r"|retired|model.{0,80} not (exist|found)|credit|billing|balance|quota|payment|api.key|location|region|country"
+    r"|thinking|thought|reasoning|max.{0,12}tokens|(output|completion) tokens|must be verified|not allowed to",
+}
+"""What a message says where status 400 and no code do not tell: the request's fault or the model's."""
 
-_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SECRET_SHAPE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|AIza|Bearer)[-_ ][\w\-.]{7,}\w|\bAIza[\w\-]{20,}", re.IGNORECASE)
-_SHORTEST_SECRET = 6
+_NO_KEY = r"missing credentials|api_key client option must be set"  # from openai's client, before any call
+_WORDY = (400, 403, 413, 422)  # statuses that messages tell more of
+_NAMED = ("status_code", "http_status", "status", "code", "type", "reason", "Code", "HTTPStatusCode")
+_INSIDE = (
+    *("body", "response", "error", "Error", "errors", "details", "detail", "innererror", "metadata", "raw"),
+    *("ResponseMetadata", "message", "Message", "text"),
+)
+_LONGEST, _DEEPEST = 20_000, 8  # characters and levels of a body that are read
+
+
+def classify(failed: BaseException) -> Failure:
+    """Return why a call failed.
+
+    Examples
+    --------
+    >>> classify(TimeoutError("read timed out")).name, classify(ValueError("temperature must be below 2")).name
+    ('SERVER', 'OTHER')
+    """
+    failed = unwrapped(failed)
+    if not isinstance(failed, Exception):
+        return Failure.OTHER
+    classes = {kind.__name__ for kind in type(failed).__mro__}
+    if classes & _USER_LIMITS:
+        return Failure.REQUEST
+    if hasattr(failed, "is_pre_first_chunk"):
+        return Failure.SERVER  # of a stream that had begun: what was streamed is billed, whatever ended it
+    codes, message = _read(failed)
+    if re.search(_NO_KEY, message):
+        return Failure.MODEL
+    status = _first_status(codes)
+    coded = _first(CODES, codes)
+    if coded in (Failure.CONTENT_FILTER, Failure.OVERFLOW) or (coded is Failure.MODEL and status < 500):
+        return coded
+    if status not in (0, *_WORDY):
+        return _of_status(status)
+    if status:
+        coded = coded or next((kind for kind, words in WORDS.items() if re.search(words, message)), None)
+    hinted = _first(CLASSES, classes)
+    if status and hinted is Failure.SERVER:
+        hinted = None  # openai's APIError is a base of all of its exceptions
+    return coded or hinted or _of_status(status)
+
+
+def _first(kinds: Mapping[str, Failure], names: Iterable[str]) -> Failure | None:
+    """Return what the names mean; of several kinds, the first in the order of `Failure`."""
+    meant = {kinds[name] for name in map(_plain, names) if name in kinds}
+    return next((kind for kind in Failure if kind in meant), None)
+
+
+def status_of(failed: BaseException) -> int:
+    """Return the HTTP status of a failure; 0 where it has none."""
+    return _first_status(_read(unwrapped(failed))[0])
+
+
+def _first_status(codes: Sequence[str]) -> int:
+    return next((int(code) for code in codes if code.isdecimal() and 200 <= int(code) < 600), 0)
+
+
+def _of_status(status: int) -> Failure:
+    if status in (0, 400, 422):
+        return Failure.REQUEST if status else Failure.OTHER
+    if status == 429:
+        return Failure.RATE_LIMIT
+    return Failure.SERVER if status in (408, 409, 425) or not 300 <= status < 500 else Failure.MODEL
+
+
+def _read(failed: BaseException) -> tuple[list[str], str]:
+    """Return the codes and the lower-case messages of an exception, its causes and their bodies, in this order."""
+    codes: list[str] = []
+    messages: list[str] = []
+
+    def read(said: Any, depth: int = 0) -> None:
+        said = said.decode(errors="replace") if isinstance(said, bytes) else said
+        if depth > _DEEPEST or not said:
+            return
+        if isinstance(said, str):
+            messages.append(said[:_LONGEST].lower())
+            read(_parsed(said[:_LONGEST]), depth + 1)
+        elif isinstance(said, Mapping):
+            told = [said.get(name) for name in _NAMED]
+            codes.extend(str(code) for code in told if isinstance(code, str | int) and not isinstance(code, bool))
+            for name in _INSIDE:
+                read(said.get(name), depth + 1)
+        elif isinstance(said, list | tuple):
+            for item in said:
+                read(item, depth + 1)
+
+    links: list[BaseException] = []
+    link: Any = failed
+    while isinstance(link, Exception) and link not in links:
+        fields = _fields(link, (*_NAMED, *_INSIDE))
+        if "response" in fields and not isinstance(fields["response"], Mapping):  # botocore's is one
+            fields["response"] = _fields(fields["response"], ("status_code", "status", "text"))
+        read(fields)
+        read(str(link))
+        links.append(link)
+        link = getattr(link, "original_exception", None) or link.__cause__
+    return codes, " ".join(messages)
+
+
+def _fields(owner: Any, names: Sequence[str]) -> dict[str, Any]:
+    fields = {}
+    for name in names:
+        with contextlib.suppress(Exception):  # of any kind: some responses raise until they are read
+            fields[name] = getattr(owner, name)
+    return fields
+
+
+def _parsed(text: str) -> Any:
+    """Return the JSON, or the repr of such a dict, in a message; None where there is none."""
+    told = text[text.find("{") : text.rfind("}") + 1]
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(Exception):  # of any kind: it may be anything between two braces
+            return parse(told)
+    return None
 
 
 def unwrapped(failed: BaseException) -> BaseException:
     """Return the failure of a call whose answer had not begun, where LiteLLM wraps it in one of a broken stream."""
     inner = getattr(failed, "original_exception", None)
     return inner if getattr(failed, "is_pre_first_chunk", False) and isinstance(inner, Exception) else failed
-
-
-def passes_on(failed: BaseException, *, content_policy: bool = False) -> bool:
-    """Return whether another model may answer what this one failed to.
-
-    Parameters
-    ----------
-    failed : exception
-    content_policy : bool
-        Whether a refusal by the provider's content filter counts: another provider may be less strict, which is for
-        the user to want.
-    """
-    if isinstance(failed, MissingKeyError):
-        return True
-    if not _is_litellms(failed):
-        return other_passes_on(failed, content_policy=content_policy)
-    if is_overflow(failed) or _status(failed) in _OF_ONE_MODEL or _status(failed) >= _BROKEN:
-        return True
-    return _is_any(failed, (*PASSES_ON, "ContentPolicyViolationError") if content_policy else PASSES_ON)
-
-
-def is_passing(failed: BaseException) -> bool:
-    """Return whether the same call may succeed when it is made again."""
-    momentary = _status(failed) in _OF_A_MOMENT or _status(failed) >= _BROKEN
-    return (momentary or _is_any(failed, PASSES)) and not lacks_key(failed)
-
-
-def is_overflow(failed: BaseException) -> bool:
-    """Return whether the prompt was too long for the model: only one with a larger window may answer."""
-    if not _is_litellms(failed):
-        return other_is_overflow(failed)
-    named = "ContextWindowExceededError"
-    return _is_any(failed, (named,)) or (_is_any(failed, ("BadRequestError",)) and named in str(failed))  # its proxy's
-
-
-def may_be_billed(failed: BaseException) -> bool:
-    """Return whether the provider may charge for a failed call: all but what it is known not to have read."""
-    return is_passing(failed) and not _is_any(failed, UNBILLED)
-
-
-def lacks_key(failed: BaseException) -> bool:
-    """Return whether the call never left because no key is set; LiteLLM reports that as a failing server."""
-    return _is_any(failed, ("InternalServerError",)) and "Missing credentials" in str(failed)
 
 
 def retry_after(failed: BaseException) -> float | None:
@@ -108,56 +253,3 @@ def retry_after(failed: BaseException) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < float("inf") else None
-
-
-def described(failed: BaseException) -> str:
-    """Return a failure as one line without keys."""
-    failed = unwrapped(failed)
-    line, kind = " ".join(redacted(str(failed)).split()), type(failed).__name__
-    told = re.sub(rf"^((litellm\.)?{kind}: )+(\w+Exception - )?", "", line)  # LiteLLM names it twice, then openai's
-    return f"{kind}: {told}"
-
-
-def without_keys(failed: BaseException) -> BaseException:
-    """Return the failure, and what it came from, with the keys taken out of their messages, bodies and headers."""
-    link, seen = failed, set[int]()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        link.args = tuple(redacted(arg) if isinstance(arg, str) else arg for arg in link.args)
-        for name in ("message", "body"):
-            told = getattr(link, name, None)
-            if told is not None and (clean := redacted(str(told))) != str(told):
-                setattr(link, name, clean)
-        with contextlib.suppress(Exception):  # of any kind: not all have a request, and some ask for one to be set
-            link.request.headers.pop("authorization", None)  # type: ignore[attr-defined]
-        link = link.__cause__ or link.__context__  # type: ignore[assignment]
-    return failed
-
-
-def redacted(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return a text without the keys of this environment, `secrets`, and what looks like a key.
-
-    Examples
-    --------
-    >>> redacted("Incorrect API key provided: sk-abcdef123456.")
-    'Incorrect API key provided: [key].'
-    """
-    known = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
-    for secret in sorted((s for s in (*known, *secrets) if len(s) >= _SHORTEST_SECRET), key=len, reverse=True):
-        text = text.replace(secret, "[key]")
-    return _SECRET_SHAPE.sub("[key]", text)
-
-
-def _status(failed: BaseException) -> int:
-    status = getattr(unwrapped(failed), "status_code", None)
-    return status if isinstance(status, int) and _is_litellms(failed) else 0
-
-
-def _is_litellms(failed: BaseException) -> bool:
-    return type(unwrapped(failed)).__module__.partition(".")[0] == "litellm"
-
-
-def _is_any(failed: BaseException, names: Iterable[str]) -> bool:
-    exceptions: Any = open_litellm().exceptions
-    kinds = tuple(getattr(exceptions, name) for name in names if hasattr(exceptions, name))
-    return isinstance(unwrapped(failed), kinds)

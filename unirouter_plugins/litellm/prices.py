@@ -8,15 +8,15 @@ from typing import Any
 
 from unirouter_core.costs import TOKENS_PER_PRICE, Prices
 from unirouter_core.exceptions import UnknownPriceError
-from unirouter_core.profiles import CAPABILITIES, Capabilities, ModelProfile
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import SERVED_AS, Member
+from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 
 TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
 """Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
 
-MOST_TOKENS = 1e9
-"""What a provider says beyond these, or below 0, is not known: a bill is not made of it."""
+_MOST_TOKENS = 10**9
+"""What a provider says beyond it is a fault of its own."""
 
 _SHOWN = 6  # digits of a price that are its own: the map's are per token, and 0.1 / 1e6 * 1e6 is not quite 0.1
 
@@ -56,6 +56,10 @@ class Usage:
     def is_known(self) -> bool:
         """Whether the provider said how many tokens there were."""
         return not math.isnan(self.tokens_in + self.tokens_out)
+
+
+UNKNOWN = Usage(math.nan, math.nan)
+"""Of an answer that does not tell its tokens."""
 
 
 def quote(member: Member, profile: ModelProfile | None = None) -> Quote | None:
@@ -149,29 +153,41 @@ def usage_of(response: Any) -> Usage:
     answer; elsewhere it is part of it.
     """
     usage = getattr(response, "usage", None)
-    tokens_in, tokens_out = _number(usage, "prompt_tokens"), _number(usage, "completion_tokens")
-    reasoning = _number(getattr(usage, "completion_tokens_details", None), "reasoning_tokens")
-    cached = _number(getattr(usage, "prompt_tokens_details", None), "cached_tokens")
-    if math.isnan(tokens_in + tokens_out + reasoning + cached) or (not tokens_in and not tokens_out):
-        return Usage(math.nan, math.nan)
-    if reasoning and _number(usage, "total_tokens") == tokens_in + tokens_out + reasoning:
+    tokens_in, tokens_out = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    reasoning = _count(getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", 0))
+    total = getattr(usage, "total_tokens", None)
+    if reasoning and _is_count(tokens_in) and _is_count(tokens_out) and total == tokens_in + tokens_out + reasoning:
         tokens_out += reasoning
-    return Usage(tokens_in, tokens_out, min(cached, tokens_in), reasoning)
+    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", 0)
+    return checked_usage(tokens_in, tokens_out, cached, reasoning)
 
 
-def _number(owner: Any, name: str) -> float:
-    """Return a count, 0 where it is not given, NaN where it cannot be one."""
-    value = getattr(owner, name, None)
-    if value is None:
-        return 0.0
-    return float(value) if isinstance(value, int | float) and 0 <= value <= MOST_TOKENS else math.nan
+def checked_usage(tokens_in: Any, tokens_out: Any, cached: Any = 0, reasoning: Any = 0) -> Usage:
+    """Return the usage that a provider tells: not known where a count is no int in [0, 1e9], or both are 0.
+
+    Examples
+    --------
+    >>> checked_usage(9, 3, 12).cached_tokens, checked_usage(9, -3).is_known, checked_usage(0, 0).is_known
+    (9, False, False)
+    """
+    if not _is_count(tokens_in) or not _is_count(tokens_out) or not (tokens_in or tokens_out):
+        return UNKNOWN
+    return Usage(tokens_in, tokens_out, min(_count(cached), tokens_in), _count(reasoning))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+
+
+def _count(value: Any) -> int:
+    return value if _is_count(value) else 0
 
 
 def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
     """Return the USD of an answer; NaN where the provider does not say how many tokens it took, 0 from a cache.
 
-    Of a stream without usage, LiteLLM counts the tokens itself. By the user's or the profile's prices; where LiteLLM's
-    map gives them, as LiteLLM reckons, which knows more kinds of tokens.
+    By the user's or the profile's prices; where LiteLLM's map gives them, as LiteLLM computes it, which knows more
+    kinds of tokens.
     """
     hidden = getattr(response, "_hidden_params", None) or {}
     if hidden.get("cache_hit"):
@@ -179,7 +195,7 @@ def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
     if not usage.is_known:
         return math.nan
     if quoted.source == LITELLM:
-        reckoned = hidden.get("response_cost") or _number(response.usage, "cost")  # of a stream
-        if reckoned:
-            return float(reckoned)
+        computed = hidden.get("response_cost") or getattr(response.usage, "cost", None)  # the latter of a stream
+        if isinstance(computed, int | float) and 0 < computed < _MOST_TOKENS:
+            return float(computed)
     return quoted.prices.cost(usage.tokens_in, usage.tokens_out, usage.cached_tokens)

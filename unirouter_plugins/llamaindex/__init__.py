@@ -14,15 +14,14 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from pydantic import Field, PrivateAttr
 
-from unirouter_core.decision import Decision, check_cost_weight
 from unirouter_core.documents import Documents
 from unirouter_core.estimators import Estimator
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.litellm import load_router
-from unirouter_plugins.litellm.fallback import Attempts
-from unirouter_plugins.litellm.records import last_decision, record_decisions
-from unirouter_plugins.litellm.serving import Served, check_given
+from unirouter_plugins.litellm.routed import Attempts, check_given, last_decision, record_decisions
+from unirouter_plugins.litellm.XXX import Served
 from unirouter_plugins.llamaindex.calling import Call
 from unirouter_plugins.llamaindex.hearing import watch_answers
 from unirouter_plugins.llamaindex.llm import PickingLLM
@@ -154,7 +153,7 @@ class UniRouterLLM(PickingLLM):
         ----------
         folder : path
         pool : path, optional
-            A `pool.toml`; see `unirouter_plugins.litellm.members.read_members`.
+            A `pool.toml`; see `unirouter_plugins.litellm.read_members`.
         embedder, estimator
             As in `UniRouter.load`.
         **fields
@@ -200,7 +199,7 @@ class UniRouterLLM(PickingLLM):
         parameters = dict(parameters)
         forced = parameters.pop("model", None)
         asked, query, served = Asked(messages, tools, parameters), current_query(), self._llms.served(self.router)
-        found = None if query is None or served.router.document_features is None else query.found
+        found = None if query is None or served.router.fit_.document_features is None else query.found
         decision = self._decision(asked, query, found, served, forced)
         in_loop, keeper = None if forced else asked.in_loop_of, (id(self), found is not None)
         kept = in_loop or (None if query is None or self.per_step or forced else query.outermost.models.get(keeper))
@@ -229,7 +228,7 @@ class UniRouterLLM(PickingLLM):
         """
         text = (None if query is None else query.asks(per_step=self.per_step)) or asked.text
         is_bare = asked.chat.is_bare and text == asked.text and not found
-        tokens, sent = (None, {}) if is_bare else asked.count_tokens(served.router.token_counter)
+        tokens, sent = (None, {}) if is_bare else asked.count_tokens(served.router.fit_.token_counter)
         return served.router.route(
             text,
             cost_weight=self.router.cost_weight if self.cost_weight is None else self.cost_weight,

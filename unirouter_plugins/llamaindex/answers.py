@@ -11,7 +11,7 @@ from llama_index.core.base.llms.types import ChatResponse, CompletionResponse, T
 from llama_index.core.callbacks.token_counting import get_tokens_from_response
 
 from unirouter_plugins.litellm.prices import Usage, usage_of
-from unirouter_plugins.litellm.records import METADATA, Record
+from unirouter_plugins.litellm.routed import METADATA, Record
 
 UNKNOWN = Usage(math.nan, math.nan)
 """Of an answer that does not tell its tokens."""

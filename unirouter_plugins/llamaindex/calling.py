@@ -14,12 +14,11 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, Completi
 from llama_index.core.llms import LLM
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
 
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_plugins.litellm import CallRecord
-from unirouter_plugins.litellm.fallback import Attempts
 from unirouter_plugins.litellm.prices import Quote, quote, usd_of
-from unirouter_plugins.litellm.records import METADATA, Record, keep
-from unirouter_plugins.litellm.serving import called_otherwise, member_of
+from unirouter_plugins.litellm.routed import METADATA, Attempts, Record, keep
+from unirouter_plugins.litellm.XXX import called_otherwise, member_of
 from unirouter_plugins.llamaindex.answers import marked, says_something, usage_of_all, usage_told_by
 from unirouter_plugins.llamaindex.hearing import Heard, hearing
 from unirouter_plugins.llamaindex.llms import PoolLLMs

@@ -11,14 +11,15 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
-from unirouter_core.profiles import Capabilities, ModelProfile
+from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.serving import Served, arguments_of, member_of, served
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.programs import arguments_of
+from unirouter_plugins.litellm.XXX import Served, member_of, served
 
 
 def load_litellm_llm() -> Any:
-    """Return LlamaIndex's class `LiteLLM`.
+    """Return LlamaIndex's class `LiteLLM`, made to read usage chunks without choices.
 
     Raises
     ------
@@ -27,13 +28,15 @@ def load_litellm_llm() -> Any:
     """
     open_litellm()  # before llama-index-llms-litellm does it in its own way, online and loudly
     try:
-        from llama_index.llms.litellm import LiteLLM  # type: ignore[import-untyped]
+        import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as missing:
         raise ImportError(
             "llama-index-llms-litellm is missing: pip install 'unirouter[llamaindex]', or give an LLM for each model "
             "of the pool: models={...}."
         ) from missing
-    return LiteLLM
+    from unirouter_plugins.llamaindex.litellm_llm import StreamingLiteLLM
+
+    return StreamingLiteLLM
 
 
 class PoolLLMs:
@@ -57,7 +60,7 @@ class PoolLLMs:
     ) -> None:
         self.given, self.settings, self.fields = given, dict(settings or {}), dict(fields or {})
         self._litellm: Any = load_litellm_llm() if given is None else None
-        self._served: tuple[dict[str, ModelProfile], Served, LLMMetadata] | None = None
+        self._served: tuple[Pool, Served, LLMMetadata] | None = None
 
     def llm(self, profile: ModelProfile, *, is_last: bool = True) -> LLM:
         """Return the LLM of `profile`; a `LiteLLM` is made anew, with the key that the environment has now.
@@ -103,7 +106,7 @@ class PoolLLMs:
 
     def _seen(self, router: UniRouter) -> tuple[Served, LLMMetadata]:
         pool = router.pool
-        if self._served is None or self._served[0] != pool:
+        if self._served is None or self._served[0] is not pool:
             able = (
                 None if self.given is None else {n: _able(pool[n], llm) for n, llm in self.given.items() if n in pool}
             )

@@ -11,10 +11,10 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRol
 from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
 from llama_index.core.tools import BaseTool, ToolMetadata
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.records import METADATA
+from unirouter_plugins.litellm.routed import METADATA
 
 _TOOL_ROLES = (MessageRole.TOOL, MessageRole.FUNCTION)
 

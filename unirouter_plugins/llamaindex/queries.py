@@ -22,7 +22,7 @@ from llama_index_instrumentation.span_handlers.null import NullSpanHandler
 
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.exceptions import NoCandidateError, UniRouterError
-from unirouter_plugins.litellm.records import METADATA, Record
+from unirouter_plugins.litellm.routed import METADATA, Record
 from unirouter_plugins.llamaindex.streams import aeach_in, each_in
 
 CALLS = f"{METADATA}_calls"

@@ -12,10 +12,10 @@ from llama_index.core.schema import QueryBundle, QueryType
 from llama_index.core.selectors.utils import get_selector_from_llm
 from llama_index.core.tools import ToolMetadata
 
-from unirouter_core.decision import check_cost_weight
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.records import Record, record_decisions
+from unirouter_core.rule import check_cost_weight
+from unirouter_plugins.litellm.routed import Record, record_decisions
 from unirouter_plugins.llamaindex.llm import PickingLLM
 from unirouter_plugins.llamaindex.queries import one_query
 

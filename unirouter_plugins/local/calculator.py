@@ -10,8 +10,8 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from unirouter_core.tokens import TokenCounter
-from unirouter_plugins.litellm.door import open_litellm
+from unirouter_core.costs import TokenCounter
+from unirouter_plugins.litellm.failures import open_litellm
 
 REFUSAL = "I only do arithmetic."
 """The answer to a prompt that does not hold one sum."""

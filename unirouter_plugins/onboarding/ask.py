@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
-from unirouter_core.tokens import TokenCounter
 from unirouter_plugins.graders import Grade as Function
 from unirouter_plugins.graders import is_refusal
 from unirouter_plugins.litellm.chat import Message
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.failures import described, is_passing, may_be_billed, redacted, retry_after
-from unirouter_plugins.litellm.members import Member, Members
+from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
+from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import Quote, Usage, usage_of, usd_of
-from unirouter_plugins.litellm.variants import register
+from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.litellm.redaction import described, redacted
 from unirouter_plugins.onboarding.questions import Question, Questions, digest_of
 from unirouter_plugins.onboarding.store import Answer
 
@@ -54,8 +54,6 @@ ROUNDING = 1e-9
 """Sums of USD that differ by this share are one."""
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_BY_STATUS = {401: "AuthenticationError", 403: "PermissionDeniedError", 404: "NotFoundError"}  # else "APIError" to some
-_FILTER_CODES = ("content_filter", "content_policy_violation")
 
 
 class OverBudgetError(UniRouterError, RuntimeError):
@@ -68,9 +66,11 @@ class CallFailedError(UniRouterError, RuntimeError):
     The provider's exception itself, whose name is the kind, is not kept: its text may hold a key.
     """
 
-    def __init__(self, said: str, kind: str, member: Member) -> None:
+    def __init__(
+        self, said: str, kind: str, member: Member, failure: Failure = Failure.SERVER, status: int = 0
+    ) -> None:
         super().__init__(said)
-        self.kind, self.member = kind, member
+        self.kind, self.member, self.failure, self.status = kind, member, failure, status
 
 
 # --- Options ---------------------------------------------------------------------------------------------------------
@@ -145,9 +145,7 @@ class OnboardingOptions:
                 kind = "number of seconds" if seconds else "whole number"
                 raise InvalidDataError(f"{name}={value!r} must be a {kind}, more than 0.")
         if self.budget is not None and not 0 <= self.budget < math.inf:
-            raise InvalidDataError(
-                f"budget={self.budget!r} must be a finite number of USD, >= 0, or None."
-            )
+            raise InvalidDataError(f"budget={self.budget!r} must be a finite number of USD, >= 0, or None.")
         if self.judge_prompt is not None and self.judge is None:
             raise InvalidDataError("A judge prompt is for a judge; name one.")
 
@@ -270,7 +268,7 @@ class Caller:
     @cached_property
     def _arguments(self) -> dict[str, Any]:
         """What LiteLLM is given besides the messages; it retries nothing itself, nor answers from a cache."""
-        if self.member.is_variant:
+        if self.member.is_program:
             register([self.member])
             given = {"model": self.member.called}
         else:
@@ -302,8 +300,8 @@ class Caller:
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
-            kind = _BY_STATUS.get(getattr(failed, "status_code", 0), type(failed).__name__)
-            failure = CallFailedError(self._said(failed), kind, self.member)
+            how = classify(failed), status_of(failed)
+            failure = CallFailedError(self._said(failed), type(failed).__name__, self.member, *how)
         else:
             answer = self._answer(response, seconds)
             hold.spend(self.worst(tokens), usd=answer.usd)
@@ -320,7 +318,7 @@ class Caller:
         """Return the seconds before the next attempt; a provider that was called too fast pauses all calls."""
         failed = state.outcome.exception() if state.outcome is not None else None
         asked = None if failed is None else retry_after(failed)
-        if failed is None or (asked is None and not _is_too_fast(failed)):
+        if failed is None or (asked is None and classify(failed) is not Failure.RATE_LIMIT):
             return self._usual_pause(state)
         self._resumes = max(self._resumes, time.monotonic() + (self._usual_pause(state) if asked is None else asked))
         return 0.0
@@ -336,12 +334,12 @@ class Caller:
                 async with asyncio.timeout(self._timeout + TIMEOUT_GRACE):
                     response = await acompletion(messages=messages, **arguments)
             except BaseException as failed:
-                if _is_filtered(failed):
+                if classify(failed) is Failure.CONTENT_FILTER:  # the model would not answer its user either
                     return None, time.perf_counter() - began
-                if isinstance(failed, TimeoutError) and not _is_litellms(failed):
+                if isinstance(failed, TimeoutError):
                     said = f"{self.member.name} had not answered after {self._timeout:g} s."
                     failed = open_litellm().Timeout(message=said, model=self.member.model, llm_provider="")
-                if may_be_billed(failed) or not isinstance(failed, Exception):
+                if classify(failed).may_be_billed or not isinstance(failed, Exception):
                     hold.spend(self.worst(tokens), usd=None)
                 raise failed from None
             return response, time.perf_counter() - began
@@ -402,31 +400,8 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _may_pass(failed: BaseException) -> bool:
-    """Return whether to call again: whether the failure may pass, soon, and not only when somebody pays."""
-    said = f"{failed} {getattr(failed, 'body', '')}".lower()
-    unpaid = _is_too_fast(failed) and ("insufficient_quota" in said or "credit balance" in said)
-    return is_passing(failed) and (retry_after(failed) or 0.0) <= LONGEST_WAIT and not unpaid
-
-
-def _is_too_fast(failed: BaseException) -> bool:
-    return isinstance(failed, open_litellm().RateLimitError)
-
-
-def _is_litellms(failed: BaseException) -> bool:
-    return type(failed).__module__.startswith("litellm")
-
-
-def _is_filtered(failed: BaseException) -> bool:
-    """Return whether a provider's content filter raised: the model would not answer its user either.
-
-    openai's client may leave the body out of the message, so the error's code is read, too.
-    """
-    body = getattr(failed, "body", None)
-    inner = body.get("error", body) if isinstance(body, Mapping) else {}
-    codes = (getattr(failed, "code", None), inner.get("code") if isinstance(inner, Mapping) else None)
-    return isinstance(failed, open_litellm().ContentPolicyViolationError) or any(
-        code in _FILTER_CODES for code in codes
-    )
+    """Return whether to retry: whether the failure may pass, and soon."""
+    return classify(failed).may_pass and (retry_after(failed) or 0.0) <= LONGEST_WAIT
 
 
 class PreflightError(UniRouterError, RuntimeError):
@@ -436,7 +411,7 @@ class PreflightError(UniRouterError, RuntimeError):
 def check_first(failed: BaseException | None) -> None:
     """Raise `PreflightError` when a first call failed for a reason that the other calls would share."""
     failed = failed if isinstance(failed, CallFailedError) else getattr(failed, "__cause__", None)  # of a missing grade
-    if isinstance(failed, CallFailedError) and failed.kind != "ContextWindowExceededError":
+    if isinstance(failed, CallFailedError) and failed.failure is not Failure.OVERFLOW:
         raise PreflightError(f"{failed.member.name}: {str(failed).rstrip('. ;')}; {_cure(failed)}.")
 
 
@@ -445,23 +420,25 @@ def _cure(failed: CallFailedError) -> str:
     member, said = failed.member, str(failed).lower()
     if "provider not provided" in said:
         return "write the model with its provider, as LiteLLM does: openai/gpt-4.1-mini"
-    if "connection" in said and failed.kind in ("APIConnectionError", "InternalServerError"):
+    if "connection" in said and failed.failure is Failure.SERVER:
         at = f"that the server runs at {member.api_base}" if member.api_base else "the model's name and the network"
         return f"check {at}"
-    if "quota" in said or "credit" in said or failed.kind == "PaymentRequiredError":
+    if "quota" in said or "credit" in said or failed.status == 402:
         return "the account has no quota left: add credit, or use another key"
     if "missing credentials" in said or "api_key" in said:
         return f"set its key: {_key_variables(member)}"
+    if failed.kind == "UnsupportedParamsError":  # LiteLLM's own, before it calls
+        return "take the setting out of pool.toml"
     cures = {
-        "AuthenticationError": f"check the key in {_key_variables(member)}",
-        "PermissionDeniedError": f"check that the account of the key in {_key_variables(member)} may use the model in its region",
-        "NotFoundError": "check the model's name, and its region or address",
-        "RateLimitError": "wait, then run the same again with a smaller concurrency",
-        "Timeout": "give a longer timeout, or a smaller max_tokens",
-        "BadRequestError": "check the model's name, its region and its settings in pool.toml",
-        "UnsupportedParamsError": "take the setting out of pool.toml",
+        400: "check the model's name, its region and its settings in pool.toml",
+        401: f"check the key in {_key_variables(member)}",
+        403: f"check that the account of the key in {_key_variables(member)} may use this model, and its region",
+        404: "check the model's name, and its region or address",
+        408: "give a longer timeout, or a smaller max_tokens",
+        422: "check the model's name, its region and its settings in pool.toml",
+        429: "wait, then run the same again with a smaller concurrency",
     }
-    return cures.get(failed.kind, "when this has passed, run the same again")
+    return cures.get(failed.status, "when this has passed, run the same again")
 
 
 def _key_variables(member: Member) -> str:

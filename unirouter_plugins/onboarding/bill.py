@@ -11,9 +11,9 @@ import numpy as np
 
 from unirouter_core.costs import TOKENS_PER_PRICE, Prices
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.members import SERVED_AS
+from unirouter_plugins.litellm.pool_file import SERVED_AS
 from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller
 from unirouter_plugins.onboarding.judge import VERDICTS, Grading
 from unirouter_plugins.onboarding.questions import Questions

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
+from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.impact import Joining, joining
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.profiles import ModelProfile
+from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_core.validation import Evaluation
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import SERVED_AS, Member, Members, read_members
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
 from unirouter_plugins.litellm.prices import Quote, capabilities, listed_prices, require_quote
-from unirouter_plugins.litellm.serving import member_of
-from unirouter_plugins.litellm.variants import register
+from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.onboarding.ask import (
     Budget,
     Caller,
@@ -156,7 +155,7 @@ class Plan:
         judge = None
         if options.judge is not None:
             judge = Judge(_member(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
-        questions, given = options.validation, {"functions": options.functions, "embedder": router.embedder}
+        questions, given = options.validation, {"functions": options.functions, "embedder": router.fit_.embedder}
         if not isinstance(questions, Questions):
             questions = read_questions(questions, **given, judged=judge is not None)  # type: ignore[arg-type]
         questions.check(judge=judge is not None, reference_model=reference is not None)
@@ -171,7 +170,7 @@ class Plan:
         self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
         self._validation = self._questions.validation_set()
         self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
-        regions: Labels = router.regions.locate(self._vectors)[0]
+        regions: Labels = router.fit_.regions.locate(self._vectors)[0]
         self._order = ask_order(regions, options.seed).tolist()
         with AnswerStore(os.fspath(options.store), texts=options.texts, create=False) as store:
             self.bill: Bill = draw_up(self._questions, *self._open(store, Budget()), Lengths(router, regions))
@@ -192,7 +191,11 @@ class Plan:
         options, callers = self.options, dict[str, Caller]()
 
         def caller(member: Member, max_tokens: int | None = None) -> Caller:
-            how: dict[str, Any] = {"counter": self._router.token_counter, "budget": budget, "max_tokens": max_tokens}
+            how: dict[str, Any] = {
+                "counter": self._router.fit_.token_counter,
+                "budget": budget,
+                "max_tokens": max_tokens,
+            }
             made = Caller(member, self._quotes[member.name], options, **how)
             return callers.setdefault(f"{member.name} {made.settings_digest}", made)
 
@@ -370,7 +373,7 @@ class Plan:
                 f"Asking stopped after {asked}: with {looked.confidence:.0%} confidence, all others would change "
                 f"where at most {looked.changed:.1%} of them go."
             )
-        if n_seen := int(self._router.has_seen(self._validation.prompts).sum()):
+        if n_seen := int(self._router.fit_.has_seen(self._validation.prompts).sum()):
             notes.append(
                 f"The router has learned from {n_seen} of these {len(self._validation)} prompts, which flatters it; "
                 "measure on others."
@@ -397,7 +400,7 @@ def _member(router: UniRouter, table: Members, name: str) -> Member:
     if name in table or name not in router.pool:
         return table.named(name)
     profile = router.pool[name]
-    member = member_of(profile)
+    member = Member.of(profile)
     if listed_prices(member) is not None:
         return member
     return dataclasses.replace(member, prices=profile.prices, capabilities=dataclasses.asdict(profile.capabilities))

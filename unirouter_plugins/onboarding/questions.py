@@ -15,11 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
 
+from unirouter_core.costs import TokenCounter
+from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.tokens import TokenCounter
-from unirouter_core.validation import FEWEST, ValidationSet
 from unirouter_plugins.graders import Grade as Function
 from unirouter_plugins.graders import Grader, parse_grader
 from unirouter_plugins.graders.answers import bare, normalised

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.stopping import Undecided
-from unirouter_core.validation import Evaluation, ValidationSet
 from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller, CallFailedError, Hold, OverBudgetError, together
 from unirouter_plugins.onboarding.judge import Grading, NoGradeError, UngradableError, keep
 from unirouter_plugins.onboarding.questions import Question

@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from sets import DATA, VALIDATION, load
 
 from unirouter_core.curves import Curve, deferral_curve, zero_router_curve
-from unirouter_core.estimators import BlendEstimator
+from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.evaluate.bootstrap import measure
 from unirouter_plugins.bench import split
 
@@ -81,7 +81,7 @@ def open_trial(name: str, seed: int, folder: Path) -> Trial:
         np.savez(folder / f"{name}.npz", vectors=X.astype(np.float32))
     wrong, answers = errors[np.ix_(test, pool)], errors[np.ix_(val, pool)]
     training = outcomes.of([outcomes.models[j] for j in known]).rows(train)
-    estimator, ours = BlendEstimator(n_val=n_val).fit(X[train], training), {}
+    estimator, ours = DefaultEstimator(n_val=n_val).fit(X[train], training), {}
     for label, others in ((UNIROUTER, errors[np.ix_(val, known)]), (f"{UNIROUTER}, the pool's answers alone", None)):
         features = np.stack([estimator.profile(X[val], each, others) for each in answers.T])
         predicted = estimator.predict(X[test], features).errors

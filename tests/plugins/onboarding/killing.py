@@ -10,7 +10,7 @@ import numpy as np
 from tests.plugins.servers import KEY
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.litellm.members import Member, Members
+from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
 from unirouter_plugins.onboarding.ask import settings_digest
 from unirouter_plugins.onboarding.questions import Question, Questions

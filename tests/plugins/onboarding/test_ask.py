@@ -20,9 +20,9 @@ from tests.plugins.servers import (
     says,
 )
 from unirouter_core import InvalidDataError, Prices
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_plugins.litellm.door import open_litellm
-from unirouter_plugins.litellm.members import Member, MissingKeyError, Votes
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
+from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
+from unirouter_plugins.litellm.pool_file import Member, Votes
 from unirouter_plugins.litellm.prices import TABLE, Quote
 from unirouter_plugins.onboarding.ask import (
     ATTEMPTS,
@@ -37,8 +37,6 @@ from unirouter_plugins.onboarding.ask import (
 from unirouter_plugins.onboarding.questions import Question
 
 pytestmark = [
-    # pydantic, of a class of LiteLLM's own, when it is first used
-    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM's client takes the loop's sockets with it
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
@@ -107,7 +105,6 @@ ODD_USAGES = [
     {"prompt_tokens": -1_000_000},
     {"completion_tokens": 10**12},
     {"completion_tokens": 10**400},
-    {"prompt_tokens_details": {"cached_tokens": -5}},
 ]
 """Numbers that a provider sends and that cannot be."""
 

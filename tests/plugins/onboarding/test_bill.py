@@ -7,7 +7,7 @@ import pytest
 
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.litellm.members import Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import Member, Members, Votes
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding
 from unirouter_plugins.onboarding.ask import ATTEMPTS, settings_digest
 from unirouter_plugins.onboarding.bill import USUAL_TOKENS, WIDER, Spread
@@ -37,7 +37,7 @@ def bill(asked_router, tmp_path):
 def test_a_bill_is_the_tokens_counted_at_the_model_s_prices(bill, asked_router):
     drawn = bill()
     (item,) = drawn.items
-    counted = asked_router.token_counter.count([question.prompt for question in SUMS]).sum() + 4 * 100
+    counted = asked_router.fit_.token_counter.count([question.prompt for question in SUMS]).sum() + 4 * 100
     assert (item.calls, item.paid, item.tokens_in) == (100, 0, counted)
     assert drawn.usd.low == pytest.approx((counted + 2 * item.tokens_out.low) / 1e6)
     assert drawn.usd.high == pytest.approx((counted + 2 * item.tokens_out.high) / 1e6)
@@ -48,7 +48,7 @@ def test_a_bill_is_the_tokens_counted_at_the_model_s_prices(bill, asked_router):
 
 def test_answers_are_expected_as_long_as_those_of_the_pool(bill, asked_router):
     drawn = bill()
-    regions = asked_router.regions.locate(asked_router.encode([question.prompt for question in SUMS]))[0]
+    regions = asked_router.fit_.regions.locate(asked_router.encode([question.prompt for question in SUMS]))[0]
     totals = [
         (profile.cost.per_answer[regions] * 1e6 / profile.prices.output) for profile in asked_router.pool.values()
     ]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unirouter_core import HashingEmbedder, InvalidDataError
+from unirouter_core import InvalidDataError
+from unirouter_core.embedding import HashingEmbedder
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.onboarding.questions import Question, Questions, read_questions
 

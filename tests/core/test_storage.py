@@ -1,4 +1,5 @@
 import copy
+import ctypes
 import dataclasses
 import errno
 import json
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import N_FIT, evaluation, fitted
-from unirouter_core.artifact.state import content_id
-from unirouter_core.embedding import embed
+from unirouter_core import Evaluation, ValidationSet
+from unirouter_core.costs import BY_CHARACTERS, TokenCounter
+from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import (
-    BlendEstimator,
+    DefaultEstimator,
     KMeansEstimator,
     LearnedMapEstimator,
     NeighboursEstimator,
@@ -30,10 +32,8 @@ from unirouter_core.exceptions import (
     NotFittedError,
     UniRouterError,
 )
-from unirouter_core.hashing import HashingEmbedder
+from unirouter_core.fit import content_id
 from unirouter_core.router import UniRouter
-from unirouter_core.tokens import BY_CHARACTERS, TokenCounter
-from unirouter_core.validation import Evaluation, ValidationSet
 
 SUM = "What is 14 plus 33?"
 
@@ -103,9 +103,9 @@ def test_settings_come_back(world, tmp_path):
     router = fitted(world, KMeansEstimator(k=3, seed=np.int64(5)), cost_weight=np.float32(2), cost="mean", n_regions=3)
     router.save(tmp_path / "a")
     loaded = UniRouter.load(tmp_path / "a")
-    assert (loaded.cost_weight, loaded.cost, loaded.regions.k, loaded.estimator.k) == (2.0, "mean", 3, 3)
-    assert loaded.training_models == world.models
-    assert loaded.token_counter.name == router.token_counter.name
+    assert (loaded.cost_weight, loaded.cost, loaded.n_regions, loaded.estimator.k) == (2.0, "mean", 3, 3)
+    assert loaded.fit_.training_models == world.models
+    assert loaded.fit_.token_counter.name == router.fit_.token_counter.name
 
 
 def test_the_cheapest_is_a_cost_weight_that_can_be_saved(router, tmp_path):
@@ -116,9 +116,9 @@ def test_the_cheapest_is_a_cost_weight_that_can_be_saved(router, tmp_path):
 
 def test_the_prompts_fitted_on_are_known_again(world, router, folder):
     loaded = UniRouter.load(folder)
-    assert loaded.seen.dtype == np.uint64
-    assert np.array_equal(loaded.seen, router.seen)
-    assert loaded.has_seen(world.prompts).tolist() == [True] * N_FIT + [False] * (len(world) - N_FIT)
+    assert loaded.fit_.seen.dtype == np.uint64
+    assert np.array_equal(loaded.fit_.seen, router.fit_.seen)
+    assert loaded.fit_.has_seen(world.prompts).tolist() == [True] * N_FIT + [False] * (len(world) - N_FIT)
 
 
 def test_profiles_come_back_whole(router, folder):
@@ -289,8 +289,11 @@ def test_telling_of_texts_leaves_the_cost_weight_that_another_has_set(folder):
     assert UniRouter.load(folder).cost_weight == 5
 
 
-def test_the_starter_does_not_keep_texts_out_of_your_folder():
-    assert UniRouter.starter().keeps_texts
+def test_the_starter_does_not_keep_texts_out_of_your_folder(tmp_path):
+    router = UniRouter.starter()
+    router.onboard(Evaluation("novice", SONGS, [0, 1], costs=[0, 0]))
+    router.save(tmp_path / "a")
+    assert list(texts_in(tmp_path / "a").values()) == [["Sing.", "Dance."]]
 
 
 def pickled(router):
@@ -437,10 +440,10 @@ def test_an_estimator_of_ones_own_is_given_again_at_load(world, tmp_path):
 
 
 def test_an_estimator_of_ones_own_inside_a_blend_is_given_in_a_blend(world, tmp_path):
-    router = fitted(world, BlendEstimator((Overall(), ShrunkenClustersEstimator(grid=(4,)))))
+    router = fitted(world, DefaultEstimator((Overall(), ShrunkenClustersEstimator(grid=(4,)))))
     router.onboard(evaluation(world, "poet"))
     router.save(tmp_path / "a")
-    for given in (Overall(), BlendEstimator((Overall(),))):
+    for given in (Overall(), DefaultEstimator((Overall(),))):
         assert numbers(UniRouter.load(tmp_path / "a", estimator=given), world) == numbers(router, world)
 
 
@@ -454,7 +457,7 @@ def test_a_router_is_saved_where_the_token_table_is_missing(world, folder):
 
 def test_a_router_changed_behind_its_back_is_not_saved(router, folder):
     before = content(folder)
-    router.estimator.fit(np.eye(8, dtype=np.float32), None)
+    router.fit_.estimator.fit(np.eye(8, dtype=np.float32), None)
     with pytest.raises(ArtifactError, match="was changed after its fit; fit it again"):
         router.save(folder)
     assert content(folder) == before
@@ -563,7 +566,7 @@ def test_arrays_that_do_not_fit_each_other_are_refused(folder, change):
 
 
 def test_members_that_were_left_out_need_no_arrays(world, tmp_path):
-    with pytest.warns(UserWarning, match="Fitted without LowRankEstimator, MixtureEstimator"):
+    with pytest.warns(UserWarning, match="Fitted without LowRankEstimator, KnownModelsEstimator"):
         router = UniRouter(HashingEmbedder(dims=32), n_regions=4).fit(world.prompts)
     router.onboard(Evaluation("novice", SONGS, [0, 1], costs=[0, 0]))
     router.save(tmp_path / "a")
@@ -589,7 +592,7 @@ def test_an_estimator_of_ones_own_without_its_array_is_refused(world, tmp_path):
     for name, change in (("gone", lambda arrays: arrays.pop("estimator.n_")), ("fit", lambda arrays: None)):
         router.save(tmp_path / name)
         reweigh(tmp_path / name, change)
-    with pytest.raises(ArtifactError, match=r"weights.npz: does not make a fitted estimator .*'n_'"):
+    with pytest.raises(ArtifactError, match=r"poet.json: field 'features' does not fit the estimator .*'n_'"):
         UniRouter.load(tmp_path / "gone", estimator=Centred())
     assert "poet" in UniRouter.load(tmp_path / "fit", estimator=Centred()).pool
 
@@ -626,7 +629,7 @@ def test_a_cost_weight_may_be_set_by_hand(folder):
     ("fields", "message"),
     [
         ({"schema": 2}, "sage.json: schema 2 is newer"),
-        ({"fit": "another"}, "belongs to another fit .another, not .*onboard the model anew"),
+        ({"fit": "another"}, "belongs to another fit .another, not .*onboard the model again"),
         ({"model": "poet"}, "holds model 'poet', which belongs in poet.json"),
         ({"error": 1.5}, "field 'error' is out of range"),
         ({"error": None}, "field 'error' is None"),
@@ -717,7 +720,7 @@ def test_pool_files_of_another_fit_are_refused(world, folder, tmp_path):
     other.save(tmp_path / "other")
     shutil.copytree(tmp_path / "other/validation", folder / "validation", dirs_exist_ok=True)
     shutil.copy(tmp_path / "other/pool/bard.json", folder / "pool")
-    refused(folder, f"bard.json: belongs to another fit .{other.fit_id}, not ")
+    refused(folder, f"bard.json: belongs to another fit .{other.fit_.id}, not ")
 
 
 def test_weights_of_another_fit_are_refused(world, folder, tmp_path):
@@ -774,6 +777,17 @@ def test_a_full_disk_leaves_the_folder_as_it_was(world, router, folder, monkeypa
     assert numbers(UniRouter.load(folder), world) == numbers(router, world)
 
 
+@pytest.fixture
+def no_exchange(monkeypatch):
+    """A system that cannot exchange two folders in one step."""
+
+    def refuse(*args, **kwargs):
+        raise OSError("no such library")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+
+
+@pytest.mark.usefixtures("no_exchange")
 @pytest.mark.parametrize("what", ["fsync", "replace", "rename"])
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_full_disk_leaves_the_folder_of_another_fit_as_it_was(world, folder, monkeypatch, what, after):
@@ -787,6 +801,7 @@ def test_a_full_disk_leaves_the_folder_of_another_fit_as_it_was(world, folder, m
     assert os.listdir(folder.parent) == ["my.router"]
 
 
+@pytest.mark.usefixtures("no_exchange")
 def test_a_folder_that_cannot_be_put_back_is_kept_and_named(world, folder, monkeypatch):
     before = content(folder)
     monkeypatch.setattr(os, "rename", full_disk(1, [])(os.rename))
@@ -927,14 +942,14 @@ def test_a_cost_weight_that_another_has_set_stays_until_it_is_changed_here(folde
 
 def test_the_same_fit_made_anew_brings_its_own_cost_weight(world, router, folder):
     anew = fitted(world, cost_weight=300.0)
-    assert anew.fit_id == router.fit_id
+    assert anew.fit_.id == router.fit_.id
     anew.save(folder)
     assert UniRouter.load(folder).cost_weight == 300
 
 
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "another fit"])
 def test_a_first_save_that_comes_second_joins_the_first(world, folder, tmp_path, monkeypatch, there):
-    place, rename = tmp_path / "new" / "my.router", os.rename
+    place, fsync = tmp_path / "new" / "my.router", os.fsync
     first, second = UniRouter.load(folder), UniRouter.load(folder)
     first.onboard(evaluation(world, "bard"))
     second.onboard(evaluation(world, "coder"))
@@ -943,12 +958,12 @@ def test_a_first_save_that_comes_second_joins_the_first(world, folder, tmp_path,
     if there == "another fit":
         fitted(world, KMeansEstimator(k=3)).save(place)
 
-    def rename_too_late(old, new):
-        monkeypatch.setattr(os, "rename", rename)
+    def write_too_late(file):
+        monkeypatch.setattr(os, "fsync", fsync)
         first.save(place)
-        rename(old, new)
+        fsync(file)
 
-    monkeypatch.setattr(os, "rename", rename_too_late)
+    monkeypatch.setattr(os, "fsync", write_too_late)
     second.save(place)
     assert list(UniRouter.load(place).pool) == ["bard", "coder", "poet", "sage", "scholar", "tutor"]
     assert os.listdir(place.parent) == ["my.router"]

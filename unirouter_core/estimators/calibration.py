@@ -1,0 +1,118 @@
+"""Calibration: whether predicted errors come true, and whether their intervals are as wide as they should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unirouter_core.embedding import Array, Labels
+from unirouter_core.estimators.clusters import cluster_sums
+from unirouter_core.exceptions import InvalidDataError
+
+BINS = 15  # of equal counts; fewer hide a bend, more measure noise
+COVERAGE, NORMAL_80 = 0.8, 1.2816  # intervals of ± 1.2816 standard errors should hold the truth 80 % of the time
+SCALES = np.geomspace(0.5, 20, 161)  # below 0.5, sampling noise alone covers the gaps
+FEWEST_IN_REGION = 25  # a region's true error is known only up to its own sampling noise
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Predicted and real errors in bins of equal counts, from the smallest prediction to the largest.
+
+    Parameters
+    ----------
+    predicted, seen : array (n_bins,)
+        Mean predicted and mean real error of each bin.
+    counts : array (n_bins,) of int
+    """
+
+    predicted: Array
+    seen: Array
+    counts: Labels
+
+    @property
+    def expected_error(self) -> float:
+        """The expected calibration error: the mean distance of predicted from real, weighted by the counts."""
+        return float(np.average(np.abs(self.predicted - self.seen), weights=self.counts))
+
+
+def reliability(predicted: npt.ArrayLike, errors: npt.ArrayLike, *, bins: int = BINS) -> Reliability:
+    """Return the reliability of predicted errors, all prompts and models pooled.
+
+    Parameters
+    ----------
+    predicted, errors : array (n_prompts, n_models), or any other one shape
+    bins : int
+        Fewer when there are fewer predictions.
+
+    Raises
+    ------
+    InvalidDataError
+        When the shapes differ, or there is nothing to compare.
+
+    Examples
+    --------
+    >>> found = reliability([0.1, 0.1, 0.6, 0.6], [0, 0, 1, 0], bins=2)
+    >>> found.seen.tolist(), round(found.expected_error, 3)
+    ([0.0, 0.5], 0.1)
+    """
+    expected, real = np.asarray(predicted, np.float64), np.asarray(errors, np.float64)
+    if expected.shape != real.shape or not expected.size:
+        raise InvalidDataError(f"Predicted errors of shape {expected.shape} and errors of shape {real.shape} differ.")
+    order = np.argsort(expected, axis=None, kind="stable")
+    groups = np.array_split(order, min(bins, len(order)))
+    means = [(expected.flat[group].mean(), real.flat[group].mean(), len(group)) for group in groups]
+    return Reliability(*(np.array(column) for column in zip(*means, strict=True)))
+
+
+def region_gaps(predicted: Array, stderrs: Array, errors: Array, regions: Labels) -> Array:
+    """Return, for each (region, model) with enough answers: real minus predicted error, its stderr, sampling variance.
+
+    Parameters
+    ----------
+    predicted, stderrs, errors : array (n_prompts, n_models)
+        Errors that are NaN are left out.
+    regions : array (n_prompts,)
+        Numbered from 0.
+
+    Returns
+    -------
+    array (n_pairs, 3)
+    """
+    gaps = errors - predicted
+    columns = np.concatenate([gaps, gaps**2, np.where(np.isnan(errors), np.nan, stderrs)], axis=1)
+    sums, counts = (np.split(each, 3, axis=1) for each in cluster_sums(regions, columns, int(regions.max()) + 1))
+    n, enough = counts[0], counts[0] >= FEWEST_IN_REGION
+    gap, square, stderr = (each[enough] / n[enough] for each in sums)
+    return np.stack([gap, stderr, np.maximum(square - gap**2, 0) / n[enough]], axis=1)
+
+
+def coverage(gaps: Array, scale: float = 1.0, width: float = NORMAL_80) -> float:
+    """Return the share of `region_gaps` within `width` standard errors, times `scale`, and sampling noise."""
+    gap, stderr, noise = gaps.T
+    return float(np.mean(np.abs(gap) <= width * np.sqrt((scale * stderr) ** 2 + noise)))
+
+
+def calibrated_scale(gaps: Array) -> float:
+    """Return the smallest scale of the standard errors, of `SCALES`, at which `coverage` reaches 80 %."""
+    covering = [scale for scale in SCALES.tolist() if coverage(gaps, scale) >= COVERAGE]
+    return float(min(covering, default=SCALES[-1]))
+
+
+def interval_coverage(
+    predicted: Array, stderrs: Array, errors: Array, regions: Labels, *, width: float = NORMAL_80
+) -> float:
+    """Return how often ± `width` standard errors, with sampling noise, hold a model's error in a region.
+
+    NaN when no region has 25 answers, or a standard error is NaN.
+
+    Examples
+    --------
+    >>> errors = np.tile([[0.0], [1.0]], (20, 1))
+    >>> interval_coverage(np.full((40, 1), 0.5), np.full((40, 1), 0.1), errors, np.zeros(40, int))
+    1.0
+    """
+    gaps = region_gaps(predicted, stderrs, errors, regions)
+    return float("nan") if not len(gaps) or np.isnan(stderrs).any() else coverage(gaps, width=width)

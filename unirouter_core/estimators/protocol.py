@@ -1,0 +1,147 @@
+"""The estimator protocol: prompt features Φ learned once, a model's features Ψ measured, errors predicted from both."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import numbers
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
+
+import numpy as np
+
+from unirouter_core.data import Outcomes
+from unirouter_core.embedding import Array
+from unirouter_core.exceptions import InvalidDataError, NotFittedError
+
+Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
+"""Arrays of any kind of number, by name."""
+
+Part = TypeVar("Part")
+"""An estimator or embedder."""
+
+
+@dataclass(eq=False)
+class Prediction:
+    """Expected errors of m models on n prompts, with standard errors that are computed when first read.
+
+    Parameters
+    ----------
+    errors : array (n, m)
+        In [0, 1].
+    make_stderrs : callable
+        Returns the standard errors (n, m); most decisions never need them.
+    """
+
+    errors: Array
+    make_stderrs: Callable[[], Array]
+
+    @cached_property
+    def stderrs(self) -> Array:
+        """Standard errors of `errors`, shape (n, m)."""
+        return self.make_stderrs()
+
+
+class Estimator(Protocol):
+    """Predicts models' errors on prompts (γ(x, h) = Φ(x)·Ψ(h) in the paper, §4).
+
+    An estimator is a dataclass: what its constructor takes are settings that JSON can hold, what `fit` sets are
+    arrays whose names end in an underscore. That is all that saving a router needs to know of it.
+    """
+
+    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
+        """Learn prompt features from the vectors X (n, d) and, where it needs them, the training models' outcomes."""
+        ...
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return a model's features Ψ(h) from its errors on a validation set.
+
+        Parameters
+        ----------
+        X : array (n, d)
+            Vectors of the validation prompts.
+        errors : array (n,)
+            The model's errors on them, none NaN.
+        known : array (n, n_training_models), optional
+            The training models' errors on the same prompts, NaN where not known.
+        """
+        ...
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return the errors expected of m models, whose features are stacked (m, ...), on the vectors X (n, d)."""
+        ...
+
+
+def check_settings(estimator: Any, **least: float) -> None:
+    """Raise `InvalidDataError` when a setting, or one of a grid, is smaller than its least value or no number.
+
+    A setting whose least value is above 0 is a count and must be whole; one that is None by default may be None.
+    """
+    for name, lowest in least.items():
+        given = getattr(estimator, name)
+        if given is None and getattr(type(estimator), name) is None:
+            continue
+        values = list(given) if name == "grid" and isinstance(given, Iterable) else [given]
+        kind = numbers.Integral if lowest else numbers.Real
+        if not values or not all(isinstance(value, kind) and lowest <= float(value) < float("inf") for value in values):
+            whole = "a whole number, " if lowest else ""
+            raise InvalidDataError(f"{type(estimator).__name__}: {name}={given!r} must be {whole}at least {lowest:g}.")
+
+
+def require_fitted(estimator: Any, attribute: str) -> None:
+    """Raise `NotFittedError` unless `fit` has set `attribute`."""
+    if not hasattr(estimator, attribute):
+        raise NotFittedError(f"This {type(estimator).__name__} is not fitted; call fit(X, outcomes) first.")
+
+
+# --- Settings and arrays: what is saved of an estimator or an embedder ------------------------------------------------
+
+
+def parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield an estimator and those inside it, to any depth, each after what its arrays' names start with."""
+    yield prefix, part
+    for place in dataclasses.fields(part):
+        value = getattr(part, place.name, None) if place.init else None
+        inside = {f".{i}": item for i, item in enumerate(value)} if isinstance(value, (list, tuple)) else {"": value}
+        for position, inner in inside.items():
+            if dataclasses.is_dataclass(inner):
+                yield from parts_of(inner, f"{prefix}{place.name}{position}.")
+
+
+def arrays_of(part: Any, prefix: str = "") -> Arrays:
+    """Return the fitted arrays of an estimator or embedder and of those inside it, by dotted name."""
+    return {
+        f"{start}{name}": np.asarray(value)
+        for start, each in parts_of(part, prefix)
+        for name, value in vars(each).items()
+        if name.endswith("_")
+    }
+
+
+def settings_of(part: Any) -> dict[str, Any]:
+    """Return the class and the constructor's parameters of an estimator or embedder, as JSON can hold them."""
+    values = {place.name: getattr(part, place.name) for place in dataclasses.fields(part) if place.init}
+    return {"class": type(part).__name__, **{name: _jsonable(value) for name, value in values.items()}}
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return settings_of(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    return [_jsonable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def clone(part: Part) -> Part:
+    """Return an estimator or embedder with the same settings that has learned nothing, apart from `part` altogether."""
+    if not dataclasses.is_dataclass(part):
+        return copy.deepcopy(part)
+    settings = {place.name: _cloned(getattr(part, place.name)) for place in dataclasses.fields(part) if place.init}
+    make: Callable[..., Part] = type(part)
+    return make(**settings)
+
+
+def _cloned(setting: Any) -> Any:
+    return type(setting)(map(_cloned, setting)) if type(setting) in (list, tuple) else clone(setting)

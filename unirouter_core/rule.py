@@ -1,0 +1,520 @@
+"""The rule: of the eligible models, the one with the least error + cost_weight * cost; and the decisions it makes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unirouter_core.costs import check_cached, check_count, check_counts
+from unirouter_core.documents import Documents, GivenDocuments
+from unirouter_core.embedding import Array, Labels, Mask, normalise
+from unirouter_core.exceptions import InvalidDataError, NoCandidateError
+from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool
+
+TIE = 1e-6
+"""Scores, and errors, this close are equal: float32 sums end differently in a batch of one and of many."""
+
+SAME_COST = 1e-12
+"""Relative; the same for costs, which are float64."""
+
+
+def check_cost_weight(cost_weight: float) -> float:
+    """Return `cost_weight`; raise `InvalidDataError` unless it is a number >= 0, inf included."""
+    if not isinstance(cost_weight, (int, float, np.number)) or not cost_weight >= 0:
+        raise InvalidDataError(
+            f"cost_weight={cost_weight!r} must be a number >= 0, the error that one USD is worth; inf is the cheapest."
+        )
+    return float(cost_weight)
+
+
+def score(errors: Array, costs: Array, cost_weight: float) -> Array:
+    """Return error + cost_weight * cost, shape as given; cost alone when the weight is inf. Paper §3, Prop. 1."""
+    return costs if math.isinf(cost_weight) else errors + cost_weight * costs
+
+
+def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | None = None) -> Labels:
+    """Return the column with the least score in each row, ties to the cheaper, the more accurate, the first.
+
+    Parameters
+    ----------
+    errors : array (n, m)
+    costs : array (n, m)
+        USD.
+    cost_weight : float
+        The error that one USD is worth; inf for the cheapest.
+    eligible : array of bool (m,) or (n, m), optional
+        The columns that may be chosen; each row has at least one.
+
+    Returns
+    -------
+    array (n,)
+
+    Examples
+    --------
+    >>> choose(np.array([[0.5, 0.1]]), np.array([[0.001, 0.01]]), cost_weight=10.0).tolist()
+    [1]
+    >>> choose(np.array([[0.5, 0.1]]), np.array([[0.001, 0.01]]), cost_weight=100.0).tolist()
+    [0]
+    """
+    scores = score(errors, costs, cost_weight)
+    if eligible is not None:
+        scores = np.where(eligible, scores, np.inf)
+    least = scores.min(axis=1, keepdims=True)
+    tied = scores <= least + (SAME_COST * np.abs(least) if math.isinf(cost_weight) else TIE)
+    if np.count_nonzero(tied) == len(tied):
+        return np.asarray(tied.argmax(axis=1))
+    tied_costs = np.where(tied, costs, np.inf)
+    cheapest = tied_costs.min(axis=1, keepdims=True)
+    tied_errors = np.where(tied_costs <= cheapest + SAME_COST * np.abs(cheapest), errors, np.inf)
+    return np.asarray((tied_errors <= tied_errors.min(axis=1, keepdims=True) + TIE).argmax(axis=1))
+
+
+def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -> Iterator[int]:
+    """Yield each of `columns` in the order in which `choose` takes them, each without those before it.
+
+    The scores are sorted once; `choose` then settles the ties of one place at a time, so that the first few places cost
+    next to nothing.
+
+    Parameters
+    ----------
+    errors, costs : array (m,)
+    cost_weight : float
+    columns : array
+        In ascending order.
+    """
+    scores = score(errors, costs, cost_weight)[columns]
+    order = np.argsort(scores, kind="stable")
+    left = list(zip(scores[order].tolist(), columns[order].tolist(), strict=True))
+    while left:
+        least = left[0][0]
+        limit = least + (SAME_COST * abs(least) if math.isinf(cost_weight) else TIE)
+        end = next((place for place, (value, _) in enumerate(left) if value > limit), len(left))
+        pick = 0
+        if end > 1:
+            tied = sorted(range(end), key=lambda place: left[place][1])
+            at = [left[place][1] for place in tied]
+            pick = tied[int(choose(errors[None, at], costs[None, at], cost_weight)[0])]
+        yield left.pop(pick)[1]
+
+
+# --- What is asked ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a prompt is to be routed: what `UniRouter.route` takes besides the prompt, checked once.
+
+    Parameters
+    ----------
+    cost_weight : float
+    models, requires : sequence of str
+        Generators are read once; None is the whole pool.
+    tokens_in, cached_tokens : float or mapping of str to float
+        Of one prompt; a batch has arrays of them.
+    documents : Documents or sequence of str, optional
+
+    Raises
+    ------
+    InvalidDataError
+        When the weight is no number >= 0, or one name was given in the place of a list of names.
+    """
+
+    cost_weight: float = 0.0
+    models: Iterable[str] | None = None
+    requires: Iterable[str] = ()
+    tokens_in: float | Mapping[str, float] | None = None
+    cached_tokens: float | Mapping[str, float] = 0
+    documents: GivenDocuments | None = None
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {"cost_weight": check_cost_weight(self.cost_weight)}
+        for name in ("models", "requires"):
+            names = getattr(self, name)
+            if isinstance(names, str):
+                raise InvalidDataError(f"{names!r} is one name, not a list of names; put it in a list.")
+            checked[name] = None if names is None else tuple(names)
+        if self.documents is not None:
+            checked["documents"] = Documents.of(self.documents)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def tokens(self, pool: Pool) -> Array | None:
+        """Return `tokens_in`, checked: (1,), or by model (1, m); None where they are not given."""
+        given = self.tokens_in
+        if given is None or not isinstance(given, Mapping):
+            return None if given is None else check_count(given, "tokens_in")
+        if missing := [model for model in pool.models if model not in given]:
+            raise InvalidDataError(f"tokens_in has no count for {missing[0]!r}; give one for each model of the pool.")
+        return check_counts([given[model] for model in pool.models], len(pool), "tokens_in")[None]
+
+    def cached(self, pool: Pool, tokens: Array) -> Array | None:
+        """Return `cached_tokens`, checked to be part of `tokens`: (1,), or by model (1, m); None if there are none."""
+        given = self.cached_tokens
+        if not isinstance(given, Mapping):
+            return check_cached(check_count(given, "cached_tokens"), tokens) if given else None
+        pool.check_known(given)
+        counts = check_counts([given.get(model, 0) for model in pool.models], len(pool), "cached_tokens")
+        return check_cached(counts[None], tokens) if given else None
+
+    def eligible(self, pool: Pool, tokens: Array, first: int = 0) -> Mask | None:
+        """Return the mask of eligible models for the given token counts, (m,) or (n, m); None when all are eligible.
+
+        Parameters
+        ----------
+        pool : Pool
+        tokens : array (n,), or by model (n, m)
+        first : int
+            The number of the first prompt, for messages.
+
+        Raises
+        ------
+        UnknownModelError
+            When one of `models` is not in the pool.
+        NoCandidateError
+            When no model is eligible for one of the prompts; the reasons are named.
+        """
+        mask = None if self.models is None else pool.columns(list(self.models))
+        if self.requires:
+            required = list(self.requires)
+            able = np.array([not profile.capabilities.lacks(required) for profile in pool.values()])
+            mask = able if mask is None else mask & able
+        if pool.smallest_window < np.inf and tokens.max(initial=0) > pool.smallest_window:
+            fits = (tokens if tokens.ndim == 2 else tokens[:, None]) <= pool.windows
+            mask = fits if mask is None else mask & fits
+        if mask is not None and not mask.any(axis=-1).all():
+            row = int(np.argmin(np.atleast_2d(mask).any(axis=1)))
+            sent = np.broadcast_to(tokens[row], len(pool)).tolist()
+            why = [f"{name}: {self.reason(pool[name], sent[j])}" for j, name in enumerate(pool)]
+            which = f"Prompt {first + row}: " if first + len(tokens) > 1 else ""
+            raise NoCandidateError(
+                f"{which}No model may answer this prompt ({'; '.join(why)}). Onboard one, or ask for less."
+            )
+        return mask
+
+    def reason(self, profile: ModelProfile, tokens: float) -> str | None:
+        """Return why the model is not eligible for a prompt of `tokens`; None when it is."""
+        window = profile.capabilities.context_window
+        if self.models is not None and profile.model not in self.models:
+            return "not among the models asked for"
+        if lacking := profile.capabilities.lacks(list(self.requires)):
+            return f"lacks {', '.join(lacking)}"
+        if window is not None and tokens > window:
+            return f"its context window of {window:,} tokens is less than the prompt's {tokens:,.0f}"
+        return None
+
+
+# --- What is decided --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model of the ranking.
+
+    Parameters
+    ----------
+    model : str
+    error, stderr : float
+        The expected error, in [0, 1], and its standard error.
+    cost : float
+        Expected USD.
+    score : float
+        error + cost_weight * cost; the cost alone when cost_weight is inf.
+    n : int
+        The answers behind the model's profile.
+    excluded : str, optional
+        Why it may not answer this prompt.
+    """
+
+    model: str
+    error: float
+    stderr: float
+    cost: float
+    score: float
+    n: int
+    excluded: str | None = None
+
+
+class Decision:
+    """The model that a prompt goes to. How it compares with the others is computed when asked for.
+
+    Attributes
+    ----------
+    model : str
+        The chosen model.
+    error, cost : float
+        Its expected error, in [0, 1], and its expected USD.
+    region : int
+        The region of the prompt.
+    far : float
+        0 for a prompt like those learned from, up to 1 for one unlike them all: predictions are then shrunk to each
+        model's overall error, and their standard errors are wider.
+    cost_weight : float
+        The error that one USD was worth.
+    pool : Pool
+        The models that it was made among.
+    """
+
+    __slots__ = (
+        "_eligible",
+        "_expected",
+        "_ranking",
+        "_request",
+        "_tokens",
+        "cost",
+        "cost_weight",
+        "error",
+        "far",
+        "model",
+        "pool",
+        "region",
+    )
+
+    def __init__(self, pool: Pool, expected: Expected, request: Request, tokens: Array) -> None:
+        errors, costs = expected.prediction.errors, expected.costs
+        self._eligible = request.eligible(pool, tokens)
+        chosen = int(choose(errors, costs, request.cost_weight, self._eligible)[0])
+        self.model = pool.models[chosen]
+        self.error = float(errors[0, chosen])
+        self.cost = float(costs[0, chosen])
+        self.region = int(expected.regions[0])
+        self.far = float(expected.far[0])
+        self.cost_weight = request.cost_weight
+        self.pool = pool
+        self._expected, self._request, self._tokens = expected, request, tokens
+        self._ranking: tuple[Candidate, ...] | None = None
+
+    def fallbacks(self) -> Iterator[str]:
+        """Yield the models to try after the chosen one, best first: each is the rule's choice without those before."""
+        order = self._order()
+        next(order)
+        return (self.pool.models[j] for j in order)
+
+    def is_eligible(self, model: str) -> bool:
+        """Return whether the model was in the pool and may answer this prompt."""
+        if model not in self.pool:
+            return False
+        return self._eligible is None or bool(np.ravel(self._eligible)[self.pool.models.index(model)])
+
+    def candidate(self, model: str) -> Candidate:
+        """Return one model's expected numbers, and why it is excluded, if it is.
+
+        Raises
+        ------
+        UnknownModelError
+            When the model was not in the pool.
+        """
+        self.pool.check_known([model])
+        return self._candidate(self.pool.models.index(model))
+
+    @property
+    def ranking(self) -> tuple[Candidate, ...]:
+        """All models: the chosen one, then the fallbacks in their order; the excluded last, by name."""
+        if self._ranking is None:
+            order = list(self._order())
+            excluded = sorted(set(range(len(self.pool))) - set(order))
+            self._ranking = tuple(self._candidate(j) for j in (*order, *excluded))
+        return self._ranking
+
+    @property
+    def margin(self) -> float:
+        """How much larger the score of the first fallback is; inf where there is none."""
+        second = next(self.fallbacks(), None)
+        return float("inf") if second is None else self.candidate(second).score - self.candidate(self.model).score
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the decision as JSON can hold it."""
+        ranking = [{name: getattr(row, name) for name in Candidate.__slots__} for row in self.ranking]
+        weight = "inf" if math.isinf(self.cost_weight) else self.cost_weight
+        numbers = {"error": self.error, "cost": self.cost, "cost_weight": weight}
+        return {"model": self.model, **numbers, "region": self.region, "far": self.far, "ranking": ranking}
+
+    def __repr__(self) -> str:
+        numbers = f"error={self.error:.3f}, cost={self.cost:.3g}, cost_weight={self.cost_weight:g}"
+        return f"Decision(model={self.model!r}, {numbers})"
+
+    def _order(self) -> Iterator[int]:
+        """Yield the positions of the eligible models, the chosen one first."""
+        m, eligible = len(self.pool), self._eligible
+        columns = np.arange(m) if eligible is None else np.flatnonzero(eligible)
+        return in_order(self._expected.prediction.errors[0], self._expected.costs[0], self.cost_weight, columns)
+
+    def _candidate(self, j: int) -> Candidate:
+        profile, prediction, costs = self.pool[self.pool.models[j]], self._expected.prediction, self._expected.costs
+        error, cost = prediction.errors[:1, j], costs[:1, j]
+        sent = float(np.broadcast_to(self._tokens[0], len(self.pool))[j])
+        return Candidate(
+            model=self.pool.models[j],
+            error=float(error[0]),
+            stderr=float(prediction.stderrs[0, j]),
+            cost=float(cost[0]),
+            score=float(score(error, cost, self.cost_weight)[0]),
+            n=profile.n,
+            excluded=None if self._eligible is None else self._request.reason(profile, sent),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """The decisions on many prompts, as arrays; a `Decision` is made when one is asked for by its position.
+
+    Parameters
+    ----------
+    pool_models : tuple of str
+        What `chosen` counts in.
+    chosen : array (n,)
+        The position of each prompt's model in `pool_models`.
+    errors, costs : array (n,)
+        The chosen models' expected errors and USD.
+    regions, far : array (n,)
+        As in `Decision`.
+    decide : function
+        From a position to the `Decision` there.
+    """
+
+    pool_models: tuple[str, ...]
+    chosen: Labels
+    errors: Array
+    costs: Array
+    regions: Labels
+    far: Array
+    decide: Callable[[int], Decision] = field(repr=False)
+
+    @property
+    def models(self) -> list[str]:
+        """The chosen model of each prompt."""
+        return [self.pool_models[j] for j in self.chosen.tolist()]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the prompts that goes to each model of the pool."""
+        counts = np.bincount(self.chosen, minlength=len(self.pool_models)) / max(len(self), 1)
+        return dict(zip(self.pool_models, counts.tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, position: int) -> Decision:
+        position = operator.index(position)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"There are {len(self)} decisions; {position} is none of them.")
+        return self.decide(position % len(self))
+
+    def __iter__(self) -> Iterator[Decision]:
+        return (self.decide(position) for position in range(len(self)))
+
+
+# --- Why --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A validation prompt like the one explained.
+
+    Parameters
+    ----------
+    prompt : str
+        Its text, or its digest where the text was left out.
+    similarity : float
+        The cosine of the two vectors.
+    errors : dict of model to float
+        What each model did on it; models without an answer are left out.
+    """
+
+    prompt: str
+    similarity: float
+    errors: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A decision with what it rests on; printed, it is a plain table.
+
+    Parameters
+    ----------
+    decision : Decision
+    neighbours : tuple of Neighbour
+        The most similar first.
+    in_region : dict of model to (float, int)
+        Each model's mean error on the validation prompts of the prompt's region, and how many they are.
+    """
+
+    decision: Decision
+    neighbours: tuple[Neighbour, ...]
+    in_region: dict[str, tuple[float, int]]
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the explanation as JSON can hold it."""
+        margin = self.decision.margin
+        return {
+            **self.decision.as_dict(),
+            "margin": None if math.isinf(margin) else margin,
+            "in_region": {model: {"error": error, "n": n} for model, (error, n) in self.in_region.items()},
+            "neighbours": [
+                {"prompt": near.prompt, "similarity": near.similarity, "errors": near.errors}
+                for near in self.neighbours
+            ],
+        }
+
+    def __str__(self) -> str:
+        decision = self.decision
+        far = f", {decision.far:.0%} far from all that was seen" if decision.far else ""
+        least = "cost" if math.isinf(decision.cost_weight) else f"error + {decision.cost_weight:g} * cost"
+        width = max(map(len, decision.pool))
+        lines = [
+            f"{decision.model}: least {least} (region {decision.region}{far})",
+            f"{'model':<{width}} {'error ± stderr':>16} {'n':>6} {'USD':>10} {'score':>9}",
+        ]
+        for row in decision.ranking:
+            excluded = f"  excluded: {row.excluded}" if row.excluded else ""
+            lines.append(
+                f"{row.model:<{width}} {row.error:>8.3f} ± {row.stderr:.3f} {row.n:>6} "
+                f"{row.cost:>10.3g} {row.score:>9.4g}{excluded}"
+            )
+        lines.append(f"margin to the next: {decision.margin:.4g}")
+        there = ", ".join(f"{model} {error:.2f} (n={n})" for model, (error, n) in self.in_region.items())
+        lines.append(f"errors in region {decision.region}: {there or 'no model was measured there'}")
+        for near in self.neighbours:
+            did = ", ".join(f"{model} {error:g}" for model, error in near.errors.items())
+            lines.append(f"like ({near.similarity:.2f}) {near.prompt[:60]!r}: errors {did}")
+        return "\n".join(lines)
+
+
+def explain(decision: Decision, X: Array, n_neighbours: int, region_of: Callable[[Array], Labels]) -> Explanation:
+    """Return the decision on the prompt of vector X (1, d), its region, and `n_neighbours` prompts like it.
+
+    Parameters
+    ----------
+    decision : Decision
+    X : array (1, d)
+    n_neighbours : int
+    region_of : function
+        From vectors (n, d) to their regions (n,).
+    """
+    there: dict[str, Mask] = {}
+    found: dict[str, Neighbour] = {}
+    profiles = list(decision.pool.values())
+    sets: dict[str, MeasuredPrompts] = {profile.measured.id: profile.measured for profile in profiles}
+    for measured in sets.values():
+        vectors = normalise(measured.vectors)
+        there[measured.id] = region_of(vectors) == decision.region
+        near = (X @ vectors.T)[0]
+        for row in np.argsort(-near, kind="stable")[:n_neighbours].tolist():
+            text = measured.digests[row] if measured.texts is None else measured.texts[row]
+            name = measured.digests[row]  # the same prompt may stand there twice, with other documents
+            errors = found[name].errors if name in found else {}
+            for profile in profiles:
+                if profile.measured.id == measured.id and not np.isnan(profile.errors[row]):
+                    errors[profile.model] = float(profile.errors[row])
+            found[name] = Neighbour(text, float(near[row]), dict(sorted(errors.items())))
+    nearest = sorted(found.values(), key=lambda neighbour: -neighbour.similarity)[:n_neighbours]
+    in_region = {}
+    for profile in profiles:
+        errors_there = profile.errors[there[profile.measured.id] & ~np.isnan(profile.errors)]
+        if len(errors_there):
+            in_region[profile.model] = (float(errors_there.mean()), len(errors_there))
+    return Explanation(decision, tuple(nearest), in_region)

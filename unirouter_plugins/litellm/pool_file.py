@@ -1,0 +1,478 @@
+"""`pool.toml`: how each model of a pool is called, with which settings, at which prices; and a router that calls them so."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic wants its own before Python 3.12
+)
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic_core import ErrorDetails
+from typing_extensions import TypedDict
+
+from unirouter_core.costs import Prices, TokenCounter
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.pool import ModelProfile
+from unirouter_plugins.graders import parse_grader
+from unirouter_plugins.litellm.chat import PER_MESSAGE
+from unirouter_plugins.litellm.failures import MissingKeyError
+from unirouter_plugins.litellm.redaction import redacted
+
+SERVED_AS, MEASURED_AS = "served_as", "measured_as"
+"""Where a profile's provenance says how the model is called, and how it was when evaluated, if that was otherwise."""
+
+PROVIDER = "unirouter"
+"""LiteLLM's name for the provider of programs."""
+
+MOST_SAMPLES = 100
+"""Votes of more samples are a typing error, and a bill."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Several answers to each prompt, of which the one that most agree on is given.
+
+    Parameters
+    ----------
+    samples : int
+    same : str
+        The grader that tells whether two answers agree.
+    """
+
+    samples: int
+    same: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """How a model of the pool is called.
+
+    Parameters
+    ----------
+    name, model : str
+        The pool's name for it, and LiteLLM's.
+    api_base : str, optional
+        Its address, when not its provider's usual one.
+    api_key_env : str, optional
+        The environment variable that holds its key, when not its provider's usual one.
+    prices : Prices, optional
+    capabilities : mapping
+        What is known of tools, vision, json and context_window.
+    settings : mapping
+        LiteLLM's parameters of every call: temperature, max_tokens, reasoning_effort and the like.
+    system : str, optional
+        A system prompt, before the caller's own.
+    examples : tuple of (str, str)
+        Worked examples: prompts and their answers, as turns before the prompt.
+    template : str, optional
+        The text that the newest prompt is put into, at {prompt}.
+    votes : Votes, optional
+
+    Examples
+    --------
+    >>> Member("fast", "openai/gpt-4.1-nano", settings={"temperature": 0}).served_as
+    {'model': 'openai/gpt-4.1-nano', 'settings': {'temperature': 0}}
+    """
+
+    name: str
+    model: str
+    api_base: str | None = None
+    api_key_env: str | None = None
+    prices: Prices | None = None
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    system: str | None = None
+    examples: tuple[tuple[str, str], ...] = ()
+    template: str | None = None
+    votes: Votes | None = None
+
+    @classmethod
+    def of(cls, profile: ModelProfile) -> Member:
+        """Return how a model of the pool is called: as its profile says, else by its own name."""
+        kept = profile.provenance.get(SERVED_AS)
+        return cls(profile.model, profile.model) if kept is None else cls.restored(profile.model, kept)
+
+    @classmethod
+    def restored(cls, name: str, kept: Mapping[str, Any]) -> Member:
+        """Return the member that a profile's provenance describes."""
+        votes, examples = kept.get("votes"), kept.get("examples", ())
+        plain = {key: kept[key] for key in ("api_base", "api_key_env", "settings", "system", "template") if key in kept}
+        return cls(
+            name,
+            kept["model"],
+            **plain,
+            examples=tuple((prompt, answer) for prompt, answer in examples),
+            votes=None if votes is None else Votes(votes["samples"], votes["same"]),
+        )
+
+    @property
+    def is_program(self) -> bool:
+        """Whether answering takes more than passing the call on: a transform of the prompt, or votes."""
+        return bool(self.system or self.examples or self.template or self.votes)
+
+    @cached_property
+    def served_as(self) -> dict[str, Any]:
+        """All that shapes its answers, JSON-able: what a profile keeps, and what is compared when it is called."""
+        shaping = {
+            "model": self.model,
+            "api_base": self.api_base,
+            "api_key_env": self.api_key_env,
+            "settings": dict(self.settings),
+            "system": self.system,
+            "examples": [list(example) for example in self.examples],
+            "template": self.template,
+            "votes": None if self.votes is None else dataclasses.asdict(self.votes),
+        }
+        return {name: value for name, value in shaping.items() if value}
+
+    @cached_property
+    def called(self) -> str:
+        """The name that LiteLLM is given: its own, or a program's at our provider."""
+        if not self.is_program:
+            return self.model
+        digest = hashlib.sha256(json.dumps(self.served_as, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{PROVIDER}/{self.name}@{digest}"
+
+    def key(self) -> str | None:
+        """Return its key from the environment; None leaves it to LiteLLM.
+
+        Raises
+        ------
+        MissingKeyError
+            When the variable it names is not set.
+        """
+        if self.api_key_env is None:
+            return None
+        if not (key := os.environ.get(self.api_key_env)):
+            raise MissingKeyError(
+                f"{self.name!r} takes its key from the environment variable {self.api_key_env}, which is not set."
+            )
+        return key
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what LiteLLM's `completion` is given besides the messages, for the model itself."""
+        given = {"api_base": self.api_base, "api_key": self.key()}
+        return {"model": self.model, **{name: value for name, value in given.items() if value}, **self.settings}
+
+    def expanded_tokens(self, tokens: float, counter: TokenCounter) -> float:
+        """Return the prompt tokens that are charged for a chat of `tokens`: with all that is added, for each vote.
+
+        Examples
+        --------
+        >>> voting = Member("careful", "openai/gpt-4.1-nano", template="{prompt} Think.", votes=Votes(5, "number"))
+        >>> voting.expanded_tokens(100.0, TokenCounter("characters / 4"))
+        510.0
+        """
+        turns = [text for example in self.examples for text in example] + ([self.system] if self.system else [])
+        added = _count((*turns, (self.template or "").replace("{prompt}", "")), counter) + PER_MESSAGE * len(turns)
+        return (1 if self.votes is None else self.votes.samples) * (tokens + added)
+
+    def differences(self, profile: ModelProfile) -> list[str]:
+        """Return in which ways it is called otherwise than when it was evaluated; none where that is not known."""
+        kept = profile.provenance.get(MEASURED_AS, profile.provenance.get(SERVED_AS))
+        if kept is None:
+            return []
+        names = {*self.served_as, *kept} - {"api_base", "api_key_env"}  # its address does not change what it is
+        return [
+            f"{name} is {_shown(self.served_as.get(name))} and was {_shown(kept.get(name))}"
+            for name in sorted(names)
+            if self.served_as.get(name) != kept.get(name)
+        ]
+
+
+@lru_cache(maxsize=256)  # long examples take a millisecond to count, in every call
+def _count(texts: tuple[str, ...], counter: TokenCounter) -> float:
+    return float(counter.count(texts).sum())
+
+
+def _shown(value: Any) -> str:
+    text = "not given" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+class Members(dict[str, Member]):
+    """The models of a `pool.toml`, by the pool's names.
+
+    Parameters
+    ----------
+    members : mapping of str to Member
+    providers : mapping of str to str
+        Custom providers: LiteLLM's name for each, and "module:object" where it is.
+    """
+
+    def __init__(self, members: Mapping[str, Member] = {}, providers: Mapping[str, str] = {}) -> None:
+        super().__init__(members)
+        self.providers = dict(providers)
+
+    def named(self, name: str) -> Member:
+        """Return how `name` is called: as this table says, else as LiteLLM knows it by the same name."""
+        return self.get(name, Member(name, name))
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_members(path: str | os.PathLike[str]) -> Members:
+    r"""Return the models of a `pool.toml`, checked.
+
+    Each is a table, of which only ``model`` must be given::
+
+        [models.fast]
+        model = "openai/gpt-4.1-nano"
+        prices = { input = 0.10, output = 0.40, cached_input = 0.025 }  # USD per million tokens
+        settings = { temperature = 0, max_tokens = 600 }
+
+        [models.home]
+        model = "openai/llama-3.1-8b"
+        api_base = "http://127.0.0.1:8080/v1"
+        api_key_env = "HOME_KEY"
+        prices = { input = 0, output = 0 }
+        capabilities = { tools = false, vision = false, context_window = 8192 }
+
+        [models.careful]
+        model = "openai/gpt-4.1-nano"
+        template = "{prompt}\n\nThink step by step, then give the answer."
+        votes = { samples = 5, same = "number" }
+
+        [providers]
+        mine = "my_package.my_module:handler"  # for model = "mine/..."
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    InvalidDataError
+        When the file is missing, is no TOML, or a value cannot be used; the model and the field are named.
+    """
+    place = Path(path)
+    try:
+        content = tomllib.loads(place.read_text(encoding="utf-8-sig"))
+    except OSError as failed:
+        raise InvalidDataError(f"{place} cannot be read: {failed.strerror}.") from failed
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failed:
+        raise InvalidDataError(f"{place} is not TOML: {failed}.") from failed
+    try:
+        table = _table().validate_python(content)
+    except ValidationError as failed:
+        wrong = failed.errors(include_url=False)
+        first = next((each for each in wrong if each["type"] == "extra_forbidden"), wrong[0])
+        raise InvalidDataError(redacted(f"{place}: {_where(first)} {_why(first)}.")) from None
+    members = {name: _member(name, entry) for name, entry in table.get("models", {}).items()}
+    return Members(members, table.get("providers", {}))
+
+
+def _member(name: str, entry: Mapping[str, Any]) -> Member:
+    kinds: dict[str, Any] = {
+        "prices": lambda prices: Prices(**prices),
+        "examples": lambda examples: tuple((example["prompt"], example["answer"]) for example in examples),
+        "votes": lambda votes: Votes(votes["samples"], votes.get("same", "text")),
+    }
+    return Member(name, **{key: kinds[key](value) if key in kinds else value for key, value in entry.items()})
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a bracket of IPv6 left open
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an address that begins with http:// or https://")
+    if parts.username or parts.password or _SECRET.search(parts.query):
+        raise ValueError("must hold no key or password; name the environment variable that has it: api_key_env")
+    return url
+
+
+def _template(template: str) -> str:
+    if template.count("{prompt}") != 1:
+        raise ValueError("must have {prompt} once, where the prompt goes")
+    return template
+
+
+def _grader(spec: Any) -> str:
+    try:
+        return parse_grader(spec).spec
+    except InvalidDataError as failed:
+        raise ValueError(f"names no grader that can tell whether two answers agree: {failed}".rstrip(".")) from failed
+
+
+_NOT_SETTINGS = (
+    *("model", "messages", "stream", "stream_options", "n", "api_base", "base_url", "custom_llm_provider"),
+    *("num_retries", "max_retries", "timeout", "fallbacks", "mock_response"),
+)
+_PER_CALL = ("tools", "tool_choice", "functions", "response_format")
+_SECRET = re.compile(r"key|secret|password|credential|authorization|headers|(^|_)token$", re.IGNORECASE)
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    for name in settings:
+        if name in _NOT_SETTINGS:
+            raise ValueError(f"cannot set {name!r}, which is no setting of the model; leave it out")
+        if name in _PER_CALL:
+            raise ValueError(f"cannot set {name!r}; give it with the call")
+    for name in _names(settings):
+        if _SECRET.search(name) and name != "prompt_cache_key":
+            raise ValueError(f"cannot hold {name!r}; keep keys in the environment and name the variable: api_key_env")
+    try:
+        json.dumps(settings, allow_nan=False)  # a profile keeps them
+    except (TypeError, ValueError):
+        raise ValueError("can hold only text, finite numbers, true, false, lists and tables") from None
+    return settings
+
+
+def _names(settings: Any) -> Iterator[str]:
+    """Yield the names at every depth."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield name
+            yield from _names(value)
+    elif isinstance(settings, Sequence) and not isinstance(settings, str):
+        for value in settings:
+            yield from _names(value)
+
+
+def _matches(pattern: str, message: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(message)
+        return text
+
+    return AfterValidator(check)
+
+
+def _votes_differ(entry: dict[str, Any]) -> dict[str, Any]:
+    if "votes" in entry and entry.get("settings", {}).get("temperature") == 0:
+        raise ValueError("has votes and settings.temperature = 0, which make every vote the same; raise it")
+    return entry
+
+
+_strict = with_config(ConfigDict(extra="forbid", strict=True))
+_Text = Annotated[str, AfterValidator(_not_empty)]
+_Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Variable = _matches(r"[A-Za-z_]\w*", "must be the name of an environment variable, not the key itself")
+
+
+@_strict
+class _PricesTable(TypedDict):
+    input: _Usd
+    output: _Usd
+    cached_input: NotRequired[_Usd]
+
+
+@_strict
+class _CapabilitiesTable(TypedDict, total=False):
+    tools: bool
+    vision: bool
+    json: bool
+    context_window: Annotated[int, Field(ge=1)]
+
+
+@_strict
+class _ExampleTable(TypedDict):
+    prompt: _Text
+    answer: _Text
+
+
+@_strict
+class _VotesTable(TypedDict):
+    samples: Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
+    same: NotRequired[Annotated[Any, AfterValidator(_grader)]]
+
+
+@_strict
+class _ModelTable(TypedDict):
+    model: _Text
+    api_base: NotRequired[Annotated[str, AfterValidator(_address)]]
+    api_key_env: NotRequired[Annotated[str, _Variable]]
+    prices: NotRequired[_PricesTable]
+    capabilities: NotRequired[_CapabilitiesTable]
+    settings: NotRequired[Annotated[dict[str, Any], AfterValidator(_settings)]]
+    system: NotRequired[_Text]
+    examples: NotRequired[list[_ExampleTable]]
+    template: NotRequired[Annotated[str, AfterValidator(_template)]]
+    votes: NotRequired[_VotesTable]
+
+
+_ProviderName = Annotated[str, _matches(r"[\w.-]+", "must be a name of letters, digits, '_', '.' and '-'")]
+_Place = Annotated[str, _matches(r"[\w.]+:\w+", 'must be "module:object", where the provider is')]
+
+
+@_strict
+class _Table(TypedDict, total=False):
+    models: dict[_Text, Annotated[_ModelTable, AfterValidator(_votes_differ)]]
+    providers: dict[_ProviderName, _Place]
+
+
+@lru_cache(maxsize=1)
+def _table() -> TypeAdapter[_Table]:
+    return TypeAdapter(_Table)
+
+
+_MUST = {
+    "dict_type": "a table",
+    "list_type": "a list",
+    "string_type": "a text in quotes",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+}
+"""What a value must be, by pydantic's name of the fault."""
+
+
+def _where(wrong: ErrorDetails) -> str:
+    """Return the place of a value as TOML writes it."""
+    parts = [str(part) for part in wrong["loc"] if part != "[key]"]
+    return ".".join(part if re.fullmatch(r"[\w-]+", part) else json.dumps(part, ensure_ascii=False) for part in parts)
+
+
+def _why(wrong: ErrorDetails) -> str:
+    if wrong["type"] == "extra_forbidden":
+        return f"is not known; {_known(wrong)}"
+    if wrong["type"] == "missing":
+        return "is missing; give it"
+    if wrong["type"] in _MUST:
+        return f"must be {_MUST[wrong['type']].format(**wrong.get('ctx', {}))}, not {wrong['input']!r:.60}"
+    return wrong["msg"].removeprefix("Value error, ")  # our own, which never show the value: it may be a key
+
+
+def _known(wrong: ErrorDetails) -> str:
+    """Return which names are known where an unknown one was given."""
+    where = wrong["loc"]
+    tables: dict[Any, Any] = {
+        "prices": _PricesTable,
+        "capabilities": _CapabilitiesTable,
+        "examples": _ExampleTable,
+        "votes": _VotesTable,
+    }
+    if len(where) == 1:
+        return "a pool.toml has [models.NAME] and [providers]"
+    kind = next((tables[part] for part in reversed(where[2:-1]) if part in tables), _ModelTable)
+    if kind is _ModelTable and isinstance(wrong["input"], dict):
+        return f'a name with dots stands in quotes: [{where[0]}."{where[1]}.{where[2]}"]'
+    if kind is _ModelTable and where[-1] == "api_key":
+        return "keep the key in the environment and name the variable: api_key_env"
+    return f"there are {', '.join(kind.__annotations__)}"

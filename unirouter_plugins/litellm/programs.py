@@ -1,0 +1,439 @@
+"""Programs: pool members that are a model with a template, examples or votes, called as a custom provider of LiteLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_plugins.graders import Grader, parse_grader
+from unirouter_plugins.litellm.chat import Message, Messages, is_json, newest_prompt, texts_of
+from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
+from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Members, Votes
+from unirouter_plugins.litellm.redaction import described
+
+VOTES = "unirouter_votes"
+"""Where a response's hidden parameters say how many samples were asked for, answered and agreed."""
+
+_MOST_THREADS = 16  # samples at once in synchronous calls
+_LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one setting
+_SYSTEM = ("system", "developer")
+
+_OF_SOME = ("reasoning_effort", "thinking", "verbosity", "user")
+"""Parameters that a program passes on to its model, which LiteLLM takes from providers that it knows only."""
+
+_PLACE = "unirouter_from"
+"""Where an entry of ours in LiteLLM's provider table says what it was made from, so that it is known again."""
+
+_LOCK = threading.RLock()  # LiteLLM has one table for all threads
+
+
+def arguments_of(member: Member) -> dict[str, Any]:
+    """Return what LiteLLM's `completion` is given besides the messages, to call a member of the pool.
+
+    Raises
+    ------
+    MissingKeyError
+        When the environment variable that has its key is not set.
+    """
+    if not member.is_program:
+        return member.arguments()
+    register([member])
+    return {"model": member.called, "allowed_openai_params": list(_OF_SOME)}
+
+
+# --- LiteLLM's custom providers ---------------------------------------------------------------------------------------
+
+
+def register(members: Members | Iterable[Member]) -> None:
+    """Let LiteLLM call the programs among the members, each as its `called`, and the table's custom providers.
+
+    Doing it again changes nothing: a program that is defined otherwise has another name.
+
+    Raises
+    ------
+    InvalidDataError
+        When a custom provider cannot be loaded, or its name is taken.
+
+    Examples
+    --------
+    ::
+
+        members = read_members("pool.toml")
+        register(members)
+        litellm.completion(model=members["careful"].called, messages=[{"role": "user", "content": "What is 2 + 2?"}])
+    """
+    if isinstance(members, Members):
+        for name, place in members.providers.items():
+            enter_provider(name, place, partial(_loaded, name, place))
+        members = members.values()
+    programs = {member.called.removeprefix(f"{PROVIDER}/"): member for member in members if member.is_program}
+    if programs:
+        provider = enter_provider(PROVIDER, f"{__name__}:{Programs.__name__}", _new_provider)
+        provider.members.update(programs)
+
+
+def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
+    """Return the provider that LiteLLM calls for the models `name`/..., made and entered when there is none.
+
+    Parameters
+    ----------
+    name : str
+    place : str
+        "module:object", where the provider is; it tells whether an entry is the same.
+    make : function () -> litellm.CustomLLM
+
+    Raises
+    ------
+    InvalidDataError
+        When the name is one of LiteLLM's own providers, or taken.
+    """
+    litellm = open_litellm()
+    if name in {str(own.value) for own in litellm.LlmProviders}:
+        raise InvalidDataError(f"{name!r} is a provider of LiteLLM's own; give yours another name.")
+    with _LOCK:
+        entered = [entry for entry in litellm.custom_provider_map if entry["provider"] == name]
+        if entered and entered[-1].get(_PLACE) == place:  # the last is the one that LiteLLM calls
+            return entered[-1]["custom_handler"]
+        provider = make()
+        if entered and entered[-1]["custom_handler"] is not provider:
+            raise InvalidDataError(
+                f"{name!r} is registered with LiteLLM already, as {entered[-1]['custom_handler']!r:.80}; "
+                "give your provider another name."
+            )
+        if not entered:
+            litellm.custom_provider_map.append({"provider": name, "custom_handler": provider, _PLACE: place})
+            litellm.utils.custom_llm_setup()  # else LiteLLM learns the name when the first call is made
+        return provider
+
+
+def _loaded(name: str, place: str) -> Any:
+    """Return the custom provider at "module:object": a `litellm.CustomLLM`, or what a class or function there returns."""
+    module, _, attribute = place.partition(":")
+    kind, what = open_litellm().CustomLLM, f"The provider {name!r} is {place!r}"
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        provider = found() if callable(found) and not isinstance(found, kind) else found
+    except ModuleNotFoundError as missing:
+        cure = "install it, or put its folder on PYTHONPATH"
+        raise InvalidDataError(f"{what}, but there is no module {missing.name!r}; {cure}.") from missing
+    except Exception as failed:  # of any kind: it is the user's own code
+        raise InvalidDataError(f"{what}, which cannot be loaded: {described(failed)}.") from failed
+    if not isinstance(provider, kind):
+        raise InvalidDataError(
+            f"{what}, which is of type {type(provider).__name__}; it must be a litellm.CustomLLM, or a class or "
+            "function that returns one."
+        )
+    return provider
+
+
+def _new_provider() -> Any:
+    return type("Provider", (Programs, open_litellm().CustomLLM), {})()  # made here, since LiteLLM loads late
+
+
+class Programs:
+    """The provider of programs: calls a member's own model, once or for every vote, with the caller's parameters.
+
+    The methods are those of `litellm.CustomLLM`. What they raise is what LiteLLM raised for the own model. Of all the
+    calls behind an answer, LiteLLM's callbacks see one, with the sum of their usage and cost.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members: dict[str, Member] = {}
+
+    def completion(self, model: str, messages: Messages, **given: Any) -> Any:
+        """Return the answer; with votes, the one that most agree on."""
+        votes, arguments = self._call(model, messages, given)
+        return open_litellm().completion(**arguments) if votes is None else _vote(votes, arguments)
+
+    async def acompletion(self, model: str, messages: Messages, **given: Any) -> Any:
+        """Return the answer; with votes, the one that most agree on."""
+        votes, arguments = self._call(model, messages, given)
+        return await (open_litellm().acompletion(**arguments) if votes is None else _avote(votes, arguments))
+
+    def streaming(self, model: str, messages: Messages, **given: Any) -> Iterator[Any]:
+        """Return the answer's chunks; with votes, it comes whole."""
+        votes, arguments = self._call(model, messages, given)  # here, and not with the first chunk: it may fail
+        return _end_last(open_litellm().completion(**arguments)) if votes is None else _chunks(_vote(votes, arguments))
+
+    async def astreaming(self, model: str, messages: Messages, **given: Any) -> AsyncIterator[Any]:
+        """Yield the answer's chunks; with votes, it comes whole."""
+        votes, arguments = self._call(model, messages, given)
+        if votes is not None:
+            for chunk in _chunks(await _avote(votes, arguments)):
+                yield chunk
+            return
+        end = None
+        async with aclosing(await open_litellm().acompletion(**arguments)) as chunks:
+            async for chunk in chunks:
+                if end is None and _is_end(chunk):
+                    end = chunk
+                else:
+                    yield chunk
+        if end is not None:
+            yield end
+
+    def _call(self, model: str, messages: Messages, given: Mapping[str, Any]) -> tuple[Votes | None, dict[str, Any]]:
+        """Return the votes there are, and what LiteLLM is given for the program's own model: the caller's wins."""
+        if model not in self.members:
+            message = f"{PROVIDER}/{model} is not registered; register its table, and call it by the name it has there."
+            raise open_litellm().NotFoundError(message=message, model=model, llm_provider=PROVIDER)
+        member, asked = self.members[model], given["optional_params"]
+        try:
+            own = member.arguments()
+        except MissingKeyError as missing:  # which LiteLLM would take for a failing server
+            raise open_litellm().AuthenticationError(
+                message=str(missing), model=member.called, llm_provider=PROVIDER
+            ) from missing
+        if any(limit in asked for limit in _LIMITS):
+            own = {name: value for name, value in own.items() if name not in _LIMITS}
+        around = {
+            "extra_headers": given.get("headers"),
+            **{n: given.get(n) for n in ("api_base", "api_key", "timeout")},
+        }
+        around["drop_params"] = (given.get("litellm_params") or {}).get("drop_params")
+        around = {name: value for name, value in around.items() if value}
+        return member.votes, {**around, **own, **asked, "messages": transformed(member, messages), "no-log": True}
+
+
+# --- Templates and examples -------------------------------------------------------------------------------------------
+
+
+def transformed(member: Member, messages: Messages) -> list[Message]:
+    """Return the messages that the member's own model is sent.
+
+    Its system prompt stands before the caller's own in one message, its examples are turns before the conversation,
+    and the user's newest text is put into its template. Nothing else changes; the messages given are left alone.
+
+    Examples
+    --------
+    >>> careful = Member("careful", "openai/gpt-4.1-nano", system="Be right.", template="{prompt} Think first.")
+    >>> for message in transformed(careful, [{"role": "user", "content": "What is 2 + 2?"}]):
+    ...     print(message)
+    {'role': 'system', 'content': 'Be right.'}
+    {'role': 'user', 'content': 'What is 2 + 2? Think first.'}
+    """
+    sent = list(messages)
+    newest = newest_prompt(sent)
+    if member.template is not None and newest is not None:
+        sent[newest] = {**sent[newest], "content": _filled(sent[newest]["content"], member.template)}
+    if member.system:
+        sent = _with_system(sent, member.system)
+    begins = next((place for place, message in enumerate(sent) if message["role"] not in _SYSTEM), len(sent))
+    turns = [
+        {"role": role, "content": text}
+        for example in member.examples
+        for role, text in zip(("user", "assistant"), example, strict=True)
+    ]
+    return [*sent[:begins], *turns, *sent[begins:]]
+
+
+def _with_system(messages: list[Message], system: str) -> list[Message]:
+    if not messages or messages[0]["role"] not in _SYSTEM:
+        return [{"role": "system", "content": system}, *messages]
+    own = messages[0].get("content")
+    if own and not isinstance(own, str):  # a list of parts
+        joined: Any = [{"type": "text", "text": system}, *own]
+    else:
+        joined = f"{system}\n\n{own}" if own else system
+    return [{**messages[0], "content": joined}, *messages[1:]]
+
+
+def _filled(content: Any, template: str) -> Any:
+    """Return a message's content with its text in the template; of several texts and images, the texts become one."""
+    text = template.replace("{prompt}", "\n".join(texts_of(content)))  # not format: prompts hold braces
+    if isinstance(content, str):
+        return text
+    first = next(place for place, part in enumerate(content) if any(texts_of([part])))
+    kept = {} if isinstance(content[first], str) else content[first]  # a mark of what is to be cached stays
+    rest = [part for part in content[first + 1 :] if not any(texts_of([part]))]
+    return [*content[:first], {"type": "text", **kept, "text": text}, *rest]
+
+
+# --- Votes ------------------------------------------------------------------------------------------------------------
+
+
+def _vote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
+    """Return the answer that most samples agree on."""
+    asks = [partial(open_litellm().completion, **sample) for sample in _samples(votes, arguments)]
+    calls: list[Future[Any]] = [Future() for _ in asks]
+    waiting = list(zip(asks, calls, strict=True))
+
+    def ask_all() -> None:
+        while waiting:
+            ask, call = waiting.pop(0)
+            try:
+                call.set_result(ask())
+            except BaseException as failed:  # of any kind: it is raised, or noted, where the votes are counted
+                call.set_exception(failed)
+
+    for _ in range(min(len(asks), _MOST_THREADS)):
+        # daemons, for an interrupt must not wait for them; a trace that is open here is open there
+        threading.Thread(target=copy_context().run, args=[ask_all], daemon=True).start()
+    try:
+        outcomes = [call.exception() or call.result() for call in calls]
+    finally:
+        waiting.clear()  # after an interrupt, no more are asked
+    return _elected(votes, arguments, outcomes)
+
+
+async def _avote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
+    """Return the answer that most samples agree on; cancelled, its samples are."""
+    calls = [open_litellm().acompletion(**sample) for sample in _samples(votes, arguments)]
+    return _elected(votes, arguments, await asyncio.gather(*calls, return_exceptions=True))
+
+
+def _samples(votes: Votes, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the arguments of each sample; where there is a seed, each has its own."""
+    if arguments.get("n") not in (None, 1):
+        message = f"n={arguments['n']}: votes give the one answer that most samples agree on; leave out n."
+        raise open_litellm().BadRequestError(message=message, model=arguments["model"], llm_provider=PROVIDER)
+    whole = {name: value for name, value in arguments.items() if name not in ("stream", "stream_options", "n")}
+    whole["cache"] = {"no-cache": True}  # else all samples are one where LiteLLM's cache is on
+    seed = whole.get("seed")
+    seeds = [{} if seed is None else {"seed": seed + place} for place in range(votes.samples)]
+    return [{**whole, **own_seed} for own_seed in seeds]
+
+
+def _elected(votes: Votes, arguments: Mapping[str, Any], outcomes: Sequence[Any]) -> Any:
+    """Return the elected answer with the usage and cost of all; raise the first failure when there is no answer.
+
+    Answers that the call holds to JSON agree when their values do, whatever the votes' own grader.
+    """
+    answers = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    if not answers:
+        raise outcomes[0]
+    grader = parse_grader("json" if is_json(arguments.get("response_format")) else votes.same)
+    place, agreed = elected([Ballot.of(answer) for answer in answers], grader)
+    response = answers[place]
+    usages = [answer.usage.model_dump() for answer in answers]
+    is_known = all(usage.get("prompt_tokens") or usage.get("completion_tokens") for usage in usages)
+    response.usage = open_litellm().Usage(**summed(usages if is_known else []))  # a part would pass for the whole
+    costs = [answer._hidden_params.get("response_cost") for answer in answers]
+    response._hidden_params["response_cost"] = None if None in costs else sum(costs)
+    response._hidden_params[VOTES] = {"samples": len(outcomes), "answered": len(answers), "agreed": agreed}
+    return response
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """What one answer votes for.
+
+    Parameters
+    ----------
+    text : str
+    calls : str
+        The tools it calls, with which arguments, as JSON; empty where it calls none.
+    """
+
+    text: str
+    calls: str = ""
+
+    @classmethod
+    def of(cls, response: Any) -> Ballot:
+        """Return the vote in a LiteLLM response."""
+        message = response.choices[0].message
+        calls = [[call.function.name, _parsed(call.function.arguments)] for call in message.tool_calls or ()]
+        return cls(message.content or "", json.dumps(calls, sort_keys=True) if calls else "")
+
+    def agrees(self, other: Ballot, grader: Grader) -> bool:
+        """Return whether two answers are the same: either is right when the other is the reference.
+
+        Calls of tools are the same when their names and arguments are, whatever the text beside them.
+        """
+        if self.calls or other.calls:
+            return self.calls == other.calls
+        return not grader(self.text, other.text) or not grader(other.text, self.text)
+
+
+def _parsed(arguments: str | None) -> Any:
+    try:
+        return json.loads(arguments or "{}")
+    except ValueError:
+        return arguments
+
+
+def elected(ballots: Sequence[Ballot], grader: Grader) -> tuple[int, int]:
+    """Return which answer most agree on, the first of them in order, and how many they are.
+
+    Each answer joins the first group whose first answer it agrees with; the earlier of equal groups wins. An answer
+    that does not agree with itself, such as one without a number where numbers are compared, has no vote; with no
+    votes at all it is the first, and 0 agree.
+
+    Examples
+    --------
+    >>> from unirouter_plugins.graders import parse_grader
+    >>> answers = ["It is 391.", "I think 381.", "17 * 23 = 391"]
+    >>> elected([Ballot(answer) for answer in answers], parse_grader("number"))
+    (0, 2)
+    """
+    groups: list[list[int]] = []
+    for place, ballot in enumerate(ballots):
+        if not ballot.agrees(ballot, grader):
+            continue
+        group = next((group for group in groups if ballot.agrees(ballots[group[0]], grader)), None)
+        if group is None:
+            groups.append([place])
+        else:
+            group.append(place)
+    largest = max(groups, key=len, default=[0])
+    return largest[0], len(largest) if groups else 0
+
+
+def summed(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sum of usages, field by field, with the details of prompts and answers.
+
+    Examples
+    --------
+    >>> one = {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}
+    >>> summed([one, one])
+    {'prompt_tokens': 18, 'completion_tokens': 6, 'completion_tokens_details': {'reasoning_tokens': 4}}
+    """
+    total: dict[str, Any] = {}
+    for usage in usages:
+        for name, value in usage.items():
+            if isinstance(value, Mapping):
+                total[name] = summed([total.get(name) or {}, value])
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                total[name] = (total.get(name) or 0) + value
+    return total
+
+
+# --- Streams ----------------------------------------------------------------------------------------------------------
+
+
+def _is_end(chunk: Any) -> bool:
+    return bool(chunk.choices and chunk.choices[0].finish_reason)
+
+
+def _end_last(chunks: Iterable[Any]) -> Iterator[Any]:
+    """Yield a stream's chunks, the one that ends the answer last: usage follows it, and LiteLLM reads no further."""
+    end = None
+    for chunk in chunks:
+        if end is None and _is_end(chunk):
+            end = chunk
+        else:
+            yield chunk
+    if end is not None:
+        yield end
+
+
+def _chunks(response: Any) -> Iterator[Any]:
+    """Yield a whole answer with its usage, then its end."""
+    from litellm.llms.base_llm.base_model_iterator import convert_model_response_to_streaming
+
+    whole, end = (convert_model_response_to_streaming(response) for _ in range(2))
+    whole._hidden_params = dict(response._hidden_params)
+    whole.choices[0].finish_reason = None
+    end.choices[0].delta = type(end.choices[0].delta)()
+    yield from (whole, end)

@@ -1,0 +1,70 @@
+"""LlamaIndex's `LiteLLM` for streams whose usage comes in a chunk without choices, which it cannot read by itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
+from llama_index.llms.litellm import LiteLLM  # type: ignore[import-untyped]
+from llama_index.llms.litellm.utils import (  # type: ignore[import-untyped]
+    acompletion_with_retry,
+    completion_with_retry,
+    to_openai_message_dicts,
+    update_tool_calls,
+)
+
+
+class StreamingLiteLLM(LiteLLM):  # type: ignore[misc]
+    """A `LiteLLM` whose last chunk may tell the usage and nothing else."""
+
+    def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
+        arguments = self._streaming(messages, kwargs)
+
+        def parts() -> Iterator[ChatResponse]:
+            answer = _Answer()
+            for chunk in completion_with_retry(**arguments):
+                yield answer.part(chunk)
+
+        return parts()
+
+    async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
+        arguments = self._streaming(messages, kwargs)
+
+        async def parts() -> AsyncIterator[ChatResponse]:
+            answer = _Answer()
+            async for chunk in await acompletion_with_retry(**arguments):
+                yield answer.part(chunk)
+
+        return parts()
+
+    def _streaming(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> dict[str, Any]:
+        arguments = {
+            **self._get_all_kwargs(**kwargs),
+            "messages": to_openai_message_dicts(messages),
+            "stream": True,
+            "is_chat_model": True,
+            "max_retries": self.max_retries,
+        }
+        if arguments.get("max_tokens") is None:
+            arguments.pop("max_tokens", None)  # some providers refuse a limit that is null
+        return arguments
+
+
+class _Answer:
+    """What a stream has said so far: each part holds all of it, as LlamaIndex's streams do."""
+
+    def __init__(self) -> None:
+        self._text, self._tool_calls = "", list[dict[str, Any]]()
+
+    def part(self, chunk: Any) -> ChatResponse:
+        delta = chunk.choices[0].delta if chunk.choices else None
+        said = getattr(delta, "content", None) or ""
+        self._text += said
+        self._tool_calls = update_tool_calls(self._tool_calls, getattr(delta, "tool_calls", None))
+        message = ChatMessage(
+            role=getattr(delta, "role", None) or MessageRole.ASSISTANT,
+            content=self._text,
+            additional_kwargs={"tool_calls": self._tool_calls} if self._tool_calls else {},
+        )
+        return ChatResponse(message=message, delta=said, raw=chunk)
