@@ -145,9 +145,7 @@ class OnboardingOptions:
                 kind = "number of seconds" if seconds else "whole number"
                 raise InvalidDataError(f"{name}={value!r} must be a {kind}, more than 0.")
         if self.budget is not None and not 0 <= self.budget < math.inf:
-            raise InvalidDataError(
-                f"budget={self.budget!r} must be a finite number of USD, >= 0, or None."
-            )
+            raise InvalidDataError(f"budget={self.budget!r} must be a finite number of USD, >= 0, or None.")
         if self.judge_prompt is not None and self.judge is None:
             raise InvalidDataError("A judge prompt is for a judge; name one.")
 
@@ -452,9 +450,10 @@ def _cure(failed: CallFailedError) -> str:
         return "the account has no quota left: add credit, or use another key"
     if "missing credentials" in said or "api_key" in said:
         return f"set its key: {_key_variables(member)}"
+    key = f"the key in {_key_variables(member)}"
     cures = {
-        "AuthenticationError": f"check the key in {_key_variables(member)}",
-        "PermissionDeniedError": f"check that the account of the key in {_key_variables(member)} may use the model in its region",
+        "AuthenticationError": f"check {key}",
+        "PermissionDeniedError": f"check that the account of {key} may use the model, and its region",
         "NotFoundError": "check the model's name, and its region or address",
         "RateLimitError": "wait, then run the same again with a smaller concurrency",
         "Timeout": "give a longer timeout, or a smaller max_tokens",

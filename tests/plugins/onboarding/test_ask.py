@@ -107,7 +107,6 @@ ODD_USAGES = [
     {"prompt_tokens": -1_000_000},
     {"completion_tokens": 10**12},
     {"completion_tokens": 10**400},
-    {"prompt_tokens_details": {"cached_tokens": -5}},
 ]
 """Numbers that a provider sends and that cannot be."""
 
