@@ -429,10 +429,11 @@ def _cure(failed: CallFailedError) -> str:
         return f"set its key: {_key_variables(member)}"
     if failed.kind == "UnsupportedParamsError":  # LiteLLM's own, before it calls
         return "take the setting out of pool.toml"
+    key = f"the key in {_key_variables(member)}"
     cures = {
         400: "check the model's name, its region and its settings in pool.toml",
-        401: f"check the key in {_key_variables(member)}",
-        403: f"check that the account of the key in {_key_variables(member)} may use this model, and its region",
+        401: f"check {key}",
+        403: f"check that the account of {key} may use this model, and its region",
         404: "check the model's name, and its region or address",
         408: "give a longer timeout, or a smaller max_tokens",
         422: "check the model's name, its region and its settings in pool.toml",

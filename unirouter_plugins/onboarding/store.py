@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,8 +111,26 @@ def _check_amounts(record: Answer | Grade, *names: str) -> None:
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
+class Text(sa.TypeDecorator[str]):
+    """Any string. NUL and lone surrogates, which databases refuse, are kept in Python's escapes behind a mark."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
+        """Return what the database keeps."""
+        is_plain = value is None or re.search(r"[\0\ud800-\udfff]|\Aescaped:", value) is None
+        return value if is_plain else f"escaped:{value}".encode("unicode_escape").decode("ascii")
+
+    def process_result_value(self, value: str | None, dialect: object) -> str | None:
+        """Return the string that was kept."""
+        if value is None or not value.startswith("escaped:"):
+            return value
+        return value.removeprefix("escaped:").encode("ascii").decode("unicode_escape")
+
+
 def _key() -> list[sa.Column[Any]]:
-    texts = [sa.Column(name, sa.Text, primary_key=True) for name in AnswerKey._fields[:3]]
+    texts = [sa.Column(name, Text, primary_key=True) for name in AnswerKey._fields[:3]]
     return [*texts, sa.Column("repeat", sa.Integer, primary_key=True, autoincrement=False)]
 
 
@@ -123,22 +142,22 @@ _answers = sa.Table(
     sa.Column(
         "chat_json", sa.Text
     ),  # what the digests `prompt` and `settings` stand for, for people who read the table
-    sa.Column("settings_json", sa.Text),
-    sa.Column("text", sa.Text),
+    sa.Column("settings_json", Text),
+    sa.Column("text", Text),
     *(sa.Column(name, sa.Double) for name in (*_TOKENS, "usd", "seconds")),
-    sa.Column("finish", sa.Text),
+    sa.Column("finish", Text),
     sa.Column("refused", sa.Boolean, nullable=False),
-    sa.Column("date", sa.Text, nullable=False),
+    sa.Column("date", Text, nullable=False),
 )
 _grades = sa.Table(
     "grades",
     _tables,
     *_key(),
-    sa.Column("grader", sa.Text, primary_key=True),  # the digest of grader_key, which may be too long for an index
-    sa.Column("grader_key", sa.Text, nullable=False),
+    sa.Column("grader", Text, primary_key=True),  # the digest of grader_key, which may be too long for an index
+    sa.Column("grader_key", Text, nullable=False),
     sa.Column("error", sa.Double),
     sa.Column("usd", sa.Double),
-    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("note", Text, nullable=False),
 )
 Row: TypeAlias = dict[str, Any]
 _ANSWER = [_answers.c[field.name] for field in fields(Answer)]
@@ -261,7 +280,7 @@ class AnswerStore:
             graded = {**key._asdict(), "grader": digest, "grader_key": grader_key, **vars(grade)}
             graded |= {} if self.texts else {"note": ""}
         kept: Future[None] = Future()
-        self._waiting.append((key, _storable(row), _storable(graded), kept))
+        self._waiting.append((key, row, graded, kept))
         self._writer.submit(self._write_waiting)
         return kept
 
@@ -291,7 +310,7 @@ class AnswerStore:
     def _read(self, table: sa.Table, columns: Sequence[Any], model: str, settings: str) -> Sequence[Any]:
         if self._is_empty:
             return ()
-        statement = sa.select(*columns).where(table.c.model == _clean(model), table.c.settings == settings)
+        statement = sa.select(*columns).where(table.c.model == model, table.c.settings == settings)
         with self._failures(), self._engine.connect() as connection:
             return connection.execute(statement).all()
 
@@ -347,15 +366,6 @@ class AnswerStore:
 
 def _is_locked(failed: BaseException) -> bool:
     return isinstance(failed, sa.exc.OperationalError | sqlite3.Error) and "database is locked" in str(failed)
-
-
-def _storable(row: Row | None) -> Row | None:
-    """Return a row without what databases refuse in a text: NUL and lone surrogates."""
-    return None if row is None else {name: _clean(v) if isinstance(v, str) else v for name, v in row.items()}
-
-
-def _clean(text: str) -> str:
-    return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()
 
 
 def _json(value: object) -> str | None:
