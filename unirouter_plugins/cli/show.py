@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unirouter_core.evaluate.report import Report
     from unirouter_core.evaluate.tune import Tuning
     from unirouter_plugins.litellm import CallRecord
+    from unirouter_plugins.onboarding import Onboarded
     from unirouter_plugins.onboarding.bill import Bill
 
 T = TypeVar("T")
@@ -302,6 +303,32 @@ def bill(made: Bill, budget: float | None) -> None:
     say(f"Prices: {'; '.join(sorted({f'{item.model} from {item.price_source}' for item in made.items}))}.", "dim")
     if budget is not None:
         say(f"The budget of {usd(budget)} holds even if every call is retried and billed.", "dim")
+
+
+def onboarded(one: Onboarded) -> None:
+    """Print what onboarding a model gave: its profile, its calls, and what it changes."""
+    if one.profile is None:
+        say(f"{one.model} was not added: {one.reason}", "bold")
+    else:
+        value = quality(one.profile.error, stderr_of(one.profile))
+        say(f"{one.model}: quality {value}, {usd(1000 * mean_usd(one.profile))} per 1,000 calls", "bold green")
+    counts = {
+        "answers of this run": one.asked,
+        "cut off at the token limit": one.truncated,
+        "refused": one.refused,
+        "calls failed": one.failed,
+        "judge calls failed": one.judge_failures,
+        "not gradable": one.ungradable,
+    }
+    happened = "".join(f"; {n} {what}" for what, n in counts.items() if n)
+    say(f"{one.answered} of {one.prompts} prompts answered{happened}.")
+    for text in one.notes:
+        say(text)
+    if one.joining is not None:
+        say(one.joining.verdict)
+        for prompt in one.joining.moved[:CANDIDATES_SHOWN] if one.joining.kind != "the only model" else ():
+            say(f"  moves to it: {shortened(prompt)}", "dim")
+    say()
 
 
 # --- Decisions --------------------------------------------------------------------------------------------------------
