@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.cli.options import Json, emit, split
-from unirouter_plugins.cli.progress import each, working
-from unirouter_plugins.cli.tables import empty_table, open_console
+from unirouter_plugins.cli.options import Json, split
+from unirouter_plugins.cli.show import console as open_console
+from unirouter_plugins.cli.show import each, emit, working
+from unirouter_plugins.cli.show import table as empty_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import time
 
 import pytest
 from aiohttp import web
@@ -25,11 +24,17 @@ from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
 from unirouter_plugins.litellm.pool_file import Member, Votes
 from unirouter_plugins.litellm.prices import TABLE, Quote
-from unirouter_plugins.onboarding import ask as asking
-from unirouter_plugins.onboarding import pacing
-from unirouter_plugins.onboarding.ask import Caller, CallFailedError, settings_of
-from unirouter_plugins.onboarding.budget import Budget, OverBudgetError
-from unirouter_plugins.onboarding.pacing import Gate, together
+from unirouter_plugins.onboarding.ask import (
+    ATTEMPTS,
+    Budget,
+    Caller,
+    CallFailedError,
+    OnboardingOptions,
+    OverBudgetError,
+    settings_of,
+    together,
+)
+from unirouter_plugins.onboarding.questions import Question
 
 pytestmark = [
     # LiteLLM's client takes the loop's sockets with it
@@ -37,14 +42,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
 ]
 
-CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL = Question("What is the capital of France?")
 PRICES = Prices(1000, 2000)  # so that tokens are tenths of cents
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Pauses that nobody asked for are short, so that tests are."""
-    monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.01)
+def key(monkeypatch):
     monkeypatch.setenv("LOOPBACK", KEY)
 
 
@@ -52,12 +55,12 @@ def quick(monkeypatch):
 async def ask(scripted_server):
     """Ask the model of the scripted server that does as told; returns the reply or what failed, and the budget."""
 
-    async def asked(reply, budget=None, **how):
+    async def asked(reply, budget=None, attempts=ATTEMPTS, **how):
         scripted_server.script["m"] = reply
         caller = made(scripted_server.url, budget := budget or Budget(), **how)
         async with budget.hold() as hold:
             try:
-                return await caller(CHAT, caller.tokens(CHAT), hold), budget, caller
+                return await caller(CAPITAL, hold, attempts=attempts), budget, caller
             except CallFailedError as failed:
                 return failed, budget, caller
 
@@ -65,11 +68,11 @@ async def ask(scripted_server):
     await open_litellm().close_litellm_async_clients()
 
 
-def made(url, budget, *, max_tokens=100, timeout=10.0, concurrency=4, **fields):
+def made(url, budget, *, max_tokens=100, timeout=60.0, concurrency=4, **fields):
     member = Member("m", "openai/m", api_base=url, api_key_env="LOOPBACK", **fields)
+    how = {"max_tokens": max_tokens, "timeout": timeout, "concurrency": concurrency, "retry_pause": 0.01}
     counter = TokenCounter(BY_CHARACTERS)
-    how = {"max_tokens": max_tokens, "counter": counter, "budget": budget, "concurrency": concurrency}
-    return Caller(member, Quote(PRICES, TABLE), timeout=timeout, **how)
+    return Caller(member, Quote(PRICES, TABLE), OnboardingOptions(**how), counter=counter, budget=budget)
 
 
 async def sends_blanks(request, seen):
@@ -87,19 +90,38 @@ async def says_nothing(request, seen):
     return web.json_response({**body, "choices": []})
 
 
+def counts(**usage):
+    """Answer, and say that it took so many tokens."""
+
+    async def replies(request, seen):
+        body = json.loads((await says("Paris.")(request, seen)).body)
+        return web.json_response({**body, "usage": {**body["usage"], **usage}})
+
+    return replies
+
+
+ODD_USAGES = [
+    {"completion_tokens": -3},
+    {"prompt_tokens": -1_000_000},
+    {"completion_tokens": 10**12},
+    {"completion_tokens": 10**400},
+]
+"""Numbers that a provider sends and that cannot be."""
+
+
 # --- One call ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_reply_has_the_text_the_tokens_and_the_usd(ask):
     reply, budget, _ = await ask(says("It is Paris."))
     assert (reply.text, reply.finish, reply.refused) == ("It is Paris.", "stop", False)
-    assert (reply.usage.tokens_in, reply.usage.tokens_out) == (6, 3)
+    assert (reply.tokens_in, reply.tokens_out) == (6, 3)
     assert reply.usd == pytest.approx((6 * 1000 + 3 * 2000) / 1e6) == budget.spent
 
 
 async def test_reasoning_tokens_are_paid_for(ask):
     reply, _, _ = await ask(says("Paris.", reasoning=50))
-    assert (reply.usage.tokens_out, reply.usage.reasoning_tokens) == (51, 50)
+    assert (reply.tokens_out, reply.reasoning_tokens) == (51, 50)
     assert reply.usd == pytest.approx((6 * 1000 + 51 * 2000) / 1e6)
 
 
@@ -109,7 +131,15 @@ async def test_the_member_s_own_limit_wins_over_the_measurement_s(ask, scripted_
     assert [seen.body["max_tokens"] for seen in scripted_server.seen] == [77, 33]
 
 
-@pytest.mark.parametrize("reply", [says("I'm sorry, but I can't help with that."), refuses_the_content()])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        says("I'm sorry, but I can't help with that."),
+        refuses_the_content(),
+        fails(400, "Refused.", code="content_filter"),
+        fails(400, "Refused.", code="content_policy_violation"),
+    ],
+)
 async def test_declining_is_a_refusal_and_no_failure(ask, reply):
     answered, _, _ = await ask(reply)
     assert answered.refused
@@ -133,7 +163,7 @@ async def test_a_failure_that_may_pass_is_asked_again(ask, scripted_server):
 async def test_litellm_retries_nothing_behind_our_back(ask, scripted_server):
     failed, _, _ = await ask(breaks())
     assert isinstance(failed, CallFailedError)
-    assert len(scripted_server.seen) == pacing.ATTEMPTS
+    assert len(scripted_server.seen) == ATTEMPTS
 
 
 async def test_a_failure_that_stays_is_not_asked_again(ask, scripted_server):
@@ -177,16 +207,17 @@ async def test_a_key_that_is_not_set_is_said_before_anything_is_asked(ask, scrip
 @pytest.mark.parametrize(
     ("reply", "attempts", "how"),
     [
-        (breaks(), pacing.ATTEMPTS, {}),
-        (cuts, pacing.ATTEMPTS, {}),
-        (says("Paris.", latency=1.0), pacing.ATTEMPTS, {"timeout": 0.2}),
+        (breaks(), ATTEMPTS, {}),
+        (cuts, ATTEMPTS, {}),
+        (says("Paris.", latency=1.0), ATTEMPTS, {"timeout": 0.2}),
         (says("Paris.", usage=False), 1, {}),
         (refuses_the_content(), 1, {}),
+        *((counts(**usage), 1, {}) for usage in ODD_USAGES),
     ],
 )
 async def test_a_bill_that_is_not_known_counts_at_its_worst(ask, reply, attempts, how):
     _, budget, caller = await ask(reply, **how)
-    assert budget.spent == pytest.approx(attempts * caller.worst(caller.tokens(CHAT)))
+    assert budget.spent == pytest.approx(attempts * caller.worst(caller.tokens(CAPITAL)))
 
 
 @pytest.mark.parametrize("reply", [rate_limited(0), refuses_the_key(), fails(404, "No such model.")])
@@ -196,12 +227,11 @@ async def test_a_call_that_was_turned_away_costs_nothing(ask, reply):
     assert budget.spent == 0
 
 
-async def test_a_call_that_is_kept_alive_by_blanks_ends_in_time(ask, monkeypatch):
-    monkeypatch.setattr(asking, "LATER", 0.0)
-    failed, budget, caller = await ask(sends_blanks, timeout=0.3)
+async def test_a_call_that_is_kept_alive_by_blanks_ends_in_time(ask):
+    failed, budget, caller = await ask(sends_blanks, timeout=0.3, attempts=2)
     assert failed.kind == "Timeout"
     assert "m had not answered after 0.3 s" in str(failed)
-    assert budget.spent == pytest.approx(pacing.ATTEMPTS * caller.worst(caller.tokens(CHAT)))
+    assert budget.spent == pytest.approx(2 * caller.worst(caller.tokens(CAPITAL)))
 
 
 async def test_a_response_without_an_answer_is_a_failure_that_is_paid_for(ask):
@@ -211,7 +241,7 @@ async def test_a_response_without_an_answer_is_a_failure_that_is_paid_for(ask):
 
 
 async def test_every_attempt_needs_its_worst_in_the_budget(ask, scripted_server):
-    worst = made("http://127.0.0.1:1", Budget()).worst(made("http://127.0.0.1:1", Budget()).tokens(CHAT))
+    worst = made("http://127.0.0.1:1", Budget()).worst(made("http://127.0.0.1:1", Budget()).tokens(CAPITAL))
     with pytest.raises(OverBudgetError, match="larger budget"):
         await ask(breaks(), Budget(2.5 * worst))
     assert len(scripted_server.seen) == 2
@@ -224,7 +254,7 @@ async def test_the_worst_grows_with_what_calls_are_seen_to_take(ask):
 
 def test_votes_count_as_many_times_as_there_are_samples():
     one, five = (made("http://127.0.0.1:1", Budget(), votes=votes) for votes in (None, Votes(5, "text")))
-    assert five.worst(five.tokens(CHAT)) == pytest.approx(5 * one.worst(one.tokens(CHAT)))
+    assert five.worst(five.tokens(CAPITAL)) == pytest.approx(5 * one.worst(one.tokens(CAPITAL)))
 
 
 @given(
@@ -283,85 +313,54 @@ async def test_two_tasks_that_need_more_do_not_wait_for_each_other():
 @pytest.mark.parametrize("usd", [-1, math.nan, math.inf])
 def test_a_budget_that_is_no_amount_is_refused(usd):
     with pytest.raises(InvalidDataError, match="finite number of USD"):
-        Budget(usd)
+        OnboardingOptions(budget=usd)
 
 
 # --- The pace ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pause_that_one_call_was_asked_for_holds_for_all():
-    gate, began = Gate(4), time.monotonic()
-    gate.pause(0.2)
-
-    async def passed():
-        async with gate.passage():
-            return time.monotonic() - began
-
-    assert min(await together(passed() for _ in range(3))) >= 0.2
-
-
-async def test_after_a_pause_half_as_many_are_asked_at_once_and_then_more_again():
-    gate, inside, most = Gate(8), 0, []
-
-    async def passes():
-        nonlocal inside
-        async with gate.passage():
-            inside += 1
-            most.append(inside)
-            await asyncio.sleep(0.02)
-            inside -= 1
-
-    gate.pause(0.01)
-    await together(passes() for _ in range(8))
-    assert max(most) <= 5  # four, and one more after four went well
-    await together(passes() for _ in range(40))
-    most.clear()
-    await together(passes() for _ in range(8))
-    assert max(most) == 8
-
-
-async def test_retry_after_is_kept_to_by_all_calls(ask, scripted_server):
-    scripted_server.script["m"] = [rate_limited(0.4), says("Paris.")]
+async def test_a_pause_that_a_provider_asks_for_holds_for_all_calls(scripted_server):
+    scripted_server.script["m"] = [rate_limited(0.4), *[says("Paris.")] * 4]
     budget = Budget()
     caller = made(scripted_server.url, budget)
 
     async def asked():
         async with budget.hold() as hold:
-            return await caller(CHAT, caller.tokens(CHAT), hold)
+            return await caller(CAPITAL, hold)
 
-    assert (await asked()).text == "Paris."
-    first, second = (seen.time for seen in scripted_server.seen)
-    assert second - first >= 0.4
+    first = asyncio.ensure_future(asked())
+    while not scripted_server.seen:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)  # the refusal has come back
+    answers = await together(asked() for _ in range(3))
+    assert {answer.text for answer in (*answers, await first)} == {"Paris."}
+    times = [seen.time for seen in scripted_server.seen]
+    assert min(times[1:]) - times[0] >= 0.4
+    await open_litellm().close_litellm_async_clients()
 
 
-async def test_a_provider_that_takes_two_at_once_is_asked_by_as_many_in_the_end():
-    """Eight tasks and sixty calls: asked eight at once to the end, it would refuse three in four."""
-    gate, inside, refused, failed = Gate(8), 0, 0, 0
-    litellm = open_litellm()
+async def test_no_more_calls_are_made_at_once_than_told(scripted_server):
+    inside, most = 0, []
 
-    async def call():
-        nonlocal inside, refused
-        async with gate.passage():
-            inside += 1
-            try:
-                await asyncio.sleep(0.01)
-                if inside > 2:
-                    refused += 1
-                    raise litellm.RateLimitError("slow down", "openai", "m")
-            finally:
-                inside -= 1
+    async def replies(request, seen):
+        nonlocal inside
+        inside += 1
+        most.append(inside)
+        await asyncio.sleep(0.02)
+        inside -= 1
+        return await says("Paris.")(request, seen)
 
-    async def work(left):
-        nonlocal failed
-        for _ in left:
-            try:
-                await pacing.with_retries(call, gate)
-            except litellm.RateLimitError:
-                failed += 1
+    scripted_server.script["m"] = replies
+    budget = Budget()
+    caller = made(scripted_server.url, budget, concurrency=3)
 
-    left = iter(range(60))
-    await together(work(left) for _ in range(8))
-    assert (failed, refused < 60) == (0, True)
+    async def asked():
+        async with budget.hold() as hold:
+            return await caller(CAPITAL, hold)
+
+    await together(asked() for _ in range(12))
+    assert max(most) == 3
+    await open_litellm().close_litellm_async_clients()
 
 
 # --- Settings ---------------------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ import pytest
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.pool_file import Member, Members, Votes
-from unirouter_plugins.onboarding import plan_onboarding
-from unirouter_plugins.onboarding.answers import Answer, AnswerKey, AnswerStore, Entry, Grade
-from unirouter_plugins.onboarding.ask import digest_of, settings_of
+from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding
+from unirouter_plugins.onboarding.ask import ATTEMPTS, settings_digest
 from unirouter_plugins.onboarding.bill import USUAL_TOKENS, WIDER, Spread
-from unirouter_plugins.onboarding.judge import Judge
-from unirouter_plugins.onboarding.pacing import ATTEMPTS
 from unirouter_plugins.onboarding.questions import Question, Questions
+from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, Grade
+
+# pydantic, of a class of LiteLLM's own, when it is first used
+pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")
 
 PRICES = Prices(1.0, 2.0)
 SUMS = [Question(f"What is {n} plus {n}?", str(2 * n), parse_grader("number")) for n in range(100)]
@@ -27,9 +28,8 @@ def bill(asked_router, tmp_path):
     def drawn_up(questions=SUMS, *, into=asked_router, prices=PRICES, model="openai/new", fields=None, also=(), **how):
         new = Member("new", model, "http://127.0.0.1:9", "NO_SUCH_KEY", prices, **(fields or {}))
         table = Members({member.name: member for member in (new, *also)})
-        return plan_onboarding(
-            into, ["new"], Questions(questions), members=table, store=tmp_path / "answers.sqlite", **how
-        ).bill
+        how |= {"validation": Questions(questions), "pool": table, "store": tmp_path / "answers.sqlite"}
+        return plan_onboarding(into, ["new"], OnboardingOptions(**how)).bill
 
     return drawn_up
 
@@ -83,12 +83,12 @@ def test_votes_and_repeats_multiply(bill):
 
 
 def test_what_is_paid_for_is_not_billed_again(bill, tmp_path):
-    settings = digest_of(settings_of(Member("new", "openai/new"), 1024))
+    settings = settings_digest(Member("new", "openai/new"), 1024)
     answer = Answer("4", 5, 1, None, None, 1e-5, 0.1, "stop", refused=False, date="2026-11-23")
     with AnswerStore(tmp_path / "answers.sqlite") as store:
         for question in SUMS[:40]:
             key = AnswerKey("new", question.digest, settings)
-            store.add([Entry(key, answer, question.grader_key, Grade(0.0))])
+            store.add(key, answer, grader_key=question.grader_key, grade=Grade(0.0))
     (item,) = bill().items
     assert (item.calls, item.paid) == (60, 40)
     assert bill(repeats=2).items[0].calls == 160
@@ -97,7 +97,7 @@ def test_what_is_paid_for_is_not_billed_again(bill, tmp_path):
 def test_the_judge_and_the_reference_model_are_on_the_bill(bill):
     critic, sage = Member("critic", "openai/critic", prices=Prices(3, 6)), Member("teacher", "openai/t", prices=PRICES)
     bare = [Question(f"Why is {n} odd?") for n in range(20)]
-    drawn = bill(bare, judge=Judge(critic), reference_model="teacher", also=(critic, sage))
+    drawn = bill(bare, judge="critic", reference_model="teacher", also=(critic, sage))
     new, teacher, judge = drawn.items
     assert [(item.role, item.calls) for item in drawn.items] == [("measured", 20), ("reference", 20), ("judge", 20)]
     assert judge.tokens_in > 20 * 300  # the judge's own prompt
@@ -107,7 +107,7 @@ def test_the_judge_and_the_reference_model_are_on_the_bill(bill):
 
 def test_a_judge_that_grades_nothing_is_not_on_the_bill(bill):
     critic = Member("critic", "openai/critic", prices=PRICES)
-    assert [item.role for item in bill(judge=Judge(critic), also=(critic,)).items] == ["measured"]
+    assert [item.role for item in bill(judge="critic", also=(critic,)).items] == ["measured"]
 
 
 @pytest.mark.parametrize("how", [{}, {"max_tokens": 3}, {"repeats": 3}, {"fields": {"votes": Votes(3, "text")}}])

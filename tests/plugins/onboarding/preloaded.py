@@ -1,6 +1,6 @@
 """What processes that tests start have loaded before they are forked: LiteLLM, which takes seconds."""
 
-import tests.plugins.killing
+import tests.plugins.onboarding.killing
 from unirouter_plugins.litellm.failures import open_litellm
 
 __all__ = ["tests"]

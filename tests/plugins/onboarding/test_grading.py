@@ -6,31 +6,28 @@ from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError
 from unirouter_plugins.graders import Grader, parse_grader
-from unirouter_plugins.onboarding.grades import grade_answer, suitable_grader, with_reference, worth
-from unirouter_plugins.onboarding.questions import Question
-from unirouter_plugins.onboarding.reading import read_questions
+from unirouter_plugins.onboarding.judge import with_reference, worth
+from unirouter_plugins.onboarding.questions import Question, read_questions, suitable_grader
 
 SUM = Question("What is 6 * 7?", "42", parse_grader("number"))
 WHY = Question("Why is the sky blue?")
 
 
-def test_a_program_grades_without_cost():
-    grade = grade_answer(SUM, "It is 42.")
-    assert (grade.error, grade.usd, grade.note) == (0, 0, "")
-    assert grade_answer(SUM, "It is 43.").error == 1
+def test_a_program_grades():
+    assert (SUM.error("It is 42."), SUM.error("It is 43.")) == (0, 1)
 
 
 def test_a_blank_answer_is_wrong_and_no_judge_is_asked():
-    assert grade_answer(SUM, " \n").error == grade_answer(WHY, "").error == 1
+    assert SUM.error(" \n") == WHY.error("") == 1
 
 
 def test_what_no_program_grades_is_left_to_a_judge():
-    assert grade_answer(WHY, "Because of the air.") is None
+    assert WHY.error("Because of the air.") is None
 
 
 def test_a_grader_without_the_reference_that_it_needs_says_so():
     with pytest.raises(InvalidDataError, match=r"question 3 has no reference; the grader 'number' needs one"):
-        grade_answer(Question("x", grader=parse_grader("number"), name="question 3"), "4")
+        Question("x", grader=parse_grader("number"), name="question 3").error("4")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +42,7 @@ def test_a_grader_without_the_reference_that_it_needs_says_so():
 def test_an_own_function_that_fails_is_named_with_its_question(function, said):
     question = Question("x", "y", Grader("mine", function), name="line 7")
     with pytest.raises(InvalidDataError, match=said):
-        grade_answer(question, "z")
+        question.error("z")
 
 
 # Which grader suits a reference
@@ -106,7 +103,7 @@ def test_the_shape_finds_what_was_chosen_by_hand_for_every_number_and_object_of_
 def test_a_short_or_marked_answer_becomes_the_reference_with_a_grader(answer, reference, name):
     asked = with_reference(Question("x"), answer, judged=False)
     assert (asked.reference, asked.grader.name) == (reference, name)
-    assert grade_answer(asked, answer).error == 0
+    assert asked.error(answer) == 0
 
 
 def test_free_text_is_a_reference_for_a_judge_only():
@@ -125,8 +122,8 @@ def test_an_empty_answer_or_a_refusal_is_no_reference(answer, judged):
 def test_the_grader_that_a_line_names_compares_with_the_reference_model():
     number = Question("x", grader=parse_grader("number"))
     asked = with_reference(number, "They have 42 eggs in the end.", judged=True)
-    assert grade_answer(asked, "So 42.").error == 0
-    assert grade_answer(asked, "So 41.").error == 1
+    assert asked.error("So 42.") == 0
+    assert asked.error("So 41.") == 1
     assert with_reference(number, "I cannot tell from this.", judged=True) is None
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from unirouter_core import InvalidDataError
 from unirouter_core.embedding import HashingEmbedder
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.onboarding.questions import Question, Questions
-from unirouter_plugins.onboarding.reading import read_questions
+from unirouter_plugins.onboarding.questions import Question, Questions, read_questions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*too few to say much:UserWarning")  # the files here are small
 
@@ -136,7 +135,7 @@ def test_a_grader_that_compares_with_nothing_needs_no_reference(write):
             {},
             r"1 of 2 prompts \(the first is line 1\) has no reference; .* or name a reference model or a j",
         ),
-        ([SUM, {"prompt": "x?", "answer": "y"}], {}, "A right answer is called 'reference'; answer were passed over"),
+        ([SUM, {"prompt": "x?", "answer": "y"}], {}, "A right answer is called 'reference'; answer were ignored"),
         ([SUM, {"prompt": "x?", "grader": "number"}], {"judge": True}, "line 2.*no reference; .* a reference model.$"),
         ([SUM, {"prompt": "x?", "reference": "y", "grader": "judge"}], {}, "line 2.* no grader but a judge"),
         ([SUM, {"prompt": "x?", "reference": "A fact in more than five words."}], {}, "no grader but a judge"),

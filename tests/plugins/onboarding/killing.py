@@ -11,10 +11,10 @@ from tests.plugins.servers import KEY
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.pool_file import Member, Members
-from unirouter_plugins.onboarding import onboard
-from unirouter_plugins.onboarding.answers import AnswerStore
-from unirouter_plugins.onboarding.ask import digest_of, settings_of
+from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
+from unirouter_plugins.onboarding.ask import settings_digest
 from unirouter_plugins.onboarding.questions import Question, Questions
+from unirouter_plugins.onboarding.store import AnswerStore
 
 SUMS = [
     Question(f"What is {a} plus {b}?", str(a + b), parse_grader("number")) for a in range(40, 46) for b in range(10)
@@ -26,7 +26,8 @@ def onboard_one(name, url, store, folder):
     """What a process does: onboard one model of a server into the router in `folder`."""
     os.environ["LOOPBACK"] = KEY
     router = UniRouter.load(folder)
-    onboard(router, [name], Questions(SUMS), members=table(name, url), store=store, folder=folder, concurrency=AT_ONCE)
+    options = OnboardingOptions(validation=Questions(SUMS), pool=table(name, url), store=store, concurrency=AT_ONCE)
+    run_onboarding(plan_onboarding(router, [name], options), folder=folder)
 
 
 def table(name, url):
@@ -36,7 +37,7 @@ def table(name, url):
 def start(name, url, store, folder):
     """Start a process that onboards; it is forked from one that has loaded all, so that it begins at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.plugins.preloaded"])
+    context.set_forkserver_preload(["tests.plugins.onboarding.preloaded"])
     process = context.Process(target=onboard_one, args=(name, url, str(store), str(folder)))
     process.start()
     return process
@@ -82,7 +83,7 @@ def kept(store, url):
     if not store.exists():
         return {}
     digests = {question.digest: question.prompt for question in SUMS}
-    settings = digest_of(settings_of(table("sage", url)["sage"], 1024))
+    settings = settings_digest(table("sage", url)["sage"], 1024)
     with AnswerStore(store) as opened:
         return {digests[digest]: answer for (digest, _), answer in opened.answers("sage", settings).items()}
 

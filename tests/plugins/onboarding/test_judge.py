@@ -10,10 +10,15 @@ from hypothesis import strategies as st
 from unirouter_core import InvalidDataError
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.pool_file import Member, Votes
-from unirouter_plugins.onboarding.judge import NO_REFERENCE, Judge, parse_verdict, read_judge_prompt
-from unirouter_plugins.onboarding.known_pairs import JudgeCheck, known_pairs
-from unirouter_plugins.onboarding.questions import Question
-from unirouter_plugins.onboarding.reading import read_questions
+from unirouter_plugins.onboarding.judge import (
+    NO_REFERENCE,
+    Judge,
+    parse_verdict,
+    read_judge_prompt,
+    trial_questions,
+    trial_result,
+)
+from unirouter_plugins.onboarding.questions import Question, read_questions
 
 CRITIC = Member("critic", "openai/gpt-4.1", settings={"temperature": 0})
 CAPITAL = Question("Capital of Italy?", "Rome")
@@ -23,7 +28,7 @@ PLACES = ("{prompt}", "{reference}", "{answer}")
 def sent(question, answer, prompt=None):
     """The text that the judge is sent."""
     judge = Judge(CRITIC) if prompt is None else Judge(CRITIC, prompt)
-    (message,) = judge.messages(question, answer)
+    (message,) = judge.asks(question, answer).messages
     assert message["role"] == "user"
     return message["content"]
 
@@ -185,53 +190,67 @@ def test_a_judge_that_only_repeats_what_it_was_sent_gives_no_verdict(answer):
 # Whether to trust it
 
 
-def test_known_pairs_are_references_and_those_of_other_questions_of_the_same_kind():
-    starter = read_questions()
-    pairs = known_pairs(starter, n=30)
-    assert [pair.is_right for pair in pairs] == [True, False] * 30
-    assert all(pair.question.grader(pair.answer, pair.question.reference) != pair.is_right for pair in pairs)
-    family = {question.reference: question.fields["family"] for question in starter}
-    alike = [family[pair.answer] == pair.question.fields["family"] for pair in pairs if not pair.is_right]
-    assert sum(alike) >= 0.8 * len(alike)  # a reference may stand in two families
+def tried(questions, **how):
+    """The answers of the judge's trial, each with its question's reference, its text and the verdict it should get."""
+    return [
+        (re.findall("^> (.*)$", trial.messages[0]["content"], re.MULTILINE)[-1], trial.reference)
+        for trial in trial_questions(Judge(CRITIC), questions, **how)
+    ]
 
 
-def test_known_pairs_are_those_of_the_seed():
+def test_a_judge_is_tried_on_references_and_those_of_other_questions():
+    cities = [Question(f"Capital of land {n}?", f"The city {n}", parse_grader("text")) for n in range(30)]
+    pairs = tried(cities, n=10)
+    assert [verdict for _, verdict in pairs] == ["correct", "incorrect"] * 10
+    assert len({answer for answer, verdict in pairs if verdict == "correct"}) == 10
+    assert all(right != wrong for (right, _), (wrong, _) in zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def test_wrong_answers_are_of_a_similar_kind_where_there_are_any():
+    families = [Question(f"{n}?", f"{n}", parse_grader("number"), fields={"family": n % 2}) for n in range(40)]
+    pairs = tried(families, n=20)
+    assert all(int(right) % 2 == int(wrong) % 2 for (right, _), (wrong, _) in zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def test_a_trial_is_that_of_the_seed():
     starter = read_questions()
-    assert known_pairs(starter, seed=1) == known_pairs(starter, seed=1) != known_pairs(starter, seed=2)
+    assert tried(starter, seed=1) == tried(starter, seed=1) != tried(starter, seed=2)
 
 
 def test_questions_for_the_judge_are_tried_first():
     programs = [Question(f"{n}?", str(n), parse_grader("number")) for n in range(50)]
     judged = [Question(f"Why {n}?", f"Because of {n} reasons that are long.") for n in range(3)]
-    pairs = known_pairs([*programs, *judged], n=3)
-    assert {pair.question for pair in pairs} == set(judged)
-    assert len(pairs) == 6
+    rights = [answer for answer, verdict in tried([*programs, *judged], n=3) if verdict == "correct"]
+    assert set(rights) == {question.reference for question in judged}
 
 
-def test_without_another_reference_there_is_no_wrong_answer_and_without_any_no_pair():
+def test_without_another_reference_there_is_no_wrong_answer_and_without_any_no_trial():
     cities = [Question("Italy?", "Rome", parse_grader("text")), Question("Latium?", "rome.", parse_grader("text"))]
     sums = [Question("6 * 7?", "42", parse_grader("number")), Question("2 * 21?", "42.0", parse_grader("number"))]
     for same in (cities, sums):
-        assert [pair.is_right for pair in known_pairs(same)] == [True, True]
-    assert known_pairs([Question("Sing."), Question("Dance.")]) == []
+        assert [verdict for _, verdict in tried(same)] == ["correct", "correct"]
+    assert tried([Question("Sing."), Question("Dance.")]) == []
 
 
-def test_the_check_counts_what_was_accepted_and_refused_and_a_missing_verdict_as_neither():
-    pairs = known_pairs(read_questions(), n=10)
-    errors = [0.0 if pair.is_right else 1.0 for pair in pairs]
-    assert str(JudgeCheck.of(pairs, errors)) == (
-        "The judge accepted 10 of 10 right answers and refused 10 of 10 wrong ones."
+@pytest.mark.parametrize(
+    ("said", "right"), [("VERDICT: CORRECT", True), ("VERDICT: PARTLY", False), ("VERDICT: INCORRECT", False)]
+)
+def test_in_a_trial_the_judge_is_right_when_its_verdict_is(said, right):
+    accept, refuse = trial_questions(Judge(CRITIC), [CAPITAL, Question("Capital of France?", "Paris")], n=1)
+    assert accept.error(said) == (not right)
+    assert refuse.error(said) == (said != "VERDICT: INCORRECT")
+    assert accept.error("Hard to say.") == refuse.error("Hard to say.") == 1
+
+
+def test_a_judge_passes_that_tells_four_in_five_of_each_kind():
+    trial = trial_questions(Judge(CRITIC), read_questions(), n=10)
+    right = {(row, 0): 0.0 for row in range(20)}
+    assert trial_result(trial, right) == (
+        "The judge accepted 10 of 10 right answers and refused 10 of 10 wrong ones.",
+        True,
     )
-    check = JudgeCheck.of(pairs, [None, 0.5, *errors[2:]])
-    assert (check.accepted, check.n_right, check.refused, check.n_wrong) == (9, 10, 9, 10)
-    assert check.passes
-
-
-def test_a_judge_that_accepts_all_or_refuses_all_does_not_pass():
-    pairs = known_pairs(read_questions(), n=10)
-    for error in (0.0, 0.5, 1.0, None):
-        assert not JudgeCheck.of(pairs, [error] * len(pairs)).passes
-
-
-def test_a_judge_that_nothing_is_known_for_was_not_tried():
-    assert str(JudgeCheck.of([], [])) == "The judge could not be tried, as no right answer is known."
+    said, passes = trial_result(trial, {**right, (0, 0): 1.0, (1, 0): 1.0, (3, 0): 1.0})
+    assert (said, passes) == ("The judge accepted 9 of 10 right answers and refused 8 of 10 wrong ones.", True)
+    for accepts, refuses in ((0.0, 1.0), (1.0, 0.0)):
+        assert not trial_result(trial, {(row, 0): refuses if row % 2 else accepts for row in range(20)})[1]
+    assert not trial_result(trial, {})[1]

@@ -7,15 +7,17 @@ import math
 import os
 import signal
 import sqlite3
+import threading
 import traceback
 
 import numpy as np
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import fitted
-from tests.plugins.killing import AT_ONCE, SUMS, check_kills, kept, start, wait_for
+from tests.plugins.onboarding.killing import AT_ONCE, SUMS, check_kills, kept, start, wait_for
 from tests.plugins.servers import (
     KEY,
     breaks,
@@ -30,13 +32,15 @@ from unirouter_core import InvalidDataError, Prices, UniRouter, UnknownPriceErro
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Votes
-from unirouter_plugins.onboarding import onboard, pacing, plan_onboarding
-from unirouter_plugins.onboarding.judge import Judge
-from unirouter_plugins.onboarding.measurement import means_of
-from unirouter_plugins.onboarding.preflight import PreflightError
+from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
+from unirouter_plugins.onboarding.ask import ATTEMPTS, PreflightError
+from unirouter_plugins.onboarding.judge import read_judge_prompt
 from unirouter_plugins.onboarding.questions import Question, Questions
+from unirouter_plugins.onboarding.run import means_of
 
 pytestmark = [
+    # pydantic, of a class of LiteLLM's own, when it is first used
+    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     # LiteLLM's client takes the loop's sockets with it
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
@@ -49,7 +53,6 @@ RIGHT = {question.prompt: question.reference for question in SUMS}
 @pytest.fixture
 def server(monkeypatch, scripted_server):
     """A server whose "sage" can add and whose "poet" cannot; it is sent a key."""
-    monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("LOOPBACK", KEY)
     scripted_server.script |= {"sage": says(RIGHT.get), "poet": says("A rose is a rose.")}
     return scripted_server
@@ -63,9 +66,10 @@ def begin(server, world, tmp_path):
     def begun(*models, questions=SUMS, into=router, plans=False, **how):
         names = models or ("sage",)
         table = Members({name: served(name, server.url) for name in ("sage", "poet", "critic")} | how.pop("also", {}))
-        given = {"members": table, "store": tmp_path / "answers.sqlite", "replace": True, **how}
-        questions = questions if isinstance(questions, Questions) else Questions(questions)
-        return (plan_onboarding if plans else onboard)(into, names, questions, **given)
+        run = {name: how.pop(name) for name in ("progress", "folder") if name in how}
+        given = {"pool": table, "store": tmp_path / "answers.sqlite", "replace": True, "retry_pause": 0.01, **how}
+        plan = plan_onboarding(into, names, OnboardingOptions(validation=Questions(questions), **given))
+        return plan if plans else run_onboarding(plan, **run)
 
     begun.router, begun.server, begun.store = router, server, tmp_path / "answers.sqlite"
     return begun
@@ -239,7 +243,7 @@ def test_an_unknown_price_is_said_before_anything_is_asked(begin):
 def test_a_model_of_the_pool_keeps_its_prices_and_capabilities_without_its_table(begin):
     able = {"tools": False, "context_window": 8192}
     (first,) = begin("sage", also={"sage": served("sage", begin.server.url, capabilities=able)})
-    (again,) = begin("sage", members=None)
+    (again,) = begin("sage", pool=None)
     assert (again.profile.prices, again.asked) == (PRICES, 0)
     assert again.profile.capabilities == first.profile.capabilities
     assert (again.profile.capabilities.tools, again.profile.capabilities.context_window) == (False, 8192)
@@ -266,14 +270,14 @@ def test_settings_outside_their_range_are_refused(begin, changed, said):
 
 
 async def test_within_an_event_loop_it_is_said_what_to_write_instead(begin):
-    with pytest.raises(RuntimeError, match=r"write: await plan_onboarding\(...\).run"):
+    with pytest.raises(InvalidDataError, match=r"write: await plan.run"):
         begin()
     assert not begin.server.seen
 
 
 def test_one_name_in_the_place_of_a_list_is_refused(begin):
     with pytest.raises(InvalidDataError, match="put it in a list"):
-        plan_onboarding(begin.router, "sage", Questions(SUMS))
+        plan_onboarding(begin.router, "sage")
 
 
 def test_questions_that_nothing_can_grade_are_refused(begin):
@@ -420,7 +424,7 @@ def test_a_connection_that_is_cut_counts_as_paid(begin):
     (sage,) = begin(concurrency=1)
     worst = plan.bill.usd_longest / 60
     assert sage.failed == 2
-    assert sage.spent_usd == pytest.approx(58 * 7e-6 + sage.failed * pacing.ATTEMPTS * worst, rel=0.1)
+    assert sage.spent_usd == pytest.approx(58 * 7e-6 + sage.failed * ATTEMPTS * worst, rel=0.1)
 
 
 def test_a_budget_that_ends_while_the_judge_is_tried_stops_before_much_is_asked(begin):
@@ -489,11 +493,11 @@ def test_a_judge_whose_key_is_wrong_is_said_after_one_answer(begin):
     assert (len(begin.server.asked("sage")), len(begin.server.asked("critic"))) == (1, 1)
 
 
-def test_another_judge_prompt_judges_anew_and_asks_nobody_else(begin):
+def test_another_judge_prompt_judges_again_and_asks_no_other_model(begin, tmp_path):
     begin.server.script |= {"sage": says(names), "critic": verdicts(fair)}
     begin(questions=FREE, judge="critic")
-    critic = Judge(served("critic", begin.server.url))
-    begin(questions=FREE, judge=Judge(critic.member, critic.prompt.replace("You grade", "Do grade")))
+    (tmp_path / "judge.md").write_text(read_judge_prompt().replace("You grade", "Do grade"))
+    begin(questions=FREE, judge="critic", judge_prompt=tmp_path / "judge.md")
     assert len(begin.server.asked("sage")) == 60
     assert len(begin.server.asked("critic")) == 2 * 80
 
@@ -601,8 +605,37 @@ def test_a_line_may_name_a_grader_of_the_user_s_own(begin, tmp_path):
     (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)))
     ends = {"ends": lambda answer, reference: float(not answer.endswith(reference))}
     table = Members({"sage": served("sage", begin.server.url)})
-    (sage,) = onboard(begin.router, ["sage"], tmp_path / "sums.jsonl", functions=ends, members=table, store=begin.store)
+    options = OnboardingOptions(validation=tmp_path / "sums.jsonl", functions=ends, pool=table, store=begin.store)
+    (sage,) = run_onboarding(plan_onboarding(begin.router, ["sage"], options))
     assert (sage.profile.error, sage.profile.provenance["graders"]) == (0.0, ["ends"])
+
+
+def test_answers_are_graded_outside_the_event_loop(begin):
+    threads = set()
+
+    def slow(answer, reference):
+        threads.add(threading.current_thread())
+        return answer != reference
+
+    begin(questions=[Question(q.prompt, q.reference, parse_grader("mine", functions={"mine": slow})) for q in SUMS])
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_a_number_that_a_provider_sends_and_that_cannot_be_ends_no_run_and_widens_no_budget(begin):
+    async def replies(request, seen):
+        body = json.loads((await says(RIGHT.get)(request, seen)).body)
+        if seen.prompt in prompts(SUMS[5:8]):
+            body["usage"] |= {"prompt_tokens": -1_000_000}
+        return web.json_response(body)
+
+    begin.server.script["sage"] = replies
+    plan = begin(plans=True)
+    (sage,) = begin(budget=1.0)
+    assert (sage.answered, sage.failed, sage.profile.error) == (60, 0, 0.0)
+    assert sage.spent_usd == pytest.approx(57 * 7e-6 + 3 * plan.bill.usd_longest / 60, rel=0.01)
+    (again,) = begin()
+    assert again.asked == 0
 
 
 def test_a_grader_that_fails_loses_no_answer(begin):
@@ -657,11 +690,9 @@ def test_without_texts_a_changed_grader_must_ask_anew(begin):
 def test_the_store_can_be_read_by_people(begin):
     begin()
     with sqlite3.connect(begin.store) as store:
-        rows = store.execute(
-            "select chat_json, text, error from answers join prompts using (prompt) join grades using (prompt)"
-        )
+        rows = store.execute("select chat_json, text, error from answers join grades using (prompt)")
         found = {json.loads(chat)[0]["content"]: (text, error) for chat, text, error in rows}
-        ((settings,),) = store.execute("select settings_json from settings").fetchall()
+        ((settings,),) = store.execute("select distinct settings_json from answers").fetchall()
     store.close()
     assert found == {prompt: (right, 0.0) for prompt, right in RIGHT.items()}
     assert json.loads(settings) == {"model": "openai/sage", "max_tokens": 1024}
