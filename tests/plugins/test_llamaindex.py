@@ -96,6 +96,15 @@ def test_a_stream_s_record_is_whole_when_it_has_ended(llm):
     assert record(first)["usd"] > 0
 
 
+def test_a_stream_s_record_is_kept_once_and_before_it_is_read(llm):
+    with record_decisions() as decisions:
+        chunks = llm.stream_chat([ChatMessage(SUM)])
+    assert [decision["model"] for decision in decisions] == ["tutor"]
+    assert all(record(chunk) is decisions[0] for chunk in chunks)
+    assert len(decisions) == 1
+    assert decisions[0]["usd"] > 0
+
+
 def test_a_chat_is_routed_on_the_newest_text_of_the_user(llm):
     chat = [ChatMessage(POEM), ChatMessage("Drops.", role="assistant"), ChatMessage(SUM)]
     assert record(llm.chat(chat))["model"] == "tutor"
@@ -154,6 +163,25 @@ def test_the_metadata_are_what_the_router_can_do_with_its_pool(asked_router):
     assert (told.context_window, told.is_chat_model, told.is_function_calling_model) == (8_000, True, True)
     none = scripted(asked_router, {"calls_tools": False})
     assert not UniRouterLLM(asked_router, none).metadata.is_function_calling_model
+
+
+def test_the_metadata_leave_room_for_a_prompt_as_each_model_does(asked_router):
+    sizes = {"poet": (8_000, 256), "sage": (200_000, 100_000), "tutor": (4_000, 4_000)}
+    how = {name: {"context_window": window, "num_output": output} for name, (window, output) in sizes.items()}
+    told = UniRouterLLM(asked_router, scripted(asked_router, **{**how, "tutor": {}})).metadata
+    assert (told.context_window, told.num_output) == sizes["poet"]
+    llm = UniRouterLLM(asked_router, scripted(asked_router, **how), cost_weight=300)
+    assert (llm.metadata.context_window, llm.metadata.num_output) == (4_000, 2_000)  # half of it is for the prompt
+    assert index().as_query_engine(llm=llm).query(SUM).metadata["unirouter"]["model"] == "tutor"
+
+
+def test_handlers_are_registered_when_an_llm_is_first_used_and_only_once(asked_router, llms, monkeypatch):
+    handlers = []
+    monkeypatch.setattr(get_dispatcher("llama_index.core.base.base_query_engine"), "event_handlers", handlers)
+    llm = UniRouterLLM(asked_router, llms)
+    assert not handlers
+    assert llm.metadata == llm.metadata
+    assert len(handlers) == 1
 
 
 def test_a_model_that_joins_or_retires_does_so_here(router):
@@ -398,6 +426,16 @@ def test_callbacks_and_token_counts_come_once(llm):
     told = index().as_query_engine().query(SUM).metadata["unirouter"]
     assert calls.models == ["scripted/tutor"]
     assert (tokens.prompt_llm_token_count, tokens.completion_llm_token_count) == (told["tokens_in"], told["tokens_out"])
+
+
+def test_llms_that_are_given_keep_their_own_callbacks(asked_router, llms):
+    own, ours = Calls(), Calls()
+    llms["tutor"].callback_manager = CallbackManager([own])
+    llm = UniRouterLLM(asked_router, llms, cost_weight=300, callback_manager=CallbackManager([ours]))
+    assert {record(one)["model"] for one in (llm.complete(SUM), llm.complete(SUM))} == {"tutor"}
+    llms["tutor"].complete(SUM)
+    llms["poet"].complete(POEM)
+    assert (len(own.models), len(ours.models)) == (3, 2)
 
 
 # --- Who is next -----------------------------------------------------------------------------------------------------

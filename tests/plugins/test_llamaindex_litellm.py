@@ -21,8 +21,8 @@ from tests.plugins.scripted_llm import (
     settings,  # noqa: F401 - a fixture
     without_record,
 )
-from tests.plugins.servers import KEY, breaks, refuses_the_key, says
-from unirouter_core import Prices
+from tests.plugins.servers import KEY, breaks, refuses_the_key, says, sends
+from unirouter_core import InvalidDataError, Prices
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.failures import MissingKeyError
 from unirouter_plugins.litellm.pool_file import Member, Members
@@ -134,9 +134,17 @@ def test_a_table_s_folder_is_all_it_takes(router, scripted_server, tmp_path):
     router.save(tmp_path / "my.router")
     lines = [f'[models.{name}]\nmodel = "openai/{name}"\napi_base = "{scripted_server.url}"\n' for name in router.pool]
     (tmp_path / "pool.toml").write_text("\n".join(lines))
-    llm = UniRouterLLM.from_folder(tmp_path / "my.router", tmp_path / "pool.toml", cost_weight=300)
-    assert llm.complete(SUM).text == "Paris."
-    assert [seen.body["model"] for seen in scripted_server.seen] == ["tutor"]
+    for pool in ({}, {"pool": tmp_path / "pool.toml"}):
+        llm = UniRouterLLM.from_folder(tmp_path / "my.router", **pool, cost_weight=300)
+        assert llm.complete(SUM).text == "Paris."
+    assert [seen.body["model"] for seen in scripted_server.seen] == ["tutor"] * 2
+    without = UniRouterLLM.from_folder(tmp_path / "my.router", pool=None)
+    assert {member.api_base for member in without._models.snapshot(without.router).members.values()} == {None}
+
+
+def test_a_misspelt_parameter_is_refused_with_the_nearest(asked_router, members):
+    with pytest.raises(InvalidDataError, match=r"temprature= is no parameter that LiteLLM knows; did you mean temper"):
+        routed(asked_router, members, temprature=0)
 
 
 def test_no_key_is_shown(asked_router, members, scripted_server, monkeypatch):
@@ -186,6 +194,15 @@ async def test_a_failing_model_is_asked_once_and_the_next_answers(asked_router, 
     assert {record(answer)["model"] for answer in answers} == {"scholar"}
     assert {answer.text for answer in answers} == {"Paris."}
     assert len(scripted_server.asked("tutor")) == 4  # and never retried
+
+
+async def test_a_response_without_an_answer_is_the_model_s_failure(asked_router, members, scripted_server):
+    llm = routed(asked_router, members)
+    for nothing in (sends(choices=[]), says("")):
+        scripted_server.script["tutor"] = nothing
+        for answer in (llm.complete(SUM), await llm.achat([ChatMessage(SUM)])):
+            assert record(answer)["model"] == "scholar"
+            assert "'tutor' gave no answer" in record(answer)["failures"]["tutor"]
 
 
 def test_the_last_of_the_ranking_is_retried_as_when_it_is_called_directly(asked_router, members, scripted_server):

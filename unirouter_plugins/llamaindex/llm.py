@@ -204,7 +204,7 @@ class UniRouterLLM(FunctionCallingLLM):
             parameters = {"stream_options": {"include_usage": True}, **parameters}
         text = found = kept = None
         if query is not None:
-            text = query.asks(per_step=self.per_step)
+            text = query.text_for(per_step=self.per_step)
             found = None if self.router.fit_.document_features is None else query.found
         keeper = id(self), found is not None
         if query is not None and not self.per_step:
@@ -280,7 +280,7 @@ class UniRouterLLM(FunctionCallingLLM):
 
     # --- Tools: `kwargs` are LlamaIndex's verbose, allow_parallel_tool_calls, tool_required and the LLM's own ---------
 
-    def chat_with_tools(  # type: ignore[override]  # LlamaIndex gives them by name
+    def chat_with_tools(  # type: ignore[override]  # LlamaIndex gives the others by name
         self,
         tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,
@@ -288,50 +288,37 @@ class UniRouterLLM(FunctionCallingLLM):
         **kwargs: Any,
     ) -> ChatResponse:
         """Return the answer, or the tool calls, of the picked model, which can call tools."""
-        call = self.begin(_conversation(chat_history, user_msg), kwargs, tools=tools)
-        response: ChatResponse = call.run(
-            lambda llm: llm.chat_with_tools(tools, chat_history=list(call.messages), **call.parameters)
-        )
-        return response
+        call = self._with_tools(tools, user_msg, chat_history, **kwargs)
+        answer: ChatResponse = call.run(lambda llm: llm.chat_with_tools(tools, **call.sent))
+        return answer
 
-    async def achat_with_tools(  # type: ignore[override]
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        **kwargs: Any,
-    ) -> ChatResponse:
+    async def achat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> ChatResponse:
         """Return the same as `chat_with_tools`, asynchronously."""
-        call = await self.abegin(_conversation(chat_history, user_msg), kwargs, tools=tools)
-        return await call.arun(
-            lambda llm: llm.achat_with_tools(tools, chat_history=list(call.messages), **call.parameters)
-        )
+        call = await asyncio.to_thread(self._with_tools, tools, *args, **kwargs)
+        return await call.arun(lambda llm: llm.achat_with_tools(tools, **call.sent))
 
-    def stream_chat_with_tools(  # type: ignore[override]
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        **kwargs: Any,
-    ) -> ChatResponseGen:
+    def stream_chat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> ChatResponseGen:
         """Return the same as `chat_with_tools`, as the answer comes."""
-        call = self.begin(_conversation(chat_history, user_msg), kwargs, tools=tools, streams=True)
-        return call.open(
-            lambda llm: llm.stream_chat_with_tools(tools, chat_history=list(call.messages), **call.parameters)
-        )
+        call = self._with_tools(tools, *args, streams=True, **kwargs)
+        return call.open(lambda llm: llm.stream_chat_with_tools(tools, **call.sent))
 
-    async def astream_chat_with_tools(  # type: ignore[override]
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        **kwargs: Any,
+    async def astream_chat_with_tools(
+        self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Return the same as `stream_chat_with_tools`, asynchronously."""
-        call = await self.abegin(_conversation(chat_history, user_msg), kwargs, tools=tools, streams=True)
-        return await call.aopen(
-            lambda llm: llm.astream_chat_with_tools(tools, chat_history=list(call.messages), **call.parameters)
-        )
+        call = await asyncio.to_thread(self._with_tools, tools, *args, streams=True, **kwargs)
+        return await call.aopen(lambda llm: llm.astream_chat_with_tools(tools, **call.sent))
+
+    def _with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        *,
+        streams: bool = False,
+        **kwargs: Any,
+    ) -> LLMCall:
+        return self.begin(_conversation(chat_history, user_msg), kwargs, tools=tools, streams=streams)
 
     def _prepare_chat_with_tools(  # type: ignore[override]
         self,
@@ -354,7 +341,7 @@ class UniRouterLLM(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Any:
         """Return the picked model's answer as an object."""
-        call = self.begin(self._asked_by(prompt, prompt_args), llm_kwargs or {})
+        call = self._of_prompt(prompt, llm_kwargs, prompt_args)
         return call.run(lambda llm: llm.structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args))
 
     async def astructured_predict(
@@ -365,7 +352,7 @@ class UniRouterLLM(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Any:
         """Return the same as `structured_predict`, asynchronously."""
-        call = await self.abegin(self._asked_by(prompt, prompt_args), llm_kwargs or {})
+        call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
         return await call.arun(
             lambda llm: llm.astructured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
         )
@@ -378,7 +365,7 @@ class UniRouterLLM(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Generator[Any]:
         """Return the object as far as the picked model has written it."""
-        call = self.begin(self._asked_by(prompt, prompt_args), llm_kwargs or {}, streams=True)
+        call = self._of_prompt(prompt, llm_kwargs, prompt_args, streams=True)
         return call.open(
             lambda llm: llm.stream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
         )
@@ -391,13 +378,21 @@ class UniRouterLLM(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> AsyncGenerator[Any]:
         """Return the same as `stream_structured_predict`, asynchronously."""
-        call = await self.abegin(self._asked_by(prompt, prompt_args), llm_kwargs or {}, streams=True)
+        call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args, streams=True)
         return await call.aopen(
             lambda llm: llm.astream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
         )
 
-    def _asked_by(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
-        return self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+    def _of_prompt(
+        self,
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None,
+        prompt_args: Mapping[str, Any],
+        *,
+        streams: bool = False,
+    ) -> LLMCall:
+        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        return self.begin(messages, llm_kwargs or {}, streams=streams)
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 

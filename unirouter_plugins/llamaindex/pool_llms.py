@@ -72,7 +72,7 @@ class PoolLLMs(PoolModels[LLM]):
         super().__init__(given, settings)
         self.fields = dict(fields or {})
         self._litellm: Any = load_litellm_llm() if given is None else None
-        self._heard_by: dict[str, tuple[list[Any], LLM]] = {}
+        self._copies: dict[str, tuple[tuple[int, ...], LLM]] = {}
         self._described: tuple[Snapshot, LLMMetadata] | None = None
 
     def check_settings(self, router: UniRouter) -> None:
@@ -109,13 +109,12 @@ class PoolLLMs(PoolModels[LLM]):
             llm.callback_manager = callbacks
             return llm
         own = llm.callback_manager.handlers
-        key = [llm, callbacks, *own, *callbacks.handlers]
-        known = self._heard_by.get(name)
-        if known is None or len(known[0]) != len(key) or any(a is not b for a, b in zip(known[0], key, strict=True)):
+        key = tuple(map(id, [llm, callbacks, *own, *callbacks.handlers]))
+        if self._copies.get(name, (None, llm))[0] != key:
             more = [handler for handler in callbacks.handlers if handler not in own]
             manager = CallbackManager([*own, *more]) if own else callbacks
-            known = self._heard_by[name] = key, llm.model_copy(update={"callback_manager": manager})
-        return known[1]
+            self._copies[name] = key, llm.model_copy(update={"callback_manager": manager})
+        return self._copies[name][1]
 
     # --- What LlamaIndex reads of an LLM ------------------------------------------------------------------------------
 
@@ -198,6 +197,11 @@ class LLMCall(RoutedCall[LLM]):
         self._record: Record = {}  # the one that all parts of a stream share
         if query is not None and self.why != "forced":
             query.outermost.models.setdefault(keeper, self.attempts.model)
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        """The arguments of a call with tools; LLMs add to the history that they get."""
+        return {"chat_history": [*self.messages], **self.parameters}
 
     def open(self, call: Callable[[Any], Iterable[T]]) -> Generator[T]:
         """Return the parts of a stream that has begun: the model is called in the context of the query."""

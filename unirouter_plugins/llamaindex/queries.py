@@ -49,7 +49,7 @@ class Query:
     Parameters
     ----------
     text : str, optional
-        What it asks, without the context that was retrieved; None where the calls themselves say it.
+        Its text, without the context that was retrieved; None where each call's own text counts.
     span_id : str, optional
         LlamaIndex's name of its span.
     outer : Query, optional
@@ -77,7 +77,7 @@ class Query:
         """The query that all others are steps of: its models are kept for them."""
         return list(self.lineage)[-1]
 
-    def asks(self, *, per_step: bool) -> str | None:
+    def text_for(self, *, per_step: bool) -> str | None:
         """Return the text to route on: that of the outermost query, or of this step."""
         texts = [query.text for query in self.lineage if query.text]
         return texts[0 if per_step else -1] if texts else None
@@ -96,7 +96,7 @@ class Query:
 _QUERY: ContextVar[Query | None] = ContextVar("query", default=None)
 
 _NODES: ContextVar[tuple[str, Sequence[NodeWithScore]] | None] = ContextVar("nodes", default=None)
-"""Of which nodes an answer is made next, after the id of its span."""
+"""The id of a span, and the nodes that its answer is made of."""
 
 
 def current_query() -> Query | None:
@@ -137,15 +137,10 @@ def one_query(text: str | None = None, documents: GivenDocuments | None = None) 
 
 
 class QueryHandler(BaseEventHandler):
-    """Opens a query when LlamaIndex says that one begins, and closes it, its records in the response, when it ends."""
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return LlamaIndex's name for the class."""
-        return "unirouter_query_handler"
+    """Opens a query when one begins, and closes it when it ends, with its records in the response."""
 
     def handle(self, event: Any, **_: Any) -> None:
-        """Take note of an event, in the context of the query."""
+        """Handle an event, in the context of the query."""
         if isinstance(event, QueryStartEvent | SynthesizeStartEvent):
             text = event.query if isinstance(event.query, str) else event.query.query_str
             nodes = _NODES.get()
@@ -167,15 +162,10 @@ class QueryHandler(BaseEventHandler):
 
 
 class NodesHandler(NullSpanHandler):
-    """Notes the nodes that an answer is made of: the event that follows tells only what is asked."""
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return LlamaIndex's name for the class."""
-        return "unirouter_nodes_handler"
+    """Keeps the nodes that an answer is made of: the event that follows has only the query's text."""
 
     def span_enter(self, id_: str, bound_args: Any, *_: Any, **__: Any) -> None:
-        """Take note of what a synthesizer is given, in the context of its span."""
+        """Keep the nodes that a synthesizer is given, in the context of its span."""
         if "nodes" in bound_args.arguments:
             _NODES.set((id_, bound_args.arguments["nodes"]))
 
@@ -190,7 +180,7 @@ def _documents(nodes: Sequence[NodeWithScore]) -> Documents:
 
 
 def _end(query: Query, response: Any) -> None:
-    """Note the records in a response; of one that streams, the LLM may be asked only when it is read."""
+    """Put the records into a response; of one that streams, the LLM may be called only when it is read."""
     _note(query, response)
     if isinstance(response, StreamingResponse) and response.response_gen is not None:
         response.response_gen = _read(query, response, response.response_gen)
@@ -199,7 +189,7 @@ def _end(query: Query, response: Any) -> None:
 
 
 def _note(query: Query, response: Any) -> None:
-    """Note the records in the metadata of a query's response."""
+    """Put the records into the metadata of a query's response."""
     if query.records:
         response.metadata = {} if response.metadata is None else response.metadata
         response.metadata.update({METADATA: query.records[-1], CALLS: list(query.records)})
@@ -259,11 +249,6 @@ def collecting_answers(answers: dict[int, Any]) -> Iterator[None]:
 
 class AnswerHandler(BaseEventHandler):
     """Collects the answers of LLMs: an object that was parsed from them does not tell their tokens."""
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return LlamaIndex's name for the class."""
-        return "unirouter_answer_handler"
 
     def handle(self, event: Any, **_: Any) -> None:
         """Collect the answer of an event."""
