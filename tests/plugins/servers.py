@@ -294,6 +294,16 @@ def refuses_the_content():
     return fails(400, message, code="content_policy_violation")
 
 
+def sends(**changes):
+    """Answer with OpenAI's body with some fields replaced: `choices=[]`, a `usage` that is wrong."""
+
+    async def reply(request, seen):
+        body = _Answer(seen.body, "Paris.", "stop", (), 0, True).body()
+        return web.json_response(body | changes)
+
+    return reply
+
+
 async def hangs(request, seen):
     """Never answer."""
     await asyncio.Event().wait()

@@ -12,7 +12,7 @@ from contextlib import aclosing, closing
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel
 from langchain_litellm import ChatLiteLLM
@@ -394,7 +394,11 @@ async def test_the_event_loop_runs_while_a_prompt_is_embedded(world):
     [
         (["poet"], InvalidDataError, r"models=\['poet'\] is no mapping"),
         ({"poet": "gpt-4"}, InvalidDataError, r"models\['poet'\] is of type str; give a chat model of LangChain"),
-        ({"gpt-4": ScriptedChat(model_name="x")}, UnknownModelError, "'gpt-4' is not in the pool, which holds 'poet'"),
+        (
+            {"gpt-4": ScriptedChat(model_name="x")},
+            UnknownModelError,
+            "'gpt-4' is not in the pool; the pool holds 'poet'",
+        ),
         ({"poet": ScriptedChat(model_name="x")}, InvalidDataError, "'sage' is in the pool but not in models="),
     ],
 )
@@ -456,6 +460,34 @@ def test_a_saved_router_is_loaded_with_its_table(asked_router, tmp_path):
     llm = RouterRunnable.from_folder(tmp_path / "my.router", tmp_path / "pool.toml", cost_weight=WEIGHT)
     answer = llm.invoke(POEM, mock_response="Drops.")
     assert (answer.text, answer.response_metadata["model_name"]) == ("Drops.", "openai/rhyme")
+
+
+def test_a_router_s_folder_is_as_good_as_a_router_and_its_table_is_read(asked_router, tmp_path):
+    asked_router.save(tmp_path / "my.router")
+    (tmp_path / "pool.toml").write_text('[models.poet]\nmodel = "openai/rhyme"')
+    for llm in (RouterRunnable(tmp_path / "my.router"), RouterRunnable.from_folder(tmp_path / "my.router")):
+        assert llm.invoke(POEM, model="poet", mock_response="Drops.").response_metadata["model_name"] == "openai/rhyme"
+    plain = RouterRunnable.from_folder(tmp_path / "my.router", pool=None)
+    assert model_selector(plain.router).invoke(POEM, {"configurable": {"unirouter_model": "poet"}}) == "litellm:poet"
+
+
+def test_a_misspelt_field_is_refused_with_the_nearest_name(asked_router, tmp_path):
+    asked_router.save(tmp_path / "my.router")
+    for make, router in ((RouterRunnable, asked_router), (RouterRunnable.from_folder, tmp_path / "my.router")):
+        with pytest.raises(InvalidDataError, match=r"temprature= is no parameter .* did you mean temperature"):
+            make(router, temprature=0)
+
+
+def test_an_empty_answer_goes_to_the_next_model(llm, asked_router):
+    class Silent(ScriptedChat):
+        def _reply(self, messages, **_):
+            return AIMessage("", usage_metadata={"input_tokens": 1, "output_tokens": 0, "total_tokens": 1})
+
+    first = llm.decide(SUM).model
+    models = chats(asked_router) | {first: Silent(model_name=first)}
+    silent = RouterRunnable(asked_router, models, cost_weight=WEIGHT)
+    for said in (record(silent.invoke(SUM)), record(list(silent.stream(SUM))[-1])):
+        assert list(said["failures"]) == [first]
 
 
 @pytest.mark.parametrize(

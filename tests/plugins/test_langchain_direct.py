@@ -319,6 +319,20 @@ def test_v3_events_end_with_the_record(scripted):
     assert stream.output.usage_metadata == direct.invoke(SUM).usage_metadata
 
 
+async def test_v3_events_end_when_the_run_has_ended_and_set_nothing_private_of_langchain(scripted):
+    class Ends(BaseCallbackHandler):
+        ended = 0
+
+        def on_llm_end(self, response, **_):
+            Ends.ended += 1
+
+    _, llm = scripted
+    stream = await llm.astream_events(SUM, {"callbacks": [Ends()]}, version="v3")
+    text, message = await asyncio.gather(stream.text, stream)
+    assert text == message.text
+    assert (Ends.ended, vars(stream)["_producer_task"]) == (1, None)
+
+
 async def test_v3_events_that_nobody_reads_to_the_end_are_stopped(scripted):
     _, llm = scripted
     async with await llm.astream_events(SUM, version="v3") as stream:

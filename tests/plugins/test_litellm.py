@@ -219,6 +219,36 @@ def test_a_saved_router_is_called_as_its_table_says(weighed, tmp_path):
     assert record_of(response).usd == pytest.approx((10 * 1 + 20 * 2) / 1e6)
 
 
+def test_the_table_beside_a_router_is_read_unless_it_is_not_wanted(weighed, tmp_path):
+    weighed.save(tmp_path / "my.router")
+    (tmp_path / "pool.toml").write_text('[models.poet]\nmodel = "openai/poet"\nprices = { input = 100, output = 100 }')
+    assert load_router(tmp_path / "my.router").pool["poet"].prices == Prices(100, 100)
+    assert load_router(tmp_path / "my.router", None).pool["poet"].prices == weighed.pool["poet"].prices
+
+
+@pytest.mark.parametrize(("misspelt", "meant"), [("temprature", "temperature"), ("content_polcy", "content_policy")])
+async def test_a_misspelt_parameter_is_refused_with_the_nearest_name(weighed, misspelt, meant):
+    table, match = configured(weighed, answers()), f"{misspelt}= is no parameter .* did you mean {meant}"
+    for call in (complete, stream):
+        with pytest.raises(InvalidDataError, match=match):
+            call(table, SUM, **{misspelt: 0})
+    for call in (acomplete, astream):
+        with pytest.raises(InvalidDataError, match=match):
+            await call(table, SUM, **{misspelt: 0})
+
+
+def test_a_parameter_that_only_some_providers_know_is_one(weighed):
+    members = {name: dataclasses.replace(m, model=f"ollama/{name}") for name, m in answers().items()}
+    assert text(complete(configured(weighed, Members(members)), SUM, num_ctx=2048)).startswith("I am")
+    with pytest.raises(InvalidDataError, match="num_ctx= is no parameter that LiteLLM knows"):
+        complete(configured(weighed, answers()), SUM, num_ctx=2048)
+
+
+def test_a_chat_of_an_image_alone_is_answered(weighed):
+    asked = [{"role": "user", "content": IMAGE[1:]}]
+    assert record_of(complete(configured(weighed, answers()), asked)).model
+
+
 # --- What is refused, and what is said --------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from tests.plugins.servers import (
     refuses_the_content,
     refuses_the_key,
     says,
+    sends,
 )
 from unirouter_plugins.litellm import acomplete, astream, complete, configured, record_of, stream
 from unirouter_plugins.litellm.failures import open_litellm
@@ -193,6 +194,80 @@ def test_a_page_that_is_no_answer_is_an_exception_not_an_answer(table, scripted_
     scripted_server.script = dict.fromkeys(MODELS, garbles)
     with pytest.raises(Exception, match=r"."):
         text(complete(table, SUM, timeout=5)).strip()
+
+
+# --- A response that is no answer, and what it cost -------------------------------------------------------------------
+
+NO_ANSWERS = {
+    "no text": says(""),
+    "no text, cut at the limit": says("", finish="length"),
+    "no choices": sends(choices=[]),
+    "no content": sends(choices=[{"index": 0, "message": {"role": "assistant", "content": None}}]),
+}
+
+
+@pytest.mark.parametrize("reply", NO_ANSWERS.values(), ids=NO_ANSWERS)
+async def test_a_response_without_an_answer_goes_to_the_next_and_stays_in_the_bill(
+    table, places, scripted_server, reply
+):
+    first, second, *_ = places
+    paid = record_of(complete(table, SUM)).usd
+    scripted_server.script |= {first: reply, second: says("51")}
+    alone = record_of(complete(table, SUM, models=[second])).usd
+    for response in (complete(table, SUM), await acomplete(table, SUM)):
+        record = record_of(response)
+        assert (text(response), record.model, list(record.failures)) == ("51", second, [first])
+        assert "NoAnswerError" in record.failures[first]
+        assert alone < record.usd <= alone + paid
+
+
+@pytest.mark.parametrize("reply", [says(""), garbles], ids=["no text", "a page"])
+async def test_a_stream_without_an_answer_goes_to_the_next(table, places, scripted_server, reply):
+    first, second, *_ = places
+    scripted_server.script |= {first: reply, second: says("51")}
+    answer = stream(table, SUM)
+    assert (streamed(answer), list(answer.record.failures)) == ("51", [first])
+    answer = await astream(table, SUM)
+    assert "".join([c.choices[0].delta.content or "" async for c in answer if c.choices]) == "51"
+
+
+def test_the_last_model_s_empty_answer_is_given_as_it_is(table, places, scripted_server):
+    scripted_server.script = dict.fromkeys(MODELS, says("", finish="length"))
+    response = complete(table, SUM)
+    assert (text(response) or "", response.choices[0].finish_reason) == ("", "length")
+    assert list(record_of(response).failures) == places[:-1]
+
+
+def test_an_answer_that_a_filter_ended_is_passed_on_when_asked_for(table, places, scripted_server):
+    first, second, *_ = places
+    scripted_server.script[first] = says("", finish="content_filter")
+    assert record_of(complete(table, SUM)).model == first
+    assert record_of(complete(table, SUM, content_policy=True)).model == second
+
+
+@pytest.mark.parametrize("counts", [(-3, 5), (10**10, 5), (0, 0), (None, None)])
+def test_a_usage_that_cannot_be_is_not_known(table, scripted_server, counts):
+    usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": 8}
+    scripted_server.script = dict.fromkeys(MODELS, sends(usage=usage))
+    record = record_of(complete(table, SUM))
+    assert record.as_dict()["usd"] is None
+    assert record.as_dict()["tokens_in"] is None
+
+
+def test_a_key_that_was_sent_is_never_shown_whatever_its_variable_is_called(
+    router, places, scripted_server, monkeypatch
+):
+    key = "nothing like a key"
+    monkeypatch.setenv("HOME_SERVER", key)
+    members = {m: Member(m, f"openai/{m}", scripted_server.url, "HOME_SERVER") for m in MODELS}
+    scripted_server.script[places[0]] = refuses_the_key()
+    record = record_of(complete(configured(router, Members(members)), SUM))
+    assert list(record.failures) == places[:1]
+    assert key not in json.dumps(record.as_dict())
+    scripted_server.script = dict.fromkeys(MODELS, refuses_the_key())
+    with pytest.raises(open_litellm().AuthenticationError) as raised:
+        complete(configured(router, Members(members)), SUM)
+    assert key not in str(raised.value) + "".join(raised.value.__notes__)
 
 
 # --- LiteLLM's proxy --------------------------------------------------------------------------------------------------

@@ -22,11 +22,11 @@ from tests.plugins.scripted_llm import (
     without_record,
 )
 from tests.plugins.servers import KEY, breaks, refuses_the_key, says
-from unirouter_core import NoCandidateError, Prices
+from unirouter_core import Prices
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.failures import MissingKeyError
 from unirouter_plugins.litellm.pool_file import Member, Members
-from unirouter_plugins.llamaindex import UniRouterLLM, UniRouteSelector, record_decisions
+from unirouter_plugins.llamaindex import UniRouterLLM, UniRouterSelector, record_decisions
 
 pytestmark = [
     pytest.mark.usefixtures("settings"),
@@ -206,7 +206,7 @@ async def test_a_key_that_is_not_set_is_the_model_s_failure(asked_router, member
 def test_in_a_query_a_missing_key_is_no_empty_answer(asked_router, scripted_server, monkeypatch):
     monkeypatch.delenv("NO_KEY", raising=False)
     keyless = {name: Member(name, f"openai/{name}", scripted_server.url, "NO_KEY") for name in asked_router.pool}
-    with pytest.raises(NoCandidateError, match="NO_KEY, which is not set"):
+    with pytest.raises(MissingKeyError, match="NO_KEY, which is not set"):
         index().as_query_engine(llm=routed(asked_router, keyless)).query(SUM)
 
 
@@ -248,7 +248,7 @@ def real(asked_router, llama_server):
 
 @pytest.fixture
 def direct(real):
-    return real._llms.llm(real.router.pool["tutor"])
+    return real._models.model(real._models.snapshot(real.router), "tutor")
 
 
 async def test_a_real_model_answers_as_when_it_is_called_directly(real, direct):
@@ -267,7 +267,7 @@ def test_a_router_query_engine_asks_a_real_model(real, direct):
         QueryEngineTool.from_defaults(whole.as_query_engine(llm=real), name=name, description="Shops.")
         for name in ("sage", "poet")
     ]
-    response = RouterQueryEngine(UniRouteSelector(real), engines, llm=real).query("Where are umbrellas sold?")
+    response = RouterQueryEngine(UniRouterSelector(real), engines, llm=real).query("Where are umbrellas sold?")
     assert response.response == whole.as_query_engine(llm=direct).query("Where are umbrellas sold?").response
     assert "is expected to err by" in response.metadata["selector_result"].reason
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from unirouter_core.evaluate.report import Report
-    from unirouter_core.evaluate.tune import Tuning
+    from unirouter_core.evaluate import Report, Tuning
     from unirouter_plugins.litellm import CallRecord
     from unirouter_plugins.onboarding import Onboarded
     from unirouter_plugins.onboarding.bill import Bill

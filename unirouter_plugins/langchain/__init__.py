@@ -16,7 +16,8 @@ from unirouter_core.router import UniRouter
 from unirouter_plugins.langchain.chat_model import RouterRunnable
 from unirouter_plugins.langchain.messages import chat_of, messages_of, per_call, text_of
 from unirouter_plugins.litellm import Member
-from unirouter_plugins.litellm.routed import Snapshot, check_given, last_decision, record_decisions
+from unirouter_plugins.litellm.routed import last_decision, record_decisions
+from unirouter_plugins.litellm.snapshot import Snapshot, check_given
 
 if TYPE_CHECKING:
     from unirouter_plugins.langchain.middleware import UniRouterMiddleware

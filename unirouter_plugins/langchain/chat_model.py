@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from langchain_core.callbacks import (
@@ -33,10 +33,7 @@ from unirouter_plugins.langchain.messages import CONFIG_SPECS, chat_of, messages
 from unirouter_plugins.langchain.pool_models import ChatCall, ChatModels, Prepared
 from unirouter_plugins.langchain.structured import StructuredOutput
 from unirouter_plugins.litellm import BESIDE, load_router
-from unirouter_plugins.litellm.routed import check_given
-
-if TYPE_CHECKING:
-    from uuid import UUID
+from unirouter_plugins.litellm.snapshot import check_given
 
 _OWN = ("callbacks", "tags", "metadata", "name", "verbose", "profile", "custom_get_token_ids")
 """Fields of LangChain's chat models that are the router's own; all others belong to the models of the pool."""
@@ -58,10 +55,10 @@ class _Turns(WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]):
 class RouterRunnable(BaseChatModel):
     """A chat model that calls, for each conversation, the model of the pool that the router picks.
 
-    The picked chat model does all the rest: messages, tools, schemas, streams, callbacks and traces are as if it had been
-    called directly, and its run is the only one in the trace: `invoke` and the other public methods are overridden, not
-    what they call. When it fails, the next model is called. (langchain-core has a `RouterRunnable` of its own, a mapping
-    of runnables that the input names one of; this one decides itself, and is a chat model.)
+    The picked chat model does all the rest: messages, tools, schemas, streams, callbacks and traces are as if it had
+    been called directly. Its run is the only one in the trace: `invoke` and the other public methods are overridden,
+    not what they call. When it fails, the next model is called. (langchain-core has a `RouterRunnable` of its own, a
+    mapping of runnables that the input names one of; this one decides itself, and is a chat model.)
 
     Conversations are routed on the newest text of the user. Inside a tool loop the model is kept; from one turn to the
     next it changes only when that gains more than the lost prompt cache is worth (`unirouter_plugins.litellm.routed`,
@@ -70,8 +67,8 @@ class RouterRunnable(BaseChatModel):
     Parameters
     ----------
     router : UniRouter or path
-        A router, or its folder, see `from_folder`. A model that is onboarded later can be called if it is called through
-        LiteLLM.
+        A router, or its folder, see `from_folder`. Models that are onboarded later are called, too, where models are
+        called through LiteLLM.
     models : mapping of str to BaseChatModel, optional
         A chat model for each model of the pool, by name. When not given, each is a `ChatLiteLLM`, called as it was when
         it was evaluated, or as `pool.toml` says.
@@ -151,8 +148,9 @@ class RouterRunnable(BaseChatModel):
         if models is None:
             chat_models.check_settings(router)
         elif settings:
+            name = next(iter(settings))
             raise InvalidDataError(
-                f"{next(iter(settings))}= is for models that are called through LiteLLM; give it to those in models={{...}}."
+                f"{name}= is for models that are called through LiteLLM; give it to those in models={{...}}."
             )
         if own.get("profile") is None:
             own["profile"] = chat_models.common_profile(router)
@@ -205,16 +203,8 @@ class RouterRunnable(BaseChatModel):
     ) -> ChatCall:
         """Return a call of the picked model, yet to be made.
 
-        Parameters
-        ----------
-        input : str, prompt or messages
-        config : RunnableConfig, optional
-        kwargs : mapping
-            What the model is called with besides; `model`, as the pool calls it, is the one to call.
-        prepare : function, optional
-            What is done with the chat model before the call; when not given, the tools bound to the router are bound.
-        sent : mapping, optional
-            What that will send with the messages, in OpenAI's form.
+        `kwargs` is what the model is called with besides; its `model` is the pool's name of the one to call. `prepare`
+        makes of the chat model what is called, and `sent` is what that sends with the messages, in OpenAI's form.
         """
         parameters, config = dict(kwargs), ensure_config(config)
         if (bound := parameters.pop(_TOOLS, None)) is not None:
@@ -254,60 +244,34 @@ class RouterRunnable(BaseChatModel):
 
     # --- Answers ------------------------------------------------------------------------------------------------------
 
-    def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Return the picked model's answer."""
         call = self.begin(input, config, kwargs)
-        return call.run(lambda on: on.model.invoke(call.messages, on.config, stop=stop, **call.parameters))
+        answer: AIMessage = call.run(lambda on: on.model.invoke(call.messages, on.config, **call.parameters))
+        return answer
 
     async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
         """Return the same as `invoke`, asynchronously."""
         call = await self.abegin(input, config, kwargs)
-        return await call.arun(lambda on: on.model.ainvoke(call.messages, on.config, stop=stop, **call.parameters))
+        return await call.arun(lambda on: on.model.ainvoke(call.messages, on.config, **call.parameters))
 
     def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """Yield the picked model's chunks as they come; the last one has the record of the call."""
         call = self.begin(input, config, kwargs)
-        streamed = call.stream(lambda on: on.model.stream(call.messages, on.config, stop=stop, **call.parameters))
-        with closing(streamed) as chunks:
-            yield from chunks
+        yield from call.stream(lambda on: on.model.stream(call.messages, on.config, **call.parameters))
         yield from call.end()
 
     async def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """Yield the same as `stream`, asynchronously."""
         call = await self.abegin(input, config, kwargs)
-
-        async def ask(on: Prepared) -> Any:
-            return on.model.astream(call.messages, on.config, stop=stop, **call.parameters)
-
-        async with aclosing(call.astream(ask)) as chunks:
+        streamed = call.astream(lambda on: on.model.astream(call.messages, on.config, **call.parameters))
+        async with aclosing(streamed) as chunks:
             async for chunk in chunks:
                 yield chunk
         for chunk in call.end():
@@ -318,18 +282,13 @@ class RouterRunnable(BaseChatModel):
         messages: list[list[BaseMessage]],
         stop: list[str] | None = None,
         callbacks: Callbacks = None,
-        *,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-        run_name: str | None = None,
-        run_id: UUID | None = None,
         **kwargs: Any,
     ) -> LLMResult:
         """Return the answers to conversations, each from the model picked for it."""
         results = []
-        for conversation, config in _configs(messages, callbacks, tags, metadata, run_name, run_id):
-            call = self.begin(conversation, config, kwargs)
-            results.append(call.run(lambda on, call=call: on.model.generate([call.messages], stop, **_run(on, call))))
+        for conversation, config in _configs(messages, callbacks, kwargs):
+            call = self.begin(conversation, config, {"stop": stop, **kwargs})
+            results.append(call.run(partial(_generate, call)))
         return _joined(results)
 
     async def agenerate(
@@ -337,20 +296,15 @@ class RouterRunnable(BaseChatModel):
         messages: list[list[BaseMessage]],
         stop: list[str] | None = None,
         callbacks: Callbacks = None,
-        *,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-        run_name: str | None = None,
-        run_id: UUID | None = None,
         **kwargs: Any,
     ) -> LLMResult:
         """Return the same as `generate`, asynchronously and all at once."""
 
         async def one(conversation: list[BaseMessage], config: RunnableConfig) -> LLMResult:
-            call = await self.abegin(conversation, config, kwargs)
-            return await call.arun(lambda on: on.model.agenerate([call.messages], stop, **_run(on, call)))
+            call = await self.abegin(conversation, config, {"stop": stop, **kwargs})
+            return await call.arun(lambda on: on.model.agenerate([call.messages], **_run(on, call)))
 
-        each = _configs(messages, callbacks, tags, metadata, run_name, run_id)
+        each = list(_configs(messages, callbacks, kwargs))
         results = await asyncio.gather(*(one(*both) for both in each), return_exceptions=True)
         for result in results:  # all have ended: none goes on when one is raised
             if isinstance(result, BaseException):
@@ -391,48 +345,33 @@ class RouterRunnable(BaseChatModel):
     # --- LangChain's v3 events ----------------------------------------------------------------------------------------
 
     def stream_events(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        version: Literal["v1", "v2", "v3"] = "v2",
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: Any = "v2", **kwargs: Any
     ) -> Any:
         """Return LangChain's events of the picked model, as `BaseChatModel.stream_events` does."""
         if version != "v3":
-            return super().stream_events(input, config, version=version, stop=stop, **kwargs)
+            return super().stream_events(input, config, version=version, **kwargs)
         from unirouter_plugins.langchain.events import stream_of  # langchain-core has them since 1.4
 
         def events() -> Iterator[Any]:
             call = self.begin(input, config, kwargs)
-            how = {"version": "v3", "stop": stop, **call.parameters}
+            how = {"version": version, **call.parameters}
             yield from call.stream(lambda on: on.model.stream_events(call.messages, on.config, **how))
 
         return stream_of(events())
 
     def astream_events(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        version: Literal["v1", "v2", "v3"] = "v2",
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: Any = "v2", **kwargs: Any
     ) -> Any:
         """Return the same as `stream_events`, asynchronously."""
         if version != "v3":
-            return super().astream_events(input, config, version=version, stop=stop, **kwargs)
+            return super().astream_events(input, config, version=version, **kwargs)
         from unirouter_plugins.langchain.events import astream_of, whole
 
         async def events() -> AsyncIterator[Any]:
             call = await self.abegin(input, config, kwargs)
-            how = {"version": "v3", "stop": stop, **call.parameters}
-
-            async def ask(on: Prepared) -> Any:
-                return whole(await on.model.astream_events(call.messages, on.config, **how))
-
-            async with aclosing(call.astream(ask)) as taken:
+            how = {"version": version, **call.parameters}
+            streamed = call.astream(lambda on: whole(on.model.astream_events(call.messages, on.config, **how)))
+            async with aclosing(streamed) as taken:
                 async for event in taken:
                     yield event
 
@@ -529,21 +468,28 @@ def _child(
     return {} if run is None else {"callbacks": kind(run.inheritable_handlers, parent_run_id=run.run_id)}
 
 
-def _configs(conversations: list[Any], callbacks: Callbacks, *given: Any) -> Iterator[tuple[Any, RunnableConfig]]:
+_OF_RUNS = ("tags", "metadata", "run_name", "run_id")
+
+
+def _configs(conversations: list[Any], callbacks: Callbacks, kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Yield each conversation with a config of the arguments of `generate`; a run's id is only the first's.
 
     What may be set for one call is the surrounding run's.
     """
-    config: Any = {"callbacks": callbacks, "configurable": ensure_config()["configurable"]}
-    named = dict(zip(("tags", "metadata", "run_name", "run_id"), given, strict=True))
-    config |= {name: value for name, value in named.items() if value is not None}
+    given = {name: kwargs.pop(name, None) for name in _OF_RUNS}
+    config = {"callbacks": callbacks, "configurable": ensure_config()["configurable"]}
+    config |= {name: value for name, value in given.items() if value is not None}
     for place, conversation in enumerate(conversations):
         yield conversation, {**config, "run_id": None} if place else config
 
 
+def _generate(call: ChatCall, on: Prepared) -> Any:
+    return on.model.generate([call.messages], **_run(on, call))
+
+
 def _run(on: Prepared, call: ChatCall) -> dict[str, Any]:
     """Return what `generate` of a prepared model is called with; one with tools bound keeps them beside it."""
-    run = {name: on.config.get(name) for name in ("callbacks", "tags", "metadata", "run_name", "run_id")}
+    run = {name: on.config.get(name) for name in ("callbacks", *_OF_RUNS)}
     return {**run, **getattr(on.model, "kwargs", {}), **call.parameters}
 
 

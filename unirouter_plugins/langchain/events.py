@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any
 
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
@@ -61,9 +61,9 @@ class _PulledStream(AsyncChatModelStream):
         await self._source.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
-async def whole(stream: Any) -> AsyncIterator[Any]:
+async def whole(opening: Awaitable[Any]) -> AsyncIterator[Any]:
     """Yield the events of a model's stream, the last when its run has ended; closing it stops the model."""
-    async with stream:
+    async with await opening as stream:
         async for event in stream:
             if event["event"] == "message-finish":
                 await stream

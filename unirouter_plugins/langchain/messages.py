@@ -67,35 +67,16 @@ def text_of(chat: Chat, documents: Sequence[str] = (), *, reads_system: bool = F
 
 _PREFIX = "unirouter_"  # other parts of a graph read the same config
 
+_SETTINGS: tuple[tuple[str, Any, str, str, Any], ...] = (
+    ("cost_weight", float | None, "Cost weight", "What error one USD is worth: 0 any price, inf the cheapest.", None),
+    ("model", str | None, "Model", "The model of the pool that answers, whatever the router would choose.", None),
+    ("models", Sequence[str] | None, "Candidates", "The models of the pool to choose among.", None),
+    ("documents", Sequence[str], "Pinned documents", "Texts that the router reads before the prompt; not sent.", ()),
+)
+
 CONFIG_SPECS = [
-    ConfigurableFieldSpec(
-        id=f"{_PREFIX}cost_weight",
-        annotation=float | None,
-        name="Cost weight",
-        description="The error that one USD is worth: 0 is quality at any price, inf the cheapest model.",
-        default=None,
-    ),
-    ConfigurableFieldSpec(
-        id=f"{_PREFIX}model",
-        annotation=str | None,
-        name="Model",
-        description="The model of the pool that answers, whatever the router would choose.",
-        default=None,
-    ),
-    ConfigurableFieldSpec(
-        id=f"{_PREFIX}models",
-        annotation=Sequence[str] | None,
-        name="Candidates",
-        description="The models of the pool to choose among.",
-        default=None,
-    ),
-    ConfigurableFieldSpec(
-        id=f"{_PREFIX}documents",
-        annotation=Sequence[str],
-        name="Pinned documents",
-        description="Texts, or LangChain documents, that the router reads before the newest prompt; they are not sent.",
-        default=(),
-    ),
+    ConfigurableFieldSpec(_PREFIX + name, annotation, name=title, description=description, default=default)
+    for name, annotation, title, description, default in _SETTINGS
 ]
 
 

@@ -17,7 +17,8 @@ from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import check_parameters, open_litellm
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage
-from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, PoolModels, RoutedCall
+from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, RoutedCall
+from unirouter_plugins.litellm.snapshot import PoolModels
 
 _FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "n")
 """LiteLLM's parameters that a `ChatLiteLLM` has fields for, so that traces show them; the others go beside."""
@@ -27,13 +28,7 @@ _FLAGS = {"tools": "tool_calling", "vision": "image_inputs", "json": "structured
 
 
 def load_chat_litellm() -> Any:
-    """Return the class `ChatLiteLLM`.
-
-    Raises
-    ------
-    ImportError
-        When it, or LiteLLM, is not installed.
-    """
+    """Return the class `ChatLiteLLM`; raise `ImportError` when it, or LiteLLM, is not installed."""
     open_litellm()  # before langchain-litellm imports it online and loudly
     try:
         from langchain_litellm import ChatLiteLLM
@@ -48,13 +43,7 @@ def load_chat_litellm() -> Any:
 class ChatModels(PoolModels[BaseChatModel]):
     """The chat models of a pool: the user's own, or a `ChatLiteLLM` for each.
 
-    Parameters
-    ----------
-    given : mapping of str to BaseChatModel, optional
-    settings : mapping
-        What every `ChatLiteLLM` is made with besides; wins over the settings that models were evaluated with.
-    run : mapping
-        Of `callbacks`, `tags` and `metadata`, what every run of a chat model gets besides its own.
+    `run` holds the callbacks, tags and metadata that every run of a chat model gets besides its own.
     """
 
     def __init__(
@@ -171,19 +160,9 @@ class Prepared(NamedTuple):
 
 
 class ChatCall(RoutedCall[BaseChatModel]):
-    """A call of a chat model: its answers are messages, results of `generate`, events, or parsed objects.
+    """A call of a chat model, to which `prepare` binds tools or a schema.
 
-    Parameters
-    ----------
-    *args, **options
-        As for `RoutedCall`.
-    messages : list of BaseMessage
-    config : RunnableConfig
-        As `ensure_config` returns it.
-    prepare : function BaseChatModel -> Runnable, optional
-        What binds tools or a schema to the picked model.
-    tokens : Tokens, optional
-        Where the answers are parsed.
+    Its answers are messages, results of `generate`, an agent's responses, v3 events, or parsed objects.
     """
 
     models: ChatModels
@@ -269,7 +248,7 @@ class ChatCall(RoutedCall[BaseChatModel]):
 
 
 def _message_of(answer: Any) -> BaseMessage | None:
-    """Return the message in an answer: of a result of `generate`, of an agent's, of a parsed one with its raw message."""
+    """Return the message in an answer: itself, or that of a result, an agent's response, a parsed answer's "raw"."""
     if isinstance(answer, LLMResult):
         return getattr(answer.generations[0][0], "message", None)
     if isinstance(answer, dict):

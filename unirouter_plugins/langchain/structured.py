@@ -54,17 +54,17 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Return the parsed answer of the picked model."""
         call = self.llm.begin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
-        return call.run(lambda chain: chain.model.invoke(input, _heard(call, chain.config), **call.parameters))
+        return call.run(lambda on: on.model.invoke(input, _heard(call, on.config), **call.parameters))
 
     async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Return the same as `invoke`, asynchronously."""
         call = await self.llm.abegin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
-        return await call.arun(lambda chain: chain.model.ainvoke(input, _heard(call, chain.config), **call.parameters))
+        return await call.arun(lambda on: on.model.ainvoke(input, _heard(call, on.config), **call.parameters))
 
     def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Yield the answer as far as it can be parsed, as the picked model does."""
         call = self.llm.begin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
-        yield from call.stream(lambda chain: chain.model.stream(input, _heard(call, chain.config), **call.parameters))
+        yield from call.stream(lambda on: on.model.stream(input, _heard(call, on.config), **call.parameters))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
@@ -72,10 +72,8 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         """Yield the same as `stream`, asynchronously."""
         call = await self.llm.abegin(input, config, kwargs, prepare=self._prepare, sent=self._sent)
 
-        async def ask(chain: Any) -> Any:
-            return chain.model.astream(input, _heard(call, chain.config), **call.parameters)
-
-        async with aclosing(call.astream(ask)) as parts:
+        streamed = call.astream(lambda on: on.model.astream(input, _heard(call, on.config), **call.parameters))
+        async with aclosing(streamed) as parts:
             async for part in parts:
                 yield part
 

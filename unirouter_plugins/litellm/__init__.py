@@ -31,7 +31,8 @@ from unirouter_plugins.litellm.pool_file import (
 )
 from unirouter_plugins.litellm.prices import Usage, require_quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.litellm.routed import CallRecord, Content, PoolModels, RoutedCall
+from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
+from unirouter_plugins.litellm.snapshot import PoolModels
 
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
@@ -262,8 +263,8 @@ class _Streamed:
 class Stream(_Streamed):
     """LiteLLM's chunks of one answer, as they come; they can be iterated once.
 
-    Each has a choice. The chunk without choices that only tells the usage is part of the record; callers get it when they
-    give ``stream_options={"include_usage": True}`` themselves.
+    Each has a choice. The chunk without choices that only tells the usage is part of the record; callers get it when
+    they give ``stream_options={"include_usage": True}`` themselves.
 
     Attributes
     ----------
@@ -445,7 +446,7 @@ def check_parameters(parameters: Iterable[str], members: Iterable[Member], more:
         nearest = difflib.get_close_matches(name, [*_parameters(), *more], 1)
         guess = f"did you mean {nearest[0]}?" if nearest else "leave it out."
         raise InvalidDataError(
-            f"{name}= is no parameter that LiteLLM knows; {guess} One of the provider's own goes into extra_body={{...}}."
+            f"{name}= is no parameter that LiteLLM knows; {guess} Give one of the provider's own in extra_body={{...}}."
         )
 
 

@@ -1,4 +1,4 @@
-"""A prompt or a chat as it is sent: the text to route on, its tokens, what it requires, and the model that it stays with."""
+"""A prompt or a chat as it is sent: the text to route on, its tokens, what it requires, the model it stays with."""
 
 from __future__ import annotations
 
@@ -26,17 +26,7 @@ _TOOL_ROLES = ("tool", "function")
 
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """What one call sends.
-
-    Parameters
-    ----------
-    messages : sequence of mapping
-        As in OpenAI's chat format, which is LiteLLM's.
-    tools : sequence of mapping
-    response_format : object, optional
-    answered_by : sequence of str or None
-        The model of the pool that each message came from, None where it came from elsewhere; empty where that is not
-        known of any.
+    """What one call sends, in OpenAI's chat format, which is LiteLLM's.
 
     Examples
     --------
@@ -48,7 +38,7 @@ class Chat:
     messages: Messages
     tools: Sequence[Any] = ()
     response_format: Any = None
-    answered_by: Sequence[str | None] = ()
+    answered_by: Sequence[str | None] = ()  # the model of the pool that each message came from, where that is known
 
     @classmethod
     def of(cls, asked: str | Messages, parameters: Mapping[str, Any] | None = None) -> Chat:
@@ -192,6 +182,6 @@ def is_json(response_format: Any) -> bool:
 
 
 def answered_by(record: Any) -> str | None:
-    """Return the model of the pool that a message came from, by the record in its metadata; None where there is none."""
+    """Return the model of the pool that a message came from, by the record in its metadata; None without one."""
     model = record.get("model") if isinstance(record, Mapping) else None
     return model if isinstance(model, str) else None

@@ -1,4 +1,4 @@
-"""LiteLLM, imported quietly; and what a failed call means, read from its HTTP status, the provider's codes and message, whichever SDK raised it."""
+"""LiteLLM, imported quietly; what a failed call means, by HTTP status, codes and message, whichever SDK raised it."""
 
 from __future__ import annotations
 
@@ -98,8 +98,9 @@ CODES = _table(
 CLASSES = _table(
     CONTENT_FILTER="ContentPolicyViolationError ContentFilterFinishReasonError",
     OVERFLOW="ContextWindowExceededError ContextOverflowError",
-    MODEL="NoAnswerError UnsupportedParamsError MissingKeyError AuthenticationError PermissionDeniedError PaymentRequiredError"
-    " NotFoundError ModelAuthenticationError ModelPermissionDeniedError ModelNotFoundError NoCredentialsError",
+    MODEL="NoAnswerError MissingKeyError UnsupportedParamsError AuthenticationError PermissionDeniedError"
+    " PaymentRequiredError NotFoundError ModelAuthenticationError ModelPermissionDeniedError ModelNotFoundError"
+    " NoCredentialsError",
     RATE_LIMIT="RateLimitError ModelRateLimitError",
     SERVER="TimeoutError ConnectionError gaierror TransportError Timeout ClientConnectionError ClientPayloadError"
     " HTTPClientError APIConnectionError APIError ModelAPIError ModelConnectionError ModelTimeoutError",

@@ -1,4 +1,4 @@
-"""`pool.toml`: how each model of a pool is called, with which settings, at which prices; and a router that calls them so."""
+"""`pool.toml`: how each model of a pool is called, with which settings, at which prices."""
 
 from __future__ import annotations
 
@@ -43,43 +43,15 @@ MOST_SAMPLES = 100
 
 @dataclass(frozen=True)
 class Votes:
-    """Several answers to each prompt, of which the one that most agree on is given.
-
-    Parameters
-    ----------
-    samples : int
-    same : str
-        The grader that tells whether two answers agree.
-    """
+    """Several answers to each prompt, of which the one that most agree on is given."""
 
     samples: int
-    same: str
+    same: str  # the grader that tells whether two answers agree
 
 
 @dataclass(frozen=True)
 class Member:
     """How a model of the pool is called.
-
-    Parameters
-    ----------
-    name, model : str
-        The pool's name for it, and LiteLLM's.
-    api_base : str, optional
-        Its address, when not its provider's usual one.
-    api_key_env : str, optional
-        The environment variable that holds its key, when not its provider's usual one.
-    prices : Prices, optional
-    capabilities : mapping
-        What is known of tools, vision, json and context_window.
-    settings : mapping
-        LiteLLM's parameters of every call: temperature, max_tokens, reasoning_effort and the like.
-    system : str, optional
-        A system prompt, before the caller's own.
-    examples : tuple of (str, str)
-        Worked examples: prompts and their answers, as turns before the prompt.
-    template : str, optional
-        The text that the newest prompt is put into, at {prompt}.
-    votes : Votes, optional
 
     Examples
     --------
@@ -87,16 +59,16 @@ class Member:
     {'model': 'openai/gpt-4.1-nano', 'settings': {'temperature': 0}}
     """
 
-    name: str
-    model: str
-    api_base: str | None = None
+    name: str  # the pool's
+    model: str  # LiteLLM's name
+    api_base: str | None = None  # its address and the environment variable of its key, when not its provider's usual
     api_key_env: str | None = None
     prices: Prices | None = None
-    capabilities: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    system: str | None = None
-    examples: tuple[tuple[str, str], ...] = ()
-    template: str | None = None
+    capabilities: Mapping[str, Any] = field(default_factory=dict)  # tools, vision, json, context_window
+    settings: Mapping[str, Any] = field(default_factory=dict)  # LiteLLM's parameters of every call
+    system: str | None = None  # a system prompt, before the caller's own
+    examples: tuple[tuple[str, str], ...] = ()  # prompts and their answers, as turns before the conversation
+    template: str | None = None  # the text that the newest prompt is put into, at {prompt}
     votes: Votes | None = None
 
     @classmethod
@@ -147,13 +119,7 @@ class Member:
         return f"{PROVIDER}/{self.name}@{digest}"
 
     def key(self) -> str | None:
-        """Return its key from the environment; None leaves it to LiteLLM.
-
-        Raises
-        ------
-        MissingKeyError
-            When the variable it names is not set.
-        """
+        """Return its key from the environment, None to leave it to LiteLLM; raise `MissingKeyError` if it is unset."""
         if self.api_key_env is None:
             return None
         if not (key := os.environ.get(self.api_key_env)):
@@ -204,14 +170,7 @@ def _shown(value: Any) -> str:
 
 
 class Members(dict[str, Member]):
-    """The models of a `pool.toml`, by the pool's names.
-
-    Parameters
-    ----------
-    members : mapping of str to Member
-    providers : mapping of str to str
-        Custom providers: LiteLLM's name for each, and "module:object" where it is.
-    """
+    """The models of a `pool.toml`, by the pool's names; and its custom providers, each at "module:object"."""
 
     def __init__(self, members: Mapping[str, Member] = {}, providers: Mapping[str, str] = {}) -> None:
         super().__init__(members)

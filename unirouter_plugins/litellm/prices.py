@@ -23,33 +23,19 @@ _SHOWN = 6  # digits of a price that are its own: the map's are per token, and 0
 
 @dataclass(frozen=True)
 class Quote:
-    """A model's prices, and where they come from.
-
-    Parameters
-    ----------
-    prices : Prices
-    source : {"pool.toml", "profile", "LiteLLM"}
-    """
+    """A model's prices, and where they come from."""
 
     prices: Prices
-    source: str
+    source: str  # "pool.toml", "profile" or "LiteLLM"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a provider says that a call took.
+    """What a provider says that a call took."""
 
-    Parameters
-    ----------
-    tokens_in, tokens_out : float
-        All that is charged as prompt and as answer; NaN where the provider does not say.
-    cached_tokens, reasoning_tokens : float
-        Of them, the prompt tokens that were cached and the answer's hidden ones; 0 where it does not say.
-    """
-
-    tokens_in: float
+    tokens_in: float  # all that is charged as prompt and as answer; NaN where the provider does not say
     tokens_out: float
-    cached_tokens: float = 0.0
+    cached_tokens: float = 0.0  # of them; 0 where it does not say
     reasoning_tokens: float = 0.0
 
     @property
@@ -63,7 +49,7 @@ UNKNOWN = Usage(math.nan, math.nan)
 
 
 def quote(member: Member, profile: ModelProfile | None = None) -> Quote | None:
-    """Return the prices of a model: the user's, else its profile's, else LiteLLM's; None where nobody knows them."""
+    """Return the prices of a model: the user's, else its profile's, else LiteLLM's; None where they are not known."""
     if member.prices is not None:
         return Quote(member.prices, TABLE)
     listed = listed_prices(member)
@@ -73,13 +59,7 @@ def quote(member: Member, profile: ModelProfile | None = None) -> Quote | None:
 
 
 def require_quote(member: Member, profile: ModelProfile | None = None) -> Quote:
-    """Return the prices of a model.
-
-    Raises
-    ------
-    UnknownPriceError
-        When nobody knows them; a price is never taken as $0.
-    """
+    """Return the prices of a model; raise `UnknownPriceError` when they are not known: never taken as $0."""
     found = quote(member, profile)
     if found is None:
         raise UnknownPriceError(
@@ -152,8 +132,9 @@ def usage_of(response: Any) -> Usage:
     Where a provider's total is its prompt, answer and reasoning tokens together, the reasoning comes on top of the
     answer; elsewhere it is part of it.
     """
-    usage = getattr(response, "usage", None)
-    tokens_in, tokens_out = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    usage: Any = getattr(response, "usage", None)
+    tokens_in: Any = getattr(usage, "prompt_tokens", None)
+    tokens_out: Any = getattr(usage, "completion_tokens", None)
     reasoning = _count(getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", 0))
     total = getattr(usage, "total_tokens", None)
     if reasoning and _is_count(tokens_in) and _is_count(tokens_out) and total == tokens_in + tokens_out + reasoning:

@@ -1,4 +1,4 @@
-"""Programs: pool members that are a model with a template, examples or votes, called as a custom provider of LiteLLM."""
+"""Programs: pool members that are a model with a template, examples or votes, as a custom provider of LiteLLM."""
 
 from __future__ import annotations
 
@@ -38,13 +38,7 @@ _LOCK = threading.RLock()  # LiteLLM has one table for all threads
 
 
 def arguments_of(member: Member) -> dict[str, Any]:
-    """Return what LiteLLM's `completion` is given besides the messages, to call a member of the pool.
-
-    Raises
-    ------
-    MissingKeyError
-        When the environment variable that has its key is not set.
-    """
+    """Return what LiteLLM's `completion` is given besides the messages, to call a member of the pool."""
     if not member.is_program:
         return member.arguments()
     register([member])
@@ -59,14 +53,7 @@ def register(members: Members | Iterable[Member]) -> None:
 
     Doing it again changes nothing: a program that is defined otherwise has another name.
 
-    Raises
-    ------
-    InvalidDataError
-        When a custom provider cannot be loaded, or its name is taken.
-
-    Examples
-    --------
-    ::
+    Raises `InvalidDataError` when a custom provider cannot be loaded, or its name is taken::
 
         members = read_members("pool.toml")
         register(members)
@@ -85,17 +72,8 @@ def register(members: Members | Iterable[Member]) -> None:
 def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
     """Return the provider that LiteLLM calls for the models `name`/..., made and entered when there is none.
 
-    Parameters
-    ----------
-    name : str
-    place : str
-        "module:object", where the provider is; it tells whether an entry is the same.
-    make : function () -> litellm.CustomLLM
-
-    Raises
-    ------
-    InvalidDataError
-        When the name is one of LiteLLM's own providers, or taken.
+    `place` is its "module:object", which tells whether an entry is the same. Raises `InvalidDataError` when the name is
+    one of LiteLLM's own providers, or taken.
     """
     litellm = open_litellm()
     if name in {str(own.value) for own in litellm.LlmProviders}:
@@ -117,7 +95,7 @@ def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
 
 
 def _loaded(name: str, place: str) -> Any:
-    """Return the custom provider at "module:object": a `litellm.CustomLLM`, or what a class or function there returns."""
+    """Return the provider at "module:object": a `litellm.CustomLLM`, or what a class or function there returns."""
     module, _, attribute = place.partition(":")
     kind, what = open_litellm().CustomLLM, f"The provider {name!r} is {place!r}"
     try:
@@ -327,17 +305,10 @@ def _elected(votes: Votes, arguments: Mapping[str, Any], outcomes: Sequence[Any]
 
 @dataclass(frozen=True)
 class Ballot:
-    """What one answer votes for.
-
-    Parameters
-    ----------
-    text : str
-    calls : str
-        The tools it calls, with which arguments, as JSON; empty where it calls none.
-    """
+    """What one answer votes for."""
 
     text: str
-    calls: str = ""
+    calls: str = ""  # the tools it calls, with their arguments, as JSON; empty where it calls none
 
     @classmethod
     def of(cls, response: Any) -> Ballot:
@@ -364,7 +335,7 @@ def _parsed(arguments: str | None) -> Any:
 
 
 def elected(ballots: Sequence[Ballot], grader: Grader) -> tuple[int, int]:
-    """Return which answer most agree on, the first of them in order, and how many they are.
+    """Return the position of the answer that most agree on, and how many agree.
 
     Each answer joins the first group whose first answer it agrees with; the earlier of equal groups wins. An answer
     that does not agree with itself, such as one without a number where numbers are compared, has no vote; with no

@@ -1,61 +1,41 @@
 """One routed call: the model that the router picks, the next one when it fails, and the record of the call.
 
-Every plugin calls through this: LiteLLM, LangChain and LlamaIndex. What differs between them are the hooks of `PoolModels`
-and `RoutedCall`.
+Every plugin calls through this: what LiteLLM's functions, LangChain and LlamaIndex do differently are the hooks of
+`RoutedCall` and of `PoolModels`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
+import inspect
 import itertools
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from unirouter_core.documents import GivenDocuments
-from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownModelError, UnknownPriceError
-from unirouter_core.pool import Capabilities, ModelProfile, Pool
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
-from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import Failure, classify, unwrapped
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
-from unirouter_plugins.litellm.prices import UNKNOWN, Quote, Usage, quote
+from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, without_keys
+from unirouter_plugins.litellm.snapshot import PoolModels
 
 T = TypeVar("T")
 M = TypeVar("M")
 
 Record: TypeAlias = dict[str, Any]
-"""A `CallRecord` as JSON can hold it; see `CallRecord.as_dict`."""
+"""A `CallRecord` as JSON can hold it."""
 
 METADATA = "unirouter"
 """Where an answer's metadata hold the record."""
-
-_SHAPING = (
-    *("temperature", "top_p", "max_tokens", "max_completion_tokens"),
-    *("reasoning_effort", "thinking", "seed", "stop"),
-)
-"""Parameters of a call that make its model another than was evaluated."""
 
 
 class NoAnswerError(UniRouterError):
@@ -75,7 +55,7 @@ class CallRecord:
         The one that answered.
     decision : Decision
     usd : float
-        What it cost, responses without an answer included; NaN where the provider does not say how many tokens it took.
+        What the call cost, responses without an answer included; NaN where the provider tells no tokens.
     usage : Usage
     seconds : float
         Until the answer was whole, failed models' time included.
@@ -92,25 +72,25 @@ class CallRecord:
     usd: float
     usage: Usage
     seconds: float
-    failures: dict[str, str] = field(default_factory=dict)
-    differs: tuple[str, ...] = ()
-    why: str = "routed"
+    failures: dict[str, str]
+    differs: tuple[str, ...]
+    why: str
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
-        error, cost = _expected(self.decision, self.model)
-        weight = self.decision.cost_weight
+        decision, weight = self.decision, self.decision.cost_weight
+        expected = decision if self.model == decision.model else decision.candidate(self.model)
         return {
             "model": self.model,
             "why": self.why,
-            "expected_error": error,
-            "expected_usd": cost,
+            "expected_error": expected.error,
+            "expected_usd": expected.cost,
             "usd": _known(self.usd),
             "tokens_in": _known(self.usage.tokens_in),
             "tokens_out": _known(self.usage.tokens_out),
             "seconds": round(self.seconds, 3),
             "cost_weight": "inf" if math.isinf(weight) else weight,
-            "region": self.decision.region,
+            "region": decision.region,
             "failures": dict(self.failures),
             "differs": list(self.differs),
         }
@@ -120,29 +100,14 @@ def _known(number: float) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _expected(decision: Decision, model: str) -> tuple[float, float]:
-    """Return the expected error and USD of a model."""
-    if model == decision.model:
-        return decision.error, decision.cost
-    candidate = decision.candidate(model)
-    return candidate.error, candidate.cost
-
-
-@dataclass
-class _Newest:
-    record: Record
-    is_outdated: bool = False  # by a call in a context that was copied from this one
-
-
-_NEWEST: ContextVar[_Newest | None] = ContextVar("newest decision", default=None)
-_COLLECTING: ContextVar[tuple[list[Record], ...]] = ContextVar("lists of decisions", default=())
+_NEWEST: ContextVar[list[Record]] = ContextVar("newest record")  # emptied by a newer call in a copied context
+_COLLECTING: ContextVar[tuple[list[Record], ...]] = ContextVar("lists of records", default=())
 
 
 def keep(record: Record) -> None:
     """Keep the record of a call for `last_decision` and `record_decisions`."""
-    if (before := _NEWEST.get()) is not None:
-        before.is_outdated = True
-    _NEWEST.set(_Newest(record))
+    _NEWEST.get([]).clear()
+    _NEWEST.set([record])
     for records in _COLLECTING.get():
         records.append(record)
 
@@ -165,13 +130,12 @@ def last_decision() -> Record:
         person = llm.with_structured_output(Person).invoke("Ada Lovelace was born in 1815.")
         print(last_decision()["model"])
     """
-    newest = _NEWEST.get()
-    if newest is None or newest.is_outdated:
+    if not (newest := _NEWEST.get([])):
         raise LookupError(
             "The newest call was made in a chain or task, not here, or there was none; "
             "collect its record around it: with record_decisions() as decisions."
         )
-    return newest.record
+    return newest[0]
 
 
 @contextmanager
@@ -194,246 +158,33 @@ def record_decisions() -> Iterator[list[Record]]:
         _COLLECTING.reset(token)
 
 
-# --- The pool, as a framework calls it --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """A router's pool at one moment, as it is called.
-
-    Parameters
-    ----------
-    router : UniRouter
-        A copy that decides among the models that can be called, each with the capabilities it has here.
-    pool : mapping of str to ModelProfile
-    members : mapping of str to Member
-        How LiteLLM calls each; empty where the user gave objects of the framework.
-    """
-
-    router: UniRouter
-    pool: Mapping[str, ModelProfile]
-    members: Mapping[str, Member]
-    _quotes: dict[str, Quote] = field(default_factory=dict)
-    _differences: dict[str, list[str]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, router: UniRouter) -> Snapshot:
-        """Return the pool as it is now, its models called through LiteLLM."""
-        pool = router.pool
-        return cls(router.with_pool(pool), pool, {name: Member.of(profile) for name, profile in pool.items()})
-
-    @property
-    def windows(self) -> dict[str, int | None]:
-        """The context windows in tokens; None where one is not known."""
-        return {name: profile.capabilities.context_window for name, profile in self.pool.items()}
-
-    def decide(
-        self,
-        chat: Chat,
-        *,
-        text: str | None = None,
-        cost_weight: float | None = None,
-        models: Sequence[str] | None = None,
-        requires: Sequence[str] = (),
-        documents: GivenDocuments | None = None,
-    ) -> Decision:
-        """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
-
-        Model m was sent k_m of the T tokens before (0 for most), and charges its price for cached tokens for them. So the
-        rule is the least of ::
-
-            error_m + cost_weight * ((T - k_m) * input_m + k_m * cached_input_m + answer_m)
-
-        and a conversation leaves model c for m only when what is gained at list prices is more than what is lost::
-
-            (error_c + cost_weight * cost_c) - (error_m + cost_weight * cost_m)
-                > cost_weight * (k_c * (input_c - cached_input_c) - k_m * (input_m - cached_input_m))
-
-        where k_m is 0 for a model that has not answered in the conversation. The prices are those of the profiles; where
-        no price for cached tokens is known, nothing is lost.
-
-        Parameters
-        ----------
-        chat : Chat
-        text : str, optional
-            What to route on; the chat's own text when not given.
-        cost_weight, models, documents
-            As in `UniRouter.route`.
-        requires : sequence of str
-            Besides what the chat requires.
-        """
-        text, tokens_in, cached = chat.text if text is None else text, None, {}
-        if not (chat.is_bare and chat.messages[0]["content"] == text and not documents):
-            tokens, sent = chat.count_sent_before(self.router.fit_.token_counter)
-            cached = {model: count for model, count in sent.items() if model in self.pool}
-            tokens_in = self._expanded(tokens)
-        return self.router.route(
-            text,
-            cost_weight=cost_weight,
-            models=models,
-            requires=tuple(dict.fromkeys([*chat.requires, *requires])),
-            documents=documents,
-            tokens_in=tokens_in,
-            cached_tokens=cached,
-        )
-
-    def _expanded(self, tokens: float) -> float | dict[str, float]:
-        """Return the tokens that each model is sent of a chat of `tokens`: programs are sent more."""
-        counter, programs = self.router.fit_.token_counter, [m for m in self.members.values() if m.is_program]
-        more = {member.name: member.expanded_tokens(tokens, counter) for member in programs}
-        return {**dict.fromkeys(self.pool, tokens), **more} if more else tokens
-
-    def quote(self, model: str) -> Quote | None:
-        """Return the prices of a model; None where they are not known."""
-        profile = self.pool[model]
-        if model not in self.members:
-            return None if profile.prices is None else Quote(profile.prices, "profile")
-        if model not in self._quotes and (found := quote(self.members[model], profile)) is not None:
-            self._quotes[model] = found
-        return self._quotes.get(model)
-
-    def differs(self, model: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return in which ways a call with `parameters` is not the one that its model was evaluated with, where known."""
-        if model not in self.members:
-            return ()
-        member, profile = self.members[model], self.pool[model]
-        if model not in self._differences:
-            self._differences[model] = member.differences(profile)
-        if SERVED_AS not in profile.provenance:
-            return tuple(self._differences[model])
-        changed = [
-            f"{name} is {parameters[name]!r} and was {member.settings.get(name, 'not given')!r}"
-            for name in _SHAPING
-            if name in parameters and parameters[name] != member.settings.get(name)
-        ]
-        return (*self._differences[model], *changed)
-
-
-class PoolModels(ABC, Generic[M]):
-    """The models of a pool as objects of a framework: the user's own, by name, or made for LiteLLM as the pool says.
-
-    Parameters
-    ----------
-    given : mapping of str to M, optional
-    settings : mapping
-        LiteLLM's parameters of every call; they win over the settings that models were evaluated with.
-    """
-
-    def __init__(self, given: Mapping[str, M] | None = None, settings: Mapping[str, Any] | None = None) -> None:
-        self.given, self.settings = given, dict(settings or {})
-        self._newest: tuple[Any, Snapshot] | None = None
-
-    @abstractmethod
-    def make(self, arguments: dict[str, Any], *, is_last: bool) -> M:
-        """Return a model that calls LiteLLM with `arguments`; only where `is_last` are failed calls retried."""
-
-    def able(self, profile: ModelProfile, model: M) -> Capabilities:
-        """Return what a model of the user's own can do."""
-        return profile.capabilities
-
-    def model(self, snapshot: Snapshot, name: str, *, is_last: bool = True) -> M:
-        """Return the model of that name; one for LiteLLM has the key that the environment has now.
-
-        Raises
-        ------
-        MissingKeyError
-            When the environment variable that has its key is not set.
-        """
-        if self.given is not None:
-            return self.given[name]
-        return self.make(programs.arguments_of(snapshot.members[name]), is_last=is_last)
-
-    def snapshot(self, router: UniRouter) -> Snapshot:
-        """Return the router's pool as it is now; it is made again when the pool has changed."""
-        pool = router.pool
-        if (
-            self._newest is None
-            or self._newest[0] is not pool
-            or self._newest[1].router.cost_weight != router.cost_weight
-        ):
-            self._newest = pool, self._snapshot(router, pool)
-        return self._newest[1]
-
-    def _snapshot(self, router: UniRouter, pool: Mapping[str, ModelProfile]) -> Snapshot:
-        if self.given is None:
-            return Snapshot.of(router)
-        able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
-        pool = Pool({n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able})
-        return Snapshot(router.with_pool(pool), pool, {})
-
-
-def check_given(models: Any, router: Any, kind: type, what: str) -> None:
-    """Raise one sentence unless `router` is one, and `models` has a model of that kind for each of its pool.
-
-    Parameters
-    ----------
-    models : mapping of str to kind, or None
-    router : UniRouter
-    kind : type
-    what : str
-        What to call one, for messages: "a chat model".
-
-    Raises
-    ------
-    InvalidDataError
-        When it is no mapping of names to such models, or a model of the pool has none.
-    UnknownModelError
-        When it names a model that is not in the pool.
-    """
-    if not isinstance(router, UniRouter):
-        raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: UniRouter.load('my.router').")
-    if models is None:
-        return
-    if not isinstance(models, Mapping):
-        raise InvalidDataError(f"models={models!r:.60} is no mapping; give {{name in the pool: {what}}}.")
-    for name, model in models.items():
-        if not isinstance(model, kind):
-            raise InvalidDataError(f"models[{name!r}] is of type {type(model).__name__}; give {what}.")
-    pool = router.pool
-    if strangers := [name for name in models if name not in pool]:
-        held = ", ".join(map(repr, pool)) or "no model"
-        raise UnknownModelError(f"{strangers[0]!r} is not in the pool, which holds {held}; onboard it first.")
-    if missing := [name for name in pool if name not in models]:
-        raise InvalidDataError(f"{missing[0]!r} is in the pool but not in models={{...}}; add it, or retire it.")
-
-
 # --- The fallback loop ------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class Attempts:
-    """The model to try now: the chosen one, then the next in the fallback order after each failure that is passed on.
+    """The model to try now: `kept` or the chosen one, then the next in the fallback order after each failure.
 
-    Parameters
-    ----------
-    decision : Decision
-    windows : mapping of model to int, optional
-        The known context windows in tokens: after a prompt was too long for one, only larger ones are tried.
-    content_policy : bool
-        Whether a refusal by a provider's content filter is passed on to the next model.
-    kept : str, optional
-        The model to try first whatever its rank, where it is eligible.
+    After a prompt was too long for a model, only those with a larger window, or one not known, are tried.
     """
 
-    decision: Decision
-    windows: Mapping[str, int | None] = field(default_factory=dict)
-    content_policy: bool = False
-    kept: str | None = None
-    model: str = field(init=False)
-    failures: dict[str, str] = field(default_factory=dict, init=False)
-    _first: BaseException | None = field(default=None, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        order = itertools.chain([self.decision.model], self.decision.fallbacks())
-        kept = self.kept if self.kept in self.decision.pool and self.decision.is_eligible(self.kept) else None
-        self._left = order if kept is None else itertools.chain([kept], (model for model in order if model != kept))
-        self.model = next(self._left)
-        self._next = next(self._left, None)
+    def __init__(
+        self,
+        decision: Decision,
+        windows: Mapping[str, int | None] | None = None,
+        content_policy: bool = False,
+        kept: str | None = None,
+    ) -> None:
+        self.decision, self.content_policy = decision, content_policy
+        self.model = kept if kept is not None and decision.is_eligible(kept) else decision.model
+        self.failures: dict[str, str] = {}
+        self._windows, self._too_small = windows or {}, list[str]()
+        self._order = self._in_order()
+        self._first: BaseException | None = None
 
     @property
     def is_last(self) -> bool:
         """Whether no other model is left to try."""
-        return self._next is None
+        return not any(map(self._may_be_next, self.decision.pool))
 
     def note(self, failed: Exception, secrets: Iterable[str] = ()) -> None:
         """Note that the model failed and move on to the next; raise when no other model is left that may answer.
@@ -448,50 +199,50 @@ class Attempts:
             raise cause
         self._first = self._first or cause
         if failure is Failure.OVERFLOW:
-            left = [m for m in (self._next, *self._left) if m is not None and self._is_larger(m, self.model)]
-            self._left, self._next = iter(left), None
-            self._next = next(self._left, None)
-        if self._next is None:
+            self._too_small.append(self.model)
+        following = next(filter(self._may_be_next, self._order), None)
+        if following is None:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
             raise self._first
-        self.model, self._next = self._next, next(self._left, None)
+        self.model = following
+
+    def _in_order(self) -> Iterator[str]:
+        yield self.decision.model
+        yield from self.decision.fallbacks()
+
+    def _may_be_next(self, model: str) -> bool:
+        if model == self.model or model in self.failures or not self.decision.is_eligible(model):
+            return False
+        return all(self._is_larger(model, small) for small in self._too_small)
 
     def _is_larger(self, other: str, model: str) -> bool:
         """Return whether `other` may take a prompt too long for `model`; a window not known may be larger."""
-        theirs, ours = self.windows.get(other), self.windows.get(model)
+        theirs, ours = self._windows.get(other), self._windows.get(model)
         return theirs is None or ours is None or theirs > ours
 
 
 @dataclass(frozen=True)
 class Content:
-    """What an answer, or a part of one, holds.
+    """What an answer, or a part of one, holds."""
 
-    Parameters
-    ----------
-    has_content : bool
-        Text, thoughts, a tool call or a refusal: after it no other model can begin.
-    finish : str or None
-        Why the answer ended; None where it does not say, or has no choice at all.
-    """
-
-    has_content: bool
-    finish: str | None = None
+    has_content: bool  # text, thoughts, a tool call or a refusal: after it no other model can begin
+    finish: str | None = None  # why it ended; None where it does not tell, or has no choice at all
 
 
 class RoutedCall(ABC, Generic[M]):
     """One call on its way to an answer.
 
-    A plugin gives the hooks `content`, `usage_of` and `attach`, and where it needs to `model_for`, `usd_of`, `scope` and
-    `passed`; and calls `run`, `arun`, `stream` or `astream` with a function that calls the framework's model.
+    A plugin gives the hooks `content`, `usage_of` and `attach`, and where it needs to `model_for`, `usd_of`, `scope`,
+    `passed` and `is_shown`; it calls `run`, `arun`, `stream` or `astream` with a function that calls a model.
 
     Parameters
     ----------
     models : PoolModels
     router : UniRouter
     chat : Chat
-    text, cost_weight, requires, documents
-        As in `Snapshot.decide`.
+    parameters : mapping
+        What the model is called with besides the chat.
     candidates : sequence of str, optional
         The models of the pool to choose among.
     forced : str, optional
@@ -500,8 +251,8 @@ class RoutedCall(ABC, Generic[M]):
         The model that was picked before for what this call is a step of; a tool loop comes before it.
     content_policy : bool
         Whether a refusal by a provider's content filter is passed on to the next model.
-    parameters : mapping
-        What the model is called with besides the chat.
+    **request
+        As in `Snapshot.decide`: text, cost_weight, requires, documents.
     """
 
     def __init__(
@@ -510,27 +261,16 @@ class RoutedCall(ABC, Generic[M]):
         router: UniRouter,
         chat: Chat,
         *,
-        text: str | None = None,
-        cost_weight: float | None = None,
+        parameters: Mapping[str, Any],
         candidates: Sequence[str] | None = None,
-        requires: Sequence[str] = (),
-        documents: GivenDocuments | None = None,
         forced: str | None = None,
         kept: str | None = None,
         content_policy: bool = False,
-        parameters: Mapping[str, Any] | None = None,
+        **request: Any,
     ) -> None:
         self._began = time.perf_counter()
-        self.models, self.parameters = models, dict(parameters or {})
-        self.snapshot = models.snapshot(router)
-        self.decision = self.snapshot.decide(
-            chat,
-            text=text,
-            cost_weight=cost_weight,
-            models=candidates if forced is None else [forced],
-            requires=requires,
-            documents=documents,
-        )
+        self.models, self.parameters, self.snapshot = models, dict(parameters), models.snapshot(router)
+        self.decision = self.snapshot.decide(chat, models=[forced] if forced else candidates, **request)
         in_loop = None if forced else chat.in_loop_of
         kept = None if forced else in_loop or kept
         self.attempts = Attempts(self.decision, self.snapshot.windows, content_policy, kept)
@@ -603,7 +343,7 @@ class RoutedCall(ABC, Generic[M]):
 
     # --- Streams: another model is tried until the first content ------------------------------------------------------
 
-    def begin(self, call: Callable[[Any], Iterable[T]]) -> tuple[list[T], Iterator[T]]:
+    def begin(self, call: Callable[[Any], Iterable[T]]) -> tuple[list[T], Generator[T]]:
         """Return the parts up to the first content of the first model that does not fail, and those to come."""
         while True:
             begun: list[T] = []
@@ -623,9 +363,9 @@ class RoutedCall(ABC, Generic[M]):
         begun, parts = self.begin(call)
         yield from self.rest(begun, parts)
 
-    def rest(self, begun: Sequence[T], parts: Iterator[T]) -> Generator[T]:
+    def rest(self, begun: Sequence[T], parts: Generator[T]) -> Generator[T]:
         """Yield the parts of a stream that has begun; the record is made when it has ended, or is closed."""
-        with contextlib.closing(parts):  # type: ignore[type-var]  # it is a generator
+        with contextlib.closing(parts):
             try:
                 yield from filter(self.is_shown, map(self._passed, itertools.chain(begun, parts)))
             except GeneratorExit:
@@ -635,14 +375,15 @@ class RoutedCall(ABC, Generic[M]):
                 raise without_keys(unwrapped(failed), self._secrets) from None
         self.finish()
 
-    async def abegin(self, call: Callable[[Any], Awaitable[AsyncIterable[T]]]) -> tuple[list[T], AsyncIterator[T]]:
-        """Return the same as `begin`, asynchronously."""
+    async def abegin(self, call: Callable[[Any], Any]) -> tuple[list[Any], AsyncGenerator[Any]]:
+        """Return the same as `begin`, asynchronously; `call` may return what is to be awaited for the parts."""
         while True:
-            begun: list[T] = []
+            begun: list[Any] = []
             with self._attempt():
                 model = self._model()
                 with self.scope():
-                    parts = self._aeach(await call(model))
+                    opened = call(model)
+                    parts = self._aeach(await opened if inspect.isawaitable(opened) else opened)
                 async for part in parts:
                     begun.append(part)
                     if self.content(part).has_content:
@@ -650,16 +391,16 @@ class RoutedCall(ABC, Generic[M]):
                 self._require_content(begun)
                 return begun, parts
 
-    async def astream(self, call: Callable[[Any], Awaitable[AsyncIterable[T]]]) -> AsyncGenerator[T]:
+    async def astream(self, call: Callable[[Any], Any]) -> AsyncGenerator[Any]:
         """Yield the same as `stream`, asynchronously; closing it stops the model."""
         begun, parts = await self.abegin(call)
         async with contextlib.aclosing(self.arest(begun, parts)) as rest:
             async for part in rest:
                 yield part
 
-    async def arest(self, begun: Sequence[T], parts: AsyncIterator[T]) -> AsyncGenerator[T]:
+    async def arest(self, begun: Sequence[Any], parts: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
         """Yield the same as `rest`, asynchronously."""
-        async with contextlib.aclosing(parts):  # type: ignore[type-var]  # it is a generator
+        async with contextlib.aclosing(parts):
             try:
                 for part in filter(self.is_shown, map(self._passed, begun)):
                     yield part
@@ -673,7 +414,7 @@ class RoutedCall(ABC, Generic[M]):
                 raise without_keys(unwrapped(failed), self._secrets) from None
         self.finish()
 
-    def _each(self, parts: Iterable[T]) -> Iterator[T]:
+    def _each(self, parts: Iterable[T]) -> Generator[T]:
         """Yield the parts, each made in the call's scope: the reader may be in another context."""
         source = iter(parts)
         try:
@@ -687,7 +428,7 @@ class RoutedCall(ABC, Generic[M]):
         finally:
             _close(source)
 
-    async def _aeach(self, parts: AsyncIterable[T]) -> AsyncIterator[T]:
+    async def _aeach(self, parts: Any) -> AsyncGenerator[Any]:
         source = aiter(parts)
         try:
             while True:

@@ -16,11 +16,11 @@ from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import check_cost_weight
 from unirouter_plugins.litellm.routed import Record, record_decisions
-from unirouter_plugins.llamaindex.llm import PickingLLM
+from unirouter_plugins.llamaindex.llm import UniRouterLLM
 from unirouter_plugins.llamaindex.queries import one_query
 
 
-class UniRouteSelector(BaseSelector):
+class UniRouterSelector(BaseSelector):
     """Chooses among query engines, retrievers or tools by the model that each is bound to, and asks no LLM.
 
     Parameters
@@ -47,25 +47,25 @@ class UniRouteSelector(BaseSelector):
             QueryEngineTool.from_defaults(index.as_query_engine(llm=llm), name=model, description="Any question.")
             for model, llm in llms.items()
         ]
-        engine = RouterQueryEngine(UniRouteSelector(router), engines)
+        engine = RouterQueryEngine(UniRouterSelector(router), engines)
         response = engine.query("How long is the warranty?")
         print(response.metadata["selector_result"].reason)
     """
 
     def __init__(
         self,
-        router: UniRouter | PickingLLM,
+        router: UniRouter | UniRouterLLM,
         *,
         models: Mapping[str, str] | None = None,
         cost_weight: float | None = None,
         then_select_tool: bool = False,
     ) -> None:
-        if not isinstance(router, UniRouter | PickingLLM):
+        if not isinstance(router, UniRouter | UniRouterLLM):
             raise InvalidDataError(f"router={router!r:.60} is neither a UniRouter nor a UniRouterLLM.")
-        if then_select_tool and not isinstance(router, PickingLLM):
+        if then_select_tool and not isinstance(router, UniRouterLLM):
             raise InvalidDataError("then_select_tool=True asks an LLM; give a UniRouterLLM, not its router.")
         self.router = router if isinstance(router, UniRouter) else router.router
-        self.llm = router if isinstance(router, PickingLLM) else None
+        self.llm = router if isinstance(router, UniRouterLLM) else None
         self.models = dict(models or {})
         self.cost_weight = None if cost_weight is None else check_cost_weight(cost_weight)
         self.then_select_tool = then_select_tool
@@ -95,7 +95,7 @@ class UniRouteSelector(BaseSelector):
             result = await get_selector_from_llm(self._asked()).aselect(choices, query)
         return _checked(result, choices, records)
 
-    def _asked(self) -> PickingLLM:
+    def _asked(self) -> UniRouterLLM:
         assert self.llm is not None  # checked when the selector was made
         return self.llm
 
@@ -156,7 +156,7 @@ def _checked(result: SelectorResult, choices: Sequence[ToolMetadata], records: l
 class _NarrowedRetriever(ObjectRetriever[Any]):
     """Gives, of the tools that another retriever gives, the one that a selector selects."""
 
-    def __init__(self, selector: UniRouteSelector, whole: ObjectRetriever[Any]) -> None:
+    def __init__(self, selector: UniRouterSelector, whole: ObjectRetriever[Any]) -> None:
         super().__init__(whole.retriever, whole.object_node_mapping, whole.node_postprocessors)
         self._selector, self._whole = selector, whole
 

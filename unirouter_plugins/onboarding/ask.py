@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
-from unirouter_plugins.graders import Grade as Function
+from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
 from unirouter_plugins.litellm.chat import Message
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of

@@ -17,7 +17,7 @@ from typing import Any
 
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 from unirouter_plugins.graders import Grader, is_refusal
-from unirouter_plugins.graders.answers import bare, fenced, final_part, first_line, normalised
+from unirouter_plugins.graders.text import bare, fenced, final_part, first_line, normalised
 from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.onboarding.ask import Caller, CallFailedError, Hold, shaping_of
 from unirouter_plugins.onboarding.questions import Question, digest_of, holds_json, is_short, suitable_grader

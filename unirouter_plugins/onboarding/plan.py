@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
+from unirouter_core.evaluate.impact import Joining, joining
+
 from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.evaluate.impact import Joining, joining
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import ModelProfile

@@ -20,9 +20,9 @@ from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.graders import Grade as Function
+from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import Grader, parse_grader
-from unirouter_plugins.graders.answers import bare, normalised
+from unirouter_plugins.graders.text import bare, normalised
 from unirouter_plugins.litellm.chat import Chat, Messages
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import pytest
 from unirouter_core import Outcomes
 from unirouter_core.curves import deferral_curve
 from unirouter_core.estimators import LowRankEstimator, NeighboursEstimator, ShrunkenClustersEstimator
-from unirouter_core.evaluate.bootstrap import measure
+from unirouter_core.evaluate import measure
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.bench import (
     Case,
@@ -20,13 +20,13 @@ from unirouter_plugins.bench import (
     run_trial,
     split,
     standings,
-    twins,
 )
+from unirouter_plugins.bench.protocol import twins
 
 MODELS = [f"model-{j}" for j in range(12)]
 QUICK = (
     Method("default", ShrunkenClustersEstimator, {"grid": (4,)}),
-    Method("K-NN", NeighboursEstimator, {"grid": (5, 10)}),
+    Method("nearest neighbours", NeighboursEstimator, {"grid": (5, 10)}),
 )
 
 
@@ -43,14 +43,16 @@ def run(table, *, trials=2, **settings):
 
 
 def of(records, method, n_val=40, trial=0):
-    return next(each for each in records if (each.method, each.n_val, each.trial) == (method, n_val, trial))
+    return next(each for each in records if (each["method"], each["n_val"], each["trial"]) == (method, n_val, trial))
 
 
 def same(first, second):
     """Whether records agree in all but the seconds; NaN is NaN."""
-    return repr([dataclasses.replace(each, seconds=0) for each in first]) == repr(
-        [dataclasses.replace(each, seconds=0) for each in second]
-    )
+    return repr([{**each, "seconds": 0} for each in first]) == repr([{**each, "seconds": 0} for each in second])
+
+
+def key(record):
+    return record["n_val"], record["trial"], record["method"]
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -142,8 +144,8 @@ def test_a_record_holds_what_the_curve_and_the_predictions_of_its_split_give(tab
     estimator = ShrunkenClustersEstimator(grid=(4,)).fit(case.X_train, case.training)
     predicted = case.predict(estimator, 40).errors
     measured = measure(deferral_curve(predicted, case.costs, case.errors, case.costs), case.errors, case.costs)
-    assert (found.area, found.qnc, found.peak) == (measured.area, measured.qnc, measured.peak)
-    assert found.brier == pytest.approx(((predicted - case.errors) ** 2).mean())
+    assert (found["area"], found["qnc"], found["peak"]) == (measured.area, measured.qnc, measured.peak)
+    assert found["brier"] == pytest.approx(((predicted - case.errors) ** 2).mean())
 
 
 def test_only_the_first_answers_of_the_validation_prompts_are_seen(table):
@@ -152,7 +154,7 @@ def test_only_the_first_answers_of_the_validation_prompts_are_seen(table):
     errors[divided.validation[20:]] = 1 - errors[divided.validation[20:]]
     outcomes = Outcomes(table.outcomes.prompts, table.outcomes.models, errors, table.outcomes.costs)
     changed = run(recorded("world", outcomes, table.X), trials=1)
-    for method in ("ZeroRouter", "default", "K-NN"):
+    for method in ("zero router", "default", "nearest neighbours"):
         assert same([of(changed, method, 20)], [of(run(table, trials=1), method, 20)])
         assert not same([of(changed, method, 40)], [of(run(table, trials=1), method, 40)])
 
@@ -164,7 +166,7 @@ def test_new_models_answers_to_training_prompts_reach_the_clairvoyant_alone(tabl
     errors[cells] = 1 - errors[cells]
     changed = recorded("world", _with(table.outcomes, errors), table.X)
     before, after = run(table, trials=1), run(changed, trials=1)
-    differ = {a.method for a, b in zip(before, after, strict=True) if not same([a], [b])}
+    differ = {a["method"] for a, b in zip(before, after, strict=True) if not same([a], [b])}
     assert differ == {"clairvoyant"}
 
 
@@ -175,17 +177,21 @@ def _with(outcomes, errors):
 def test_the_oracle_is_above_all_and_the_models_hull_no_lower_than_the_zero_router(table):
     records = run(table)
     for trial in range(2):
-        areas = {r.method: r.area for r in records if r.n_val == 40 and r.trial == trial and not math.isnan(r.area)}
+        areas = {
+            r["method"]: r["area"]
+            for r in records
+            if r["n_val"] == 40 and r["trial"] == trial and not math.isnan(r["area"])
+        }
         assert max(areas, key=areas.get) == "oracle"
-        assert areas["models' hull"] >= areas["ZeroRouter"]
+        assert areas["models' hull"] >= areas["zero router"]
 
 
 def test_a_single_model_and_random_choice_are_points_without_an_area(table):
     records = run(table)
-    assert math.isnan(of(records, "single model").area)
-    assert of(records, "single model").e_p == 0
-    assert of(records, "random").e_p == pytest.approx(1, abs=0.1)  # two new models, evenly
-    assert of(records, "random").v_b < 1
+    assert math.isnan(of(records, "single model")["area"])
+    assert of(records, "single model")["e_p"] == 0
+    assert of(records, "random")["e_p"] == pytest.approx(1, abs=0.1)  # two new models, evenly
+    assert of(records, "random")["v_b"] < 1
 
 
 def test_a_router_whose_every_choice_is_one_model_has_an_area(world):
@@ -194,7 +200,7 @@ def test_a_router_whose_every_choice_is_one_model_has_an_area(world):
     errors[:, 0] = world.errors[:, 0]  # the cheapest is the only one that is ever right
     table = recorded("world", Outcomes(world.prompts, world.models, errors, costs), np.eye(8)[np.arange(240) % 8])
     for found in run(table, trials=3):
-        assert math.isnan(found.area) == (found.method in ("single model", "random"))
+        assert math.isnan(found["area"]) == (found["method"] in ("single model", "random"))
 
 
 def test_processes_change_no_number(table):
@@ -208,9 +214,9 @@ def test_a_run_that_was_broken_off_ends_with_the_same_numbers(table):
     whole = run(table, trials=3)
     there = whole[:5] + whole[-3:]  # part of the first trial, part of the last
     settings = Settings(n_vals=(20, 40), methods=QUICK)
-    rest = benchmark(table, settings, trials=3, done={record.key for record in there})
-    every = {record.key: record for record in [*there, *(record for made in rest for record in made)]}
-    assert same([every[record.key] for record in whole], whole)
+    rest = benchmark(table, settings, trials=3, done={key(record) for record in there})
+    every = {key(record): record for record in [*there, *(record for made in rest for record in made)]}
+    assert same([every[key(record)] for record in whole], whole)
     assert len(every) == len(whole)
 
 
@@ -218,7 +224,7 @@ def test_estimators_of_the_same_settings_are_fitted_once(table, monkeypatch):
     fits = []
     fit = LowRankEstimator.fit
     monkeypatch.setattr(LowRankEstimator, "fit", lambda self, *given: fits.append(repr(self)) or fit(self, *given))
-    run_trial(table, Settings(n_vals=(20, 40), methods=(Method("B", LowRankEstimator),)), 0)
+    run_trial(table, Settings(n_vals=(20, 40), methods=(Method("low rank", LowRankEstimator),)), 0)
     assert len(fits) == 1
 
 
@@ -230,19 +236,19 @@ def test_an_estimator_that_looks_like_another_is_fitted_itself(table):
     copied = Method("copied", Copied, {"grid": (4,)})
     Copied.__qualname__ = ShrunkenClustersEstimator.__qualname__  # as a copy in a module of one's own has it
     records = run(table, trials=1, methods=(QUICK[0], copied))
-    assert of(records, "default").brier != of(records, "copied").brier
+    assert of(records, "default")["brier"] != of(records, "copied")["brier"]
 
 
 def test_models_that_all_cost_the_same_have_an_area_but_no_aiq(world):
     level = dataclasses.replace(world, costs=np.full(world.costs.shape, 0.001))
     found = of(run(recorded("level", level), trials=1), "default")
-    assert math.isnan(found.aiq)
-    assert found.area == pytest.approx(found.mu)  # one point, flat on both sides
+    assert math.isnan(found["aiq"])
+    assert found["area"] == pytest.approx(found["mu"])  # one point, flat on both sides
 
 
 def test_per_prompt_costs_are_on_the_axis(table):
     mean, each = run(table), run(table, costs="per-prompt")
-    assert of(mean, "oracle").area != of(each, "oracle").area
+    assert of(mean, "oracle")["area"] != of(each, "oracle")["area"]
     case = Case.of(table, split(table.outcomes.models, len(table), [0, 0]), "per-prompt")
     assert case.costs.shape == case.expected_costs(40).shape == case.errors.shape
     # A poem's answer is three times as long as a sum's, and regions tell them apart.
@@ -257,13 +263,13 @@ def test_a_table_that_reaches_no_size_is_refused(table):
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(InvalidDataError, match="'magic' is no method; there are K-NN"):
+    with pytest.raises(InvalidDataError, match="'magic' is no method; there are nearest neighbours"):
         methods_named(["magic"])
 
 
 def test_a_method_of_a_reference_s_name_is_refused():
     with pytest.raises(InvalidDataError, match="Two methods are called 'oracle'"):
-        methods_named(["A"], [Method("oracle", LowRankEstimator)])
+        methods_named(["low rank"], [Method("oracle", LowRankEstimator)])
 
 
 # --- Standings --------------------------------------------------------------------------------------------------------
@@ -271,13 +277,13 @@ def test_a_method_of_a_reference_s_name_is_refused():
 
 def test_wins_gap_and_differences_are_those_of_paired_trials(table):
     first = run(table, trials=1)[0]
-    areas = {"ZeroRouter": (0.5, 0.6), "default": (0.6, 0.65), "clairvoyant": (0.7, 0.6)}
+    areas = {"zero router": (0.5, 0.6), "default": (0.6, 0.65), "clairvoyant": (0.7, 0.6)}
     records = [
-        dataclasses.replace(first, method=method, trial=trial, area=area)
+        {**first, "method": method, "trial": trial, "area": area}
         for method, both in areas.items()
         for trial, area in enumerate(both)
     ]
-    zero, ours, ceiling = standings(records)
+    zero, ours, ceiling = standings(records).itertuples()
     assert (zero.ahead, zero.behind, zero.by) == (2, 0, pytest.approx(0.075))
     assert (ceiling.ahead, ceiling.behind) == (1, 1)
     assert (zero.gap_closed, ceiling.gap_closed) == (0, pytest.approx(1))
@@ -287,10 +293,10 @@ def test_wins_gap_and_differences_are_those_of_paired_trials(table):
 
 def test_without_the_default_nothing_is_compared(table):
     records = run(table, trials=2, methods=QUICK[1:])
-    assert all(math.isnan(row.p) and math.isnan(row.by) for row in standings(records))
+    assert all(math.isnan(row.p) and math.isnan(row.by) for row in standings(records).itertuples())
 
 
 def test_methods_are_compared_on_the_trials_that_all_have(table):
     records = run(table, trials=3)
-    partial = [each for each in records if not (each.method == "K-NN" and each.trial == 1)]
-    assert {row.n_val: row.trials for row in standings(partial)} == {20: 2, 40: 2}
+    partial = [each for each in records if not (each["method"] == "nearest neighbours" and each["trial"] == 1)]
+    assert {row.n_val: row.trials for row in standings(partial).itertuples()} == {20: 2, 40: 2}

@@ -4,15 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_core.curves import Curve, deferral_curve, sweep
-from unirouter_core.evaluate.bootstrap import (
-    bootstrap,
-    choice_entropy,
-    mean_quality,
-    measure,
-    paired_interval,
-    resample,
-    sign_test_p,
-)
+from unirouter_core.evaluate import Bootstrap, choice_entropy, mean_quality, measure, sign_test_p
 from unirouter_core.exceptions import InvalidDataError
 
 # Models that cost $1, $4 and $8 are right on 2, 3 and 0 of 4 prompts.
@@ -30,19 +22,20 @@ def test_neutral_cost_is_a_share_of_the_dearest_and_of_the_most_accurate_model()
 
 
 def test_areas_are_on_the_cost_of_the_dearest_model():
-    measured = measure(deferral_curve(ERRORS, COSTS, ERRORS, COSTS), ERRORS, COSTS)
+    curve = deferral_curve(ERRORS, COSTS, ERRORS, COSTS)
     rise = 0.625 * 0.09375  # from $1 to $1.75, of $8
-    assert measured.area == measured.raw_area == 0.5 * 0.125 + rise + 0.75 * 0.78125
-    assert measured.area_half == measured.raw_area_half == 0.5 * 0.125 + rise + 0.75 * 0.28125
+    for measured in (measure(curve, ERRORS, COSTS), measure(curve, ERRORS, COSTS, hull=False)):
+        assert measured.area == 0.5 * 0.125 + rise + 0.75 * 0.78125
+        assert measured.area_half == 0.5 * 0.125 + rise + 0.75 * 0.28125
 
 
 def test_the_hull_reaches_a_quality_before_the_curve_does():
     errors, costs = np.array([[1, 1, 0], [1, 1, 0]]), np.array([1.0, 2.0, 3.0])
     curve = deferral_curve([0.9, 0.4, 0.0], costs, errors, costs)
-    measured = measure(curve, [[1, 1, 0], [1, 1, 1]], costs)  # half right is asked for
-    assert measured.qnc == 2 / 3
-    assert measured.raw_qnc == 2.5 / 3
-    assert measured.area > measured.raw_area
+    hull, raw = (measure(curve, [[1, 1, 0], [1, 1, 1]], costs, hull=hull) for hull in (True, False))
+    assert hull.qnc == 2 / 3  # half right is asked for
+    assert raw.qnc == 2.5 / 3
+    assert hull.area > raw.area
 
 
 def test_a_quality_never_reached_counts_as_full_cost():
@@ -67,7 +60,7 @@ def test_free_models_only_have_no_area():
 
 
 def test_a_resampled_test_set_is_measured_like_any_other():
-    drawn = next(resample(sweep(ERRORS, COSTS, ERRORS, COSTS), ERRORS, COSTS, trials=1, seed=3))
+    drawn = next(Bootstrap(trials=1, seed=3).resample(sweep(ERRORS, COSTS, ERRORS, COSTS), ERRORS, COSTS))
     rows = np.random.default_rng(3).integers(4, size=4)
     measured = measure(deferral_curve(ERRORS[rows], COSTS, ERRORS[rows], COSTS), ERRORS[rows], COSTS)
     assert drawn.area == pytest.approx(measured.area)
@@ -76,7 +69,7 @@ def test_a_resampled_test_set_is_measured_like_any_other():
 
 def test_an_interval_is_as_wide_as_the_binomial_law_says():
     errors = (np.random.default_rng(0).random((400, 1)) < 0.5).astype(float)
-    low, high = bootstrap(sweep(errors, [1.0], errors, [1.0]), errors, [1.0], trials=2000)["area"]
+    low, high = Bootstrap(trials=2000).metrics(sweep(errors, [1.0], errors, [1.0]), errors, [1.0])["area"]
     # One model: Area is its quality. 1.645 deviations of sqrt(0.5 * 0.5 / 400) to each side hold 90 %.
     assert high - low == pytest.approx(2 * 1.645 * 0.025, rel=0.1)
     assert low < 1 - errors.mean() < high
@@ -84,18 +77,18 @@ def test_an_interval_is_as_wide_as_the_binomial_law_says():
 
 def test_intervals_cover_every_number_of_the_test_set():
     swept = sweep(ERRORS, COSTS, ERRORS, COSTS)
-    measured, intervals = measure(swept.curve(), ERRORS, COSTS), bootstrap(swept, ERRORS, COSTS, trials=100)
+    measured, intervals = measure(swept.curve(), ERRORS, COSTS), Bootstrap(trials=100).metrics(swept, ERRORS, COSTS)
     assert all(low <= getattr(measured, name) <= high for name, (low, high) in intervals.items())
 
 
 def test_one_seed_gives_one_answer():
     swept = sweep(ERRORS, COSTS, ERRORS, COSTS)
-    intervals = [bootstrap(swept, ERRORS, COSTS, trials=20, seed=seed) for seed in (1, 1, 2)]
+    intervals = [Bootstrap(trials=20, seed=seed).metrics(swept, ERRORS, COSTS) for seed in (1, 1, 2)]
     assert intervals[0] == intervals[1] != intervals[2]
 
 
 def test_a_paired_interval_is_as_wide_as_the_normal_law_says():
-    low, high = paired_interval(np.linspace(-1, 1, 400) + 0.5, level=0.95, trials=4000)
+    low, high = Bootstrap(level=0.95, trials=4000).mean_interval(np.linspace(-1, 1, 400) + 0.5)
     deviation = (1 / 3 / 400) ** 0.5  # of the mean of 400 numbers spread evenly over [-1, 1]
     assert (low, high) == (
         pytest.approx(0.5 - 1.96 * deviation, abs=0.005),
@@ -106,20 +99,18 @@ def test_a_paired_interval_is_as_wide_as_the_normal_law_says():
 @pytest.mark.parametrize("differences", [[], [np.nan, 1.0], [[1.0]]])
 def test_differences_that_are_not_known_are_refused(differences):
     with pytest.raises(InvalidDataError, match="leave out pairs"):
-        paired_interval(differences)
+        Bootstrap().mean_interval(differences)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 90])
 def test_a_level_is_a_share(level):
     with pytest.raises(InvalidDataError, match="give a share between 0 and 1"):
-        paired_interval([1.0], level=level)
+        Bootstrap(level=level)
 
 
 def test_without_a_draw_there_is_no_interval():
     with pytest.raises(InvalidDataError, match="at least 1"):
-        paired_interval([1.0], trials=0)
-    with pytest.raises(InvalidDataError, match="at least 1"):
-        bootstrap(sweep(ERRORS, COSTS, ERRORS, COSTS), ERRORS, COSTS, trials=0)
+        Bootstrap(trials=0)
 
 
 @pytest.mark.parametrize(("wins", "losses", "p"), [(0, 0, 1), (5, 5, 1), (1, 0, 1), (10, 0, 2 / 1024), (3, 1, 10 / 16)])

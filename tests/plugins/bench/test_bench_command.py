@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -11,10 +13,10 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from unirouter_plugins.bench import SCALARS
+from unirouter_plugins.bench.results import decimals, percent
 from unirouter_plugins.cli import app
-from unirouter_plugins.cli.standings_table import decimals, percent
 
-QUICK = ("--n-val", 20, "--n-val", 40, "--methods", "B", "--processes", 1)
+QUICK = ("--n-val", 20, "--n-val", 40, "--methods", "low rank", "--processes", 1)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def table(folder):
 def test_bench_prints_a_table_for_each_size_and_writes_trials_and_page(data, tmp_path):
     done = run(data, *QUICK, "--n-val", 400, "--trials", 2, "--out", tmp_path)
     assert "world: 240 prompts, 8 models" in done.stdout
-    assert "N_val 400 is not reached: 48 prompts are there to measure on." in done.stdout
+    assert "N_val 400 is not reached: there are 48 validation prompts." in done.stdout
     assert "N_val 20, 2 trials" in done.stdout
     rows = table(tmp_path)
     assert len(rows) == 2 * 2 * 7  # sizes, trials, one method and six references
@@ -61,7 +63,7 @@ def test_bench_prints_a_table_for_each_size_and_writes_trials_and_page(data, tmp
 def test_the_tables_fit_a_terminal_of_80_columns(data, tmp_path):
     done = run(data, "--n-val", 40, "--trials", 2, "--out", tmp_path, "--processes", 1)
     shown = done.stdout.split("\n\n", 1)[1].split("Written")[0]
-    assert "K-Means (paper)" in shown
+    assert "nearest neighbours" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -90,7 +92,7 @@ def test_trials_of_another_seed_are_not_mixed_in(data, tmp_path):
 
 
 def test_the_page_stands_alone(data, tmp_path):
-    run(data, *QUICK, "--methods", "B,default", "--trials", 1, "--out", tmp_path)
+    run(data, *QUICK, "--methods", "low-rank,default", "--trials", 1, "--out", tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert page.count("<svg") == 5  # Area against N_val; curves and reliability at both sizes
     assert not re.search(r'(src|href)="https?:|<script|@import', page)
@@ -101,31 +103,34 @@ def test_the_page_stands_alone(data, tmp_path):
 
 
 def test_the_page_shows_no_comparison_of_what_has_no_area(data, tmp_path):
-    run(data, *QUICK, "--methods", "B,default", "--trials", 1, "--out", tmp_path)
-    rows = re.findall(r"<td>(single model|random|default)</td>(.*?)</tr>", (tmp_path / "index.html").read_text())
+    run(data, *QUICK, "--methods", "low-rank,default", "--trials", 1, "--out", tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    heads = re.findall("<th>(.*?)</th>", page.split("</table>")[0])
+    rows = re.findall(r"<td>(single model|random|default)</td>(.*?)</tr>", page)
     assert len(rows) == 6  # at both sizes
     for _, cells in rows:
-        assert re.findall("<td>(.*?)</td>", cells)[12:18] == [""] * 6  # ahead, behind, p, by, from, to
+        shown = dict(zip(heads[1:], re.findall("<td>(.*?)</td>", cells), strict=True))
+        assert [shown[head] for head in ("ahead", "p", "by", "90 % interval")] == [""] * 4
 
 
 def test_json_holds_the_standings_and_nothing_else(data, tmp_path):
     done = run(data, *QUICK, "--trials", 2, "--out", tmp_path, "--json")
     shown = json.loads(done.stdout)
-    zero = next(row for row in shown["standings"] if row["method"] == "ZeroRouter")
-    areas = [float(row["area"]) for row in table(tmp_path) if (row["method"], row["n_val"]) == ("ZeroRouter", "20")]
+    zero = next(row for row in shown["standings"] if row["method"] == "zero router")
+    areas = [float(row["area"]) for row in table(tmp_path) if (row["method"], row["n_val"]) == ("zero router", "20")]
     assert zero["area"] == pytest.approx(np.mean(areas))
     assert zero["by"] is None  # the default was not asked for
 
 
 def test_an_estimator_of_one_s_own_is_a_class_and_a_flag(data, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "from unirouter_core import LowRankEstimator\nclass Mine(LowRankEstimator):\n    pass\n"
+        "from unirouter_core.estimators import LowRankEstimator\nclass Mine(LowRankEstimator):\n    pass\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     run(data, *QUICK, "--trials", 1, "--estimator", "mine:Mine", "--out", tmp_path / "out")
     areas = {(row["method"], row["n_val"]): row["area"] for row in table(tmp_path / "out")}
-    assert areas["Mine", "40"] == areas["B", "40"]
+    assert areas["Mine", "40"] == areas["low rank", "40"]
 
 
 @pytest.mark.parametrize("name", ["nowhere:Mine", "unirouter_core:Nothing", "plain"])
@@ -158,18 +163,13 @@ def test_vectors_that_are_none_are_refused(data, tmp_path):
     assert "junk.npy holds no array of numbers" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("file", "junk", "said"),
-    [
-        ("settings.json", '{"settings": ', "settings.json is no benchmark's"),
-        ("settings.json", "[]", "settings.json is no benchmark's"),
-        ("trials.jsonl", "junk\n", "trials.jsonl, line 1: no record of a trial"),
-        ("trials.jsonl", '{"arena": 1}\n', "trials.jsonl, line 1: no record of a trial"),
-    ],
-)
-def test_a_folder_of_something_else_is_refused(data, tmp_path, file, junk, said):
-    (tmp_path / file).write_text(junk)
-    assert said in run(data, *QUICK, "--trials", 1, "--out", tmp_path, code=2).stderr
+@pytest.mark.parametrize("junk", ["junk", "[]", '{"arena": 1}'])
+def test_a_folder_of_something_else_is_refused(data, tmp_path, junk):
+    (tmp_path / "trials.jsonl").write_text(junk + "\n")
+    assert (
+        "trials.jsonl, line 1: no record of a trial"
+        in run(data, *QUICK, "--trials", 1, "--out", tmp_path, code=2).stderr
+    )
 
 
 def test_vectors_beside_the_outcomes_are_used(data, world, tmp_path):
@@ -185,15 +185,25 @@ def test_a_choice_that_there_is_not_is_refused(data, tmp_path, flag, value, said
     assert said in run(data, flag, value, "--out", tmp_path, code=2).stderr
 
 
+def test_trials_of_another_table_of_the_same_name_are_not_mixed_in(data, tmp_path):
+    run(data, *QUICK, "--trials", 1, "--out", tmp_path / "out")
+    other = tmp_path / data.name
+    other.write_text(data.read_text().replace('"error": 1.0', '"error": 0.5'))
+    done = run(other, *QUICK, "--trials", 1, "--out", tmp_path / "out", code=2)
+    assert "holds trials of another benchmark (digest is" in done.stderr
+
+
 def test_one_table_given_twice_is_refused(data, tmp_path):
     assert "Two tables are called 'world'" in run(data, data, "--out", tmp_path, code=2).stderr
 
 
-def test_without_known_answers_the_mixture_stays_out_or_is_refused(data, tmp_path):
+def test_without_known_answers_the_method_known_models_stays_out_or_is_refused(data, tmp_path):
     run(data, "--n-val", 20, "--trials", 1, "--no-known", "--processes", 1, "--out", tmp_path)
-    assert {row["method"] for row in table(tmp_path)} >= {"default", "A"}
-    assert "C" not in {row["method"] for row in table(tmp_path)}
-    refused = run(data, *QUICK, "--methods", "C", "--no-known", "--trials", 1, "--out", tmp_path / "c", code=2)
+    assert {row["method"] for row in table(tmp_path)} >= {"default", "shrunken clusters"}
+    assert "known models" not in {row["method"] for row in table(tmp_path)}
+    refused = run(
+        data, *QUICK, "--methods", "known models", "--no-known", "--trials", 1, "--out", tmp_path / "c", code=2
+    )
     assert "KnownModelsEstimator needs the training models' answers" in refused.stderr
 
 
@@ -204,3 +214,9 @@ def test_a_size_that_no_table_reaches_is_refused(data, tmp_path):
 def test_numbers_are_shown_short():
     assert [decimals(0.5), decimals(-0.0049, sign="+"), decimals(0.9999999)] == [".5000", "-.0049", "1.0000"]
     assert [percent(0.0026), percent(0.5), percent(0.0)] == ["0.3%", "50%", "0%"]
+
+
+def test_without_pandas_the_import_names_the_cure():
+    program = "import sys; sys.modules['pandas'] = None; import unirouter_plugins.bench"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "ImportError: pandas is missing: pip install 'unirouter[bench]'." in done.stderr

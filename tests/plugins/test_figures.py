@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 
 from unirouter_core.curves import deferral_curve, zero_router_curve
-from unirouter_core.evaluate.bootstrap import measure
-from unirouter_core.evaluate.comparison import Comparison
-from unirouter_core.evaluate.report import Report
+from unirouter_core.evaluate import Comparison, Report, measure
 
 pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation, Text
 
 from unirouter_plugins.figures import draw
 
@@ -36,9 +33,9 @@ def report():
         metrics=metrics,
         mixture_metrics=worse,
         area_gain=(0.1, 0.2),
-        chance=1.0,
-        quality_kept=(1.0, 1.0),
-        saving=(0.1, 0.2),
+        p_value=1.0,
+        quality_at_97=(1.0, 1.0),
+        saving_at_97=(0.1, 0.2),
         single=Comparison({"sage": 1.0}, 0.8, 2.5e-3, (0.1, 0.2), (0.0, 0.1)),
         mixed=Comparison({"sage": 0.9, "poet": 0.1}, 0.78, 2.3e-3, (0.1, 0.2), (0.0, 0.1)),
         use="sage",
@@ -46,9 +43,7 @@ def report():
         quality=0.9,
         cost=6e-4,
         shares={},
-        pays=True,
         fitted_on=False,
-        verdict="It pays.",
     )
 
 
@@ -78,7 +73,7 @@ def crowd(report, n):
 
 
 def names(figure):
-    return [text for text in figure.axes[0].texts if isinstance(text, Annotation)]
+    return figure.axes[0].texts
 
 
 def test_the_picture_is_a_png_of_a_readable_size(report, tmp_path):
@@ -99,7 +94,7 @@ def test_another_suffix_gives_another_format(report, tmp_path):
 def test_every_model_is_named_and_no_two_names_overlap(report, drawn):
     figure = drawn(crowd(report, 8))
 
-    boxes = [Text.get_window_extent(name) for name in names(figure)]
+    boxes = [name.get_window_extent() for name in names(figure)]
     assert {name.get_text() for name in names(figure)} >= {"poet", "sage", "tutor", "model-0", "model-7"}
     assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
 

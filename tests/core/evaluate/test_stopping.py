@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.conftest import N_FIT, evaluation, fitted, is_sum
 from unirouter_core import Evaluation, InvalidDataError, ValidationSet
 from unirouter_core.estimators import KMeansEstimator, NeighboursEstimator
-from unirouter_core.evaluate.stopping import _answers, ask_order, undecided
+from unirouter_core.evaluate import ask_order, undecided
+from unirouter_core.evaluate.stopping import _answers
 
 
 def so_far(world, model, n, *, name="newcomer", **changes):

@@ -1,0 +1,185 @@
+"""A router's pool at one moment, as it is called: decisions on chats, prices, the models as a framework's objects."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from unirouter_core.documents import GivenDocuments
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.pool import Capabilities, ModelProfile, Pool
+from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decision
+from unirouter_plugins.litellm import programs
+from unirouter_plugins.litellm.chat import Chat
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
+from unirouter_plugins.litellm.prices import Quote, quote
+
+M = TypeVar("M")
+
+_SHAPING = (
+    *("temperature", "top_p", "max_tokens", "max_completion_tokens"),
+    *("reasoning_effort", "thinking", "seed", "stop"),
+)
+"""Parameters of a call that make its model another than was evaluated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A router's pool at one moment, as it is called."""
+
+    router: UniRouter  # a copy, whose models have the capabilities that they have here
+    pool: Mapping[str, ModelProfile]
+    members: Mapping[str, Member]  # how LiteLLM calls each; empty where the user gave objects of a framework
+    _quotes: dict[str, Quote] = field(default_factory=dict)
+    _differences: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, router: UniRouter) -> Snapshot:
+        """Return the pool as it is now, its models called through LiteLLM."""
+        pool = router.pool
+        return cls(router.with_pool(pool), pool, {name: Member.of(profile) for name, profile in pool.items()})
+
+    @cached_property
+    def windows(self) -> dict[str, int | None]:
+        """The context windows in tokens; None where one is not known."""
+        return {name: profile.capabilities.context_window for name, profile in self.pool.items()}
+
+    def decide(
+        self,
+        chat: Chat,
+        *,
+        text: str | None = None,
+        cost_weight: float | None = None,
+        models: Sequence[str] | None = None,
+        requires: Sequence[str] = (),
+        documents: GivenDocuments | None = None,
+    ) -> Decision:
+        """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
+
+        Model m was sent k_m of the T tokens before (0 for most), and charges its price for cached tokens for them. So
+        the rule is the least of ::
+
+            error_m + cost_weight * ((T - k_m) * input_m + k_m * cached_input_m + answer_m)
+
+        and a conversation leaves model c for m only when what is gained at list prices is more than what is lost::
+
+            (error_c + cost_weight * cost_c) - (error_m + cost_weight * cost_m)
+                > cost_weight * (k_c * (input_c - cached_input_c) - k_m * (input_m - cached_input_m))
+
+        where k_m is 0 for a model that has not answered in the conversation. The prices are those of the profiles;
+        where no price for cached tokens is known, nothing is lost.
+
+        What the chat requires is added to `requires`; `text` is routed on in the place of the chat's own.
+        """
+        text, tokens_in, cached = chat.text if text is None else text, None, {}
+        if not (chat.is_bare and chat.messages[0]["content"] == text and not documents):
+            tokens, sent = chat.count_sent_before(self.router.fit_.token_counter)
+            cached = {model: count for model, count in sent.items() if model in self.pool}
+            tokens_in = self._expanded(tokens)
+        return self.router.route(
+            text,
+            cost_weight=cost_weight,
+            models=models,
+            requires=tuple(dict.fromkeys([*chat.requires, *requires])),
+            documents=documents,
+            tokens_in=tokens_in,
+            cached_tokens=cached,
+        )
+
+    def _expanded(self, tokens: float) -> float | dict[str, float]:
+        """Return the tokens that each model is sent of a chat of `tokens`: programs are sent more."""
+        counter = self.router.fit_.token_counter
+        more = {m.name: m.expanded_tokens(tokens, counter) for m in self.members.values() if m.is_program}
+        return {**dict.fromkeys(self.pool, tokens), **more} if more else tokens
+
+    def quote(self, model: str) -> Quote | None:
+        """Return the prices of a model; None where they are not known."""
+        profile = self.pool[model]
+        if model not in self.members:
+            return None if profile.prices is None else Quote(profile.prices, "profile")
+        if model not in self._quotes and (found := quote(self.members[model], profile)) is not None:
+            self._quotes[model] = found
+        return self._quotes.get(model)
+
+    def differs(self, model: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return in which ways a call with `parameters` is not what its model was evaluated with, where known."""
+        if model not in self.members:
+            return ()
+        member, profile = self.members[model], self.pool[model]
+        if model not in self._differences:
+            self._differences[model] = member.differences(profile)
+        if SERVED_AS not in profile.provenance:
+            return tuple(self._differences[model])
+        changed = [
+            f"{name} is {parameters[name]!r} and was {member.settings.get(name, 'not given')!r}"
+            for name in _SHAPING
+            if name in parameters and parameters[name] != member.settings.get(name)
+        ]
+        return (*self._differences[model], *changed)
+
+
+class PoolModels(ABC, Generic[M]):
+    """The models of a pool as objects of a framework: the user's own, `given`, or made for LiteLLM as the pool says.
+
+    `settings` are LiteLLM's parameters of every call; they win over those that models were evaluated with.
+    """
+
+    def __init__(self, given: Mapping[str, M] | None = None, settings: Mapping[str, Any] | None = None) -> None:
+        self.given, self.settings = given, dict(settings or {})
+        self._newest: tuple[Any, Snapshot] | None = None
+
+    @abstractmethod
+    def make(self, arguments: dict[str, Any], *, is_last: bool) -> M:
+        """Return a model that calls LiteLLM with `arguments`; only where `is_last` are failed calls retried."""
+
+    def able(self, profile: ModelProfile, model: M) -> Capabilities:
+        """Return what a model of the user's own can do."""
+        return profile.capabilities
+
+    def model(self, snapshot: Snapshot, name: str, *, is_last: bool = True) -> M:
+        """Return the model of that name; one for LiteLLM has the key that the environment has now."""
+        if self.given is not None:
+            return self.given[name]
+        return self.make(programs.arguments_of(snapshot.members[name]), is_last=is_last)
+
+    def snapshot(self, router: UniRouter) -> Snapshot:
+        """Return the router's pool as it is now; it is made again when the pool has changed."""
+        pool = router.pool
+        if (
+            self._newest is None
+            or self._newest[0] is not pool
+            or self._newest[1].router.cost_weight != router.cost_weight
+        ):
+            self._newest = pool, self._snapshot(router, pool)
+        return self._newest[1]
+
+    def _snapshot(self, router: UniRouter, pool: Mapping[str, ModelProfile]) -> Snapshot:
+        if self.given is None:
+            return Snapshot.of(router)
+        able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
+        pool = Pool({n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able})
+        return Snapshot(router.with_pool(pool), pool, {})
+
+
+def check_given(models: Any, router: Any, kind: type, what: str) -> None:
+    """Raise one sentence unless `router` is one, and `models`, where given, has one of that kind for each of its pool.
+
+    `what` is what messages call one: "a chat model".
+    """
+    if not isinstance(router, UniRouter):
+        raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: UniRouter.load('my.router').")
+    if models is None:
+        return
+    if not isinstance(models, Mapping):
+        raise InvalidDataError(f"models={models!r:.60} is no mapping; give {{name in the pool: {what}}}.")
+    for name, model in models.items():
+        if not isinstance(model, kind):
+            raise InvalidDataError(f"models[{name!r}] is of type {type(model).__name__}; give {what}.")
+    router.pool.check_known(models)
+    if missing := [name for name in router.pool if name not in models]:
+        raise InvalidDataError(f"{missing[0]!r} is in the pool but not in models={{...}}; add it, or retire it.")
