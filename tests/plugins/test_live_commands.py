@@ -99,7 +99,7 @@ def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scr
 def test_what_became_of_a_model_is_shown(place):
     done = run(*asked(place, "newcomer", "--yes"))
     assert done.exit_code == 0, done.stderr
-    assert "newcomer: error 0.000" in done.stdout
+    assert "newcomer: quality 100.0%" in done.stdout
     assert f"{QUESTIONS} of {QUESTIONS} prompts answered" in done.stdout
     assert "newcomer" in done.stdout.split("answers of this run", 1)[1]  # the verdict
     assert "evaluations.sqlite" in done.stdout

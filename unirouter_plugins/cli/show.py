@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cache
 from itertools import islice
@@ -110,15 +110,18 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
-def progress_bar(*fields: str) -> Progress:
-    """Return a bar on the terminal, if there is one, with `fields` beside it; prints in its block stand above it."""
+@contextmanager
+def progress_bar(*fields: str) -> Iterator[Progress]:
+    """Show a bar on the terminal, if there is one, with `fields` beside it; what is printed then stands above it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     out = console(err=True)
     places = ("description", *(f"fields[{field}]" for field in fields))
     name, *texts = (TextColumn(f"{{task.{place}}}", markup=False) for place in places)
     columns = [name, BarColumn(), MofNCompleteColumn(), *texts, TimeRemainingColumn()]
-    return Progress(*columns, console=out, transient=True, redirect_stdout=_one_terminal(), disable=not out.is_terminal)
+    bar = Progress(*columns, console=out, transient=True, redirect_stdout=_one_terminal(), disable=not out.is_terminal)
+    with bar if out.is_terminal else nullcontext():
+        yield bar
 
 
 @contextmanager
