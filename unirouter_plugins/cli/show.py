@@ -326,9 +326,9 @@ def onboarded(one: Onboarded) -> None:
     say(f"{one.answered} of {one.prompts} prompts answered{happened}.")
     for text in one.notes:
         say(text)
-    if one.joining is not None:
-        say(one.joining.verdict)
-        for prompt in one.joining.moved[:CANDIDATES_SHOWN] if one.joining.kind != "the only model" else ():
+    if one.impact is not None:
+        say(one.impact.verdict)
+        for prompt in one.impact.moved[:CANDIDATES_SHOWN] if one.impact.kind != "the only model" else ():
             say(f"  moves to it: {shortened(prompt)}", "dim")
     say()
 

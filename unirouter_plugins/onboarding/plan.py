@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
-from unirouter_core.evaluate.impact import Joining, joining
-
 from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels
+from unirouter_core.evaluate import Impact, impact
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import ModelProfile
@@ -61,7 +60,7 @@ class Progress:
 class Onboarded:
     """The result of one model.
 
-    `profile`, `evaluation` and `joining` (what the model changes in the pool) are None where it was not onboarded;
+    `profile`, `evaluation` and `impact` (what the model changes in the pool) are None where it was not onboarded;
     `reason` then says why. Of `prompts` in the validation set, `answered` have a graded answer, of this run or an
     earlier one. Of this run are `asked` (answers), `failed` and `judge_failures` (calls of the model, and of judge and
     reference model for it, that failed after all attempts) and `spent_usd`, in which a bill not known counts at its
@@ -72,7 +71,7 @@ class Onboarded:
     model: str
     profile: ModelProfile | None
     evaluation: Evaluation | None
-    joining: Joining | None
+    impact: Impact | None
     prompts: int
     answered: int
     asked: int
@@ -89,11 +88,11 @@ class Onboarded:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, without the evaluation and the profile's arrays."""
-        apart = ("profile", "evaluation", "joining", "undecided")
+        apart = ("profile", "evaluation", "impact", "undecided")
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
         profile = self.profile
         measured = {} if profile is None else {"error": profile.error, "provenance": dict(profile.provenance)}
-        parts = {"joining": self.joining, "undecided": self.undecided}
+        parts = {"impact": self.impact, "undecided": self.undecided}
         return {
             **plain,
             "notes": list(self.notes),
@@ -136,7 +135,7 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
         plan = plan_onboarding(UniRouter.starter(), ["openai/gpt-4.1-mini"], options)
         print(plan.bill.usd)
         onboarded = await plan.run()  # or run_onboarding(plan)
-        print(onboarded[0].joining.verdict)
+        print(onboarded[0].impact.verdict)
     """
     return Plan(router, models, options or OnboardingOptions())
 
@@ -292,20 +291,20 @@ class Plan:
     async def _onboard(self, run: Run, tried: str) -> Onboarded:
         looked = await self._ask(run)
         stopped = run.why_stopped(looked)
-        evaluation = profile = joined = None
+        evaluation = profile = changed = None
         if not (reason := run.why_not_onboarded(stopped)):
             try:
                 evaluation = self._evaluation(run)
                 able = capabilities(run.caller.member)
                 profile = self._router.onboard(evaluation, capabilities=able, replace=True, vectors=self._vectors)
-                joined = await asyncio.to_thread(joining, self._router, run.model)
+                changed = await asyncio.to_thread(impact, self._router, run.model)
             except (InvalidDataError, UnknownPriceError) as failed:  # its answers do not make a profile
                 evaluation, reason = None, str(failed)
         return Onboarded(
             model=run.model,
             profile=profile,
             evaluation=evaluation,
-            joining=joined,
+            impact=changed,
             prompts=len(self._questions),
             answered=run.n_answered,
             asked=run.n_asked,

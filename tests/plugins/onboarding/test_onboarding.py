@@ -131,7 +131,7 @@ def test_a_model_joins_with_the_errors_tokens_and_usd_of_its_answers(begin):
     assert sage.evaluation.errors.tolist() == [1.0] * 15 + [0.0] * 45
     assert sage.evaluation.tokens_in.tolist() == [5.0] * 60  # the server counts words
     assert sage.spent_usd == pytest.approx(60 * (5 * 1.0 + 1 * 2.0) / 1e6) == pytest.approx(np.sum(sage.profile.usd))
-    assert (sage.joining.kind, sage.reason, sage.stopped, sage.notes) == ("the only model", "", None, ())
+    assert (sage.impact.kind, sage.reason, sage.stopped, sage.notes) == ("the only model", "", None, ())
 
 
 def test_the_profile_says_how_it_was_measured(begin):
@@ -226,7 +226,7 @@ def test_progress_is_told_after_every_answer(begin):
 
 def test_two_models_are_judged_one_after_the_other(begin):
     sage, poet = begin("sage", "poet")
-    assert (sage.joining.kind, poet.joining.kind) == ("the only model", "never chosen")
+    assert (sage.impact.kind, poet.impact.kind) == ("the only model", "never chosen")
     assert sorted(begin.router.pool) == ["poet", "sage"]
 
 
