@@ -298,7 +298,7 @@ def sends(**changes):
     """Answer with OpenAI's body with some fields replaced: `choices=[]`, a `usage` that is wrong."""
 
     async def reply(request, seen):
-        body = _Answer(seen.body, "Paris.", "stop", (), 0, True).body()
+        body = _Answer(seen.body, "Paris.", "stop", (), 0, True, False).body()
         return web.json_response(body | changes)
 
     return reply
