@@ -5,8 +5,7 @@ from unirouter_core.data import Evaluation, Outcomes, ValidationSet, read_outcom
 from unirouter_core.documents import Documents
 from unirouter_core.embedding import Embedder, as_embedder
 from unirouter_core.estimators import Estimator
-from unirouter_core.evaluate.report import Report, report
-from unirouter_core.evaluate.tune import Tuning, tune
+from unirouter_core.evaluate import Report, Tuning, report, tune
 from unirouter_core.exceptions import (
     ArtifactError,
     EmbedderMismatchError,
@@ -28,7 +27,6 @@ __all__ = [
     "Capabilities",
     "Decision",
     "Decisions",
-    "DefaultEstimator",
     "Documents",
     "Embedder",
     "EmbedderMismatchError",

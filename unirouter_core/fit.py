@@ -300,12 +300,11 @@ class Fit:
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
             prediction = _shrunk(prediction, far[:, None], pool)
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]
-        per_token, per_cached_token = pool.list_prices if whole else (pool.per_token, pool.per_cached_token)
-        per_call = (pool.per_answer if whole else pool.per_prompt)[labels]
+        per_token, per_cached_token, per_call = pool.usd_sent if whole else pool.usd
         if cached_tokens is None:
-            return Expected(prediction, sent * per_token + per_call, labels, far)
+            return Expected(prediction, sent * per_token + per_call[labels], labels, far)
         cached = cached_tokens if cached_tokens.ndim == 2 else cached_tokens[:, None]
-        costs = (sent - cached) * per_token + per_call + cached * per_cached_token
+        costs = (sent - cached) * per_token + per_call[labels] + cached * per_cached_token
         return Expected(prediction, costs, labels, far)
 
     # --- As settings and arrays -------------------------------------------------------------------------------------
@@ -388,9 +387,10 @@ def _as_it_is(embedder: Embedder) -> Embedder | None:
 
 def _shrunk(prediction: Prediction, far: Array, pool: Pool) -> Prediction:
     """Return the prediction shrunk to the models' overall errors, and less sure, by how `far` they are (n, 1)."""
+    errors, stderrs = pool.overall
     return Prediction(
-        prediction.errors + far * (pool.errors - prediction.errors),
-        lambda: np.sqrt(prediction.stderrs**2 + (far * pool.far_stderrs) ** 2),
+        prediction.errors + far * (errors - prediction.errors),
+        lambda: np.sqrt(prediction.stderrs**2 + (far * stderrs) ** 2),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
 from unirouter_core.documents import Documents
-from unirouter_core.embedding import Array, Labels, Mask
+from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.protocol import Prediction
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError
 
@@ -266,6 +266,10 @@ class Pool(Mapping[str, ModelProfile]):
     def __len__(self) -> int:
         return len(self.models)
 
+    def values(self) -> ValuesView[ModelProfile]:
+        """Return the profiles, in the order of the names."""
+        return self._profiles.values()  # each without a look-up of its own
+
     def __repr__(self) -> str:
         return f"Pool({', '.join(map(repr, self.models))})"
 
@@ -285,75 +289,46 @@ class Pool(Mapping[str, ModelProfile]):
                 held = ", ".join(map(repr, self.models)) or "no model"
                 raise UnknownModelError(f"{model!r} is not in the pool; the pool holds {held}. Onboard it first.")
 
-    def columns(self, models: Sequence[str]) -> Mask:
-        """Return which of the pool's models are among `models`, (m,).
-
-        Raises
-        ------
-        UnknownModelError
-            When one of them is not in the pool.
-        """
-        self.check_known(models)
-        wanted = set(models)
-        return np.array([model in wanted for model in self.models])
-
     @cached_property
     def features(self) -> Array:
         """The models' features, (m, ...), in the memory order that reads one feature of all models together."""
         arrays = [profile.features for profile in self._profiles.values()]
-        longest = max(array.shape[0] for array in arrays)
+        longest = max(map(len, arrays))
         padded = [np.pad(a, [(0, longest - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=np.nan) for a in arrays]
         return np.asfortranarray(np.stack(padded)) if padded[0].ndim == 1 else np.stack(padded)
 
     @cached_property
-    def errors(self) -> Array:
-        """The models' overall errors, (m,)."""
-        return np.array([profile.error for profile in self._profiles.values()])
+    def overall(self) -> tuple[Array, Array]:
+        """The models' overall errors, and their standard errors on a kind of prompt never seen, both (m,)."""
+        profiles = self._profiles.values()
+        spreads = [2 * profile.error_spread for profile in profiles]
+        return np.array([profile.error for profile in profiles]), np.maximum(FAR_STDERR, spreads)
 
     @cached_property
-    def far_stderrs(self) -> Array:
-        """The models' standard errors on a kind of prompt never seen, (m,)."""
-        return np.maximum(FAR_STDERR, [2 * profile.error_spread for profile in self._profiles.values()])
+    def usd(self) -> tuple[Array, Array, Array]:
+        """USD for each prompt token and each cached one, both (m,), and for each call in each region, (n_regions, m).
+
+        Of prompts as the router counts them, with what system prompts and other tokenizers added when models were
+        measured.
+        """
+        costs = [profile.cost for profile in self._profiles.values()]
+        per_token, cached = np.array([(cost.per_token, cost.per_cached_token) for cost in costs]).T.copy()
+        return per_token, cached, np.stack([cost.per_answer + cost.per_call for cost in costs], axis=1)
 
     @cached_property
-    def per_token(self) -> Array:
-        """USD for each prompt token, (m,)."""
-        return np.array([profile.cost.per_token for profile in self._profiles.values()])
+    def usd_sent(self) -> tuple[Array, Array, Array]:
+        """The same where the tokens are all that is sent, as the providers count them: at the list price."""
+        profiles = self._profiles.values()
+        per_token, cached, _ = self.usd
+        listed = np.array([0.0 if p.prices is None else p.prices.input / TOKENS_PER_PRICE for p in profiles])
+        charged = (listed > 0) & (per_token > 0)
+        # How many tokens the provider charges for each one that the router counts; 1 where that is not known.
+        ratios = np.where(charged, per_token / np.where(charged, listed, 1.0), 1.0)
+        return per_token / ratios, cached / ratios, np.stack([p.cost.per_answer for p in profiles], axis=1)
 
     @cached_property
-    def per_cached_token(self) -> Array:
-        """USD for each prompt token that is cached, (m,)."""
-        return np.array([profile.cost.per_cached_token for profile in self._profiles.values()])
-
-    @cached_property
-    def ratios(self) -> Array:
-        """How many tokens each provider charged for one that the router counted, (m,); 1 where that is not known."""
-        listed = [0.0 if p.prices is None else p.prices.input / TOKENS_PER_PRICE for p in self._profiles.values()]
-        charged = (np.array(listed) > 0) & (self.per_token > 0)
-        return np.where(charged, self.per_token / np.where(charged, listed, 1.0), 1.0)
-
-    @cached_property
-    def list_prices(self) -> tuple[Array, Array]:
-        """USD for each token that is sent, and for each that is cached, both (m,), as the providers count them."""
-        return self.per_token / self.ratios, self.per_cached_token / self.ratios
-
-    @cached_property
-    def per_answer(self) -> Array:
-        """USD of the answer in each region, (n_regions, m)."""
-        return np.stack([profile.cost.per_answer for profile in self._profiles.values()], axis=1)
-
-    @cached_property
-    def per_prompt(self) -> Array:
-        """USD of the answer and of what is sent with every prompt, in each region, (n_regions, m)."""
-        return self.per_answer + [profile.cost.per_call for profile in self._profiles.values()]
-
-    @cached_property
-    def windows(self) -> Array:
-        """The models' context windows in tokens, (m,); inf without limit."""
+    def windows(self) -> tuple[Array, float]:
+        """The models' context windows in tokens, (m,), inf without limit; and the smallest of them."""
         windows = [profile.capabilities.context_window for profile in self._profiles.values()]
-        return np.array([np.inf if window is None else window for window in windows])
-
-    @cached_property
-    def smallest_window(self) -> float:
-        """The smallest context window in tokens."""
-        return float(self.windows.min())
+        sizes = np.array([np.inf if window is None else window for window in windows])
+        return sizes, float(sizes.min())

@@ -176,30 +176,30 @@ class Request:
         NoCandidateError
             When no model is eligible for one of the prompts; the reasons are named.
         """
-        mask = None if self.models is None else pool.columns(list(self.models))
-        if self.requires:
-            required = list(self.requires)
-            able = np.array([not profile.capabilities.lacks(required) for profile in pool.values()])
-            mask = able if mask is None else mask & able
-        if pool.smallest_window < np.inf and tokens.max(initial=0) > pool.smallest_window:
-            fits = (tokens if tokens.ndim == 2 else tokens[:, None]) <= pool.windows
+        mask: Mask | None = None
+        if self.models is not None or self.requires:
+            pool.check_known(self.models or ())
+            mask = np.array([self.reason(profile) is None for profile in pool.values()])
+        windows, smallest = pool.windows
+        if smallest < np.inf and tokens.max(initial=0) > smallest:
+            fits = (tokens if tokens.ndim == 2 else tokens[:, None]) <= windows
             mask = fits if mask is None else mask & fits
         if mask is not None and not mask.any(axis=-1).all():
             row = int(np.argmin(np.atleast_2d(mask).any(axis=1)))
             sent = np.broadcast_to(tokens[row], len(pool)).tolist()
-            why = [f"{name}: {self.reason(pool[name], sent[j])}" for j, name in enumerate(pool)]
+            why = [f"{each.model}: {self.reason(each, n)}" for each, n in zip(pool.values(), sent, strict=True)]
             which = f"Prompt {first + row}: " if first + len(tokens) > 1 else ""
             raise NoCandidateError(
                 f"{which}No model may answer this prompt ({'; '.join(why)}). Onboard one, or ask for less."
             )
         return mask
 
-    def reason(self, profile: ModelProfile, tokens: float) -> str | None:
+    def reason(self, profile: ModelProfile, tokens: float = 0) -> str | None:
         """Return why the model is not eligible for a prompt of `tokens`; None when it is."""
         window = profile.capabilities.context_window
         if self.models is not None and profile.model not in self.models:
             return "not among the models asked for"
-        if lacking := profile.capabilities.lacks(list(self.requires)):
+        if self.requires and (lacking := profile.capabilities.lacks(list(self.requires))):
             return f"lacks {', '.join(lacking)}"
         if window is not None and tokens > window:
             return f"its context window of {window:,} tokens is less than the prompt's {tokens:,.0f}"
@@ -257,21 +257,6 @@ class Decision:
         The models that it was made among.
     """
 
-    __slots__ = (
-        "_eligible",
-        "_expected",
-        "_ranking",
-        "_request",
-        "_tokens",
-        "cost",
-        "cost_weight",
-        "error",
-        "far",
-        "model",
-        "pool",
-        "region",
-    )
-
     def __init__(self, pool: Pool, expected: Expected, request: Request, tokens: Array) -> None:
         errors, costs = expected.prediction.errors, expected.costs
         self._eligible = request.eligible(pool, tokens)
@@ -288,15 +273,16 @@ class Decision:
 
     def fallbacks(self) -> Iterator[str]:
         """Yield the models to try after the chosen one, best first: each is the rule's choice without those before."""
-        order = self._order()
+        errors, costs = self._expected.prediction.errors[0], self._expected.costs[0]
+        columns = np.arange(len(self.pool)) if self._eligible is None else np.flatnonzero(self._eligible)
+        order = in_order(errors, costs, self.cost_weight, columns)
         next(order)
         return (self.pool.models[j] for j in order)
 
     def is_eligible(self, model: str) -> bool:
         """Return whether the model was in the pool and may answer this prompt."""
-        if model not in self.pool:
-            return False
-        return self._eligible is None or bool(np.ravel(self._eligible)[self.pool.models.index(model)])
+        known = model in self.pool
+        return known and (self._eligible is None or bool(self._eligible.ravel()[self.pool.models.index(model)]))
 
     def candidate(self, model: str) -> Candidate:
         """Return one model's expected numbers, and why it is excluded, if it is.
@@ -306,16 +292,25 @@ class Decision:
         UnknownModelError
             When the model was not in the pool.
         """
-        self.pool.check_known([model])
-        return self._candidate(self.pool.models.index(model))
+        profile, j = self.pool[model], self.pool.models.index(model)
+        prediction, tokens = self._expected.prediction, self._tokens[0]
+        error, cost = prediction.errors[0, j : j + 1], self._expected.costs[0, j : j + 1]
+        return Candidate(
+            model=model,
+            error=float(error[0]),
+            stderr=float(prediction.stderrs[0, j]),
+            cost=float(cost[0]),
+            score=float(score(error, cost, self.cost_weight)[0]),
+            n=profile.n,
+            excluded=self._request.reason(profile, float(tokens[j] if tokens.ndim else tokens)),
+        )
 
     @property
     def ranking(self) -> tuple[Candidate, ...]:
         """All models: the chosen one, then the fallbacks in their order; the excluded last, by name."""
         if self._ranking is None:
-            order = list(self._order())
-            excluded = sorted(set(range(len(self.pool))) - set(order))
-            self._ranking = tuple(self._candidate(j) for j in (*order, *excluded))
+            order = [self.model, *self.fallbacks()]
+            self._ranking = tuple(map(self.candidate, [*order, *(name for name in self.pool if name not in order)]))
         return self._ranking
 
     @property
@@ -334,26 +329,6 @@ class Decision:
     def __repr__(self) -> str:
         numbers = f"error={self.error:.3f}, cost={self.cost:.3g}, cost_weight={self.cost_weight:g}"
         return f"Decision(model={self.model!r}, {numbers})"
-
-    def _order(self) -> Iterator[int]:
-        """Yield the positions of the eligible models, the chosen one first."""
-        m, eligible = len(self.pool), self._eligible
-        columns = np.arange(m) if eligible is None else np.flatnonzero(eligible)
-        return in_order(self._expected.prediction.errors[0], self._expected.costs[0], self.cost_weight, columns)
-
-    def _candidate(self, j: int) -> Candidate:
-        profile, prediction, costs = self.pool[self.pool.models[j]], self._expected.prediction, self._expected.costs
-        error, cost = prediction.errors[:1, j], costs[:1, j]
-        sent = float(np.broadcast_to(self._tokens[0], len(self.pool))[j])
-        return Candidate(
-            model=self.pool.models[j],
-            error=float(error[0]),
-            stderr=float(prediction.stderrs[0, j]),
-            cost=float(cost[0]),
-            score=float(score(error, cost, self.cost_weight)[0]),
-            n=profile.n,
-            excluded=None if self._eligible is None else self._request.reason(profile, sent),
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ import numpy as np
 
 from unirouter_core import estimators
 from unirouter_core.costs import CallCost, Prices, TokenCounter
-from unirouter_core.documents import STATISTICS, DocumentFeatures
-from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, embed, name_of
+from unirouter_core.documents import DocumentFeatures, Documents
+from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, embed, name_of, normalise
 from unirouter_core.estimators.clusters import Regions
 from unirouter_core.estimators.protocol import Arrays, parts_of
 from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError, InvalidDataError
@@ -116,10 +116,7 @@ def save(fit: Fit, pool: Pool, cost_weight: float, folder: Path, *, known: Folde
     try:
         while True:
             found = _header_in(folder)
-            if texts is not None or found is None:
-                keeps = known.texts if texts is None else texts
-            else:
-                keeps = _keeps_texts(found, folder / HEADER)
+            keeps = texts if texts is not None else known.texts if found is None else bool(found["texts"])
             files = {WEIGHTS: _to_npz(arrays)}
             if found is not None and found.get("fit") == fit.id:
                 _, last_weight = known.synced.get(folder, (None, None))
@@ -147,11 +144,7 @@ def _header_in(folder: Path) -> dict[str, Any] | None:
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if names and HEADER.name not in names:
         raise ArtifactError(f"{folder} holds something that is not a router; name another folder.")
-    if not names:
-        return None
-    header = _read_json(folder / HEADER)
-    _check_schema(header, folder / HEADER)
-    return header
+    return _read_json(folder / HEADER) if names else None
 
 
 def _update(
@@ -325,26 +318,24 @@ def _identity(folder: Path) -> int | None:
 
 
 def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit, Pool, float, Folders]:
-    file = folder / HEADER
+    file, weights = folder / HEADER, folder / WEIGHTS
     if not file.is_file():
         raise ArtifactError(f"{folder} is not a router: it has no router.json. Fit one and save it there.")
-    header = _read_json(file)
-    _check_schema(header, file)
-    arrays = _read_npz(folder / WEIGHTS)
-    names = [name for name in FIELDS if name != "documents" or name in header]
-    settings = {name: _field(header, name, FIELDS[name], file) for name in names}
-    if content_id(settings, arrays) != _field(header, "fit", str, file):
-        raise ArtifactError(f"{folder}: router.json and weights.npz are not what was saved together; save it again.")
-    if not settings["embedder"].get(NOT_SAVED) and embedder is not None:
-        raise EmbedderMismatchError(
-            f"{folder} keeps the embedder that its fit has taught; load it without embedder={name_of(embedder)}."
-        )
-    try:
-        weight = check_cost_weight(float(_field(header, "cost_weight", (int, float, str), file)))
-    except (InvalidDataError, ValueError) as failed:
-        raise ArtifactError(f"{file}: {failed}") from failed
-    fit = _read_fit(folder, header["fit"], settings, arrays, embedder, estimator)
-    texts = _keeps_texts(header, file)
+    header, arrays = _read_json(file), _read_npz(weights)
+    with _reading(file):
+        names = [name for name in FIELDS if name != "documents" or name in header]
+        settings = {name: _field(header, name, FIELDS[name]) for name in names}
+        if content_id(settings, arrays) != _field(header, "fit", str):
+            raise ArtifactError(f"{folder}: router.json and weights.npz are not what was saved together; {CURE}.")
+        if not settings["embedder"].get(NOT_SAVED) and embedder is not None:
+            raise EmbedderMismatchError(
+                f"{folder} keeps the embedder that its fit has taught; load it without embedder={name_of(embedder)}."
+            )
+        weight = check_cost_weight(float(_field(header, "cost_weight", (int, float, str))))
+        parts = _unfitted(settings, estimator)
+    with _reading(weights, "does not make a fitted router"), np.errstate(all="ignore"):
+        fit = _fitted(settings, arrays, {"embedder": embedder, **parts}, header["fit"])
+        _check(fit)
     prompts = functools.cache(functools.partial(_read_prompts, fit, folder / "validation"))  # models share them
     profiles = {}
     for file in sorted((folder / "pool").glob("*.json")):
@@ -356,56 +347,41 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
             raise
         profiles[profile.model] = profile
     pool = Pool(profiles)
-    return fit, pool, weight, Folders(texts, synced={folder.resolve(): (pool, weight)})
+    return fit, pool, weight, Folders(header["texts"], synced={folder.resolve(): (pool, weight)})
 
 
-def _read_fit(
-    folder: Path,
-    id: str,
-    settings: Mapping[str, Any],
-    arrays: Arrays,
-    embedder: Embedder | None,
-    estimator: Any,
-) -> Fit:
-    """Return the fit that settings and arrays make.
-
-    Raises
-    ------
-    ArtifactError
-        When an array is missing, is not what a fit leaves, or does not fit the others.
-    """
+def _unfitted(settings: Mapping[str, Any], estimator: Any) -> dict[str, Any]:
+    """Return the objects that settings describe, by name; an estimator that is given says which classes are known."""
     given = {} if estimator is None else {type(part).__name__: type(part) for _, part in parts_of(estimator)}
-    classes, rest = {**CLASSES, **given}, dict(arrays)
-    parts = {
-        name: _build(settings[name], classes) for name in ("estimator", "regions", "documents") if name in settings
-    }
-    if not settings["embedder"].get(NOT_SAVED):
-        parts["embedder"] = embedder = _build(settings["embedder"], classes)
-    try:
-        checks, seen = rest.pop("check_vectors", None), rest.pop("seen")
-        for name, part in parts.items():
+    names = [name for name in ("estimator", "regions", "documents", "embedder") if name in settings]
+    saved = [name for name in names if not settings[name].get(NOT_SAVED)]
+    return {name: _build(settings[name], {**CLASSES, **given}) for name in saved}
+
+
+def _fitted(settings: Mapping[str, Any], arrays: Arrays, parts: Mapping[str, Any], id: str) -> Fit:
+    """Return the fit of these parts, which are given their arrays."""
+    rest = dict(arrays)
+    checks, seen = rest.pop("check_vectors", None), rest.pop("seen")
+    is_saved = not settings["embedder"].get(NOT_SAVED)
+    for name, part in parts.items():
+        if name != "embedder" or is_saved:
             _set_arrays(part, f"{name}.", rest)
-        if rest:
-            raise ValueError(f"it holds {min(rest)!r}, which is no part of this router")
-        fit = Fit(
-            embedder=embedder,
-            estimator=parts["estimator"],
-            regions=parts["regions"],
-            token_counter=TokenCounter(settings["token_counter"]),
-            training_models=tuple(settings["training_models"]),
-            seen=seen,
-            check_vectors=checks,
-            document_features=parts.get("documents"),
-            cost=settings["cost"],
-            settings=settings,
-            id=id,
-            is_embedder_known="embedder" in parts,
-        )
-        with np.errstate(all="ignore"):
-            _check(fit)
-    except Exception as failed:  # parts that do not fit each other raise almost anything
-        raise ArtifactError(f"{folder / WEIGHTS}: does not make a fitted router ({failed}); {CURE}.") from failed
-    return fit
+    if rest:
+        raise ValueError(f"it holds {min(rest)!r}, which is no part of this router")
+    return Fit(
+        embedder=parts["embedder"],
+        estimator=parts["estimator"],
+        regions=parts["regions"],
+        token_counter=TokenCounter(settings["token_counter"]),
+        training_models=tuple(settings["training_models"]),
+        seen=seen,
+        check_vectors=checks,
+        document_features=parts.get("documents"),
+        cost=settings["cost"],
+        settings=settings,
+        id=id,
+        is_embedder_known=is_saved,
+    )
 
 
 def _build(settings: Any, classes: Mapping[str, Any]) -> Any:
@@ -417,67 +393,38 @@ def _build(settings: Any, classes: Mapping[str, Any]) -> Any:
     name = str(settings["class"])
     made = classes.get(name, classes.get(RENAMED.get(name, name)))
     if made is None:
-        raise ArtifactError(
-            f"router.json: class {name!r} is not known here; pass an unfitted one, load(..., estimator={name}())."
-        )
-    try:
-        return made(**{key: _build(value, classes) for key, value in settings.items() if key != "class"})
-    except (TypeError, InvalidDataError) as mismatch:
-        raise ArtifactError(f"router.json: the settings of {name} are not its own ({mismatch}).") from mismatch
+        raise ValueError(f"class {name!r} is not known here; pass an unfitted one, load(..., estimator={name}())")
+    return made(**{key: _build(value, classes) for key, value in settings.items() if key != "class"})
 
 
 def _set_arrays(part: Any, prefix: str, rest: Arrays) -> None:
     """Give an estimator or embedder and those inside it their arrays, which are taken from `rest`."""
     for start, each in parts_of(part, prefix):
-        own = [name for name in rest if name.startswith(start) and "." not in name[len(start) :]]
-        found = {name[len(start) :]: rest.pop(name) for name in own}
-        for name, array in found.items():
-            if not name.isidentifier() or not name.endswith("_") or hasattr(type(each), name):
-                raise ValueError(f"{start + name!r} is nothing that the fit of a {type(each).__name__} sets")
-            if type(each) in CLASSES.values():
-                _check_finite(start + name, array)
-        if type(each) in CLASSES.values() and (found or start == prefix):  # a member may have been left out of a blend
-            fitted = [place.name for place in dataclasses.fields(each) if not place.init]
-            if type(each) is HashingEmbedder:
-                fitted = ["rows_", "table_", "scales_"]  # not fields: its settings alone make two of them equal
-            for name in sorted(found.keys() ^ fitted):
-                raise ValueError(f"{start + name!r} is missing, or nothing that a fit sets")
-        vars(each).update(found)
-
-
-def _check_finite(name: str, array: Any) -> None:
-    if array.dtype.kind not in "fiu" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-        raise ValueError(f"{name!r} holds something else than finite numbers")
+        for name in [name for name in rest if name.startswith(start) and "." not in name[len(start) :]]:
+            own = name[len(start) :]
+            if not own.endswith("_") or own.startswith("__") or hasattr(type(each), own):
+                raise ValueError(f"{name!r} is nothing that the fit of a {type(each).__name__} sets")
+            if type(each) in CLASSES.values() and not np.isfinite(rest[name]).all():
+                raise ValueError(f"{name!r} holds something else than finite numbers")
+            setattr(each, own, rest.pop(name))
 
 
 def _check(fit: Fit) -> None:
     """Use each part of ours once, so that arrays which do not fit each other fail here and not in `route`."""
-    if fit.seen.dtype != np.uint64 or fit.seen.ndim != 1:
-        raise ValueError("'seen' is not a row of hashes")
-    centroids, features, checks = fit.regions.centroids_, fit.document_features, fit.check_vectors
+    centroids, features = fit.regions.centroids_, fit.document_features
     fit.regions.locate(centroids)
     dims = centroids.shape[1]
     if features is not None:
-        if type(features) is not DocumentFeatures:
-            raise ValueError(f"'documents' are the settings of {type(features).__name__}")
-        if not features.centres_.shape == features.weights_.shape == (len(STATISTICS),):
-            raise ValueError("'documents.centres_' and 'documents.weights_' are not one number for each statistic")
         dims = features.dims(dims)
-    if (checks is None) != (fit.settings["embedder"]["class"] is None):
-        raise ValueError("'check_vectors' must be there if, and only if, the embedder has a name")
-    if checks is not None:
-        _check_finite("check_vectors", checks)
-        if checks.shape != (len(CHECK_PROMPTS), dims):
-            raise ValueError(f"'check_vectors' is {checks.shape}, the regions are {centroids.shape}")
-    embedder = fit.embedder
-    if fit.keeps_embedder and isinstance(embedder, HashingEmbedder):
-        if embed(embedder, CHECK_PROMPTS).shape[1] != dims:
-            raise ValueError("the embedder's table and the regions have other dimensions")
-        if embedder.rows_.max() > len(embedder.table_) or len(embedder.table_) != len(embedder.scales_):
-            raise ValueError("'embedder.rows_' names rows that the table has not")
+        features.join(np.zeros((1, dims), np.float32), [np.empty((0, dims))], [Documents()])
+    if fit.check_vectors is not None and normalise(fit.check_vectors).shape != (len(CHECK_PROMPTS), dims):
+        raise ValueError(f"the check vectors are {fit.check_vectors.shape}, the regions are {centroids.shape}")
+    if fit.keeps_embedder and fit.embedder is not None and embed(fit.embedder, CHECK_PROMPTS).shape[1] != dims:
+        raise ValueError("the embedder and the regions have other dimensions")
     if all(type(part) in CLASSES.values() for _, part in parts_of(fit.estimator)):
         known = np.zeros((2, len(fit.training_models))) if fit.training_models else None
-        if not fit.predicts_errors(fit.estimator.profile(centroids[[0, -1]], np.array([0.0, 1.0]), known)):
+        profile = fit.estimator.profile(centroids[[0, -1]], np.array([0.0, 1.0]), known)
+        if not fit.predicts_errors(profile) or fit.estimator.predict(centroids, profile[None]).stderrs.min() < 0:
             raise ValueError("the estimator gives errors outside [0, 1]")
 
 
@@ -525,42 +472,31 @@ def _numbers(array: Array) -> list[float | None]:
 def _read_model(file: Path, fit: Fit, prompts: Callable[[str], MeasuredPrompts]) -> ModelProfile:
     """Return the profile that `file` holds, checked to be of the fit; `prompts` reads validation prompts by name."""
     content = _read_json(file)
-    _check_schema(content, file)
-    if _field(content, "fit", str, file) != fit.id:
-        raise ArtifactError(f"{file}: belongs to another fit ({content['fit']}, not {fit.id}); {AGAIN}.")
-    measured = prompts(_field(content, "validation", str, file))
-    try:
-        profile = _profile(content, measured, file)
-    except ArtifactError:
-        raise
-    except KeyError as missing:
-        raise ArtifactError(f"{file}: field {missing} is missing; {AGAIN}.") from missing
-    except (InvalidDataError, TypeError, ValueError, OverflowError) as failed:
-        raise ArtifactError(f"{file}: {failed}; {AGAIN}.") from failed
-    own = model_file(profile.model)
-    if file.name != own.name:
-        raise ArtifactError(f"{file}: holds model {profile.model!r}, which belongs in {own.name}.")
-    regions, wanted = len(profile.cost.per_answer), len(fit.regions)
-    if regions != wanted:
-        raise ArtifactError(f"{file}: field 'cost' has {regions} regions, not {wanted}.")
-    try:
-        usable = fit.predicts_errors(profile.features)
-    except Exception as failed:  # an estimator may raise anything
-        raise ArtifactError(f"{file}: field 'features' does not fit the estimator ({failed}); {AGAIN}.") from failed
-    if not usable:
-        raise ArtifactError(f"{file}: field 'features' gives errors outside [0, 1]; {AGAIN}.")
+    with _reading(file, cure=AGAIN):
+        if _field(content, "fit", str) != fit.id:
+            raise ValueError(f"belongs to another fit ({content['fit']}, not {fit.id})")
+        profile = _profile(content, prompts(_field(content, "validation", str)))
+        own = model_file(profile.model).name
+        if file.name != own:
+            raise ValueError(f"holds model {profile.model!r}, which belongs in {own}")
+        regions, wanted = len(profile.cost.per_answer), len(fit.regions)
+        if regions != wanted:
+            raise ValueError(f"field 'cost' has {regions} regions, not {wanted}")
+    with _reading(file, "field 'features' does not fit the estimator", AGAIN):
+        if not fit.predicts_errors(profile.features):
+            raise ValueError("it gives errors outside [0, 1]")
     return profile
 
 
-def _profile(content: dict[str, Any], measured: MeasuredPrompts, file: Path) -> ModelProfile:
-    answers, features, cost = (_field(content, name, dict, file) for name in ("answers", "features", "cost"))
+def _profile(content: dict[str, Any], measured: MeasuredPrompts) -> ModelProfile:
+    answers, features, cost = (_field(content, name, dict) for name in ("answers", "features", "cost"))
     prices = content.get("prices")
     return ModelProfile(
-        model=_field(content, "model", str, file),
+        model=_field(content, "model", str),
         features=_array(features["values"], np.float32).reshape(features["shape"]),
-        error=float(_field(content, "error", (int, float), file)),
-        error_spread=float(_field(content, "error_spread", (int, float), file)),
-        n=_field(content, "n", int, file),
+        error=float(_field(content, "error", (int, float))),
+        error_spread=float(_field(content, "error_spread", (int, float))),
+        n=_field(content, "n", int),
         cost=CallCost(
             float(cost["per_token"]),
             float(cost["per_cached_token"]),
@@ -568,11 +504,11 @@ def _profile(content: dict[str, Any], measured: MeasuredPrompts, file: Path) -> 
             float(cost.get("per_call", 0.0)),  # the first folders have none
         ),
         prices=None if prices is None else Prices(**prices),
-        capabilities=Capabilities(**_field(content, "capabilities", dict, file)),
+        capabilities=Capabilities(**_field(content, "capabilities", dict)),
         measured=measured,
         errors=_array(answers["errors"], np.float64),
         usd=_array(answers["usd"], np.float64),
-        provenance=_field(content, "provenance", dict, file),
+        provenance=_field(content, "provenance", dict),
     )
 
 
@@ -624,49 +560,56 @@ def _read_prompts(fit: Fit, folder: Path, name: str) -> MeasuredPrompts:
     file = folder / f"{name}.jsonl"
     packed = file.with_suffix(".npz")
     arrays, rows = _read_npz(packed), _rows(file)
-    digests = tuple(row["digest"] for row in rows)
-    texts = tuple(row["prompt"] for row in rows) if all("prompt" in row for row in rows) else None
-    n, vectors, tokens, known = len(rows), arrays.get("vectors"), arrays.get("tokens"), arrays.get("known")
-    checks = {
-        "vectors": vectors is not None
-        and vectors.shape == (n, fit.regions.centroids_.shape[1])
-        and bool(np.isfinite(vectors).all()),
-        "tokens": tokens is not None and tokens.shape == (n,) and bool(((tokens >= 0) & (tokens < np.inf)).all()),
-        "known": known is None
-        or (known.shape == (n, len(fit.training_models)) and not ((known < 0) | (known > 1)).any()),
-    }
-    if wrong := [each for each, fine in checks.items() if not fine]:
-        raise ArtifactError(f"{packed}: field {wrong[0]!r} does not fit the {n} prompts or the router; it was edited.")
-    measured = MeasuredPrompts(digests, texts, arrays["vectors"], arrays["tokens"], known)
-    if measured.id != name:
-        raise ArtifactError(f"{file}: its content is not what its name says; it was edited.")
+    with _reading(packed):
+        n, vectors, tokens, known = len(rows), arrays["vectors"], arrays["tokens"], arrays.get("known")
+        shapes = {"vectors": (n, fit.regions.centroids_.shape[1]), "tokens": (n,)}
+        checks = {
+            each: arrays[each].shape == shape and np.isfinite(arrays[each]).all() for each, shape in shapes.items()
+        }
+        checks["tokens"] = checks["tokens"] and not (tokens < 0).any()
+        if known is not None:
+            checks["known"] = known.shape == (n, len(fit.training_models)) and not ((known < 0) | (known > 1)).any()
+        if wrong := [each for each, fine in checks.items() if not fine]:
+            raise ValueError(f"field {wrong[0]!r} does not fit the {n} prompts or the router")
+    with _reading(file):
+        texts = tuple(row["prompt"] for row in rows) if all("prompt" in row for row in rows) else None
+        measured = MeasuredPrompts(tuple(row["digest"] for row in rows), texts, vectors, tokens, known)
+        if measured.id != name:
+            raise ValueError("its content is not what its name says")
     return measured
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
     """Return the digests, and texts where they were kept, that the lines of a prompt file hold."""
-    try:
+    with _reading(file):
         rows = [json.loads(line) for line in _read(file).splitlines()]
-    except ValueError as failed:
-        raise ArtifactError(f"{file}: cannot be read ({failed}); it is truncated or edited.") from failed
-    for line, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(name, ""), str) for name in ("digest", "prompt")):
-            raise ArtifactError(f"{file}: line {line} holds no prompt; it was edited.")
-        _field(row, "digest", str, file)
+        for line, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not isinstance(row.get("prompt", ""), str):
+                raise ValueError(f"line {line} holds no prompt")
+            _field(row, "digest", str)
     return rows
 
 
 # --- JSON and arrays to bytes and back --------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _reading(file: Path, what: str = "", cure: str = CURE) -> Iterator[None]:
+    """Raise one sentence that names the file for anything that its content makes Python raise."""
+    try:
+        yield
+    except (ArtifactError, EmbedderMismatchError):
+        raise
+    except Exception as failed:  # damaged zips, and arrays that do not fit each other, raise almost anything
+        why = f"field {failed} is missing" if type(failed) is KeyError else str(failed)
+        raise ArtifactError(f"{file}: {f'{what} ({why})' if what else why}; {cure}.") from failed
+
+
 def _read(file: Path) -> bytes:
     """Return the content of a regular file: a pipe or a device in its place would keep the reader waiting."""
-    try:
-        if file.exists() and not file.is_file():
-            raise OSError("it is no regular file")
-        return file.read_bytes()
-    except OSError as failed:
-        raise ArtifactError(f"{file}: cannot be read ({failed}); it is missing or no file.") from failed
+    if file.exists() and not file.is_file():
+        raise ValueError("it is no regular file")
+    return file.read_bytes()
 
 
 def _to_json(value: Any, *, indent: int | None = 1) -> bytes:
@@ -679,39 +622,25 @@ def _to_json(value: Any, *, indent: int | None = 1) -> bytes:
 
 def _read_json(file: Path) -> dict[str, Any]:
     """Return the fields that `file` holds."""
-    try:
+    with _reading(file, "cannot be read as JSON"):
         content = json.loads(_read(file).decode("utf-8", "surrogatepass"))
-    except ValueError as failed:
-        raise ArtifactError(f"{file}: cannot be read as JSON ({failed}); it is truncated or edited.") from failed
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{file}: holds {type(content).__name__}, not the fields of a router.")
+    with _reading(file):
+        if not isinstance(content, dict):
+            raise ValueError(f"holds {type(content).__name__}, not the fields of a router")
+        if _field(content, "schema", int) > SCHEMA:
+            newer = f"schema {content['schema']} is newer than this unirouter reads ({SCHEMA})"
+            raise ArtifactError(f"{file}: {newer}; upgrade unirouter.")
+        if not isinstance(content.setdefault("texts", True), bool):  # the first folders keep them and do not say so
+            raise ValueError(f"field 'texts' is {content['texts']!r:.40}; it must be true or false")
     return content
 
 
-def _field(content: Mapping[str, Any], name: str, kind: Any, file: Path) -> Any:
-    """Return one field of what `file` holds, checked to be of its kind."""
-    if name not in content:
-        raise ArtifactError(f"{file}: field {name!r} is missing.")
-    if not isinstance(content[name], kind) or isinstance(content[name], bool):
-        raise ArtifactError(f"{file}: field {name!r} is {content[name]!r:.40}, which is of the wrong kind.")
-    return content[name]
-
-
-def _check_schema(content: Mapping[str, Any], file: Path) -> None:
-    """Raise `ArtifactError` when `file` is of a later unirouter."""
-    schema = _field(content, "schema", int, file)
-    if schema > SCHEMA:
-        raise ArtifactError(
-            f"{file}: schema {schema} is newer than this unirouter reads ({SCHEMA}); upgrade unirouter."
-        )
-
-
-def _keeps_texts(header: Mapping[str, Any], file: Path) -> bool:
-    """Return whether the folder of this router.json keeps the prompts' text; the first folders did and do not say."""
-    texts = header.get("texts", True)
-    if not isinstance(texts, bool):
-        raise ArtifactError(f"{file}: field 'texts' is {texts!r:.40}; it must be true or false.")
-    return texts
+def _field(content: Mapping[str, Any], name: str, kind: Any) -> Any:
+    """Return one field, checked to be of its kind."""
+    value = content[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"field {name!r} is {value!r:.40}, which is of the wrong kind")
+    return value
 
 
 def _to_npz(arrays: Arrays) -> bytes:
@@ -719,25 +648,23 @@ def _to_npz(arrays: Arrays) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as file:
         for name, array in arrays.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, array, allow_pickle=False)
-            shrinks = len(zlib.compress(content.getvalue(), 1)) < len(content.getvalue()) / 2
-            kind = zipfile.ZIP_DEFLATED if shrinks else zipfile.ZIP_STORED
-            file.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), kind)
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            content = member.getvalue()
+            kind = zipfile.ZIP_DEFLATED if len(zlib.compress(content, 1)) < len(content) / 2 else zipfile.ZIP_STORED
+            file.writestr(zipfile.ZipInfo(f"{name}.npy"), content, kind)
     return packed.getvalue()
 
 
 def _read_npz(file: Path) -> Arrays:
     """Return the arrays that `file` holds."""
-    content = _read(file)
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as packed:
-            if sum(each.file_size for each in packed.infolist()) > MOST_BYTES + MOST_PER_BYTE * len(content):
+    with _reading(file, "cannot be read"):
+        content = _read(file)
+        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+            if sum(each.file_size for each in zipped.infolist()) > MOST_BYTES + MOST_PER_BYTE * len(content):
                 raise ValueError("its arrays are too large for a file of this size")
         with np.load(io.BytesIO(content), allow_pickle=False) as packed:
             arrays: dict[str, Any] = {name: packed[name] for name in packed.files}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("it holds something else than arrays")
-        return arrays
-    except Exception as failed:  # a damaged zip raises almost anything
-        raise ArtifactError(f"{file}: cannot be read ({failed}); it is truncated or edited.") from failed
+    return arrays

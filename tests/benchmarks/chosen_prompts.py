@@ -17,7 +17,7 @@ from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.evaluate.bootstrap import measure
+from unirouter_core.evaluate import measure
 from unirouter_plugins.bench import split
 
 ASKED = 150

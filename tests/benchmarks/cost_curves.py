@@ -15,7 +15,7 @@ from unirouter_core import read_outcomes
 from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import DefaultEstimator
-from unirouter_core.evaluate.bootstrap import measure
+from unirouter_core.evaluate import measure
 from unirouter_plugins.bench import Case, recorded, split
 
 

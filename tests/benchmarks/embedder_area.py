@@ -28,7 +28,7 @@ def trial(outcomes: Outcomes, minilm: Array, n_val: int, seed: int) -> dict[tupl
     scores = {}
     for name, X in (("MiniLM", minilm), ("HashingEmbedder", embed(hashing, outcomes.prompts))):
         pair = DefaultEstimator((ShrunkenClustersEstimator(), LowRankEstimator()), n_val=n_val)
-        for method, estimator in (("(A + B) / 2", pair), ("default", DefaultEstimator(n_val=n_val))):
+        for method, estimator in (("clusters + low rank", pair), ("default", DefaultEstimator(n_val=n_val))):
             estimator.fit(X[train], training)
             known = outcomes.errors[np.ix_(val, train_models)]
             features = np.stack([estimator.profile(X[val], outcomes.errors[val, j], known) for j in new_models])
@@ -49,7 +49,7 @@ def main() -> None:
     for name in asked.sets:
         outcomes, minilm = load(name)
         trials = [trial(outcomes, minilm, VALIDATION[name][0], seed) for seed in range(asked.trials)]
-        for method in ("(A + B) / 2", "default"):
+        for method in ("clusters + low rank", "default"):
             theirs, ours = (np.array([each[e, method] for each in trials]) for e in ("MiniLM", "HashingEmbedder"))
             away = ours - theirs
             error = away[:, 0].std() / len(away) ** 0.5

@@ -12,11 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 from sets import DATA, VALIDATION
 
-from unirouter_plugins.bench import BEFORE, DEFAULT, Standing, standings
-from unirouter_plugins.bench.trial_files import TrialFiles
-from unirouter_plugins.cli.standings_table import decimals, percent
+from unirouter_plugins.bench import BEFORE, DEFAULT, shown, standings
 
 HERE = Path(__file__).parent
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "UNIROUTER_DATA": str(DATA)}
@@ -57,23 +56,16 @@ def commands(trials: int, out: Path) -> Commands:
     }
 
 
-def markdown(found: list[Standing]) -> Iterator[str]:
+def markdown(found: pd.DataFrame) -> Iterator[str]:
     """Yield a Markdown table for each set and N_val."""
-    kept = [row for row in found if row.method not in BEFORE[1:]]
-    for name, n_val in dict.fromkeys((row.table, row.n_val) for row in kept):
-        rows = [row for row in kept if (row.table, row.n_val) == (name, n_val)]
-        yield f"\n### {name}, N_val {n_val}, {rows[0].trials} trials\n"
-        yield "| method | Area | gap closed | QNC | Brier | ECE | 80 % covers | default ahead | p | by | s |"
-        yield "|---|---|---|---|---|---|---|---|---|---|---|"
-        for row in rows:
-            tosses = row.ahead + row.behind
-            p = decimals(row.p, 3) if row.p >= 0.001 else "<.001"
-            ahead = f"{row.ahead}/{tosses} | {p} | {decimals(row.by, sign='+')}" if tosses else " | | "
-            cells = (
-                *(decimals(row.area), percent(row.gap_closed), percent(row.qnc), decimals(row.brier)),
-                *(decimals(row.ece, 3), percent(row.covered), ahead, f"{row.seconds:.1f}" if row.seconds else ""),
-            )
-            yield f"| {row.method} | {' | '.join(cells)} |"
+    columns = ["method", "Area", "gap", "QNC", "Brier", "ECE", "covers", "ahead", "p", "by", "s"]
+    found = found[~found["method"].isin(BEFORE[1:])]
+    for (name, n_val), rows in found.groupby(["table", "n_val"], sort=False):
+        yield f"\n### {name}, N_val {n_val}, {rows['trials'].iloc[0]} trials\n"
+        yield f"| {' | '.join(columns)} |"
+        yield f"|{'---|' * len(columns)}"
+        for cells in shown(rows)[columns].replace({"p": {".000": "<.001"}}).to_numpy():
+            yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -90,10 +82,9 @@ def main() -> None:
             for command in parts[name]:
                 print(" ".join(command), flush=True)
                 subprocess.run(command, env={**os.environ, **ALONE}, stdout=file, check=True)
-        folders = sorted((asked.out / name).glob("*/trials.jsonl"))
-        records = [record for path in folders for record in TrialFiles(path.parent).read()]
-        if records:
-            (asked.out / f"{name}.md").write_text("\n".join(markdown(standings(records))) + "\n")
+        tables = [pd.read_parquet(path) for path in sorted((asked.out / name).glob("*/trials.parquet"))]
+        if tables:
+            (asked.out / f"{name}.md").write_text("\n".join(markdown(standings(pd.concat(tables)))) + "\n")
 
 
 if __name__ == "__main__":

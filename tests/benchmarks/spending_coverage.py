@@ -16,7 +16,7 @@ from sets import VALIDATION, load
 from unirouter_core import Evaluation, Outcomes, UniRouter, tune
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import DefaultEstimator
-from unirouter_core.evaluate.forecast import spending
+from unirouter_core.evaluate import forecast
 from unirouter_core.rule import choose
 from unirouter_plugins.bench import split
 
@@ -56,13 +56,13 @@ def trial(outcomes: Outcomes, X: Array, n_val: int, seed: int) -> Iterator[Told]
     for name, weight in weights.items():
         spent = usd[np.arange(len(usd)), choose(found.prediction.errors, found.costs, weight)]
         for n in (FEW, len(rows)):
-            intervals = {f"spending({'n' if n > FEW else n})": spending(router, n, cost_weight=weight).cost_interval}
+            intervals = {f"forecast({'n' if n > FEW else n})": forecast(router, n, cost_weight=weight).cost_interval}
             if name in tuned and n > FEW:
                 intervals["tune"] = tuned[name].cost_interval
             for _ in range(DRAWS if n == FEW else 1):
                 drawn = rng.choice(len(rows), n, replace=False)
-                own = spending(router, [prompts[row] for row in drawn], cost_weight=weight, trials=400)
-                for label, (low, high) in {**intervals, "spending(prompts)": own.cost_interval}.items():
+                own = forecast(router, [prompts[row] for row in drawn], cost_weight=weight, trials=400)
+                for label, (low, high) in {**intervals, "forecast(prompts)": own.cost_interval}.items():
                     yield name, label, low <= spent[drawn].mean() <= high, (high - low) / float(spent.mean())
 
 

@@ -19,7 +19,7 @@ from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import Member, Members
-from unirouter_plugins.onboarding import Progress, plan_onboarding
+from unirouter_plugins.onboarding import OnboardingOptions, Progress, plan_onboarding
 from unirouter_plugins.onboarding.questions import Question, Questions
 
 N, AT_ONCE, LATENCY, ROUNDS = 400, 32, 0.05, 7
@@ -63,7 +63,8 @@ async def calls_alone(url: str) -> tuple[float, float]:
 async def onboarding(url: str, store: Path, router: UniRouter) -> tuple[float, float]:
     """Onboard a model, and return the seconds and the processor's seconds until its last answer was graded and kept."""
     table = Members({"m": Member("m", "openai/m", url, prices=Prices(1, 2))})
-    plan = plan_onboarding(router, ["m"], SUMS, members=table, store=store, concurrency=AT_ONCE, replace=True)
+    options = OnboardingOptions(validation=SUMS, pool=table, store=store, concurrency=AT_ONCE, replace=True)
+    plan = plan_onboarding(router, ["m"], options)
     took: list[tuple[float, float]] = []
     began, used = time.perf_counter(), time.process_time()
 

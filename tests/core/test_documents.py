@@ -22,9 +22,7 @@ from unirouter_core import (
 from unirouter_core.documents import STATISTICS, DocumentFeatures
 from unirouter_core.embedding import HashingEmbedder
 from unirouter_core.estimators import ShrunkenClustersEstimator
-from unirouter_core.evaluate.bootstrap import measure
-from unirouter_core.evaluate.held_out import held_out
-from unirouter_core.evaluate.impact import joining
+from unirouter_core.evaluate import held_out, impact, measure
 from unirouter_core.pool import digests
 
 
@@ -68,13 +66,13 @@ def test_a_question_goes_where_its_documents_say(router):
     assert [decisions[0].model, decisions[1].model] == ["reader", "knower"]
 
 
-def test_tuning_reports_and_joining_read_the_documents(router, table):
+def test_tuning_reports_and_impact_read_the_documents(router, table):
     assert error_of(held_out(router)) < 0.3  # the validation prompts' own fifths
     assert "routing" in report(router).verdict.lower()
     tuning = tune(router, outcomes=judged(table), keep_quality=0.95)
     assert tuning.met
     assert tuning.quality > tuning.mixture_quality + 0.1
-    assert joining(router, "knower").kind == "joins"
+    assert impact(router, "knower").kind == "worth it"
 
 
 # --- What is learned --------------------------------------------------------------------------------------------------

@@ -44,7 +44,11 @@ class Learner(Encoder):
         self.seen = list(prompts)
 
 
-@pytest.mark.parametrize("source", [Encoder(), LangChainLike(), LlamaIndexLike(), lengths], ids=lambda s: str(s)[:30])
+@pytest.mark.parametrize(
+    "source",
+    [Encoder(), LangChainLike(), LlamaIndexLike(), lengths],
+    ids=["encode", "LangChain", "LlamaIndex", "function"],
+)
 def test_embedders_of_all_kinds_give_the_same_vectors(source):
     vectors = embed(as_embedder(source), ["abc d", "e"])
     assert np.allclose(vectors, [[5 / 27**0.5, 1 / 27**0.5, 1 / 27**0.5], [1 / 2**0.5, 0, 1 / 2**0.5]])
@@ -56,7 +60,9 @@ def test_an_object_with_encode_is_taken_as_it_is():
     assert as_embedder(encoder) is encoder
 
 
-@pytest.mark.parametrize("wrong", ["text-embedding-3-small", 3, None, object(), b"abc"], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", ["text-embedding-3-small", 3, None, object(), b"abc"], ids=lambda wrong: type(wrong).__name__
+)
 def test_what_is_no_embedder_is_refused_by_its_value(wrong):
     with pytest.raises(InvalidDataError, match="is not an embedder; give an object with encode"):
         as_embedder(wrong)

@@ -1,6 +1,5 @@
 """Servers on loopback, each started once for all the tests that ask it."""
 
-from tests.plugins.postgres import postgres_server, postgres_url
 from tests.plugins.servers import llama_server, proxy_server, scripted_server
 
-__all__ = ["llama_server", "postgres_server", "postgres_url", "proxy_server", "scripted_server"]
+__all__ = ["llama_server", "proxy_server", "scripted_server"]

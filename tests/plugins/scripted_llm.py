@@ -84,6 +84,7 @@ class ScriptedLLM(FunctionCallingLLM):
     pause: float = 0.0  # seconds that an answer takes
     calls_tools: bool = True
     context_window: int = 100_000
+    num_output: int = 256
     dialect: str = "plain"
     _asked: list = PrivateAttr(default_factory=list)
 
@@ -96,6 +97,7 @@ class ScriptedLLM(FunctionCallingLLM):
     def metadata(self):
         return LLMMetadata(
             context_window=self.context_window,
+            num_output=self.num_output,
             is_chat_model=True,
             is_function_calling_model=self.calls_tools,
             model_name=f"scripted/{self.name}",

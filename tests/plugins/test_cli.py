@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,13 +16,12 @@ from typer.testing import CliRunner
 
 from unirouter_core import Prices, UniRouter
 from unirouter_core.rule import Neighbour
-from unirouter_plugins import cli
-from unirouter_plugins.cli import app
-from unirouter_plugins.cli.explained import show_grounds
+from unirouter_plugins.cli import app, show
 
 # The sage's $0.0014 for a sum are worth 0.4, less than the poet gets wrong there; $0.0019 for a poem are worth more.
 WEIGHED = ("--models", "poet,sage", "--cost-weight", 300)
 POOL = ("poet", "sage", "tutor", "scholar")
+PROGRAM = [sys.executable, "-m", "unirouter_plugins.cli"]
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 
 
@@ -67,7 +67,7 @@ def made(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     write(folder / "fit.jsonl", world.rows(range(160)))
     write(folder / "recorded.jsonl", world.rows(range(160, 240)))
-    output("fit", folder / "fit.jsonl", "--router", folder / "my.router")
+    output("fit", folder / "my.router", folder / "fit.jsonl")
     output("onboard", folder / "my.router", *POOL, "--recorded", folder / "recorded.jsonl")
     return folder
 
@@ -83,33 +83,33 @@ def folder(made, tmp_path):
 
 
 def test_fit_says_what_was_learned_from_and_what_comes_next(made, tmp_path):
-    done = run("fit", made / "fit.jsonl", "--router", tmp_path / "new.router", "--models", "poet, sage")
+    done = run("fit", tmp_path / "new.router", made / "fit.jsonl", "--models", "poet, sage")
 
     assert done.exit_code == 0
-    assert "112 prompts and 2 models. 48 prompts were kept back" in done.stdout.replace("\n", " ")
+    assert "112 prompts and 2 models; 48 prompts held out" in done.stdout
     assert f"unirouter onboard {tmp_path / 'new.router'} --all --recorded" in done.stdout
     assert UniRouter.load(tmp_path / "new.router").fit_.training_models == ("poet", "sage")
 
 
 def test_fit_keeps_its_hands_off_a_router_that_holds_models(folder):
-    sentence = refusal("fit", folder / "fit.jsonl", "--router", folder / "my.router")
+    sentence = refusal("fit", folder / "my.router", folder / "fit.jsonl")
 
     assert "holds 4 models" in sentence
     assert "--force" in sentence
     assert set(UniRouter.load(folder / "my.router").pool) == set(POOL)
 
 
-def test_models_are_measured_on_the_prompts_that_fit_kept_back(made, tmp_path):
-    output("fit", made / "fit.jsonl", "--router", tmp_path / "new.router")
+def test_models_are_evaluated_on_the_prompts_that_fit_held_out(made, tmp_path):
+    output("fit", tmp_path / "new.router", made / "fit.jsonl")
 
     done = run("onboard", tmp_path / "new.router", "poet", "sage", "--recorded", made / "fit.jsonl")
 
-    assert "measured on the 48 of 160 prompts" in done.stderr.replace("\n", " ")
+    assert "evaluated on the 48 of 160 prompts" in done.stderr
     assert UniRouter.load(tmp_path / "new.router").pool["poet"].n == 48
 
 
 def test_models_measured_on_the_prompts_that_were_learned_from_are_said_to_be_flattered(made, tmp_path):
-    output("fit", made / "fit.jsonl", "--router", tmp_path / "new.router", "--hold-out", "0")
+    output("fit", tmp_path / "new.router", made / "fit.jsonl", "--hold-out", "0")
 
     done = run("onboard", tmp_path / "new.router", "poet", "sage", "--recorded", made / "fit.jsonl")
 
@@ -118,7 +118,7 @@ def test_models_measured_on_the_prompts_that_were_learned_from_are_said_to_be_fl
 
 
 def test_fit_with_force_replaces_it(folder):
-    output("fit", folder / "recorded.jsonl", "--router", folder / "my.router", "--force")
+    output("fit", folder / "my.router", folder / "recorded.jsonl", "--force")
 
     assert not UniRouter.load(folder / "my.router").pool
 
@@ -132,7 +132,7 @@ def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path, nam
     }
     (tmp_path / name).write_text("\n\n".join(lines[name](prompt) for prompt in world.prompts[:40]))
 
-    done = run("fit", tmp_path / name, "--router", tmp_path / "my.router", "--json")
+    done = run("fit", tmp_path / "my.router", tmp_path / name, "--json")
 
     learned = json.loads(done.stdout)
     assert (learned["prompts"], learned["held_out"], learned["training_models"]) == (40, 0, [])
@@ -142,13 +142,13 @@ def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path, nam
 def test_fit_of_outcomes_with_a_fault_does_not_take_them_for_prompts(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "model": "poet"}\n')
 
-    assert "neither error nor quality" in refusal("fit", tmp_path / "bad.jsonl", "--router", tmp_path / "my.router")
+    assert "neither error nor quality" in refusal("fit", tmp_path / "my.router", tmp_path / "bad.jsonl")
 
 
 def test_models_of_bare_prompts_are_refused(tmp_path):
     (tmp_path / "prompts.txt").write_text("a\nb\n")
 
-    assert "leave --models out" in refusal("fit", tmp_path / "prompts.txt", "--models", "poet")
+    assert "leave --models out" in refusal("fit", tmp_path / "my.router", tmp_path / "prompts.txt", "--models", "poet")
 
 
 # --- onboard, models, retire ------------------------------------------------------------------------------------------
@@ -251,9 +251,10 @@ def test_models_shows_a_column_only_where_it_tells_models_apart(folder):
     profile["provenance"]["date"] = "2024-02-29"
     file.write_text(json.dumps(profile))
 
-    after = run("models", "-r", folder / "my.router").stdout
+    after = run("models", folder / "my.router").stdout
 
     assert "lacks" not in before
+    assert "evaluated:" in before
     assert "2024-02-29  tools, > 8,000" in after
 
 
@@ -269,8 +270,8 @@ def test_retire_takes_out_one_model(folder):
 def test_route_says_the_model_first(made):
     router = made / "my.router"
 
-    assert run("route", SUM, "-r", router, *WEIGHED).stdout.splitlines()[0] == "sage"
-    assert run("route", POEM, "-r", router, *WEIGHED).stdout.splitlines()[0] == "poet"
+    assert run("route", router, SUM, *WEIGHED).stdout.splitlines()[0] == "sage"
+    assert run("route", POEM, *WEIGHED, f"--router={router}").stdout.splitlines()[0] == "poet"
     assert run("route", SUM, "-r", router, "--cost-weight", "inf").stdout.splitlines()[0] == "poet"
 
 
@@ -301,62 +302,49 @@ def test_explain_shows_answers_region_and_what_each_model_did(made):
     why = output("route", SUM, "-r", made / "my.router", *WEIGHED[2:], "--explain")
     first = why["model"]
     there = why["in_region"][first]
-    assert f"Region {why['region']}: {there['n']} validation prompts; error there: {first} {there['error']:.3f}" in (
-        " ".join(done.stdout.split())
-    )
-    assert [line.split()[5] for line in done.stdout.splitlines() if line.startswith("1  ")] == ["80"]  # n
-    marks = "".join("✗" if why["neighbours"][0]["errors"][row["model"]] else "✓" for row in why["ranking"])
+    region = f"Region {why['region']}, {there['n']} validation prompts: {first} {1 - there['error']:.1%}"
+    assert region in " ".join(done.stdout.split())
+    assert [line.split()[5] for line in done.stdout.splitlines() if line.startswith("1  ")] == ["80"]  # answers
+    did = ["0%" if why["neighbours"][0]["errors"][row["model"]] else "100%" for row in why["ranking"]]
     nearest = next(line for line in done.stdout.splitlines() if "What is" in line)
-    assert "".join(nearest.split()[-4:]) == marks
-    assert "✓ right, ✗ wrong, · not asked" in done.stdout
+    assert nearest.split()[-4:] == did
 
 
-def test_a_model_that_was_not_asked_and_a_half_right_one_are_told_apart(made, capsys):
+def test_a_model_that_was_not_evaluated_and_a_partly_right_one_are_told_apart(made, capsys):
     why = UniRouter.load(made / "my.router").explain(SUM, cost_weight=0)
     models = [row.model for row in why.decision.ranking]
     near = Neighbour("What is 1 plus 1?", 0.9, {models[0]: 0.0, models[1]: 0.25, models[2]: 1.0})
 
-    show_grounds(dataclasses.replace(why, neighbours=(near,)))
+    show.decision(why.decision, why=dataclasses.replace(why, neighbours=(near,)))
 
-    assert "What is 1 plus 1?  ✓  0.25  ✗  ·" in capsys.readouterr().out
-
-
-def test_as_many_models_are_shown_beside_a_prompt_as_fit(made, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "36")
-
-    show_grounds(UniRouter.load(made / "my.router").explain(SUM))
-
-    shown = capsys.readouterr().out
-    assert "What models 1 to 3 of the ranking did" in " ".join(shown.split())
-    assert max(map(len, shown.splitlines())) <= 36
+    assert "What is 1 plus 1?  100%  75%  0%  -" in capsys.readouterr().out
 
 
 def test_a_prompt_unlike_all_others_is_said_to_be(made, capsys):
     why = UniRouter.load(made / "my.router").explain(SUM)
     unlike = [dataclasses.replace(near, similarity=0.04) for near in why.neighbours]
 
-    show_grounds(dataclasses.replace(why, neighbours=tuple(unlike)))
+    show.decision(why.decision, why=dataclasses.replace(why, neighbours=tuple(unlike)))
 
     shown = capsys.readouterr().out
-    assert "No validation prompt is like it." in shown
-    assert "alike" not in shown
+    assert "No validation prompt is similar." in shown
+    assert "similarity" not in shown
 
 
 def test_how_far_a_prompt_is_is_a_share():
-    done = run("route", "What is 14 plus 37?")
+    done = run("route", "--example", "What is 14 plus 37?")
 
-    far = output("route", "What is 14 plus 37?")["far"]
-    assert f"{far:.0%} far from all that was learned: predictions are pulled that much" in done.stdout
-    assert "expect overall" not in done.stdout
+    far = output("route", "--example", "What is 14 plus 37?")["far"]
+    assert f"Unusual prompt ({far:.0%} out of distribution): predictions are shrunk" in done.stdout
 
 
 def test_prompts_whose_text_was_not_kept_are_not_shown_as_digests():
-    assert "(text not kept)" in run("route", SUM, "--explain").stdout
+    assert "(text not kept)" in run("route", "--example", SUM, "--explain").stdout
 
 
 def test_onboard_can_leave_out_the_texts(folder):
     router = folder / "new.router"
-    output("fit", folder / "fit.jsonl", "-r", router)
+    output("fit", router, folder / "fit.jsonl")
 
     output("onboard", router, "poet", "--recorded", folder / "recorded.jsonl", "--no-texts")
 
@@ -366,7 +354,7 @@ def test_onboard_can_leave_out_the_texts(folder):
 
 def test_a_router_fitted_without_texts_stays_without_them(folder):
     router = folder / "new.router"
-    output("fit", folder / "fit.jsonl", "-r", router, "--no-texts")
+    output("fit", router, folder / "fit.jsonl", "--no-texts")
 
     output("onboard", router, "poet", "sage", "--recorded", folder / "recorded.jsonl")
     output("retire", router, "sage")
@@ -404,6 +392,18 @@ def test_a_file_of_prompts_can_be_explained_line_by_line(made, tmp_path):
     assert POEM in run(*command).stdout
 
 
+def test_slices_give_the_decisions_of_one_batch(world, made, tmp_path):
+    prompts = world.prompts * 40  # more than one slice
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+
+    done = run("route", made / "my.router", "--file", tmp_path / "prompts.txt", *WEIGHED, "--json")
+
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    batch = UniRouter.load(made / "my.router").route_batch(prompts, models=["poet", "sage"], cost_weight=300)
+    assert [row["model"] for row in rows] == batch.models
+    assert [row["cost"] for row in rows] == pytest.approx(batch.costs.tolist())
+
+
 def test_many_prompts_are_shown_as_the_first_of_them_and_shares(world, made, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(world.prompts))
 
@@ -413,48 +413,34 @@ def test_many_prompts_are_shown_as_the_first_of_them_and_shares(world, made, tmp
     assert "sage" in done.stdout.split("share")[1]
 
 
-def test_slices_give_the_decisions_of_one_batch(world, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "SLICE", 100)
-    (tmp_path / "prompts.txt").write_text("\n".join(world.prompts))
-
-    done = run("route", "--file", tmp_path / "prompts.txt", "-r", made / "my.router", *WEIGHED, "--json")
-
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    batch = UniRouter.load(made / "my.router").route_batch(world.prompts, models=["poet", "sage"], cost_weight=300)
-    assert [row["model"] for row in rows] == batch.models
-    assert [row["cost"] for row in rows] == pytest.approx(batch.costs.tolist())
-
-
 @pytest.mark.parametrize(
     ("command", "bar"),
     [
-        ("route --file prompts.txt", "Routing 240 prompts"),
-        ("route --file prompts.txt --explain", "Explaining"),
-        ("onboard --all --recorded recorded.jsonl", "Onboarding"),
+        ("route my.router --file many.txt", "Routing 9,600 prompts"),
+        ("route my.router --file prompts.txt --explain", "Explaining"),
+        ("onboard my.router --all --recorded recorded.jsonl", "Onboarding"),
     ],
 )
 def test_what_takes_long_has_a_bar_on_a_terminal_and_none_on_stdout(folder, world, command, bar):
     (folder / "prompts.txt").write_text("\n".join(world.prompts))
-    name, *rest = command.split()
-    where = ["my.router"] if name == "onboard" else ["-r", "my.router"]
-    imports = "from unirouter_plugins import cli; from unirouter_plugins.cli import progress"
-    program = f"{imports}; progress.PATIENCE = 0; cli.SLICE = 20; cli.app()"
+    (folder / "many.txt").write_text("\n".join(world.prompts * 40))
 
-    stdout, seen = on_terminal([sys.executable, "-c", program, name, *where, *rest, "--json"], folder)
+    stdout, seen = on_terminal([*PROGRAM, *command.split(), "--json"], folder)
 
     assert bar in seen
     assert "/" in seen
     assert bar not in stdout
-    assert all(json.loads(line)["model"] for line in stdout.splitlines() if name == "route")
+    assert all(json.loads(line)["model"] for line in stdout.splitlines() if command.startswith("route"))
 
 
-def on_terminal(command, folder):
-    """What a command prints on stdout, a file, and on stderr, a terminal."""
+def on_terminal(command, folder, stdout=None):
+    """What a command prints on stdout, a file unless it is a terminal too, and on stderr, a terminal."""
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     here = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with (folder / "stdout").open("w") as stdout:
-        process = subprocess.Popen(command, stdout=stdout, stderr=theirs, cwd=folder, env=here)
+    with (folder / "stdout").open("w") as file:
+        out = theirs if stdout == "terminal" else file
+        process = subprocess.Popen(command, stdout=out, stderr=theirs, cwd=folder, env=here)
     os.close(theirs)
     seen = b""
     with contextlib.suppress(OSError):  # how Linux says that the other end is closed
@@ -465,14 +451,33 @@ def on_terminal(command, folder):
     return (folder / "stdout").read_text(), seen.decode()
 
 
+def test_a_bar_stands_below_what_is_printed_and_never_over_it(tmp_path):
+    program = """
+from unirouter_plugins.cli import show
+with show.progress_bar("spent") as bar:
+    bar.add_task("a model", total=3, spent="$1")
+    for verdict in ("first", "second"):
+        bar.refresh()
+        show.say(verdict)
+        show.note(f"of the {verdict}")
+        print(f"plainly {verdict}")
+"""
+    _, seen = on_terminal([sys.executable, "-c", program], tmp_path, stdout="terminal")
+
+    assert "a model" in seen
+    for line in ("first", "Note: of the first", "plainly first", "second", "Note: of the second", "plainly second"):
+        assert re.search(rf"(\x1b\[2K|\n){line}\s*\r\n", seen), line
+
+
 def test_route_wants_exactly_one_source_of_prompts(made, tmp_path):
     (tmp_path / "none.txt").write_text("\n \n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
 
-    assert "one of the three" in refusal("route")
-    assert "one of the three" in refusal("route", SUM, "--file", tmp_path / "none.txt")
-    assert "holds no prompts" in refusal("route", "--file", tmp_path / "none.txt")
-    assert "line 2" in refusal("route", "--file", tmp_path / "bad.jsonl")
+    router = made / "my.router"
+    assert "Give ROUTER and one of" in refusal("route", SUM)
+    assert "Give ROUTER and one of" in refusal("route", router, SUM, "--file", tmp_path / "none.txt")
+    assert "holds no prompts" in refusal("route", router, "--file", tmp_path / "none.txt")
+    assert "line 2" in refusal("route", router, "--file", tmp_path / "bad.jsonl")
 
 
 # --- tune, report -----------------------------------------------------------------------------------------------------
@@ -510,7 +515,7 @@ def test_tune_shows_quality_cost_shares_and_verdict(made):
 def test_tune_wants_one_goal_and_somewhere_to_save(made):
     assert "--usd-per-1000" in refusal("tune", "-r", made / "my.router")
     assert "one goal" in refusal("tune", "-r", made / "my.router", "--keep-quality", 0.9, "--usd-per-error", 1)
-    assert "--router" in refusal("tune", "--keep-quality", 0.9, "--save")
+    assert "cannot be saved" in refusal("tune", "--example", "--keep-quality", 0.9, "--save")
 
 
 def test_report_exits_with_0_where_routing_pays(made, tmp_path):
@@ -549,8 +554,6 @@ def test_report_on_other_data_uses_none_that_was_measured_on(made):
 
     assert on_others["n"] == 48  # those that fit kept back
     assert "0 prompts are left" in refusal("report", "-r", made / "my.router", "--data", made / "recorded.jsonl")
-    assert output("report", made / "my.router", made / "fit.jsonl")["n"] == on_others["n"]
-    assert "both given; give one of them" in refusal("report", made / "my.router", "-r", made / "my.router")
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -561,10 +564,64 @@ def test_an_input_that_is_missing_or_foreign_is_one_sentence_and_exit_code_2(mad
 
     assert "does not exist" in refusal("models", "-r", tmp_path / "no.router")
     assert "is not a router" in refusal("models", "-r", tmp_path)
-    assert "No such file" in refusal("fit", tmp_path / "no.jsonl")
+    assert "No such file" in refusal("fit", tmp_path / "my.router", tmp_path / "no.jsonl")
     assert "Not a directory" in refusal("route", "--file", tmp_path / "latin.txt" / "x", "-r", made / "my.router")
     assert "not UTF-8" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
     assert run("route", "--wings").exit_code == 2
+
+
+def test_router_is_the_first_argument_or_an_option_anywhere(made):
+    router = made / "my.router"
+    one = output("models", router)
+
+    assert output("models", "-r", router) == output("models", f"--router={router}") == one
+    assert output("route", SUM, "--router", router) == output("route", router, SUM)
+    assert run("models", router, "--router", router).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command", ["models", "tune --usd-per-error 1", "report", "route --file x.txt", "retire", "fit"]
+)
+def test_without_a_router_no_command_takes_another_one(command):
+    done = run(*command.split())
+
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "Error: ROUTER is missing; name its folder: unirouter" in done.stderr
+    assert ("--example" in done.stderr) is (command not in ("retire", "fit"))
+
+
+def test_examples_are_no_router_of_ones_own():
+    assert "No such option" in run("retire", "--example", "poet").stderr
+
+
+def test_arguments_of_fit_in_the_wrong_order_are_told(made):
+    assert "the router's folder comes first" in refusal("fit", made / "fit.jsonl", made / "new.router")
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(world, made, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\x1b]0;owned\x07What is 1 plus 1?\x1b[31m\n" * 2)
+    (tmp_path / "named.jsonl").write_text((made / "recorded.jsonl").read_text().replace('"clerk"', '"cle\\u001brk"'))
+    output("fit", tmp_path / "my.router", made / "fit.jsonl")
+    output("onboard", tmp_path / "my.router", "--all", "--recorded", tmp_path / "named.jsonl")
+
+    for command in (("--file", tmp_path / "prompts.txt"), ("--explain", "\x1b[31mWhat is 1 plus 1?")):
+        shown = run("route", tmp_path / "my.router", *command).stdout
+        assert not set(shown) & {"\x1b", "\x07"}
+    assert "clerk" in run("models", tmp_path / "my.router").stdout
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_text_is_at_most_88_wide_and_no_path_is_broken(made, tmp_path, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    long = tmp_path / "a folder with a rather long name" / ("router-" * 12)
+    long.parent.mkdir()
+
+    done = run("fit", long, made / "fit.jsonl")
+    text = run("tune", made / "my.router", "--keep-quality", 0.97).stdout
+
+    assert str(long) in done.stdout
+    assert max(map(len, text.splitlines())) <= min(width + 20, 88)  # a table may be wider than a narrow terminal
 
 
 def test_the_version_is_that_of_the_installed_package(monkeypatch):
@@ -581,7 +638,17 @@ def test_help_documents_the_exit_codes():
     done = run("--help")
 
     assert "0 fine; 2 usage or bad input; 3 a goal that cannot be met" in " ".join(done.stdout.split())
-    assert "Exit code 3" in run("tune", "--help").stdout
+    assert "Exit code 3" in " ".join(run("tune", "--help").stdout.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["fit", "onboard", "models", "retire", "route", "ask", "tune", "report", "prices", "bench", "demo"]
+)
+def test_every_command_has_help_with_an_example(command):
+    shown = run(command, "-h").stdout
+
+    assert shown == run(command, "--help").stdout
+    assert f"Example: unirouter {command} " in shown
 
 
 def test_tables_fit_into_80_columns_and_keep_long_names_whole(world, folder, monkeypatch):
@@ -600,34 +667,24 @@ def test_tables_fit_into_80_columns_and_keep_long_names_whole(world, folder, mon
 def test_the_starters_models_are_listed_whole_and_dated_in_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
-    done = run("models")
+    done = run("models", "--example")
 
-    assert "dated" in done.stdout
-    assert "measured" not in done.stdout
-    assert "recorded/Meta-Llama-3.1-70B-Instruct  0.357  ± 0.020" in done.stdout
-
-
-def test_where_names_leave_no_room_the_dates_go_below_the_table(folder, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "44")
-    file = folder / "my.router" / "pool" / "poet.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"provenance": {"date": "2024-02-29"}}))
-
-    done = run("models", "-r", folder / "my.router")
-
-    assert "dated" not in done.stdout
-    assert "Dated: 2024-02-29." in done.stdout
+    assert "recorded/Meta-Llama-3.1-70B-Instruct  64.3% ± 3.2   $0.258  2024-07" in done.stdout
 
 
 def spawn(*arguments, **settings):
     """A process of the real command."""
-    program = [sys.executable, "-W", "error", "-c", "from unirouter_plugins.cli import app; app()"]
     return subprocess.Popen(
-        [*program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
+        [PROGRAM[0], "-W", "error", *PROGRAM[1:], *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
     )
 
 
 def test_json_is_all_there_is_on_stdout_and_progress_is_not(made, tmp_path):
-    process = spawn("fit", made / "fit.jsonl", "-r", tmp_path / "my.router", "--json")
+    process = spawn("fit", tmp_path / "my.router", made / "fit.jsonl", "--json")
     stdout, stderr = process.communicate(timeout=60)
 
     assert json.loads(stdout)["prompts"] == 112
@@ -637,10 +694,10 @@ def test_json_is_all_there_is_on_stdout_and_progress_is_not(made, tmp_path):
 def test_a_terminal_that_is_not_utf8_loses_bars_but_no_answer(made):
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
     reported = spawn("report", "-r", made / "my.router", env=ascii_only)
-    explained = spawn("route", SUM, "-r", made / "my.router", "--explain", env=ascii_only)
+    explained = spawn("route", SUM, "-r", made / "my.router", *WEIGHED, "--explain", env=ascii_only)
 
     assert "Routing pays" in reported.communicate(timeout=60)[0]
-    assert "+ right, x wrong, . not asked" in explained.communicate(timeout=60)[0]
+    assert explained.communicate(timeout=60)[0].splitlines()[0] == "sage"
     assert (reported.returncode, explained.returncode) == (0, 0)
 
 
@@ -660,8 +717,8 @@ def test_routing_from_the_shell_imports_no_scikit_learn_no_matplotlib_and_for_js
 # --- The starter ------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_router_the_starters_examples_answer_and_say_that_they_are_recorded():
-    done = run("route", "What is 17 times 23?", "--json")
+def test_the_starters_examples_answer_and_say_that_they_are_recorded():
+    done = run("route", "What is 17 times 23?", "--example", "--json")
 
     assert json.loads(done.stdout)["router"] == "starter"
     assert "recorded example models (released 2023-12 to 2026-02; list prices typed by hand" in done.stderr
@@ -683,9 +740,9 @@ def test_onboard_with_starter_leaves_no_router_behind_when_a_model_cannot_be_add
 
 
 def test_the_starters_examples_can_be_listed_tuned_and_reported():
-    assert output("models")["models"]
-    assert output("tune", "--usd-per-error", 0.02)["cost_weight"] == 50
-    assert output("report", code=run("report").exit_code)["models"]
+    assert output("models", "--example")["models"]
+    assert output("tune", "--example", "--usd-per-error", 0.02)["cost_weight"] == 50
+    assert output("report", "--example", code=run("report", "--example").exit_code)["models"]
 
 
 def test_bytes_that_are_not_utf8_are_refused_from_stdin_and_from_files(made, tmp_path):
@@ -695,9 +752,9 @@ def test_bytes_that_are_not_utf8_are_refused_from_stdin_and_from_files(made, tmp
     assert "latin.txt is not UTF-8" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
 
 
-def test_a_list_of_names_that_holds_none_is_refused(made):
+def test_a_list_of_names_without_any_is_refused(made):
     assert "',' holds no name" in refusal("route", SUM, "-r", made / "my.router", "--models", ",")
 
 
 def test_a_router_that_was_not_tuned_says_that_cost_does_not_count(made):
-    assert "Cost does not count yet" in run("route", SUM, "-r", made / "my.router").stdout.replace("\n", " ")
+    assert "Cost is ignored" in run("route", SUM, "-r", made / "my.router").stdout.replace("\n", " ")

@@ -394,7 +394,11 @@ async def test_the_event_loop_runs_while_a_prompt_is_embedded(world):
     [
         (["poet"], InvalidDataError, r"models=\['poet'\] is no mapping"),
         ({"poet": "gpt-4"}, InvalidDataError, r"models\['poet'\] is of type str; give a chat model of LangChain"),
-        ({"gpt-4": ScriptedChat(model_name="x")}, UnknownModelError, "'gpt-4' is not in the pool; the pool holds 'poe"),
+        (
+            {"gpt-4": ScriptedChat(model_name="x")},
+            UnknownModelError,
+            "'gpt-4' is not in the pool; the pool holds 'poet'",
+        ),
         ({"poet": ScriptedChat(model_name="x")}, InvalidDataError, "'sage' is in the pool but not in models="),
     ],
 )

@@ -16,6 +16,7 @@ from unirouter_core import UniRouter
 
 KEY = "sk-test-4f9a1b7c22"
 QUESTIONS = 60
+COMMAND = "from unirouter_plugins.cli import app; app()"
 
 
 def right(prompt):
@@ -67,6 +68,7 @@ def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server)
     assert 0 < bill["usd"]["low"] <= bill["usd"]["high"] <= bill["usd_longest"] <= bill["usd_worst"]
     assert scripted_server.seen == []
     assert "newcomer" not in UniRouter.load(place / "my.router").pool
+    assert {file.name for file in place.iterdir()} == {"my.router", "pool.toml", "questions.jsonl"}
 
 
 def test_nothing_is_spent_where_nobody_can_be_asked_and_no_limit_is_given(place, scripted_server):
@@ -74,7 +76,7 @@ def test_nothing_is_spent_where_nobody_can_be_asked_and_no_limit_is_given(place,
     for arguments in (unsure, (*unsure, "--json")):
         done = run(*arguments)
         assert done.exit_code == 2
-        assert "nobody is there to ask; add --yes, or a limit with --budget" in " ".join(done.stderr.split())
+        assert "confirm with --yes, or set a limit with --budget" in " ".join(done.stderr.split())
     assert scripted_server.seen == []
     assert "newcomer" in output(*unsure, "--budget", "1")["onboarded"][0]["model"]
 
@@ -97,7 +99,7 @@ def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scr
 def test_what_became_of_a_model_is_shown(place):
     done = run(*asked(place, "newcomer", "--yes"))
     assert done.exit_code == 0, done.stderr
-    assert "newcomer: error 0.000" in done.stdout
+    assert "newcomer: quality 100.0%" in done.stdout
     assert f"{QUESTIONS} of {QUESTIONS} prompts answered" in done.stdout
     assert "newcomer" in done.stdout.split("answers of this run", 1)[1]  # the verdict
     assert "evaluations.sqlite" in done.stdout
@@ -164,15 +166,16 @@ def made_record(tmp_path):
     return tmp_path / "record.jsonl"
 
 
-def test_ctrl_c_keeps_what_was_answered_and_the_same_command_goes_on(place, scripted_server):
+@pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_keeps_what_was_answered_and_the_same_command_resumes(place, scripted_server, ended):
     scripted_server.script["newcomer"] = says(right, latency=0.3)
-    command = [sys.executable, "-m", "unirouter_plugins.cli", *map(str, asked(place, "newcomer", "--concurrency", 4))]
+    command = [sys.executable, "-c", COMMAND, *map(str, asked(place, "newcomer", "--concurrency", 4))]
     process = subprocess.Popen([*command, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(scripted_server.seen) >= 12, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ended)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "run the same command to resume" in said
     assert "Stopped after spending $0.0" in said
     assert "Traceback" not in said
     before = len(scripted_server.seen)
@@ -191,7 +194,7 @@ def wait_for(happened, process):
 
 
 def test_two_processes_onboarding_at_once_are_both_there_after(place):
-    command = [sys.executable, "-m", "unirouter_plugins.cli", *map(str, asked(place))]
+    command = [sys.executable, "-c", COMMAND, *map(str, asked(place))]
     both = [
         subprocess.Popen([*command, model, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
         for model in ("newcomer", "dear")
@@ -218,9 +221,9 @@ def test_ask_prints_the_answer_and_then_who_gave_it_and_why(asking):
     done = run("ask", asking, "What is 14 plus 37?", "--cost-weight", 100)
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "51\n"
-    assert "newcomer: expected error" in done.stderr
+    assert "newcomer: expected quality" in done.stderr
     assert "cost $" in done.stderr
-    assert "dear, the dearest, is expected to cost $" in done.stderr
+    assert "dear, the most expensive: $" in done.stderr
 
 
 def test_ask_in_json_has_the_answer_and_the_record(asking):
@@ -261,5 +264,5 @@ def test_prices_say_where_they_come_from_and_refresh_the_router(asking, place):
     assert after == pytest.approx(2 * before)
     table.unlink()
     rows = {row["model"]: row for row in output("prices", asking)["models"]}
-    assert rows["newcomer"]["source"].startswith("measured 2")
+    assert rows["newcomer"]["source"].startswith("evaluation of 2")
     assert "newcomer" in run("prices", asking).stdout

@@ -34,7 +34,7 @@ from tests.plugins.scripted_llm import (
 )
 from unirouter_core import Capabilities, InvalidDataError, NoCandidateError, UnknownModelError
 from unirouter_plugins.llamaindex import UniRouterLLM, last_decision, one_query, record_decisions
-from unirouter_plugins.llamaindex.messages import Asked
+from unirouter_plugins.llamaindex.messages import chat_of
 
 pytestmark = pytest.mark.usefixtures("settings")
 
@@ -96,6 +96,15 @@ def test_a_stream_s_record_is_whole_when_it_has_ended(llm):
     assert record(first)["usd"] > 0
 
 
+def test_a_stream_s_record_is_kept_once_and_before_it_is_read(llm):
+    with record_decisions() as decisions:
+        chunks = llm.stream_chat([ChatMessage(SUM)])
+    assert [decision["model"] for decision in decisions] == ["tutor"]
+    assert all(record(chunk) is decisions[0] for chunk in chunks)
+    assert len(decisions) == 1
+    assert decisions[0]["usd"] > 0
+
+
 def test_a_chat_is_routed_on_the_newest_text_of_the_user(llm):
     chat = [ChatMessage(POEM), ChatMessage("Drops.", role="assistant"), ChatMessage(SUM)]
     assert record(llm.chat(chat))["model"] == "tutor"
@@ -111,7 +120,7 @@ def test_what_a_model_was_sent_before_costs_it_the_price_for_cached_tokens(llm, 
         {row.model: row.cost for row in llm.decide([system, asks, answer, ChatMessage(SUM)]).ranking} for answer in said
     )
     prices = asked_router.pool["sage"].prices
-    sent = Asked([system, asks]).count_tokens(asked_router.fit_.token_counter)[0]
+    sent = chat_of([system, asks]).count_tokens(asked_router.fit_.token_counter)
     assert listed.pop("sage") - cached.pop("sage") == pytest.approx(sent * (prices.input - prices.cached_input) / 1e6)
     assert listed == cached
 
@@ -154,6 +163,25 @@ def test_the_metadata_are_what_the_router_can_do_with_its_pool(asked_router):
     assert (told.context_window, told.is_chat_model, told.is_function_calling_model) == (8_000, True, True)
     none = scripted(asked_router, {"calls_tools": False})
     assert not UniRouterLLM(asked_router, none).metadata.is_function_calling_model
+
+
+def test_the_metadata_leave_room_for_a_prompt_as_each_model_does(asked_router):
+    sizes = {"poet": (8_000, 256), "sage": (200_000, 100_000), "tutor": (4_000, 4_000)}
+    how = {name: {"context_window": window, "num_output": output} for name, (window, output) in sizes.items()}
+    told = UniRouterLLM(asked_router, scripted(asked_router, **{**how, "tutor": {}})).metadata
+    assert (told.context_window, told.num_output) == sizes["poet"]
+    llm = UniRouterLLM(asked_router, scripted(asked_router, **how), cost_weight=300)
+    assert (llm.metadata.context_window, llm.metadata.num_output) == (4_000, 2_000)  # half of it is for the prompt
+    assert index().as_query_engine(llm=llm).query(SUM).metadata["unirouter"]["model"] == "tutor"
+
+
+def test_handlers_are_registered_when_an_llm_is_first_used_and_only_once(asked_router, llms, monkeypatch):
+    handlers = []
+    monkeypatch.setattr(get_dispatcher("llama_index.core.base.base_query_engine"), "event_handlers", handlers)
+    llm = UniRouterLLM(asked_router, llms)
+    assert not handlers
+    assert llm.metadata == llm.metadata
+    assert len(handlers) == 1
 
 
 def test_a_model_that_joins_or_retires_does_so_here(router):
@@ -400,6 +428,16 @@ def test_callbacks_and_token_counts_come_once(llm):
     assert (tokens.prompt_llm_token_count, tokens.completion_llm_token_count) == (told["tokens_in"], told["tokens_out"])
 
 
+def test_llms_that_are_given_keep_their_own_callbacks(asked_router, llms):
+    own, ours = Calls(), Calls()
+    llms["tutor"].callback_manager = CallbackManager([own])
+    llm = UniRouterLLM(asked_router, llms, cost_weight=300, callback_manager=CallbackManager([ours]))
+    assert {record(one)["model"] for one in (llm.complete(SUM), llm.complete(SUM))} == {"tutor"}
+    llms["tutor"].complete(SUM)
+    llms["poet"].complete(POEM)
+    assert (len(own.models), len(ours.models)) == (3, 2)
+
+
 # --- Who is next -----------------------------------------------------------------------------------------------------
 
 
@@ -481,12 +519,12 @@ def test_bad_input_is_one_clear_sentence(asked_router, llms, llm):
         assert str(raised.value).count("\n") == 0
 
 
-async def test_a_query_does_not_take_bad_input_for_an_empty_answer(llm):
+async def test_a_query_raises_the_router_s_own_error(llm):
     engine = index().as_query_engine(llm=llm)
-    llm.cost_weight = -1  # an InvalidDataError, and so a ValueError, after which LlamaIndex's synthesizers go on
-    with pytest.raises(NoCandidateError, match="cost_weight=-1"):
+    llm.cost_weight = -1  # after a ValueError, LlamaIndex's synthesizers would give an empty answer
+    with pytest.raises(InvalidDataError, match="cost_weight=-1"):
         engine.query(SUM)
-    with pytest.raises(NoCandidateError, match="cost_weight=-1"):
+    with pytest.raises(InvalidDataError, match="cost_weight=-1"):
         await engine.aquery(SUM)
 
 

@@ -21,12 +21,12 @@ from tests.plugins.scripted_llm import (
     settings,  # noqa: F401 - a fixture
     without_record,
 )
-from tests.plugins.servers import KEY, breaks, refuses_the_key, says
-from unirouter_core import NoCandidateError, Prices
+from tests.plugins.servers import KEY, breaks, refuses_the_key, says, sends
+from unirouter_core import InvalidDataError, Prices
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.failures import MissingKeyError
 from unirouter_plugins.litellm.pool_file import Member, Members
-from unirouter_plugins.llamaindex import UniRouterLLM, UniRouteSelector, record_decisions
+from unirouter_plugins.llamaindex import UniRouterLLM, UniRouterSelector, record_decisions
 
 pytestmark = [
     pytest.mark.usefixtures("settings"),
@@ -134,9 +134,17 @@ def test_a_table_s_folder_is_all_it_takes(router, scripted_server, tmp_path):
     router.save(tmp_path / "my.router")
     lines = [f'[models.{name}]\nmodel = "openai/{name}"\napi_base = "{scripted_server.url}"\n' for name in router.pool]
     (tmp_path / "pool.toml").write_text("\n".join(lines))
-    llm = UniRouterLLM.from_folder(tmp_path / "my.router", tmp_path / "pool.toml", cost_weight=300)
-    assert llm.complete(SUM).text == "Paris."
-    assert [seen.body["model"] for seen in scripted_server.seen] == ["tutor"]
+    for pool in ({}, {"pool": tmp_path / "pool.toml"}):
+        llm = UniRouterLLM.from_folder(tmp_path / "my.router", **pool, cost_weight=300)
+        assert llm.complete(SUM).text == "Paris."
+    assert [seen.body["model"] for seen in scripted_server.seen] == ["tutor"] * 2
+    without = UniRouterLLM.from_folder(tmp_path / "my.router", pool=None)
+    assert {member.api_base for member in without._models.snapshot(without.router).members.values()} == {None}
+
+
+def test_a_misspelt_parameter_is_refused_with_the_nearest(asked_router, members):
+    with pytest.raises(InvalidDataError, match=r"temprature= is no parameter that LiteLLM knows; did you mean temper"):
+        routed(asked_router, members, temprature=0)
 
 
 def test_no_key_is_shown(asked_router, members, scripted_server, monkeypatch):
@@ -188,6 +196,15 @@ async def test_a_failing_model_is_asked_once_and_the_next_answers(asked_router, 
     assert len(scripted_server.asked("tutor")) == 4  # and never retried
 
 
+async def test_a_response_without_an_answer_is_the_model_s_failure(asked_router, members, scripted_server):
+    llm = routed(asked_router, members)
+    for nothing in (sends(choices=[]), says("")):
+        scripted_server.script["tutor"] = nothing
+        for answer in (llm.complete(SUM), await llm.achat([ChatMessage(SUM)])):
+            assert record(answer)["model"] == "scholar"
+            assert "'tutor' gave no answer" in record(answer)["failures"]["tutor"]
+
+
 def test_the_last_of_the_ranking_is_retried_as_when_it_is_called_directly(asked_router, members, scripted_server):
     scripted_server.script["tutor"] = [breaks(500), says("It is 51.")]
     llm = routed(asked_router, members)
@@ -206,7 +223,7 @@ async def test_a_key_that_is_not_set_is_the_model_s_failure(asked_router, member
 def test_in_a_query_a_missing_key_is_no_empty_answer(asked_router, scripted_server, monkeypatch):
     monkeypatch.delenv("NO_KEY", raising=False)
     keyless = {name: Member(name, f"openai/{name}", scripted_server.url, "NO_KEY") for name in asked_router.pool}
-    with pytest.raises(NoCandidateError, match="NO_KEY, which is not set"):
+    with pytest.raises(MissingKeyError, match="NO_KEY, which is not set"):
         index().as_query_engine(llm=routed(asked_router, keyless)).query(SUM)
 
 
@@ -248,7 +265,7 @@ def real(asked_router, llama_server):
 
 @pytest.fixture
 def direct(real):
-    return real._llms.llm(real.router.pool["tutor"])
+    return real._models.model(real._models.snapshot(real.router), "tutor")
 
 
 async def test_a_real_model_answers_as_when_it_is_called_directly(real, direct):
@@ -267,7 +284,7 @@ def test_a_router_query_engine_asks_a_real_model(real, direct):
         QueryEngineTool.from_defaults(whole.as_query_engine(llm=real), name=name, description="Shops.")
         for name in ("sage", "poet")
     ]
-    response = RouterQueryEngine(UniRouteSelector(real), engines, llm=real).query("Where are umbrellas sold?")
+    response = RouterQueryEngine(UniRouterSelector(real), engines, llm=real).query("Where are umbrellas sold?")
     assert response.response == whole.as_query_engine(llm=direct).query("Where are umbrellas sold?").response
     assert "is expected to err by" in response.metadata["selector_result"].reason
 

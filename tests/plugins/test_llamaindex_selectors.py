@@ -16,7 +16,7 @@ from tests.plugins.scripted_llm import (
     settings,  # noqa: F401 - a fixture
 )
 from unirouter_core import InvalidDataError, UnknownModelError
-from unirouter_plugins.llamaindex import UniRouterLLM, UniRouteSelector
+from unirouter_plugins.llamaindex import UniRouterLLM, UniRouterSelector
 
 pytestmark = pytest.mark.usefixtures("settings")
 
@@ -31,7 +31,7 @@ def llms(asked_router):
 @pytest.fixture
 def selector(asked_router):
     """Sums go to the tutor, poems to the poet."""
-    return UniRouteSelector(asked_router, cost_weight=300)
+    return UniRouterSelector(asked_router, cost_weight=300)
 
 
 @pytest.fixture
@@ -89,13 +89,13 @@ async def test_tools_that_were_retrieved_are_narrowed_to_the_one_of_the_picked_m
 
 
 def test_choices_may_be_bound_to_models_under_other_names(asked_router):
-    bound = UniRouteSelector(asked_router, models={"arithmetic": "tutor", "verse": "poet"}, cost_weight=300)
+    bound = UniRouterSelector(asked_router, models={"arithmetic": "tutor", "verse": "poet"}, cost_weight=300)
     assert bound.select(choices("verse", "arithmetic"), SUM).ind == 1
 
 
 def test_a_selector_goes_by_the_llm_s_cost_weight(asked_router, llms):
     llm = UniRouterLLM(asked_router, llms, cost_weight=float("inf"))
-    assert MODELS[UniRouteSelector(llm).select(choices(*MODELS), SUM).ind] == "poet"
+    assert MODELS[UniRouterSelector(llm).select(choices(*MODELS), SUM).ind] == "poet"
 
 
 # --- Then an LLM selects ----------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ WHERE = [ToolMetadata(name=f"shops_{place.lower()}", description=f"Shops in {pla
 def asking(router, answer, **how):
     """A selector that asks LLMs without tools, all of which give the same answer."""
     said = {"calls_tools": False, "says": {"Some choices are given below": answer}, **how}
-    return UniRouteSelector(UniRouterLLM(router, scripted(router, said), cost_weight=300), then_select_tool=True)
+    return UniRouterSelector(UniRouterLLM(router, scripted(router, said), cost_weight=300), then_select_tool=True)
 
 
 def chosen(number):
@@ -122,7 +122,7 @@ async def test_the_picked_llm_selects_by_the_descriptions(asked_router):
 
 
 def test_the_picked_llm_may_select_by_a_tool_call(asked_router):
-    selector = UniRouteSelector(
+    selector = UniRouterSelector(
         UniRouterLLM(asked_router, scripted(asked_router), cost_weight=300), then_select_tool=True
     )
     result = selector.select(WHERE, "What is 14 plus 37?")
@@ -152,9 +152,9 @@ def test_a_choice_that_is_not_there_is_refused(asked_router, number):
 def test_bad_input_is_one_clear_sentence(asked_router, selector, llms):
     no_tool = FunctionTool.from_defaults(lambda: None, name="gpt-9", description="?").metadata
     for make, kind, match in [
-        (lambda: UniRouteSelector("my.router"), InvalidDataError, "neither a UniRouter nor a UniRouterLLM"),
-        (lambda: UniRouteSelector(asked_router, then_select_tool=True), InvalidDataError, "give a UniRouterLLM"),
-        (lambda: UniRouteSelector(asked_router, cost_weight="low"), InvalidDataError, "cost_weight='low'"),
+        (lambda: UniRouterSelector("my.router"), InvalidDataError, "neither a UniRouter nor a UniRouterLLM"),
+        (lambda: UniRouterSelector(asked_router, then_select_tool=True), InvalidDataError, "give a UniRouterLLM"),
+        (lambda: UniRouterSelector(asked_router, cost_weight="low"), InvalidDataError, "cost_weight='low'"),
         (lambda: selector.select([*choices("poet"), no_tool], SUM), UnknownModelError, "'gpt-9' is bound to no model"),
         (lambda: selector.select(["Shops in Rome."], SUM), InvalidDataError, "'Shops in Rome.' has no name"),
         (lambda: selector.select(choices("poet", "poet"), SUM), InvalidDataError, "Two choices are bound to 'poet'"),

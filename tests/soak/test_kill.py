@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import fitted
-from tests.plugins.killing import SUMS, check_kills
+from tests.plugins.onboarding.killing import SUMS, check_kills
 from tests.plugins.servers import KEY, says, serve_script
 
 

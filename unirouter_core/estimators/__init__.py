@@ -9,11 +9,7 @@ from unirouter_core.estimators.low_rank import LowRankEstimator
 from unirouter_core.estimators.neighbours import NeighboursEstimator
 from unirouter_core.estimators.protocol import Estimator, Prediction
 
-FORMER_NAMES = {"BlendEstimator": DefaultEstimator, "MixtureEstimator": KnownModelsEstimator}
-"""Classes as router folders of version 0.1 name them."""
-
 __all__ = [
-    "FORMER_NAMES",
     "DefaultEstimator",
     "Estimator",
     "KMeansEstimator",

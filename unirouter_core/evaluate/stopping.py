@@ -1,4 +1,4 @@
-"""In which order to ask a new model, and when more of its answers would not change where prompts go."""
+"""In which order to evaluate a new model, and when more of its answers would not change where prompts go."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import bisect
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from unirouter_core.costs import PRIOR_ANSWERS
 from unirouter_core.data import Evaluation
-from unirouter_core.embedding import Array, Labels, Mask, normalise
-from unirouter_core.evaluate.bootstrap import check_trials
+from unirouter_core.embedding import Array, Labels, Mask
+from unirouter_core.evaluate.bootstrap import Bootstrap
+from unirouter_core.evaluate.holdout import predict, refitted
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.fit import call_cost, with_prices
 from unirouter_core.pool import Expected, ModelProfile, Pool
+from unirouter_core.router import UniRouter
 from unirouter_core.rule import check_cost_weight, choose
-
-if TYPE_CHECKING:
-    from unirouter_core.router import UniRouter
 
 TOGETHER = 0.5
 """How much of what a profile may be wrong by, as variance, is the same in all regions.
 
-At 0, shares stated with 90 % confidence after 50 answers held 84 % of the time (50 joins on MMLU-Pro, a large
-cost_weight); at a half, 94 %.
+At 0, shares stated with 90 % confidence after 50 answers held 84 % of the time (50 models onboarded on MMLU-Pro, a
+large cost_weight); at a half, 94 %.
 """
 
 TINY = 1e-12
@@ -36,7 +35,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Undecided:
-    """Whether the answers that a new model still owes could change where prompts go.
+    """Whether the answers that a new model still lacks could change where prompts go.
 
     Parameters
     ----------
@@ -45,7 +44,7 @@ class Undecided:
     changed : float
         With `confidence`, at most this share of the validation prompts would go elsewhere after all answers.
     share, confidence : float
-        What was asked for.
+        As given.
     goes : float
         The share of the validation prompts that go to the new model now.
     n_answered, n_open : int
@@ -66,10 +65,10 @@ class Undecided:
 
 
 def ask_order(labels: npt.ArrayLike, seed: int = 0) -> Labels:
-    """Return an order of prompts whose every beginning holds each region's share to within one prompt.
+    """Return a stratified order of prompts: every prefix holds each region's share to within one prompt.
 
-    It is Tijdeman's chairman assignment: of the regions that are owed a prompt the next comes from the one that is due
-    first. With k regions no beginning is off by more than 1 - 1 / (2k - 2), and no order does better in general.
+    It is Tijdeman's chairman assignment: of the regions that are owed a prompt, the next comes from the one that is due
+    first. With k regions no prefix is off by more than 1 - 1 / (2k - 2), and no order does better in general.
 
     Parameters
     ----------
@@ -89,17 +88,16 @@ def ask_order(labels: npt.ArrayLike, seed: int = 0) -> Labels:
     >>> np.cumsum(labels[ask_order(labels)] == 0).tolist()
     [1, 1, 2, 3, 3, 4]
     """
-    given = np.asarray(labels)
-    rng = np.random.default_rng(seed)
+    given, rng = np.asarray(labels), np.random.default_rng(seed)
     regions = [rng.permutation(np.flatnonzero(given == name)) for name in rng.permutation(np.unique(given))]
-    sizes, asked, n = np.array([len(region) for region in regions]), np.zeros(len(regions), int), len(given)
+    sizes, taken, n = np.array([len(region) for region in regions]), np.zeros(len(regions), int), len(given)
     parts, order = max(2 * len(regions) - 2, 1), np.empty(n, int)
     for place in range(n):
-        owed = parts * (sizes * (place + 1) - asked * n) >= n
-        due = (parts * (asked + 1) - 1) / (parts * sizes)
+        owed = parts * (sizes * (place + 1) - taken * n) >= n
+        due = (parts * (taken + 1) - 1) / (parts * sizes)
         turn = int(np.where(owed, due, np.inf).argmin())
-        order[place] = regions[turn][asked[turn]]
-        asked[turn] += 1
+        order[place] = regions[turn][taken[turn]]
+        taken[turn] += 1
     return order
 
 
@@ -116,13 +114,13 @@ def undecided(
 ) -> Undecided:
     """Return how sure it is that a model's remaining answers would leave where the validation prompts go.
 
-    The answers still open are imagined `draws` times, from what the profile so far expects of them, what that profile
-    may be wrong by, and the luck of single answers; so are their tokens and USD. Each time the model is profiled anew,
-    and the choices are compared with those of its profile so far. Nothing in the router changes, so this may run in a
-    thread beside the calls.
+    The open answers are simulated `draws` times, from what the profile so far expects of them, its standard errors and
+    the noise of single answers; so are their tokens and USD. Each time the model is profiled with them, and the choices
+    are compared with those of its profile so far. The router does not change, so this may run in a thread beside the
+    calls.
 
-    The first model of a pool is decided only when all is answered: nothing can move, but models that come later are
-    compared with its answers.
+    The first model of a pool is decided only when all is answered: nothing can move, but later models are compared with
+    its answers.
 
     Parameters
     ----------
@@ -157,7 +155,7 @@ def undecided(
     >>> found.decided, found.goes
     (True, 0.0)
     """
-    check_trials(confidence, draws)
+    boot = Bootstrap(confidence, draws, seed)
     if not 0 <= share <= 1:
         raise InvalidDataError(f"share={share!r} must be a share of the validation prompts, 0 to 1.")
     weight = check_cost_weight(router.cost_weight if cost_weight is None else cost_weight)
@@ -168,7 +166,7 @@ def undecided(
         return Undecided(not n_open, 0.0, share, confidence, goes=1.0, n_answered=profile.n, n_open=n_open)
     now = Pool({profile.model: profile})
     present = _takes(router, others, profile, now, weight)
-    after = _imagined(router, evaluation, profile, draws, seed) if n_open else now
+    after = _simulated(router, evaluation, profile, boot) if n_open else now
     moved = (_takes(router, others, profile, after, weight) != present).mean(axis=0)
     changed = float(np.quantile(moved, confidence, method="higher"))
     return Undecided(changed <= share, changed, share, confidence, float(present.mean()), profile.n, n_open)
@@ -176,7 +174,7 @@ def undecided(
 
 def _takes(router: UniRouter, others: Pool, profile: ModelProfile, pool: Pool, weight: float) -> Mask:
     """Return which validation prompts the model takes from `others`, (n, m), for each of its m profiles in `pool`."""
-    theirs, ours = _expect(router, others, profile), _expect(router, pool, profile)
+    theirs, ours = (predict(router, models, profile.measured) for models in (others, pool))
     column = bisect.bisect(others.models, profile.model)  # models are in the order of their names, which breaks ties
     taken = []
     for errors, costs in zip(ours.prediction.errors.T, ours.costs.T, strict=True):
@@ -185,36 +183,26 @@ def _takes(router: UniRouter, others: Pool, profile: ModelProfile, pool: Pool, w
     return np.stack(taken, axis=1)
 
 
-def _expect(router: UniRouter, pool: Pool, profile: ModelProfile) -> Expected:
-    """Return what the models of `pool` are expected to do on the prompts that `profile` was measured on."""
-    measured = profile.measured
-    return router.fit_.expect(pool, normalise(measured.vectors), measured.tokens)
-
-
 def _open(evaluation: Evaluation) -> Mask:
     """Return which prompts have no answer yet, (n_prompts,)."""
     return np.isnan(evaluation.errors) & ~evaluation.failed
 
 
-def _imagined(router: UniRouter, evaluation: Evaluation, profile: ModelProfile, draws: int, seed: int) -> Pool:
-    """Return the model's profiles after `draws` imagined sets of the open answers, as a pool."""
-    now = _expect(router, Pool({profile.model: profile}), profile)
-    rng, priced, measured = np.random.default_rng(seed), with_prices(evaluation), profile.measured
+def _simulated(router: UniRouter, evaluation: Evaluation, profile: ModelProfile, boot: Bootstrap) -> Pool:
+    """Return the model's profiles after each simulation of the open answers, as a pool."""
+    now = predict(router, Pool({profile.model: profile}), profile.measured)
+    rng, priced = np.random.default_rng(boot.seed), with_prices(evaluation)
     n_regions, rows = len(router.fit_.regions), np.flatnonzero(~evaluation.failed)
-    X = normalise(measured.vectors[rows])
-    known = None if measured.known is None else measured.known[rows].astype(np.float32)
     profiles = {}
-    for draw in range(draws):
+    for draw in range(boot.trials):
         whole = _completed(priced, now, n_regions, rng)
-        features = np.asarray(router.fit_.estimator.profile(X, whole.errors[rows], known), np.float32)
-        cost = call_cost(whole, measured.tokens, now.regions, n_regions, scalar=router.fit_.cost == "mean")
-        error = float(whole.errors[rows].mean())
-        profiles[f"{draw:09}"] = dataclasses.replace(profile, features=features, error=error, cost=cost)
+        cost = call_cost(whole, profile.measured.tokens, now.regions, n_regions, scalar=router.fit_.cost == "mean")
+        profiles[f"{draw:09}"] = refitted(router, profile, whole.errors[rows], rows, cost=cost)
     return Pool(profiles)
 
 
 def _completed(evaluation: Evaluation, now: Expected, n_regions: int, rng: np.random.Generator) -> Evaluation:
-    """Return the evaluation with its open answers imagined once."""
+    """Return the evaluation with its open answers simulated once."""
     rows, answered = np.flatnonzero(_open(evaluation)), np.flatnonzero(~np.isnan(evaluation.errors))
     regions = now.regions[rows]
     off = math.sqrt(TOGETHER) * rng.normal() + math.sqrt(1 - TOGETHER) * rng.normal(size=n_regions)[regions]

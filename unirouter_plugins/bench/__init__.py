@@ -1,38 +1,47 @@
 """The paper's protocol on recorded outcomes: every method on the same random splits, and how they compare."""
 
-from unirouter_plugins.bench.case import Case, Costs
-from unirouter_plugins.bench.methods import AFTER, BEFORE, CEILING, DEFAULT, METHODS, ZERO, Method, methods_named
-from unirouter_plugins.bench.recorded import Recorded, recorded
-from unirouter_plugins.bench.records import GRID, SCALARS, Record
-from unirouter_plugins.bench.splits import Split, reachable, split, twins, validation_share
-from unirouter_plugins.bench.summary import Standing, standings
-from unirouter_plugins.bench.trials import N_VALS, Settings, benchmark, run_trial
+try:
+    import jinja2  # noqa: F401
+    import matplotlib  # noqa: F401
+    import pandas  # noqa: F401
+    import pyarrow  # noqa: F401
+except ImportError as missing:
+    raise ImportError(f"{missing.name} is missing: pip install 'unirouter[bench]'.") from missing
+
+from unirouter_plugins.bench.methods import (
+    AFTER,
+    BEFORE,
+    METHODS,
+    Method,
+    Settings,
+    benchmark,
+    methods_named,
+    run_trial,
+)
+from unirouter_plugins.bench.protocol import N_VALS, Case, Recorded, Split, reachable, recorded, split
+from unirouter_plugins.bench.results import CLAIRVOYANT, DEFAULT, SCALARS, ZERO, TrialFiles, shown, standings
 
 __all__ = [
     "AFTER",
     "BEFORE",
-    "CEILING",
+    "CLAIRVOYANT",
     "DEFAULT",
-    "GRID",
     "METHODS",
     "N_VALS",
     "SCALARS",
     "ZERO",
     "Case",
-    "Costs",
     "Method",
-    "Record",
     "Recorded",
     "Settings",
     "Split",
-    "Standing",
+    "TrialFiles",
     "benchmark",
     "methods_named",
     "reachable",
     "recorded",
     "run_trial",
+    "shown",
     "split",
     "standings",
-    "twins",
-    "validation_share",
 ]

@@ -1,12 +1,19 @@
-"""The methods of a benchmark: estimators by name, and the references that need none."""
+"""The methods of a benchmark, estimators and references, and the trials that run them on one random split each."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
+from unirouter_core.embedding import Array
 from unirouter_core.estimators import (
     DefaultEstimator,
     Estimator,
@@ -18,16 +25,15 @@ from unirouter_core.estimators import (
     ShrunkenClustersEstimator,
 )
 from unirouter_core.exceptions import InvalidDataError
-
-DEFAULT = "default"
-"""The method that the others are compared with."""
-
-ZERO, CEILING = "ZeroRouter", "clairvoyant"
-"""The two ends of the gap that a method closes."""
+from unirouter_plugins.bench.protocol import N_VALS, Case, Recorded, reachable, split
+from unirouter_plugins.bench.results import CLAIRVOYANT, DEFAULT, ZERO, record
 
 BEFORE = (ZERO, "models' hull", "single model", "random")
-AFTER = (CEILING, "oracle")
+AFTER = (CLAIRVOYANT, "oracle")
 """References, and whether they stand before or after the methods; every trial has them."""
+
+POINTS = ("single model", "random")
+"""References that cannot trade quality for cost."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,10 @@ class Method:
     ----------
     name : str
     make : callable
-        An estimator's class, or a function that returns one, not fitted; one that takes ``n_val`` is told the size of
+        An estimator's class, or a function that returns one, not fitted; one that takes ``n_val`` is given the size of
         the validation set. At the top of a module, so that other processes find it.
     settings : mapping
-        What else it is called with.
+        Its other arguments.
     """
 
     name: str
@@ -55,39 +61,173 @@ class Method:
 
 
 METHODS = (
-    Method("K-NN", NeighboursEstimator),
-    Method("K-Means (paper)", KMeansEstimator, {"rule": "paper", "n_val": 400}),  # N_val changes nothing: one fit
-    Method("K-Means", KMeansEstimator),
-    Method("LearnedMap", LearnedMapEstimator),
-    Method("A", ShrunkenClustersEstimator),
-    Method("B", LowRankEstimator),
-    Method("C", KnownModelsEstimator),
+    Method("nearest neighbours", NeighboursEstimator),
+    Method("k-means (paper)", KMeansEstimator, {"rule": "paper", "n_val": 400}),  # N_val changes nothing: one fit
+    Method("k-means", KMeansEstimator),
+    Method("learned map", LearnedMapEstimator),
+    Method("shrunken clusters", ShrunkenClustersEstimator),
+    Method("low rank", LowRankEstimator),
+    Method("known models", KnownModelsEstimator),
     Method(DEFAULT, DefaultEstimator),
 )
-"""K by the paper's rule and by one that knows N_val; A: shrunken clusters, B: low-rank logistic, C: mixture of known
-models; default: what a router uses when it is told nothing."""
+"""The paper's four methods, K chosen by the paper's rule and by one that knows N_val; our three, and what a router uses
+by default."""
+
+NEEDS_KNOWN = "known models"
+"""A method that needs the known models' answers on the validation prompts."""
 
 
 def methods_named(names: Sequence[str], own: Sequence[Method] = ()) -> tuple[Method, ...]:
-    """Return the methods of these names, in any letter case, and `own` ones.
+    """Return the methods of these names, letter case and hyphens ignored, and `own` ones.
 
     Raises
     ------
     InvalidDataError
-        When a name is not known, or stands twice.
+        When a name is not known, or given twice.
 
     Examples
     --------
-    >>> [method.name for method in methods_named(["k-nn", "default"])]
-    ['K-NN', 'default']
+    >>> [method.name for method in methods_named(["K-Means", "low-rank"])]
+    ['k-means', 'low rank']
     """
-    known = {method.name.lower(): method for method in METHODS}
-    unknown = [name for name in names if name.lower() not in known]
+
+    def key(name: str) -> str:
+        return re.sub(r"[-_\s]+", " ", name).strip().lower()
+
+    known = {key(method.name): method for method in METHODS}
+    unknown = [name for name in names if key(name) not in known]
     if unknown:
         raise InvalidDataError(f"{unknown[0]!r} is no method; there are {', '.join(m.name for m in METHODS)}.")
-    found = (*(known[name.lower()] for name in names), *own)
+    found = (*(known[key(name)] for name in names), *own)
     every = [*(method.name for method in found), *BEFORE, *AFTER]
     twice = [name for name in every if every.count(name) > 1]
     if twice:
         raise InvalidDataError(f"Two methods are called {twice[0]!r}; name each once.")
     return found
+
+
+Key: TypeAlias = tuple[int, int, str]
+"""N_val, trial and method."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a benchmark runs, apart from the table.
+
+    Trial t of a seed is the same split whatever else is run. Costs are a model's mean USD, as in the paper, or each
+    prompt's on the axis and those of its region as the router's expectation. `known` says whether the known models have
+    answered the validation prompts; `groups` are models that stay on one side of a split, beside those alike by name.
+    """
+
+    n_vals: Sequence[int] = N_VALS
+    methods: Sequence[Method] = METHODS
+    seed: int = 0
+    costs: Literal["mean", "per-prompt"] = "mean"
+    known: bool = True
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.n_vals or min(self.n_vals) < 2:
+            raise InvalidDataError(f"N_val is {list(self.n_vals)}; give one or more whole numbers of at least 2.")
+        if self.costs not in ("mean", "per-prompt"):
+            raise InvalidDataError(f"costs={self.costs!r} must be 'mean' or 'per-prompt'.")
+
+    @property
+    def names(self) -> list[str]:
+        """The methods and references, in the order of a table."""
+        return [*BEFORE, *(method.name for method in self.methods), *AFTER]
+
+
+def benchmark(
+    table: Recorded,
+    settings: Settings | None = None,
+    *,
+    trials: int = 400,
+    processes: int = 1,
+    done: Collection[Key] = frozenset(),
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the records of each trial, in order; a trial is a random split of models and prompts.
+
+    Parameters
+    ----------
+    table : Recorded
+    settings : Settings, optional
+    trials : int
+        400 in the paper.
+    processes : int
+        Changes no number but the seconds.
+    done : collection of (n_val, trial, method)
+        What needs no second run; a trial with nothing left to run is an empty list.
+
+    Raises
+    ------
+    InvalidDataError
+        When the table reaches no N_val of the settings, or has too few models for a split.
+    """
+    wanted = Settings() if settings is None else settings
+    reached, _ = reachable(wanted.n_vals, len(table))
+    if not reached:
+        raise InvalidDataError(f"{table.name} has {len(table)} prompts, too few for N_val {min(wanted.n_vals)}.")
+    run = partial(run_trial, table, dataclasses.replace(wanted, n_vals=reached), done=frozenset(done))
+    if processes == 1 or trials * len(reached) * len(wanted.names) - len(done) < 2:
+        yield from map(run, range(trials))
+        return
+    import multiprocessing  # here, because every command would wait for them
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")  # a fork would copy threads in the middle of their work
+    with ProcessPoolExecutor(min(processes, trials), mp_context=context) as workers:
+        yield from workers.map(run, range(trials))
+
+
+def run_trial(
+    table: Recorded, settings: Settings, trial: int, *, done: Collection[Key] = frozenset()
+) -> list[dict[str, Any]]:
+    """Return the records of one trial; those in `done` are left out."""
+    from threadpoolctl import threadpool_limits
+
+    seed, fitted = [settings.seed, trial], dict[tuple[str, str], tuple[Estimator, float]]()
+    todo = [(n, name) for n in settings.n_vals for name in settings.names if (n, trial, name) not in done]
+    if not todo:
+        return []
+    with threadpool_limits(1):  # sums in one order: the same bits however many cores there are
+        case = Case.of(table, split(table.outcomes.models, len(table), seed, settings.groups), settings.costs)
+        methods, records = {method.name: method for method in settings.methods}, []
+        for n, name in todo:
+            if name in methods:
+                found = _estimated(case, methods[name], n, settings.known, fitted)
+            else:
+                found = record(case, *_reference(case, name, n, seed), point=name in POINTS)
+            records.append({"table": table.name, "n_val": n, "trial": trial, "method": name, **found})
+        return records
+
+
+def _estimated(
+    case: Case, method: Method, n_val: int, known: bool, fitted: dict[tuple[str, str], tuple[Estimator, float]]
+) -> dict[str, Any]:
+    """Return the record of an estimator; one whose settings are the same at every N_val is fitted once."""
+    estimator = method.estimator(n_val)
+    key = method.name, repr(estimator)  # two classes may have one name and so one repr
+    if key not in fitted:
+        begun = time.perf_counter()
+        estimator = estimator.fit(case.X_train, case.training)
+        fitted[key] = estimator, time.perf_counter() - begun
+    estimator, seconds = fitted[key]
+    begun = time.perf_counter()
+    prediction = case.predict(estimator, n_val, known=known)
+    seconds += time.perf_counter() - begun
+    return record(case, prediction.errors, case.expected_costs(n_val), prediction=prediction, seconds=seconds)
+
+
+def _reference(case: Case, name: str, n_val: int, seed: Sequence[int]) -> tuple[Array, Array]:
+    """Return the errors and costs that a reference expects, (m,) or (n_test, m)."""
+    if name == "models' hull":
+        return case.errors.mean(axis=0), np.broadcast_to(case.costs, case.errors.shape).mean(axis=0)
+    if name == "random":
+        drawn = np.random.default_rng([*seed, 1]).integers(case.errors.shape[1], size=len(case.errors))
+        return 1 - np.eye(case.errors.shape[1])[drawn], case.costs
+    if name == CLAIRVOYANT:
+        return case.clairvoyant_errors, case.expected_costs(n_val)
+    if name == "oracle":
+        return case.errors, case.costs
+    return case.measured.errors[:n_val].mean(axis=0, dtype=np.float64), case.validation_costs(n_val)

@@ -1,14 +1,32 @@
-"""The command that judges methods by recorded outcomes: its options, and what it prints and writes."""
+"""The command that judges methods by recorded outcomes: tables read, trials run or resumed, standings shown."""
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.cli.options import Json, emit, split
+from unirouter_plugins.cli.options import Json, split
+from unirouter_plugins.cli.show import console as open_console
+from unirouter_plugins.cli.show import each, emit, working
+from unirouter_plugins.cli.show import table as empty_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from unirouter_plugins.bench import Method, Recorded, Settings, TrialFiles
+
+VECTORS, LEARNED = "minilm.npy", "default"
+
+CURVES = ("Area", "50 %", "QNC", "own", "reach", "peak", "AIQ", "Brier", "ECE")
+COMPARED = ("covers", "gap", "ahead", "p", "by", "90 % interval", "s")
+"""The columns of the two tables on a terminal."""
 
 
 def bench(
@@ -18,15 +36,18 @@ def bench(
     trials: Annotated[int, typer.Option(min=1, help="Random splits of models and prompts.")] = 400,
     n_val: Annotated[
         list[int] | None,
-        typer.Option(
-            metavar="N", help="Answers measured of each new model; give it once for each size; 50, 100, 200 and 400."
-        ),
+        typer.Option(metavar="N", help="Answers measured of each new model; repeatable; 50, 100, 200 and 400."),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Of K-NN, K-Means (paper), K-Means, LearnedMap, A, B, C, default.")
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Of nearest neighbours, k-means (paper), k-means, learned map, shrunken clusters, low rank, "
+            "known models, default.",
+        ),
     ] = None,
     estimator: Annotated[
-        list[str] | None, typer.Option(metavar="MODULE:CLASS", help="An estimator of your own; may be repeated.")
+        list[str] | None, typer.Option(metavar="MODULE:CLASS", help="An estimator of your own; repeatable.")
     ] = None,
     embedder: Annotated[
         str | None,
@@ -37,30 +58,129 @@ def bench(
     ] = None,
     costs: Annotated[str, typer.Option(metavar="mean|per-prompt", help="One cost a model, or each prompt's.")] = "mean",
     known: Annotated[
-        bool, typer.Option("--known/--no-known", help="Known models have answered the prompts measured on.")
+        bool, typer.Option("--known/--no-known", help="Known models have answered the validation prompts.")
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits.")] = 0,
     processes: Annotated[int | None, typer.Option(min=1, help="At once; all cores when not given.")] = None,
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="FOLDER", help="Where trials, table and page go; a killed run goes on there."),
+        typer.Option("--out", metavar="FOLDER", help="For trials, table and page; rerun to resume an interrupted run."),
     ] = Path("bench"),
     as_json: Json = False,
 ) -> None:
     """Compare routing methods on recorded outcomes: new models, random splits, paired."""
-    from unirouter_plugins.cli import bench_trials, standings_table  # here: no other command should wait for them
+    from unirouter_plugins.bench import METHODS, N_VALS, Settings, TrialFiles, methods_named, reachable, standings
+    from unirouter_plugins.bench.methods import NEEDS_KNOWN
+    from unirouter_plugins.bench.page import write_page
 
     if costs not in ("mean", "per-prompt"):
         raise InvalidDataError(f"--costs is {costs!r}; it is mean or per-prompt.")
-    chosen = bench_trials.chosen_methods(split(methods), estimator or [], known=known)
-    settings = bench_trials.settings_of(n_val, chosen, seed, cast("Literal['mean', 'per-prompt']", costs), known)
-    tables = bench_trials.read_tables(data, embedder, every_cost=costs == "per-prompt")
-    made = bench_trials.run(tables, settings, out, trials=trials, processes=processes)
+    every = [method.name for method in METHODS if known or method.name != NEEDS_KNOWN]
+    names = split(methods)
+    chosen = methods_named(every if names is None else names, [_own(name) for name in estimator or []])
+    cost_kind = cast("Literal['mean', 'per-prompt']", costs)
+    settings = Settings(sorted(set(n_val or N_VALS)), chosen, seed, cost_kind, known)
+    with working("Reading"):
+        tables = _read(data, embedder, every_cost=costs == "per-prompt")
+    most = max(len(table) for table in tables)
+    if not reachable(settings.n_vals, most)[0]:
+        raise InvalidDataError(
+            f"N_val {min(settings.n_vals)} is more than {most} prompts reach; give a smaller --n-val."
+        )
+    files = TrialFiles(out, {"seed": seed, "costs": costs, "known": known})
+    records = [record for table in tables for record in _run(table, settings, files, trials, processes or _cores())]
+    found, about = standings(records), {table.name: str(table) for table in tables}
+    written = [*files.export(records), *write_page(found, records, about, out)]
     if as_json:
-        about = {table.name: standings_table.describe(table) for table in tables}
-        emit({"out": str(out), "tables": about, "standings": standings_table.rows(made.standings)})
+        rows = found.astype(object).where(found.notna(), None).to_dict("records")
+        emit({"out": str(out), "tables": about, "standings": rows})
         return
-    standings_table.show(made.standings, tables, settings)
-    pictures = sum(path.suffix == ".svg" for path in made.written)
-    others = ", ".join(path.name for path in made.written if path.suffix != ".svg")
-    typer.echo(f"Written to {out}: {others}" + (f" and {pictures} pictures." if pictures else "."))
+    _show(found, tables, settings)
+    pictures = sum(path.suffix == ".svg" for path in written)
+    others = ", ".join(path.name for path in written if path.suffix != ".svg")
+    typer.echo(f"Written to {out}: {others} and {pictures} pictures.")
+
+
+def _own(name: str) -> Method:
+    """Return the method of a class named "package.module:Class", found from the current folder too; try it once."""
+    from unirouter_plugins.bench import N_VALS, Method
+
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        method = Method(attribute, getattr(importlib.import_module(module), attribute))
+        made = method.estimator(n_val=max(N_VALS))
+    except (ImportError, SyntaxError, AttributeError, TypeError, ValueError) as missing:
+        raise InvalidDataError(
+            f"--estimator {name} cannot be loaded ({missing}); write package.module:Class, of a class that needs no "
+            "arguments."
+        ) from missing
+    lacking = [each for each in ("fit", "profile", "predict") if not callable(getattr(made, each, None))]
+    if lacking:
+        raise InvalidDataError(f"--estimator {name} has no {lacking[0]}; an estimator has fit, profile and predict.")
+    return method
+
+
+def _read(paths: Sequence[Path], embedder: str | None, *, every_cost: bool) -> list[Recorded]:
+    """Return the tables in these files and folders, with the vectors beside them."""
+    import numpy as np
+
+    from unirouter_core.data import read_outcomes
+    from unirouter_plugins.bench import recorded
+
+    names, found = [path.resolve().stem for path in paths], []
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InvalidDataError(f"Two tables are called {twice[0]!r}; give each once, under a name of its own.")
+    for name, path in zip(names, paths, strict=True):
+        beside = (path if path.is_dir() else path.parent) / (embedder or VECTORS)
+        given = embedder != LEARNED if embedder else path.is_dir() and beside.exists()
+        try:
+            vectors = np.load(beside, allow_pickle=False) if given else None
+        except ValueError as failed:  # what numpy raises for a file that is no array
+            raise InvalidDataError(f"{beside} holds no array of numbers; write it with numpy.save.") from failed
+        found.append(recorded(name, read_outcomes(path), vectors, every_cost=every_cost))
+    return found
+
+
+def _run(table: Recorded, settings: Settings, files: TrialFiles, trials: int, processes: int) -> list[dict[str, Any]]:
+    """Run the trials that are not in the folder yet; return the records of all that the settings want."""
+    from unirouter_plugins.bench import benchmark, reachable
+
+    if not (reached := reachable(settings.n_vals, len(table))[0]):
+        return []  # which sizes are not reached is said in the end
+    places = {(n, name): place for n in reached for place, name in enumerate(settings.names)}
+    there = files.read(table.name, table.digest)
+    records = [each for each in there if each["trial"] < trials and (each["n_val"], each["method"]) in places]
+    done = {(each["n_val"], each["trial"], each["method"]) for each in records}
+    results = benchmark(table, settings, trials=trials, processes=processes, done=done)
+    with each(range(trials), f"{table.name}: trials") as steps:
+        for _, made in zip(steps, results, strict=True):
+            files.append(made, table.digest)
+            records += made
+    return sorted(records, key=lambda row: (row["n_val"], places[row["n_val"], row["method"]], row["trial"]))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _show(found: pd.DataFrame, tables: Sequence[Recorded], settings: Settings) -> None:
+    """Print two tables of 80 columns for each table and N_val, and say which N_val is not reached."""
+    from unirouter_plugins.bench import DEFAULT, reachable, shown
+    from unirouter_plugins.bench.protocol import validation_share
+
+    console = open_console()
+    for table in tables:
+        console.print(f"{table.name}: {table}", style="bold", soft_wrap=True)
+        for n in reachable(settings.n_vals, len(table))[1]:
+            most = int(validation_share(len(table)) * len(table))
+            console.print(f"N_val {n} is not reached: there are {most} validation prompts.")
+        for n_val, part in found[found["table"] == table.name].groupby("n_val"):
+            console.print(f"\nN_val {n_val}, {part['trials'].iloc[0]} trials", style="bold")
+            for columns in (CURVES, COMPARED):
+                drawn = empty_table("method", *(f">{heading}" for heading in columns))
+                for cells in shown(part)[["method", *columns]].to_numpy():
+                    drawn.add_row(*cells, style="bold" if cells[0] == DEFAULT else "")
+                console.print(drawn, "")
+        console.print()

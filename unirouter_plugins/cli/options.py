@@ -1,61 +1,127 @@
-"""What the commands share: their common options, the router they name, and JSON."""
+"""What the commands share: ROUTER as the first argument or as an option, the common options, prompts from files."""
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from unirouter_core.exceptions import ArtifactError, InvalidDataError
 from unirouter_core.router import UniRouter
+from unirouter_plugins.cli import show
 
-Router = Annotated[Path, typer.Argument(metavar="ROUTER", help="The router's folder.")]
-MaybeRouter = Annotated[
-    Path | None,
-    typer.Option("--router", "-r", metavar="ROUTER", help="The router's folder; recorded examples when not given."),
+EXAMPLES = Path(":examples:")
+"""What ROUTER is with --example."""
+
+FLAG = " "
+"""The metavar of an option without a value; typer writes <bool> there."""
+
+Router = Annotated[
+    Path, typer.Argument(metavar="ROUTER", help="Router folder; --router ROUTER, anywhere, does the same.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+RouterOrExample = Annotated[
+    Path,
+    typer.Argument(
+        metavar="ROUTER",
+        help="Router folder; --router ROUTER, anywhere, does the same. --example in its place takes recorded "
+        "example models.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON on stdout and nothing else.")]
 NoTexts = Annotated[
-    bool,
-    typer.Option("--no-text", "--no-texts", help="Keep only digests of prompts and answers, not their text."),
+    bool, typer.Option("--no-texts", "--no-text", metavar=FLAG, help="Keep digests of prompts and answers, no text.")
 ]
 Data = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="What the models did on other prompts; the router's own when not given."),
+    Path | None, typer.Option(metavar="FILE", help="Recorded outcomes to judge by; the router's own by default.")
 ]
 PoolFile = Annotated[
     Path | None,
-    typer.Option("--pool", metavar="FILE", help="How models are called; pool.toml beside the router when not given."),
+    typer.Option("--pool", metavar="FILE", help="How models are called; pool.toml beside the router by default."),
 ]
+CostWeight = Annotated[
+    float | None, typer.Option(metavar="W", help="The error that one USD is worth; inf takes the cheapest model.")
+]
+Models = Annotated[str | None, typer.Option(metavar="A,B", help="Choose among these models only.")]
+
+
+class RouterCommand(TyperCommand):
+    """A command whose first argument is ROUTER; ``--router ROUTER`` and ``-r ROUTER`` put it there as well."""
+
+    takes_example = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, ROUTER first."""
+        try:
+            return super().parse_args(ctx, _router_first(args, self.takes_example))
+        except typer.BadParameter as wrong:
+            if getattr(wrong.param, "name", None) != "router":
+                raise
+            example = ", or give --example for recorded example models" if self.takes_example else ""
+            raise InvalidDataError(
+                f"ROUTER is missing; name its folder: unirouter {self.name} ROUTER{example}."
+            ) from wrong
+
+
+class ExampleCommand(RouterCommand):
+    """A command that also takes ``--example`` in the place of ROUTER."""
+
+    takes_example = True
+
+
+def _router_first(args: list[str], takes_example: bool) -> list[str]:
+    for place, word in enumerate(args):
+        name, has_value, value = word.partition("=")
+        if word == "--":
+            break
+        if takes_example and word == "--example":
+            return [str(EXAMPLES), *args[:place], *args[place + 1 :]]
+        if name in ("--router", "-r") and (has_value or args[place + 1 :]):
+            value, end = (value, place + 1) if has_value else (args[place + 1], place + 2)
+            return [value, *args[:place], *args[end:]]
+    return args
+
+
+# --- Routers ----------------------------------------------------------------------------------------------------------
 
 
 def existing(folder: Path) -> Path:
     """Return the router's folder; raise `ArtifactError` when there is none."""
     if not folder.exists():
-        raise ArtifactError(f"{folder} does not exist; make it with: unirouter fit DATA --router {folder}")
+        raise ArtifactError(f"{folder} does not exist; make it with: unirouter fit {folder} DATA")
     return folder
 
 
+def load(folder: Path) -> UniRouter:
+    """Return the router in `folder`; for `EXAMPLES` the starter's with its recorded models, and a note that says so."""
+    if folder != EXAMPLES:
+        return UniRouter.load(existing(folder))
+    router = UniRouter.starter(examples=True)
+    dates = [str(profile.provenance.get("date", "date unknown")) for profile in router.pool.values()]
+    show.note(
+        f"recorded example models (released {min(dates)} to {max(dates)}; list prices typed by hand, so costs are "
+        "rough). For your own models: unirouter fit --help"
+    )
+    return router
+
+
+def named(folder: Path) -> str:
+    """Return what JSON calls the router in `folder`."""
+    return "starter" if folder == EXAMPLES else str(folder)
+
+
 def pool_file(folder: Path, given: Path | None) -> Path | None:
-    """Return the table of models that was given, or the one beside the router, if there is one."""
-    beside = folder.resolve().parent / "pool.toml"
-    return given if given is not None else beside if beside.is_file() else None
+    """Return the given pool.toml, or the one beside the router, if there is one."""
+    from unirouter_plugins.litellm import pool_beside
+
+    return pool_beside(folder) if given is None else given
 
 
-def load(folder: Path | None) -> UniRouter:
-    """Return the router in `folder`, or the starter's with its examples, and say so."""
-    if folder is None:
-        router = UniRouter.starter(examples=True)
-        dates = [str(profile.provenance.get("date", "date unknown")) for profile in router.pool.values()]
-        typer.echo(
-            f"No --router given: these are recorded example models (released {min(dates)} to {max(dates)}; list prices "
-            "typed by hand, so costs are rough). For your own models: unirouter fit --help",
-            err=True,
-        )
-        return router
-    return UniRouter.load(existing(folder))
+# --- Values -----------------------------------------------------------------------------------------------------------
 
 
 def split(names: str | None) -> list[str] | None:
@@ -64,15 +130,64 @@ def split(names: str | None) -> list[str] | None:
         return None
     given = [name.strip() for name in names.split(",") if name.strip()]
     if not given:
-        raise InvalidDataError(f"{names!r} holds no name; write names with commas between them, such as a,b.")
+        raise InvalidDataError(f"{names!r} holds no name; separate names by commas, such as a,b.")
     return given
 
 
-def emit(document: object, *, line: bool = False) -> None:
-    """Print JSON on stdout, ASCII so that any terminal and pipe takes it."""
-    typer.echo(json.dumps(document, indent=None if line else 2, allow_nan=False))
+def prompt_of(argument: str) -> str:
+    """Return the prompt of the command line; ``-`` reads it from stdin."""
+    if argument != "-":
+        given = argument.encode("utf-8", "surrogateescape")
+    elif sys.stdin is None:
+        raise InvalidDataError("stdin is closed; give the prompt as an argument, or pipe it in.")
+    else:
+        given = sys.stdin.buffer.read()
+    return decoded(given, "the prompt").strip()
 
 
-def named(folder: Path | None) -> str:
-    """Return what JSON calls the router in `folder`."""
-    return "starter" if folder is None else str(folder)
+def read_prompts(path: Path) -> list[str]:
+    """Return the prompts of a file: one a line, or in ``.jsonl`` a string or an object with ``prompt`` a line."""
+    text = io.StringIO(decoded(path.read_bytes(), str(path)), newline=None)
+    prompts = []
+    for place, line in enumerate((line.rstrip("\n") for line in text), 1):
+        if not line.strip():
+            continue
+        prompt = _parsed(line, f"{path}: line {place}") if path.suffix == ".jsonl" else line
+        prompt = prompt.get("prompt") if isinstance(prompt, dict) else prompt
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InvalidDataError(f'{path}: line {place}: {line[:60]!r} holds no prompt; write {{"prompt": "..."}}.')
+        prompts.append(prompt)
+    if not prompts:
+        raise InvalidDataError(f"{path} holds no prompts; give at least one a line.")
+    return prompts
+
+
+def _parsed(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as failure:
+        raise InvalidDataError(f"{place}: {line[:60]!r} is not JSON; write one object a line.") from failure
+
+
+def decoded(given: bytes, what: str) -> str:
+    """Return the text of UTF-8; raise `InvalidDataError`, with `what` it is, for anything else."""
+    try:
+        return given.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        raise InvalidDataError(f"{what} is not UTF-8 (byte {failure.start}); save or send it as UTF-8.") from failure
+
+
+def is_bare(path: Path) -> bool:
+    """Return whether a file holds prompts with nothing about models beside them."""
+    if path.suffix != ".jsonl":
+        return path.suffix == ".txt"
+    with path.open("rb") as text:
+        first = decoded(next((line for line in text if not line.isspace()), b"null"), str(path))
+    try:
+        record = json.loads(first)
+    except ValueError:
+        return False  # the reader of outcomes says what is wrong
+    if not isinstance(record, dict):
+        return isinstance(record, str)
+    answers = any(isinstance(value, dict) or name.endswith("|total_cost") for name, value in record.items())
+    return "prompt" in record and not answers and not {"model", "model_name"} & record.keys()

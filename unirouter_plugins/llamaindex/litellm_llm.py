@@ -1,4 +1,4 @@
-"""LlamaIndex's `LiteLLM` for streams whose usage comes in a chunk without choices, which it cannot read by itself."""
+"""LlamaIndex's `LiteLLM` for responses and chunks without choices, which it cannot read by itself."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from llama_index.llms.litellm import LiteLLM  # type: ignore[import-untyped]
 from llama_index.llms.litellm.utils import (  # type: ignore[import-untyped]
     acompletion_with_retry,
     completion_with_retry,
+    from_litellm_message,
     to_openai_message_dicts,
     update_tool_calls,
 )
 
 
-class StreamingLiteLLM(LiteLLM):  # type: ignore[misc]
-    """A `LiteLLM` whose last chunk may tell the usage and nothing else."""
+class PoolLiteLLM(LiteLLM):  # type: ignore[misc]
+    """A `LiteLLM` whose responses may have no choices, as the last chunk of a stream, which tells the usage."""
+
+    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return _whole(completion_with_retry(**self._arguments(messages, kwargs, stream=False)))
+
+    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return _whole(await acompletion_with_retry(**self._arguments(messages, kwargs, stream=False)))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
-        arguments = self._streaming(messages, kwargs)
+        arguments = self._arguments(messages, kwargs, stream=True)
 
         def parts() -> Iterator[ChatResponse]:
             answer = _Answer()
@@ -29,7 +36,7 @@ class StreamingLiteLLM(LiteLLM):  # type: ignore[misc]
         return parts()
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
-        arguments = self._streaming(messages, kwargs)
+        arguments = self._arguments(messages, kwargs, stream=True)
 
         async def parts() -> AsyncIterator[ChatResponse]:
             answer = _Answer()
@@ -38,11 +45,11 @@ class StreamingLiteLLM(LiteLLM):  # type: ignore[misc]
 
         return parts()
 
-    def _streaming(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _arguments(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any], *, stream: bool) -> dict[str, Any]:
         arguments = {
             **self._get_all_kwargs(**kwargs),
             "messages": to_openai_message_dicts(messages),
-            "stream": True,
+            "stream": stream,
             "is_chat_model": True,
             "max_retries": self.max_retries,
         }
@@ -51,8 +58,15 @@ class StreamingLiteLLM(LiteLLM):  # type: ignore[misc]
         return arguments
 
 
+def _whole(response: Any) -> ChatResponse:
+    """Return LlamaIndex's form of a response; one without choices is empty."""
+    empty = ChatMessage(role=MessageRole.ASSISTANT, content="")
+    message = from_litellm_message(response.choices[0].message) if response.choices else empty
+    return ChatResponse(message=message, raw=response)
+
+
 class _Answer:
-    """What a stream has said so far: each part holds all of it, as LlamaIndex's streams do."""
+    """The answer of a stream so far: each part holds all of it, as LlamaIndex's streams do."""
 
     def __init__(self) -> None:
         self._text, self._tool_calls = "", list[dict[str, Any]]()

@@ -1,11 +1,11 @@
-"""The doors of a LlamaIndex LLM, each of which leads to the LLM that a call picks."""
+"""LlamaIndex's LLM that calls the model of the pool that the router picks."""
 
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
+import os
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -15,94 +15,272 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
+    LLMMetadata,
 )
+from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools import BaseTool
+from pydantic import Field, PrivateAttr
 
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
-from unirouter_plugins.llamaindex.calling import Call
-from unirouter_plugins.llamaindex.messages import as_sent
+from unirouter_core.rule import Decision, check_cost_weight
+from unirouter_plugins.litellm import BESIDE, load_router
+from unirouter_plugins.litellm.snapshot import check_given
+from unirouter_plugins.llamaindex.messages import as_sent, chat_of, model_of
+from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs
+from unirouter_plugins.llamaindex.queries import current_query, register_handlers
+
+_OWN = frozenset(LLM.model_fields)
+"""Fields of LlamaIndex's LLMs, which are the router's own; all others are LiteLLM's parameters."""
+
+_SHARED = ("system_prompt", "pydantic_program_mode", "rate_limiter")
+"""Those of them that each `LiteLLM` gets, too."""
 
 
-class PickingLLM(FunctionCallingLLM):
-    """An LLM that begins each call by picking another, which then does all the rest: its events are the only ones."""
+class UniRouterLLM(FunctionCallingLLM):
+    """An LLM that calls, for each prompt or chat, the model of the pool that the router picks.
 
-    router: UniRouter
+    The picked LLM does all the rest: messages, tools, schemas, streams, callbacks and events are as if it had been
+    called directly. When it fails, the next model is called.
 
-    @abstractmethod
+    Calls are routed on the newest text of the user. Inside a query engine or a response synthesizer they are routed on
+    the query's text, without the context that was retrieved, at the price of all that is sent; and the model that
+    answers first is kept until the query is answered, unless `per_step`. A router that was fitted with documents reads
+    the retrieved nodes and their scores, too, so it picks again once there are any.
+
+    A model that has answered in a chat, as its messages' records show, is priced with its provider's prompt cache.
+    Agents keep the model inside a tool loop. For other code of several steps, `one_query` makes one query of it.
+
+    Queries are known from LlamaIndex's events. Handlers for them are registered, for the whole process, when an LLM of
+    this class is first used: called, or its `metadata` read, as query engines do when they are made. An engine of your
+    own that does neither before its first query is routed on that query's calls themselves.
+
+    Parameters
+    ----------
+    router : UniRouter
+        A model that is onboarded later can be called if it is called through LiteLLM.
+    models : mapping of str to LLM, optional
+        An LLM for each model of the pool, by name; the router's callback handlers are added to its own, in a copy. When
+        not given, each is a `LiteLLM`, called as it was when it was evaluated, or as `pool.toml` says.
+    cost_weight : float, optional
+        The error that one USD is worth; the router's own when not given.
+    content_policy : bool
+        Whether a refusal by a provider's content filter is passed on to the next model.
+    per_step : bool
+        Whether each step of a query is routed on its own text.
+    **fields
+        `callback_manager`, `system_prompt` and the others of all LLMs. All else is for each `LiteLLM`: LiteLLM's
+        parameters, like `temperature`, and `max_retries`.
+
+    Raises
+    ------
+    InvalidDataError
+        When `models` does not fit the pool, or LiteLLM does not know one of the fields.
+    UnknownModelError
+        When one of `models` is not in the pool.
+    ImportError
+        When `models` is not given and llama-index-llms-litellm is not installed.
+
+    Examples
+    --------
+    ::
+
+        from llama_index.core import Settings, VectorStoreIndex
+        from unirouter_plugins.llamaindex import UniRouterLLM
+
+        Settings.llm = UniRouterLLM.from_folder("my.router")
+        response = VectorStoreIndex.from_documents(documents).as_query_engine().query("How long is the warranty?")
+
+    Every answer has the record of its call: its model, why, and what it cost; the response of a query has all of them
+    in `unirouter_calls`. That of a stream is whole when it has been read::
+
+        response.metadata["unirouter"]["model"]
+        Settings.llm.complete("What is 17 times 23?").additional_kwargs["unirouter"]["usd"]
+    """
+
+    router: UniRouter = Field(exclude=True)
+    models: Mapping[str, LLM] | None = Field(default=None, exclude=True, repr=False)  # they may show keys
+    cost_weight: float | None = None
+    content_policy: bool = False
+    per_step: bool = False
+    _models: PoolLLMs = PrivateAttr()
+
+    def __init__(
+        self,
+        router: UniRouter,
+        models: Mapping[str, LLM] | None = None,
+        *,
+        cost_weight: float | None = None,
+        content_policy: bool = False,
+        per_step: bool = False,
+        **fields: Any,
+    ) -> None:
+        if not isinstance(router, UniRouter):
+            raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: UniRouterLLM.from_folder(...).")
+        check_given(models, router, LLM, "an LLM of LlamaIndex")
+        own = {name: fields.pop(name) for name in _OWN if name in fields}
+        settings = {**fields.pop("additional_kwargs", {}), **fields}
+        llms = PoolLLMs(models, settings, {name: own[name] for name in _SHARED if name in own})
+        if models is None:
+            llms.check_settings(router)
+        elif settings:
+            raise InvalidDataError(
+                f"{next(iter(settings))}= is for models that are called through LiteLLM; give it to those in "
+                "models={...}."
+            )
+        checked: dict[str, Any] = {
+            "router": router,
+            "models": models,
+            "cost_weight": None if cost_weight is None else check_cost_weight(cost_weight),
+            "content_policy": content_policy,
+            "per_step": per_step,
+        }
+        super().__init__(**checked, **own)
+        self._models = llms
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        pool: str | os.PathLike[str] | None = BESIDE,
+        *,
+        embedder: Any = None,
+        estimator: Any = None,
+        **fields: Any,
+    ) -> Self:
+        """Return an LLM that routes with the router in `folder`, its models called as a `pool.toml` says.
+
+        Parameters
+        ----------
+        folder, pool, embedder, estimator
+            As for `unirouter_plugins.litellm.load_router`: when not given, the `pool.toml` beside the folder is read.
+        **fields
+            As for `UniRouterLLM`.
+        """
+        return cls(load_router(folder, pool, embedder=embedder, estimator=estimator), **fields)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return LlamaIndex's name for the class."""
+        return "unirouter_llm"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What the router can do with its pool: the window of the model with the least room, tools if any has them."""
+        register_handlers()
+        return self._models.metadata(self.router)
+
+    # --- Deciding -----------------------------------------------------------------------------------------------------
+
+    def decide(self, asked: str | Sequence[ChatMessage], tools: Sequence[BaseTool] = ()) -> Decision:
+        """Return the decision on a prompt or a chat, without a call."""
+        return self.begin([ChatMessage(asked)] if isinstance(asked, str) else asked, {}, tools=tools).decision
+
     def begin(
-        self, messages: Sequence[ChatMessage], parameters: Mapping[str, Any], *, tools: Sequence[BaseTool] = ()
-    ) -> Call:
-        """Return a call of the picked LLM, to be made.
+        self,
+        messages: Sequence[ChatMessage],
+        parameters: Mapping[str, Any],
+        *,
+        tools: Sequence[BaseTool] = (),
+        streams: bool = False,
+    ) -> LLMCall:
+        """Return a call of the picked model, yet to be made.
 
         Parameters
         ----------
         messages : sequence of ChatMessage
         parameters : mapping
-            What the LLM is called with besides.
+            What the LLM is called with besides; `model`, as the pool calls it, is the one to call.
         tools : sequence of BaseTool
+        streams : bool
         """
+        register_handlers()
+        chat, parameters, query = chat_of(messages, tools, parameters), dict(parameters), current_query()
+        forced = parameters.pop("model", None)
+        if streams and self.models is None:  # else LiteLLM does not tell what a stream took
+            parameters = {"stream_options": {"include_usage": True}, **parameters}
+        text = found = kept = None
+        if query is not None:
+            text = query.text_for(per_step=self.per_step)
+            found = None if self.router.fit_.document_features is None else query.found
+        keeper = id(self), found is not None
+        if query is not None and not self.per_step:
+            kept = query.outermost.models.get(keeper)
+        return LLMCall(
+            self._models,
+            self.router,
+            chat,
+            text=text,
+            cost_weight=self.cost_weight,
+            documents=found,
+            forced=forced,
+            kept=kept,
+            content_policy=self.content_policy,
+            parameters=parameters,
+            messages=messages,
+            callbacks=self.callback_manager,
+            query=query,
+            keeper=keeper,
+        )
 
-    async def abegin(
-        self, messages: Sequence[ChatMessage], parameters: Mapping[str, Any], *, tools: Sequence[BaseTool] = ()
-    ) -> Call:
-        """Do what `begin` does in a thread: to embed a prompt takes a while."""
-        return await asyncio.to_thread(self.begin, messages, parameters, tools=tools)
+    async def abegin(self, *args: Any, **options: Any) -> LLMCall:
+        """Return the same as `begin`, made in a thread: to embed a prompt takes a while."""
+        return await asyncio.to_thread(self.begin, *args, **options)
 
     # --- Chats --------------------------------------------------------------------------------------------------------
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the picked model's answer."""
         call = self.begin(messages, kwargs)
-        response: ChatResponse = call.answer(lambda llm: llm.chat(call.messages, **call.parameters))
+        response: ChatResponse = call.run(lambda llm: llm.chat(call.messages, **call.parameters))
         return response
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Do what `chat` does, asynchronously."""
+        """Return the same as `chat`, asynchronously."""
         call = await self.abegin(messages, kwargs)
-        return await call.aanswer(lambda llm: llm.achat(call.messages, **call.parameters))
+        return await call.arun(lambda llm: llm.achat(call.messages, **call.parameters))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Return the picked model's answer as it comes."""
-        call = self.begin(messages, kwargs)
-        return call.stream(lambda llm: llm.stream_chat(call.messages, **call.stream_parameters))
+        call = self.begin(messages, kwargs, streams=True)
+        return call.open(lambda llm: llm.stream_chat(call.messages, **call.parameters))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """Do what `stream_chat` does, asynchronously."""
-        call = await self.abegin(messages, kwargs)
-        return await call.astream(lambda llm: llm.astream_chat(call.messages, **call.stream_parameters))
+        """Return the same as `stream_chat`, asynchronously."""
+        call = await self.abegin(messages, kwargs, streams=True)
+        return await call.aopen(lambda llm: llm.astream_chat(call.messages, **call.parameters))
 
     # --- Completions --------------------------------------------------------------------------------------------------
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the picked model's completion."""
         call = self.begin([ChatMessage(prompt)], kwargs)
-        response: CompletionResponse = call.answer(
+        response: CompletionResponse = call.run(
             lambda llm: llm.complete(prompt, formatted=formatted, **call.parameters)
         )
         return response
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Do what `complete` does, asynchronously."""
+        """Return the same as `complete`, asynchronously."""
         call = await self.abegin([ChatMessage(prompt)], kwargs)
-        return await call.aanswer(lambda llm: llm.acomplete(prompt, formatted=formatted, **call.parameters))
+        return await call.arun(lambda llm: llm.acomplete(prompt, formatted=formatted, **call.parameters))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Return the picked model's completion as it comes."""
-        call = self.begin([ChatMessage(prompt)], kwargs)
-        return call.stream(lambda llm: llm.stream_complete(prompt, formatted=formatted, **call.stream_parameters))
+        call = self.begin([ChatMessage(prompt)], kwargs, streams=True)
+        return call.open(lambda llm: llm.stream_complete(prompt, formatted=formatted, **call.parameters))
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """Do what `stream_complete` does, asynchronously."""
-        call = await self.abegin([ChatMessage(prompt)], kwargs)
-        return await call.astream(
-            lambda llm: llm.astream_complete(prompt, formatted=formatted, **call.stream_parameters)
-        )
+        """Return the same as `stream_complete`, asynchronously."""
+        call = await self.abegin([ChatMessage(prompt)], kwargs, streams=True)
+        return await call.aopen(lambda llm: llm.astream_complete(prompt, formatted=formatted, **call.parameters))
 
     # --- Tools: `kwargs` are LlamaIndex's verbose, allow_parallel_tool_calls, tool_required and the LLM's own ---------
 
-    def chat_with_tools(  # type: ignore[override]  # LlamaIndex gives them by name
+    def chat_with_tools(  # type: ignore[override]  # LlamaIndex gives the others by name
         self,
         tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,
@@ -110,50 +288,37 @@ class PickingLLM(FunctionCallingLLM):
         **kwargs: Any,
     ) -> ChatResponse:
         """Return the answer, or the tool calls, of the picked model, which can call tools."""
-        call = self.begin(_conversation(chat_history, user_msg), kwargs, tools=tools)
-        response: ChatResponse = call.answer(
-            lambda llm: llm.chat_with_tools(tools, chat_history=list(call.messages), **call.parameters)
-        )
-        return response
+        call = self._with_tools(tools, user_msg, chat_history, **kwargs)
+        answer: ChatResponse = call.run(lambda llm: llm.chat_with_tools(tools, **call.sent))
+        return answer
 
-    async def achat_with_tools(  # type: ignore[override]
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        **kwargs: Any,
-    ) -> ChatResponse:
-        """Do what `chat_with_tools` does, asynchronously."""
-        call = await self.abegin(_conversation(chat_history, user_msg), kwargs, tools=tools)
-        return await call.aanswer(
-            lambda llm: llm.achat_with_tools(tools, chat_history=list(call.messages), **call.parameters)
-        )
+    async def achat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> ChatResponse:
+        """Return the same as `chat_with_tools`, asynchronously."""
+        call = await asyncio.to_thread(self._with_tools, tools, *args, **kwargs)
+        return await call.arun(lambda llm: llm.achat_with_tools(tools, **call.sent))
 
-    def stream_chat_with_tools(  # type: ignore[override]
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        **kwargs: Any,
-    ) -> ChatResponseGen:
-        """Do what `chat_with_tools` does, as the answer comes."""
-        call = self.begin(_conversation(chat_history, user_msg), kwargs, tools=tools)
-        return call.stream(
-            lambda llm: llm.stream_chat_with_tools(tools, chat_history=list(call.messages), **call.stream_parameters)
-        )
+    def stream_chat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> ChatResponseGen:
+        """Return the same as `chat_with_tools`, as the answer comes."""
+        call = self._with_tools(tools, *args, streams=True, **kwargs)
+        return call.open(lambda llm: llm.stream_chat_with_tools(tools, **call.sent))
 
-    async def astream_chat_with_tools(  # type: ignore[override]
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        **kwargs: Any,
+    async def astream_chat_with_tools(
+        self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
     ) -> ChatResponseAsyncGen:
-        """Do what `stream_chat_with_tools` does, asynchronously."""
-        call = await self.abegin(_conversation(chat_history, user_msg), kwargs, tools=tools)
-        return await call.astream(
-            lambda llm: llm.astream_chat_with_tools(tools, chat_history=list(call.messages), **call.stream_parameters)
-        )
+        """Return the same as `stream_chat_with_tools`, asynchronously."""
+        call = await asyncio.to_thread(self._with_tools, tools, *args, streams=True, **kwargs)
+        return await call.aopen(lambda llm: llm.astream_chat_with_tools(tools, **call.sent))
+
+    def _with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        *,
+        streams: bool = False,
+        **kwargs: Any,
+    ) -> LLMCall:
+        return self.begin(_conversation(chat_history, user_msg), kwargs, tools=tools, streams=streams)
 
     def _prepare_chat_with_tools(  # type: ignore[override]
         self,
@@ -162,7 +327,7 @@ class PickingLLM(FunctionCallingLLM):
         chat_history: list[ChatMessage] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Return what `chat` is given for callers that pass by the doors above: tools in OpenAI's form."""
+        """Return the arguments of `chat` for callers that do not use the methods above: tools in OpenAI's form."""
         specs = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
         return {"messages": _conversation(chat_history, user_msg), "tools": specs}
 
@@ -176,10 +341,8 @@ class PickingLLM(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Any:
         """Return the picked model's answer as an object."""
-        call = self.begin(self._asked_by(prompt, prompt_args), llm_kwargs or {})
-        return call.answer(
-            lambda llm: llm.structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
-        )
+        call = self._of_prompt(prompt, llm_kwargs, prompt_args)
+        return call.run(lambda llm: llm.structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args))
 
     async def astructured_predict(
         self,
@@ -188,9 +351,9 @@ class PickingLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Any:
-        """Do what `structured_predict` does, asynchronously."""
-        call = await self.abegin(self._asked_by(prompt, prompt_args), llm_kwargs or {})
-        return await call.aanswer(
+        """Return the same as `structured_predict`, asynchronously."""
+        call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
+        return await call.arun(
             lambda llm: llm.astructured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
         )
 
@@ -201,12 +364,10 @@ class PickingLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Any]:
-        """Return the object as far as the picked model has told it."""
-        call = self.begin(self._asked_by(prompt, prompt_args), llm_kwargs or {})
-        return call.stream(
-            lambda llm: llm.stream_structured_predict(
-                output_cls, as_sent(prompt), call.stream_parameters, **prompt_args
-            )
+        """Return the object as far as the picked model has written it."""
+        call = self._of_prompt(prompt, llm_kwargs, prompt_args, streams=True)
+        return call.open(
+            lambda llm: llm.stream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
         )
 
     async def astream_structured_predict(
@@ -216,16 +377,46 @@ class PickingLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> AsyncGenerator[Any]:
-        """Do what `stream_structured_predict` does, asynchronously."""
-        call = await self.abegin(self._asked_by(prompt, prompt_args), llm_kwargs or {})
-        return await call.astream(
-            lambda llm: llm.astream_structured_predict(
-                output_cls, as_sent(prompt), call.stream_parameters, **prompt_args
-            )
+        """Return the same as `stream_structured_predict`, asynchronously."""
+        call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args, streams=True)
+        return await call.aopen(
+            lambda llm: llm.astream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
         )
 
-    def _asked_by(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
-        return self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+    def _of_prompt(
+        self,
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None,
+        prompt_args: Mapping[str, Any],
+        *,
+        streams: bool = False,
+    ) -> LLMCall:
+        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        return self.begin(messages, llm_kwargs or {}, streams=streams)
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Return the tool calls in an answer, as the LLM that gave it reads them.
+
+        Raises
+        ------
+        InvalidDataError
+            When the answer is not the router's.
+        """
+        model = model_of(response.message)
+        reader: Any = None if model is None else self._models.reader(model)
+        if reader is None:
+            raise InvalidDataError(
+                "This answer has no record of a model of the pool, so its tool calls cannot be read; give one as "
+                "chat_with_tools returns it."
+            )
+        calls: list[ToolSelection] = reader.get_tool_calls_from_response(
+            response, error_on_no_tool_call=error_on_no_tool_call, **kwargs
+        )
+        return calls
 
 
 def _conversation(history: Sequence[ChatMessage] | None, user_msg: str | ChatMessage | None) -> list[ChatMessage]:

@@ -1,4 +1,4 @@
-"""One query of LlamaIndex: what it asks, what was found for it, the model that it keeps, the records of its calls."""
+"""LlamaIndex's events: the query that a call is made for, what was retrieved for it, and the answers below a call."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.instrumentation.events.llm import LLMChatEndEvent, LLMCompletionEndEvent
 from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
@@ -21,23 +22,24 @@ from llama_index_instrumentation.events.span import SpanDropEvent
 from llama_index_instrumentation.span_handlers.null import NullSpanHandler
 
 from unirouter_core.documents import Documents, GivenDocuments
-from unirouter_core.exceptions import NoCandidateError, UniRouterError
 from unirouter_plugins.litellm.routed import METADATA, Record
-from unirouter_plugins.llamaindex.streams import aeach_in, each_in
 
 CALLS = f"{METADATA}_calls"
 """Where a response's metadata hold the records of all its calls, in order; the last gave the answer."""
 
-_TELL_OF_QUERIES = (
+_QUERY_MODULES = (
     "llama_index.core.base.base_query_engine",
     "llama_index.core.base.base_retriever",
     "llama_index.core.response_synthesizers.base",
     "llama_index.core.response_synthesizers.generation",
 )
-"""LlamaIndex's modules that say when a query begins and ends, and what was found for it."""
+"""LlamaIndex's modules that send events when a query begins, retrieves and ends."""
 
-_TELLS_OF_NODES = "llama_index.core.response_synthesizers.base"
+_SYNTHESIZERS = "llama_index.core.response_synthesizers.base"
 """Its module that makes answers of nodes: of those that rerankers and other postprocessors have left."""
+
+_LLMS = "llama_index.core.llms.callbacks"
+"""Its module that sends an event for each answer of an LLM."""
 
 
 @dataclass(eq=False)
@@ -47,7 +49,7 @@ class Query:
     Parameters
     ----------
     text : str, optional
-        What it asks, without the context that was retrieved; None where the calls themselves say it.
+        Its text, without the context that was retrieved; None where each call's own text counts.
     span_id : str, optional
         LlamaIndex's name of its span.
     outer : Query, optional
@@ -75,7 +77,7 @@ class Query:
         """The query that all others are steps of: its models are kept for them."""
         return list(self.lineage)[-1]
 
-    def asks(self, *, per_step: bool) -> str | None:
+    def text_for(self, *, per_step: bool) -> str | None:
         """Return the text to route on: that of the outermost query, or of this step."""
         texts = [query.text for query in self.lineage if query.text]
         return texts[0 if per_step else -1] if texts else None
@@ -94,7 +96,7 @@ class Query:
 _QUERY: ContextVar[Query | None] = ContextVar("query", default=None)
 
 _NODES: ContextVar[tuple[str, Sequence[NodeWithScore]] | None] = ContextVar("nodes", default=None)
-"""Of which nodes an answer is made next, after the id of its span."""
+"""The id of a span, and the nodes that its answer is made of."""
 
 
 def current_query() -> Query | None:
@@ -134,27 +136,11 @@ def one_query(text: str | None = None, documents: GivenDocuments | None = None) 
         _QUERY.reset(token)
 
 
-@contextmanager
-def loud() -> Iterator[None]:
-    """Let no failure of ours be taken for an answer that is none: of a query, synthesizers go on after a ValueError."""
-    try:
-        yield
-    except UniRouterError as failed:
-        if current_query() is None or not isinstance(failed, ValueError):
-            raise
-        raise NoCandidateError(str(failed)) from failed
-
-
-class QueryWatcher(BaseEventHandler):
-    """Opens a query when LlamaIndex says that one begins, and closes it, its records in the response, when it ends."""
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return LlamaIndex's name for the class."""
-        return "unirouter_query_watcher"
+class QueryHandler(BaseEventHandler):
+    """Opens a query when one begins, and closes it when it ends, with its records in the response."""
 
     def handle(self, event: Any, **_: Any) -> None:
-        """Take note of an event, in the context of the query."""
+        """Handle an event, in the context of the query."""
         if isinstance(event, QueryStartEvent | SynthesizeStartEvent):
             text = event.query if isinstance(event.query, str) else event.query.query_str
             nodes = _NODES.get()
@@ -175,16 +161,11 @@ class QueryWatcher(BaseEventHandler):
             _end(query, event.response)
 
 
-class NodesWatcher(NullSpanHandler):
-    """Notes the nodes that an answer is made of: the event that follows tells only what is asked."""
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return LlamaIndex's name for the class."""
-        return "unirouter_nodes_watcher"
+class NodesHandler(NullSpanHandler):
+    """Keeps the nodes that an answer is made of: the event that follows has only the query's text."""
 
     def span_enter(self, id_: str, bound_args: Any, *_: Any, **__: Any) -> None:
-        """Take note of what a synthesizer is given, in the context of its span."""
+        """Keep the nodes that a synthesizer is given, in the context of its span."""
         if "nodes" in bound_args.arguments:
             _NODES.set((id_, bound_args.arguments["nodes"]))
 
@@ -199,7 +180,7 @@ def _documents(nodes: Sequence[NodeWithScore]) -> Documents:
 
 
 def _end(query: Query, response: Any) -> None:
-    """Note the records in a response; of one that streams, the LLM may be asked only when it is read."""
+    """Put the records into a response; of one that streams, the LLM may be called only when it is read."""
     _note(query, response)
     if isinstance(response, StreamingResponse) and response.response_gen is not None:
         response.response_gen = _read(query, response, response.response_gen)
@@ -208,28 +189,34 @@ def _end(query: Query, response: Any) -> None:
 
 
 def _note(query: Query, response: Any) -> None:
-    """Note the records in the metadata of a query's response."""
+    """Put the records into the metadata of a query's response."""
     if query.records:
         response.metadata = {} if response.metadata is None else response.metadata
         response.metadata.update({METADATA: query.records[-1], CALLS: list(query.records)})
 
 
 def _read(query: Query, response: Any, parts: TokenGen) -> TokenGen:
-    """Yield the parts of a response, each made in the query, whoever reads them."""
-    with closing(each_in(lambda: _resumed(query), parts)) as made:
-        for part in made:
+    """Yield the parts of a response, each made in the query, whichever context reads them."""
+    with closing(parts):
+        while True:
+            with _resumed(query):
+                part = next(parts, None)
             _note(query, response)
+            if part is None:
+                return
             yield part
-    _note(query, response)
 
 
 async def _aread(query: Query, response: Any, parts: TokenAsyncGen) -> TokenAsyncGen:
-    """Do what `_read` does, asynchronously."""
-    async with aclosing(aeach_in(lambda: _resumed(query), parts)) as made:
-        async for part in made:
+    """Yield the same as `_read`, asynchronously."""
+    async with aclosing(parts):
+        while True:
+            with _resumed(query):
+                part = await anext(parts, None)
             _note(query, response)
+            if part is None:
+                return
             yield part
-    _note(query, response)
 
 
 @contextmanager
@@ -242,12 +229,47 @@ def _resumed(query: Query) -> Iterator[None]:
         _QUERY.reset(token)
 
 
-def watch_queries() -> None:
-    """Let LlamaIndex tell of queries; doing it again changes nothing."""
-    for name in _TELL_OF_QUERIES:
-        dispatcher = get_dispatcher(name)
-        if not any(isinstance(handler, QueryWatcher) for handler in dispatcher.event_handlers):
-            dispatcher.add_event_handler(QueryWatcher())
-    dispatcher = get_dispatcher(_TELLS_OF_NODES)
-    if not any(isinstance(handler, NodesWatcher) for handler in dispatcher.span_handlers):
-        dispatcher.add_span_handler(NodesWatcher())
+# --- Answers below a call ---------------------------------------------------------------------------------------------
+
+_ANSWERS: ContextVar[dict[int, Any] | None] = ContextVar("answers below a call", default=None)
+
+
+@contextmanager
+def collecting_answers(answers: dict[int, Any]) -> Iterator[None]:
+    """Put the answers that LLMs give in the block into `answers`, those in threads and tasks included.
+
+    Each is there once, by the id of its raw answer, which both events have of LLMs that complete by chatting.
+    """
+    token = _ANSWERS.set(answers)
+    try:
+        yield
+    finally:
+        _ANSWERS.reset(token)
+
+
+class AnswerHandler(BaseEventHandler):
+    """Collects the answers of LLMs: an object that was parsed from them does not tell their tokens."""
+
+    def handle(self, event: Any, **_: Any) -> None:
+        """Collect the answer of an event."""
+        answers = _ANSWERS.get()
+        if answers is None or not isinstance(event, LLMChatEndEvent | LLMCompletionEndEvent) or event.response is None:
+            return
+        if event.response.raw is not None:
+            answers[id(event.response.raw)] = event.response
+
+
+# --- Registration -----------------------------------------------------------------------------------------------------
+
+
+def register_handlers() -> None:
+    """Register the handlers with LlamaIndex, for the whole process; doing it again changes nothing."""
+    for name in _QUERY_MODULES:
+        _add(get_dispatcher(name).event_handlers, QueryHandler)
+    _add(get_dispatcher(_SYNTHESIZERS).span_handlers, NodesHandler)
+    _add(get_dispatcher(_LLMS).event_handlers, AnswerHandler)
+
+
+def _add(handlers: list[Any], kind: type) -> None:
+    if not any(isinstance(handler, kind) for handler in handlers):
+        handlers.append(kind())

@@ -16,18 +16,18 @@ from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import check_cost_weight
 from unirouter_plugins.litellm.routed import Record, record_decisions
-from unirouter_plugins.llamaindex.llm import PickingLLM
+from unirouter_plugins.llamaindex.llm import UniRouterLLM
 from unirouter_plugins.llamaindex.queries import one_query
 
 
-class UniRouteSelector(BaseSelector):
-    """Chooses among query engines, retrievers or tools by the model that each is bound to, and asks no LLM.
+class UniRouterSelector(BaseSelector):
+    """Chooses among query engines, retrievers or tools by the model that each is bound to, without a call.
 
     Parameters
     ----------
     router : UniRouter or UniRouterLLM
     models : mapping of str to str, optional
-        The model that each choice is bound to, by the choice's name; who is not in it has the name of its model.
+        The model that each choice is bound to, by the choice's name; a choice that is not in it has its model's name.
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
     then_select_tool : bool
@@ -37,7 +37,7 @@ class UniRouteSelector(BaseSelector):
     Raises
     ------
     InvalidDataError
-        When the router is none, or one that cannot ask.
+        When `router` is no router, or calls no LLM although one is to select.
 
     Examples
     --------
@@ -47,28 +47,28 @@ class UniRouteSelector(BaseSelector):
             QueryEngineTool.from_defaults(index.as_query_engine(llm=llm), name=model, description="Any question.")
             for model, llm in llms.items()
         ]
-        engine = RouterQueryEngine(UniRouteSelector(router), engines)
+        engine = RouterQueryEngine(UniRouterSelector(router), engines)
         response = engine.query("How long is the warranty?")
         print(response.metadata["selector_result"].reason)
     """
 
     def __init__(
         self,
-        router: UniRouter | PickingLLM,
+        router: UniRouter | UniRouterLLM,
         *,
         models: Mapping[str, str] | None = None,
         cost_weight: float | None = None,
         then_select_tool: bool = False,
     ) -> None:
-        if not isinstance(router, UniRouter | PickingLLM):
+        if not isinstance(router, UniRouter | UniRouterLLM):
             raise InvalidDataError(f"router={router!r:.60} is neither a UniRouter nor a UniRouterLLM.")
-        if then_select_tool and not isinstance(router, PickingLLM):
-            raise InvalidDataError("then_select_tool=True asks an LLM; give a UniRouterLLM, not its router.")
+        if then_select_tool and not isinstance(router, UniRouterLLM):
+            raise InvalidDataError("then_select_tool=True calls an LLM; give a UniRouterLLM, not its router.")
         self.router = router if isinstance(router, UniRouter) else router.router
-        self.llm = router if isinstance(router, PickingLLM) else None
+        self.llm = router if isinstance(router, UniRouterLLM) else None
         self.models = dict(models or {})
         self.cost_weight = None if cost_weight is None else check_cost_weight(cost_weight)
-        self.then_select_tool = then_select_tool
+        self._selecting = self.llm if then_select_tool else None
 
     def narrow(self, retriever: ObjectRetriever[Any]) -> ObjectRetriever[Any]:
         """Return a retriever of tools that gives the one that is selected of those that `retriever` gives.
@@ -82,36 +82,29 @@ class UniRouteSelector(BaseSelector):
         return _NarrowedRetriever(self, retriever)
 
     def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
-        if not self.then_select_tool:
+        if self._selecting is None:
             return self._bound(choices, query)
         with one_query(query.query_str), record_decisions() as records:
-            result = get_selector_from_llm(self._asked()).select(choices, query)
+            result = get_selector_from_llm(self._selecting).select(choices, query)
         return _checked(result, choices, records)
 
     async def _aselect(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
-        if not self.then_select_tool:
+        if self._selecting is None:
             return await asyncio.to_thread(self._bound, choices, query)  # to embed a prompt takes a while
         with one_query(query.query_str), record_decisions() as records:
-            result = await get_selector_from_llm(self._asked()).aselect(choices, query)
+            result = await get_selector_from_llm(self._selecting).aselect(choices, query)
         return _checked(result, choices, records)
-
-    def _asked(self) -> PickingLLM:
-        assert self.llm is not None  # checked when the selector was made
-        return self.llm
 
     def _bound(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
         """Return the choice whose model the router picks."""
         models = self._models_of(choices)
-        decision = self.router.route(query.query_str, cost_weight=self._weight(), models=models)
+        weight = self.llm.cost_weight if self.cost_weight is None and self.llm is not None else self.cost_weight
+        decision = self.router.route(query.query_str, cost_weight=weight, models=models)
         reason = (
             f"{decision.model} is expected to err by {decision.error:.3f} for ${decision.cost:.3g} on prompts of "
             f"cluster {decision.region}: the least error + {decision.cost_weight:g} * cost of {len(models)}."
         )
         return SelectorResult(selections=[SingleSelection(index=models.index(decision.model), reason=reason)])
-
-    def _weight(self) -> float | None:
-        own = getattr(self.llm, "cost_weight", None)
-        return own if self.cost_weight is None else self.cost_weight
 
     def _models_of(self, choices: Sequence[ToolMetadata]) -> list[str]:
         """Return the model that each choice is bound to, checked."""
@@ -141,22 +134,22 @@ class UniRouteSelector(BaseSelector):
 
 
 def _checked(result: SelectorResult, choices: Sequence[ToolMetadata], records: list[Record]) -> SelectorResult:
-    """Return what an LLM selected, with who it was; LlamaIndex would take choice 0 for the last."""
-    who = records[-1]["model"]
+    """Return what an LLM selected, with its name; to LlamaIndex choice 0 would be the last."""
+    model = records[-1]["model"]
     for selection in result.selections:
         if not 0 <= selection.index < len(choices):
             raise InvalidDataError(
-                f"{who!r} selected choice {selection.index + 1} of {len(choices)}; ask again, or leave it out of the "
+                f"{model!r} selected choice {selection.index + 1} of {len(choices)}; try again, or leave it out of the "
                 "pool if it often does."
             )
-    told = [SingleSelection(index=s.index, reason=f"{who} selected it: {s.reason}") for s in result.selections]
+    told = [SingleSelection(index=s.index, reason=f"{model} selected it: {s.reason}") for s in result.selections]
     return SelectorResult(selections=told)
 
 
 class _NarrowedRetriever(ObjectRetriever[Any]):
     """Gives, of the tools that another retriever gives, the one that a selector selects."""
 
-    def __init__(self, selector: UniRouteSelector, whole: ObjectRetriever[Any]) -> None:
+    def __init__(self, selector: UniRouterSelector, whole: ObjectRetriever[Any]) -> None:
         super().__init__(whole.retriever, whole.object_node_mapping, whole.node_postprocessors)
         self._selector, self._whole = selector, whole
 
@@ -167,7 +160,7 @@ class _NarrowedRetriever(ObjectRetriever[Any]):
         return [tools[index] for index in selected.inds]
 
     async def aretrieve(self, str_or_query_bundle: QueryType) -> list[Any]:
-        """Do what `retrieve` does, asynchronously."""
+        """Return the same as `retrieve`, asynchronously."""
         tools = await self._whole.aretrieve(str_or_query_bundle)
         selected = await self._selector.aselect([tool.metadata for tool in tools], str_or_query_bundle)
         return [tools[index] for index in selected.inds]

@@ -1,11 +1,11 @@
-"""What onboarding will cost, before anything is asked: calls, tokens and USD, expected and at worst."""
+"""What onboarding will cost, before any model is called: calls, tokens and USD, expected and at worst."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,14 +14,10 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm.pool_file import SERVED_AS
-from unirouter_plugins.onboarding.ask import Caller
-from unirouter_plugins.onboarding.bench import VERDICTS, Bench
-from unirouter_plugins.onboarding.measurement import Measurement
-from unirouter_plugins.onboarding.pacing import ATTEMPTS
-from unirouter_plugins.onboarding.references import References
+from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller
+from unirouter_plugins.onboarding.judge import VERDICTS, Grading
+from unirouter_plugins.onboarding.questions import Questions
 from unirouter_plugins.onboarding.run import Run
-
-Role: TypeAlias = Literal["measured", "reference", "judge"]
 
 VERDICT_TOKENS = (10.0, 200.0)
 """Tokens of a judge's reason and verdict."""
@@ -30,7 +26,7 @@ USUAL_TOKENS = (10.0, 400.0)
 """Tokens of an answer where no model of the pool tells: from a word to half a page."""
 
 WIDER = 1.5
-"""A new model may be so many times terser or wordier than those of the pool."""
+"""A new model's answers may be so many times shorter or longer than those of the pool."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +35,6 @@ class Spread:
 
     low: float
     high: float
-
-    def __add__(self, other: Spread) -> Spread:
-        """Return the sum of the lower and of the upper amounts."""
-        return Spread(self.low + other.low, self.high + other.high)
-
-
-NOTHING = Spread(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -58,26 +47,19 @@ class Item:
     role : {"measured", "reference", "judge"}
     calls, paid : int
         Calls to make, and those that are paid for already.
-    tokens_in : float
-        Prompt tokens of the calls to make, as counted here.
-    tokens_out : Spread
-        Tokens of their answers, as expected.
+    tokens_in, tokens_out : float, Spread
+        Prompt tokens of the calls to make, as counted here, and tokens of their answers, as expected.
     max_tokens : int
         The most tokens of one answer.
-    usd : Spread
-        As expected.
-    usd_longest : float
-        When every answer is as long as it may be, and the provider's tokenizer finds twice the tokens.
-    usd_worst : float
-        When every call, besides, is made as often as it may be and billed each time.
-    prices : Prices
-        USD per million tokens.
-    price_source : str
-        "pool.toml", "profile" or "LiteLLM".
+    usd, usd_longest, usd_worst : Spread, float, float
+        As expected; when every answer is as long as it may be, and the provider's tokenizer finds twice the tokens;
+        when every call, besides, is made as often as it may be and billed each time.
+    prices, price_source : Prices, str
+        USD per million tokens, from "pool.toml", "profile" or "LiteLLM".
     """
 
     model: str
-    role: Role
+    role: Literal["measured", "reference", "judge"]
     calls: int
     paid: int
     tokens_in: float
@@ -92,15 +74,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Bill:
-    """What all of it will cost.
+    """What all of it will cost: each model answers the prompts `repeats` times.
 
-    Parameters
-    ----------
-    prompts, repeats : int
-        Every model answers each prompt so many times.
-    items : tuple of Item
-    is_assumed : bool
-        Whether the lengths of answers are assumed, as no model of the pool tells them.
+    `is_assumed` says that no model of the pool tells how long answers are.
     """
 
     prompts: int
@@ -116,7 +92,7 @@ class Bill:
     @property
     def usd(self) -> Spread:
         """What is expected."""
-        return sum((item.usd for item in self.items), NOTHING)
+        return Spread(sum(item.usd.low for item in self.items), sum(item.usd.high for item in self.items))
 
     @property
     def usd_longest(self) -> float:
@@ -136,14 +112,7 @@ class Bill:
 
 
 class Lengths:
-    """How long answers to each question will be, as the pool's models tell.
-
-    Parameters
-    ----------
-    router : UniRouter
-    regions : array (n_questions,)
-        The region of each question.
-    """
+    """How long answers to each question will be, as the models of the router's pool tell."""
 
     def __init__(self, router: UniRouter, regions: Labels) -> None:
         by_model = [tokens for profile in router.pool.values() if (tokens := _answer_tokens(profile)) is not None]
@@ -155,14 +124,11 @@ class Lengths:
             self._low, self._high = (np.full(len(regions), tokens) for tokens in USUAL_TOKENS)
 
     def of(self, rows: Sequence[int], caller: Caller) -> Spread:
-        """Return the tokens of the caller's answers to these questions together.
-
-        A model that thinks before it answers may take all that it is allowed.
-        """
+        """Return the tokens of the caller's answers to these questions together."""
         each = (np.minimum(tokens[list(rows)], caller.max_tokens).sum() for tokens in (self._low, self._high))
         low, high = (caller.samples * float(total) for total in each)
         longest = float(caller.samples * len(rows) * caller.max_tokens)
-        return Spread(low, longest if caller.reasons else high)
+        return Spread(low, longest if caller.reasons else high)  # a model that thinks may take all that it is allowed
 
     def usual(self, row: int, max_tokens: float) -> float:
         """Return the tokens of one answer to the question in this row, as many as likely."""
@@ -174,83 +140,61 @@ def _answer_tokens(profile: ModelProfile) -> Array | None:
     prices = profile.prices
     if prices is None or not prices.output or not profile.cost.per_token:
         return None
-    served = profile.provenance.get(SERVED_AS, {})
-    samples = (served.get("votes") or {}).get("samples", 1)
-    return np.asarray(profile.cost.per_answer * (TOKENS_PER_PRICE / prices.output / samples))
+    votes = profile.provenance.get(SERVED_AS, {}).get("votes") or {}
+    return np.asarray(profile.cost.per_answer * (TOKENS_PER_PRICE / prices.output / votes.get("samples", 1)))
 
 
-# --- Drawing it up ----------------------------------------------------------------------------------------------------
-
-
-def draw_up(run: Run, lengths: Lengths) -> Bill:
-    """Return the bill of a run, for what is not in its store yet."""
-    items = [_measured(measurement, lengths) for measurement in run.measurements]
-    if run.references is not None:
-        items.append(_reference(run, run.references, lengths))
-    if run.bench is not None:
-        items.append(_judge(run, run.bench, lengths))
-    return Bill(len(run.asked.questions), run.asked.repeats, tuple(items), lengths.is_assumed)
-
-
-def _measured(measurement: Measurement, lengths: Lengths) -> Item:
-    rows = [job.row for job in measurement.to_ask()]
-    tokens = [measurement.tokens_of(row) for row in rows]
-    return _item(measurement.caller, "measured", tokens, lengths.of(rows, measurement.caller), len(measurement.answers))
-
-
-def _reference(run: Run, references: References, lengths: Lengths) -> Item:
-    caller, questions = references.caller, run.asked.questions
-    wanted = {job.row for measurement in run.measurements for job in measurement.jobs(range(len(questions)))}
-    rows = [row for row in sorted(wanted) if questions[row].lacks_reference and not references.has(questions[row])]
-    tokens = [caller.charged(run.asked.sizes[row]) for row in rows]
-    return _item(caller, "reference", tokens, lengths.of(rows, caller), len(run.asked.lacking) - len(rows))
-
-
-def _judge(run: Run, bench: Bench, lengths: Lengths) -> Item:
-    """Return what the judge does: verdicts on the answers, and on what it is tried on first."""
-    tokens, worst, paid = [], [], 0
-    for measurement in run.measurements:
-        rows = [job.row for job in measurement.jobs(range(len(run.asked.questions)))]
-        for row in rows:
-            question = run.asked.questions[row]
-            if question.grader is None:
-                tokens.append(bench.tokens(question) + lengths.usual(row, measurement.caller.max_tokens))
-                worst.append(bench.worst(question, measurement.caller.max_tokens))
-        paid += sum(run.asked.questions[row].grader is None for row in measurement.graded_rows)
-    tried = bench.tried(run.asked.pairs, run.store)
-    for pair in run.asked.pairs:
-        if pair not in tried:
-            tokens.append(bench.caller.tokens(bench.judge.messages(pair.question, pair.answer)))
-            worst.append(bench.caller.worst(tokens[-1]))
-    said = Spread(*(len(tokens) * min(usual, bench.caller.max_tokens) for usual in VERDICT_TOKENS))
-    return _item(bench.caller, "judge", tokens, said, paid + len(tried), worst=worst, attempts=VERDICTS * ATTEMPTS)
+def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, grading: Grading, lengths: Lengths) -> Bill:
+    """Return the bill of these models, for what is not in their store yet."""
+    items = []
+    for run in runs:
+        rows = [row for row, _ in run.to_ask()]
+        tokens = [run.caller.tokens(questions[row]) for row in rows]
+        items.append(_item(run.caller, "measured", tokens, lengths.of(rows, run.caller), len(run.answers)))
+    to_grade = [(run, row) for run in runs for row, _ in run.jobs(range(len(questions)))]
+    if (caller := grading.references) is not None and questions.without_reference:
+        lacking = [row for row in sorted({row for _, row in to_grade}) if questions[row].lacks_reference]
+        rows = [row for row in lacking if grading.reference_answer(questions[row]) is None]
+        tokens = [caller.tokens(questions[row]) for row in rows]
+        paid = len(questions.without_reference) - len(rows)
+        items.append(_item(caller, "reference", tokens, lengths.of(rows, caller), paid))
+    if (caller := grading.judge_caller) is not None and questions.for_judge:
+        asked, tokens, worst = [(run, row) for run, row in to_grade if questions[row].grader is None], [], []
+        for run, row in asked:
+            tokens.append(grading.judge_tokens(questions[row], lengths.usual(row, run.caller.max_tokens)))
+            worst.append(grading.worst(questions[row], run.caller.max_tokens))
+        paid = sum(questions[row].grader is None for run in runs for row, _ in run.errors)
+        if trial is not None:
+            tokens += (tried := [caller.tokens(trial.questions[row]) for row, _ in trial.to_ask()])
+            worst, paid = worst + list(map(caller.worst, tried)), paid + len(trial.answers)
+        said = Spread(*(len(tokens) * min(usual, caller.max_tokens) for usual in VERDICT_TOKENS))
+        items.append(_item(caller, "judge", tokens, said, paid, worst, VERDICTS * ATTEMPTS))
+    return Bill(len(questions), runs[0].repeats, tuple(items), lengths.is_assumed)
 
 
 def _item(
     caller: Caller,
-    role: Role,
+    role: Literal["measured", "reference", "judge"],
     tokens_in: Sequence[float],
     tokens_out: Spread,
     paid: int,
-    *,
     worst: Sequence[float] | None = None,
     attempts: int = ATTEMPTS,
 ) -> Item:
     """Return what one model does, by the prompt tokens of each call to make, and the USD of each at worst."""
     prices, sent = caller.quoted.prices, sum(tokens_in)
-    usd = Spread(prices.cost(sent, tokens_out.low), prices.cost(sent, tokens_out.high))
     longest = sum(map(caller.worst, tokens_in) if worst is None else worst)
     return Item(
-        caller.member.name,
-        role,
-        len(tokens_in),
-        paid,
-        sent,
-        tokens_out,
-        caller.max_tokens,
-        usd,
-        longest,
-        attempts * longest,
-        prices,
-        caller.quoted.source,
+        model=caller.member.name,
+        role=role,
+        calls=len(tokens_in),
+        paid=paid,
+        tokens_in=sent,
+        tokens_out=tokens_out,
+        max_tokens=caller.max_tokens,
+        usd=Spread(prices.cost(sent, tokens_out.low), prices.cost(sent, tokens_out.high)),
+        usd_longest=longest,
+        usd_worst=attempts * longest,
+        prices=prices,
+        price_source=caller.quoted.source,
     )

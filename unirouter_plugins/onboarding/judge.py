@@ -1,55 +1,73 @@
-"""A model that grades other models' answers: what it is asked, and how its verdict is read."""
+"""Grades of answers: by the question's own program, by a reference model's answer, or by a model as judge."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
+import itertools
 import json
 import os
+import random
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_plugins.graders import Grader, is_refusal
+from unirouter_plugins.graders.text import bare, fenced, final_part, first_line, normalised
 from unirouter_plugins.litellm.pool_file import Member
-from unirouter_plugins.onboarding.ask import shaping_of
-from unirouter_plugins.onboarding.questions import Question
+from unirouter_plugins.onboarding.ask import Caller, CallFailedError, Hold, shaping_of
+from unirouter_plugins.onboarding.questions import Question, digest_of, holds_json, is_short, suitable_grader
+from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, Grade
 
 JUDGE_VERSION = 1
 """Part of every judge's key; raised when blocks are written or verdicts are read differently."""
 
-ERRORS = {"correct": 0.0, "partly": 0.5, "incorrect": 1.0}
-"""What each verdict is worth."""
+ERRORS = {"correct": 0.0, "part": 0.5, "incorrect": 1.0}
+"""The error that each verdict means, by its beginning."""
 
 NO_REFERENCE = "(No right answer is known.)"
 """What a judge reads where a question has no reference."""
 
+VERDICTS = 2
+"""How often a judge is called for a verdict that can be read."""
+
+AGREEMENT = "agreement v1"
+"""The grader_key where no judge grades and the reference is a model's; raised when `with_reference` changes."""
+
 _PLACE = re.compile(r"^\{(prompt|reference|answer)\}[ \t]*$", re.MULTILINE)
 _VERDICT = re.compile(
     r"[\s*_`#\-–—]*verdict[\s*_`]*[:：=–—-]?[\s*_`\"'(\[]*"
-    r"(correct|incorrect|part(?:ly|ially)(?: correct)?)[\s*_`\"')\].,;!]*",
+    r"(?:(correct|incorrect)|(part)(?:ly|ially)(?: correct)?)[\s*_`\"')\].,;!]*",
     re.IGNORECASE,
 )
 _THOUGHT = "</think>"  # ends what some servers leave in the text of a model that thinks aloud
+_VERBATIM = ("text", "exact", "contains")  # compare words, so a sentence around the answer is in their way
+
+
+class NoGradeError(UniRouterError, RuntimeError):
+    """A judge or a reference model that failed: a grade is missing, which is no wrong answer; `kind` tells how."""
+
+    def __init__(self, said: str, kind: str) -> None:
+        super().__init__(said)
+        self.kind = kind
+
+
+class UngradableError(UniRouterError, RuntimeError):
+    """A question that nothing can grade: what the reference model answers cannot serve as a reference."""
+
+
+# --- The judge --------------------------------------------------------------------------------------------------------
 
 
 def read_judge_prompt(path: str | os.PathLike[str] | None = None) -> str:
-    """Return the text that a judge is sent; without a path, the one that this package brings.
+    """Return the prompt of a judge; without a path, the one of this package.
 
     ``{prompt}`` and ``{answer}`` stand in it once each, alone on a line, and so may ``{reference}``; without it the
     judge judges alone. It must ask for a last line "VERDICT: CORRECT", "VERDICT: PARTLY" or "VERDICT: INCORRECT".
-
-    Parameters
-    ----------
-    path : path, optional
-        UTF-8.
-
-    Raises
-    ------
-    InvalidDataError
-        When the file cannot be read, or a place or the verdict is missing.
 
     Examples
     --------
@@ -70,12 +88,8 @@ def read_judge_prompt(path: str | os.PathLike[str] | None = None) -> str:
 def _check_prompt(text: str, name: str) -> None:
     alone = _PLACE.findall(text)
     for place in ("prompt", "answer", "reference"):
-        mark = f"{{{place}}}"
-        if (
-            text.count(mark) != alone.count(place)
-            or alone.count(place) > 1
-            or (place not in alone and mark != "{reference}")
-        ):
+        mark, n = f"{{{place}}}", alone.count(place)
+        if text.count(mark) != n or n > 1 or (n == 0 and place != "reference"):
             raise InvalidDataError(f"{name}: {mark} must stand in it once, alone on a line.")
     if "VERDICT:" not in text:
         raise InvalidDataError(
@@ -85,27 +99,13 @@ def _check_prompt(text: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Judge:
-    """A model that grades.
-
-    Parameters
-    ----------
-    member : Member
-        How it is called.
-    prompt : str
-        What it is sent, see `read_judge_prompt`.
-    max_tokens : int
-        Of its reason and verdict; a model that thinks needs room for its thoughts too.
-
-    Raises
-    ------
-    InvalidDataError
-        When the prompt lacks a place or the verdict.
+    """A model that grades: how it is called, its prompt (see `read_judge_prompt`), and its room to reason in.
 
     Examples
     --------
     >>> judge = Judge(Member("critic", "openai/gpt-4.1"))
-    >>> chat = judge.messages(Question("Capital of Italy?", "Rome"), "Rome, of course.")
-    >>> [line for line in chat[0]["content"].splitlines() if line.startswith(">")]
+    >>> asked = judge.asks(Question("Capital of Italy?", "Rome"), "Rome, of course.")
+    >>> [line for line in asked.prompt.splitlines() if line.startswith(">")]
     ['> Capital of Italy?', '> Rome', '> Rome, of course.']
     """
 
@@ -117,16 +117,15 @@ class Judge:
         _check_prompt(self.prompt, "the judge's prompt")
 
     def grader_key(self, question: Question) -> str:
-        """Return what a store keeps with the judge's grades of this question.
+        """Return the key of the judge's grades of a question, wherever the judge is served.
 
-        It is another one when the judge, its prompt or the reference change, and the same wherever the judge is served.
-        Texts are in it as a digest only.
+        It is another one when the judge, its prompt or the reference change, and holds texts as a digest only.
         """
         shaping = json.dumps([shaping_of(self.member), self.prompt, question.reference], sort_keys=True)
-        return f"judge {self.member.model} v{JUDGE_VERSION} {hashlib.sha256(shaping.encode()).hexdigest()[:16]}"
+        return f"judge {self.member.model} v{JUDGE_VERSION} {digest_of(shaping)[:16]}"
 
-    def messages(self, question: Question, answer: str) -> list[dict[str, Any]]:
-        """Return the chat that asks for a verdict on `answer`.
+    def asks(self, question: Question, answer: str, **fields: Any) -> Question:
+        """Return the question that asks for a verdict on `answer`.
 
         Each line of what others wrote is quoted with "> ", so none of it can end its block or pass for a verdict.
         """
@@ -135,7 +134,7 @@ class Judge:
             "reference": NO_REFERENCE if question.reference is None else _quoted(question.reference),
             "answer": _quoted(answer),
         }
-        return [{"role": "user", "content": _PLACE.sub(lambda place: blocks[place[1]], self.prompt)}]
+        return Question(_PLACE.sub(lambda place: blocks[place[1]], self.prompt), **fields)
 
 
 def _quoted(text: str) -> str:
@@ -155,12 +154,11 @@ def _parts(content: Any) -> Iterator[str]:
         yield content
     elif isinstance(content, Sequence):
         for part in content:
-            text = part.get("text", f"[{part.get('type', 'part')}]") if isinstance(part, Mapping) else part
-            yield str(text)
+            yield str(part.get("text", f"[{part.get('type', 'part')}]") if isinstance(part, Mapping) else part)
 
 
 def parse_verdict(text: str) -> float | None:
-    r"""Return the error that a judge's answer comes to; None where there is no verdict, or there are two.
+    r"""Return the error that a judge's verdict means; None where there is no verdict, or there are two.
 
     It is the last line: VERDICT, and CORRECT (0), PARTLY (.5) or INCORRECT (1). None is a failed call of the judge and
     never a wrong answer of the model.
@@ -174,9 +172,208 @@ def parse_verdict(text: str) -> float | None:
     """
     lines = [line for line in text.rpartition(_THOUGHT)[2].splitlines() if any(map(str.isalnum, line))]
     verdicts = [_VERDICT.fullmatch(line) for line in lines]
-    found = {_error_of(verdict[1]) for verdict in verdicts if verdict is not None}
-    return found.pop() if len(found) == 1 and verdicts[-1] is not None else None
+    found = {(verdict[1] or verdict[2]).casefold() for verdict in verdicts if verdict is not None}
+    return ERRORS[found.pop()] if len(found) == 1 and verdicts[-1] is not None else None
 
 
-def _error_of(word: str) -> float:
-    return ERRORS["partly" if word.casefold().startswith("part") else word.casefold()]
+# --- Its trial on known pairs -----------------------------------------------------------------------------------------
+
+
+def trial_questions(judge: Judge, questions: Sequence[Question], n: int = 10, seed: int = 0) -> list[Question]:
+    """Return questions for the judge itself: verdicts on `n` right answers and, after each, on a wrong one.
+
+    Right answers are references, wrong ones the references of other questions, of a similar kind where there are any.
+    """
+    rng, made = random.Random(seed), []
+    known = [question for question in questions if question.reference is not None]
+    picked = sorted(rng.sample(known, len(known)), key=lambda question: question.grader is not None)
+    for question in picked[:n]:
+        right, grader = question.reference or "", question.grader or suitable_grader(question.reference or "")
+        similar = sorted(rng.sample(known, len(known)), key=lambda other: _differs(question, other))
+        others = [other.reference or "" for other in similar]
+        wrong = (w for w in others if normalised(w) != normalised(right) and (grader is None or grader(w, right) == 1))
+        made.append(_trial_question(judge, question, right, "correct"))
+        made += [_trial_question(judge, question, answer, "incorrect") for answer in itertools.islice(wrong, 1)]
+    return made
+
+
+def _differs(one: Question, other: Question) -> int:
+    """Return in how many ways two questions are of another kind: their families, and the shapes of their references."""
+    graders = [question.grader or suitable_grader(question.reference or "") for question in (one, other)]
+    names = [grader and grader.name for grader in graders]
+    return (one.fields.get("family") != other.fields.get("family")) + (names[0] != names[1])
+
+
+def _trial_question(judge: Judge, question: Question, answer: str, verdict: str) -> Question:
+    grader = Grader("trial v1", lambda said, right: parse_verdict(said) != ERRORS[right])
+    return judge.asks(question, answer, reference=verdict, grader=grader)
+
+
+def trial_result(questions: Sequence[Question], errors: Mapping[tuple[int, int], float]) -> tuple[str, bool]:
+    """Return how a judge did in its trial, and whether it passes: at 4 in 5 of each, a coin would once in 300 times."""
+    (accepted, right), (refused, wrong) = (
+        (sum(errors.get((row, 0)) == 0 for row in rows), len(rows))
+        for verdict in ("correct", "incorrect")
+        for rows in [[row for row, question in enumerate(questions) if question.reference == verdict]]
+    )
+    said = f"The judge accepted {accepted} of {right} right answers and refused {refused} of {wrong} wrong ones."
+    return said, 5 * accepted >= 4 * right and 5 * refused >= 4 * wrong
+
+
+# --- References from a model ------------------------------------------------------------------------------------------
+
+
+def with_reference(question: Question, answer: str, *, judged: bool) -> Question | None:
+    """Return the question with a reference model's answer as its reference; None where it cannot serve as one.
+
+    Without a judge, other answers are graded by whether they agree with it. That can be told only where its answer is
+    short, a JSON value, or marked as final ("The answer is 42."). Free text is not compared by its vectors: two
+    sentences with other facts in the same words are nearer to each other there than the same fact in other words.
+    """
+    if not answer.strip() or is_refusal(answer):
+        return None
+    if question.grader is None and judged:
+        return replace(question, reference=answer)
+    blocks, final = fenced(answer), final_part(answer)
+    parts = [] if final is None else [bare(first_line(final).removesuffix("."))]
+    parts += blocks if len(blocks) == 1 and holds_json(blocks[0]) else []
+    for part in (*parts, answer):
+        grader = suitable_grader(part) if question.grader is None else question.grader
+        if grader is None or (grader.name in _VERBATIM and not is_short(part)):
+            continue
+        referenced = replace(question, reference=part, grader=grader)
+        if referenced.error(part) == 0:
+            return referenced
+    return None
+
+
+def worth(*, reference_model: str | None = None, judge: str | None = None, ungraded: int = 0) -> str:
+    """Return what grades of prompts without a right answer are worth, in a sentence or two.
+
+    Examples
+    --------
+    >>> worth(judge="openai/gpt-4.1")
+    'Where no right answer was given, the grades are the opinion of openai/gpt-4.1.'
+    """
+    if reference_model is not None:
+        how = f"by the judge {judge}" if judge is not None else "where that is short or marked as final"
+        said = (
+            f"Where no right answer was given, the grades say how far a model agrees with what {reference_model} "
+            f"answered, compared {how}: its mistakes count as right, and no model can be seen to do better."
+        )
+    else:
+        said = f"Where no right answer was given, the grades are the opinion of {judge}."
+    return said + (f" {ungraded} prompts could not be graded and do not count." if ungraded else "")
+
+
+# --- Grading ----------------------------------------------------------------------------------------------------------
+
+
+class Grading:
+    """Grades answers, with a judge where no program does, and a model (`references`) that gives missing references."""
+
+    def __init__(
+        self,
+        store: AnswerStore,
+        judge: Judge | None = None,
+        judge_caller: Caller | None = None,
+        references: Caller | None = None,
+    ) -> None:
+        self.judge, self.judge_caller, self.references = judge, judge_caller, references
+        self._store = store
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._answers: dict[str, Answer] = {}
+        if references is not None:
+            known = store.answers(references.member.name, references.settings_digest)
+            self._answers = {prompt: a for (prompt, repeat), a in known.items() if not repeat and a.text is not None}
+
+    def key(self, question: Question) -> str:
+        """Return what the store keeps with a grade: another one when grader, reference or judge change."""
+        by = question.grader_key or (AGREEMENT if self.judge is None else self.judge.grader_key(question))
+        if question.lacks_reference and self.references is not None:
+            return f"{by}, right is {self.references.member.name} {self.references.settings_digest[:16]}"
+        return by
+
+    def is_reference(self, caller: Caller, question: Question) -> bool:
+        """Return whether `caller` calls the model that gives the question's reference."""
+        return question.lacks_reference and self.references is caller
+
+    def reference_answer(self, question: Question) -> Answer | None:
+        """Return what the reference model has answered."""
+        return self._answers.get(question.digest)
+
+    def cannot_grade(self, question: Question) -> bool:
+        """Return whether the reference model has answered what cannot serve as a reference."""
+        has = question.lacks_reference and question.digest in self._answers
+        return has and self._referenced(question) is None
+
+    def _referenced(self, question: Question) -> Question | None:
+        return with_reference(question, self._answers[question.digest].text or "", judged=self.judge is not None)
+
+    async def with_reference(self, question: Question, hold: Hold) -> Question:
+        """Return the question with a reference where it needs one, from the reference model, which answers it once.
+
+        Raises `NoGradeError` when that model fails, `UngradableError` when its answer cannot serve as a reference.
+        """
+        caller = self.references
+        if caller is None or not question.lacks_reference:
+            return question
+        async with self._asking[question.digest]:
+            if question.digest not in self._answers:
+                try:
+                    answer = await caller(question, hold)
+                except CallFailedError as failed:
+                    said = f"The reference model {caller.member.name} failed: {failed}"
+                    raise NoGradeError(said, failed.kind) from failed
+                await keep(self._store, caller, question, answer)
+                self._answers[question.digest] = answer
+        if (found := self._referenced(question)) is None:
+            said = f"What {caller.member.name} answers to {question.name} cannot serve as a reference."
+            raise UngradableError(said)
+        return found
+
+    async def grade(self, question: Question, answer: str, hold: Hold) -> Grade:
+        """Return the grade of an answer; raise `NoGradeError` when the judge fails, or gives no verdict twice."""
+        if (error := await asyncio.to_thread(question.error, answer)) is not None:
+            return Grade(error)
+        caller = self.judge_caller
+        if self.judge is None or caller is None:
+            raise InvalidDataError(f"{question.name} has no grader but a judge; name one.")
+        asked, usd = self.judge.asks(question, answer), 0.0
+        for _ in range(VERDICTS):
+            try:
+                reply = await caller(asked, hold)
+            except CallFailedError as failed:
+                raise NoGradeError(f"The judge {caller.member.name} failed: {failed}", failed.kind) from failed
+            usd += reply.usd or 0.0
+            if (error := parse_verdict(reply.text or "")) is not None:
+                return Grade(error, usd, reply.text or "")
+        raise NoGradeError(f"The judge {self.judge.member.name} gave no verdict that can be read.", "verdict")
+
+    def judge_tokens(self, question: Question, answer_tokens: float) -> float:
+        """Return about how many prompt tokens one verdict takes on an answer of `answer_tokens`."""
+        if self.judge is None or self.judge_caller is None:
+            return 0.0
+        return self.judge_caller.tokens(self.judge.asks(question, "")) + answer_tokens
+
+    def worst(self, question: Question, answer_tokens: float) -> float:
+        """Return the most USD that a verdict on an answer of at most `answer_tokens` may cost."""
+        if question.grader is not None or self.judge_caller is None:
+            return 0.0
+        return self.judge_caller.worst(self.judge_tokens(question, answer_tokens))
+
+
+def keep(
+    store: AnswerStore,
+    caller: Caller,
+    question: Question,
+    answer: Answer | None,
+    grader_key: str | None = None,
+    grade: Grade | None = None,
+    repeat: int = 0,
+) -> asyncio.Future[None]:
+    """Hand an answer to a question, a grade of one, or both to the store; return what is done when they are on disk."""
+    key = AnswerKey(caller.member.name, question.digest, caller.settings_digest, repeat)
+    chat, settings = (None, None) if answer is None else (question.messages, caller.settings)
+    added = store.add(key, answer, chat=chat, settings=settings, grader_key=grader_key, grade=grade)
+    return asyncio.wrap_future(added)

@@ -1,59 +1,74 @@
-"""What models are asked when they are onboarded, and how each answer is graded."""
+"""Questions of a validation file: each a chat to send, a reference, and the grader that compares answers with it."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, overload
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, overload
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
+from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.graders import Grader
+from unirouter_plugins.graders import GradeFunction as Function
+from unirouter_plugins.graders import Grader, parse_grader
+from unirouter_plugins.graders.text import bare, normalised
 from unirouter_plugins.litellm.chat import Chat, Messages
-from unirouter_plugins.onboarding.grades import reads_reference
+
+T = TypeVar("T")
 
 JUDGE = "judge"
 """What a line names as its grader when a judge is to grade it."""
 
+FEW = 50
+"""A file with fewer prompts is warned of."""
+
+MOST_WORDS = 5
+"""A longer reference is free text: a right answer rarely has the very words of a whole sentence."""
+
 UNNAMED = "the question"
+
+
+# --- Questions --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt that models are asked, and how to tell whether an answer is right.
+    """A prompt, and how to grade answers to it.
 
     Parameters
     ----------
     prompt : str
-        The text to route on; with `messages` their newest text from the user, when it is left out.
+        The text to route on; with `messages` their newest text from the user when not given.
     reference : str, optional
         A right answer.
     grader : Grader, optional
         None leaves it to a judge.
     messages : sequence of mapping, optional
-        The whole chat that is sent; its last message is the user's. The prompt alone, when it is left out.
+        The whole chat that is sent; its last message is the user's. The prompt alone when not given.
     documents : tuple of str, optional
-        What was retrieved for the prompt, and is sent before it, as `unirouter_core.documents.as_one_prompt` says;
-        `messages` are sent as they are, and should hold it.
+        What was retrieved for the prompt, sent before it; `messages` are sent as they are, and should hold it.
     name : str
-        What messages call it.
+        For messages.
     fields : mapping
-        What else stood in its line.
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no text to route on, or the last message is not the user's.
+        The other fields of its line.
 
     Examples
     --------
     >>> from unirouter_plugins.graders import parse_grader
-    >>> Question("What is 2 + 2?", "4", parse_grader("number")).messages
-    ({'role': 'user', 'content': 'What is 2 + 2?'},)
+    >>> question = Question("What is 2 + 2?", "4", parse_grader("number"))
+    >>> question.messages, question.error("It is 4."), question.error("It is 5.")
+    (({'role': 'user', 'content': 'What is 2 + 2?'},), 0.0, 1.0)
     """
 
     prompt: str = ""
@@ -63,6 +78,7 @@ class Question:
     documents: tuple[str, ...] | None = None
     name: str = field(default=UNNAMED, compare=False)
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _counted: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         chat = Chat.of(self.messages or (as_one_prompt(self.prompt, self.documents or ()) if self.prompt else ""))
@@ -84,27 +100,60 @@ class Question:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of the chat, in hexadecimal: what a store knows it by."""
+        """The SHA-256 of the chat, in hexadecimal: the key of its answers in a store."""
         chat = json.dumps(self.messages, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return _digest(chat)
+        return digest_of(chat)
+
+    def count_tokens(self, counter: TokenCounter) -> float:
+        """Return the tokens of the chat; they are counted once."""
+        if "tokens" not in self._counted:
+            self._counted["tokens"] = Chat.of(self.messages).count_tokens(counter)
+        return self._counted["tokens"]
 
     @property
     def grader_key(self) -> str | None:
-        """What a store keeps with a program's grade: another one when grader or reference change; None for a judge.
-
-        Texts of the file are in it as a digest only.
-        """
+        """The key of a program's grades in a store, which holds the reference as a digest; None for a judge."""
         if self.grader is None:
             return None
-        return f"{self.grader.name} {_digest(json.dumps([self.grader.key, self.reference]))[:16]}"
+        return f"{self.grader.name} {digest_of(json.dumps([self.grader.key, self.reference]))[:16]}"
 
     @property
     def lacks_reference(self) -> bool:
-        """Whether a right answer is still to be found before its answers can be compared with one."""
-        return self.reference is None and (self.grader is None or reads_reference(self.grader))
+        """Whether its answers cannot be compared until a reference is found."""
+        return self.reference is None and (self.grader is None or _reads_reference(self.grader))
+
+    def error(self, answer: str) -> float | None:
+        """Return the error of an answer, 1 for a blank one; None where only a judge can tell.
+
+        Raises `InvalidDataError` when the reference is missing, or when a grader of the user's own fails.
+        """
+        if not answer.strip():
+            return 1.0
+        if (grader := self.grader) is None:
+            return None
+        if self.lacks_reference:
+            raise InvalidDataError(f"{self.name} has no reference; the grader {grader.name!r} needs one.")
+        return self._graded(lambda: grader(answer, self.reference or ""))
+
+    def check_reference(self) -> None:
+        """Raise `InvalidDataError` unless the reference is a right answer by the question's grader."""
+        if (grader := self.grader) is not None and self.reference is not None:
+            self._graded(lambda: grader.check(self.reference or ""))
+
+    def _graded(self, grade: Callable[[], T]) -> T:
+        try:
+            return grade()
+        except InvalidDataError as failed:
+            raise InvalidDataError(f"{self.name}: {failed}") from failed
+        except Exception as failed:  # of any kind: it is the user's own function
+            raise InvalidDataError(
+                f"{self.name}: the grader {self.grader and self.grader.name!r} failed ({type(failed).__name__}: "
+                f"{failed}); it must give any answer an error in [0, 1]."
+            ) from failed
 
 
-def _digest(text: str) -> str:
+def digest_of(text: str) -> str:
+    """Return the SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -117,12 +166,7 @@ class Questions(Sequence[Question]):
     questions : sequence of Question
         Of several with the same chat, the first is kept.
     source : str
-        Where they come from, for a profile's provenance: the name of the file and the digest of its content.
-
-    Raises
-    ------
-    InvalidDataError
-        When there are fewer than 2, or the same chat has two references or graders.
+        For a profile's provenance: the name of the file and the digest of its content.
 
     Examples
     --------
@@ -139,7 +183,8 @@ class Questions(Sequence[Question]):
         kept: dict[str, Question] = {}
         for place, question in enumerate(self.questions, 1):
             named = replace(question, name=f"question {place}") if question.name == UNNAMED else question
-            if _differs(first := kept.setdefault(named.digest, named), named):
+            first = kept.setdefault(named.digest, named)
+            if (first.reference, first.grader, first.documents) != (named.reference, named.grader, named.documents):
                 raise InvalidDataError(
                     f"{first.name} and {named.name} send the same chat, but their reference, grader or documents "
                     "differ; keep one of them."
@@ -152,18 +197,13 @@ class Questions(Sequence[Question]):
         return f"Questions({len(self)} prompts, {self.source!r})"
 
     def __len__(self) -> int:
-        """Return the number of questions."""
         return len(self.questions)
-
-    def __iter__(self) -> Iterator[Question]:
-        return iter(self.questions)
 
     @overload
     def __getitem__(self, place: int) -> Question: ...
     @overload
     def __getitem__(self, place: slice) -> Sequence[Question]: ...
     def __getitem__(self, place: int | slice) -> Question | Sequence[Question]:
-        """Return the question at `place`, or those of a slice."""
         return self.questions[place]
 
     @cached_property
@@ -177,22 +217,13 @@ class Questions(Sequence[Question]):
         return tuple(question for question in self if question.grader is None)
 
     def check(self, *, judge: bool = False, reference_model: bool = False) -> None:
-        """Raise `InvalidDataError` when some cannot be graded with what there is.
-
-        Parameters
-        ----------
-        judge, reference_model : bool
-            Whether there is a judge to grade, and a model to answer what has no reference.
-        """
-        if not reference_model and (
-            lacking := [q for q in self.without_reference if not judge or q.grader is not None]
-        ):
-            unread = sorted({name for question in lacking for name in question.fields} - {"id"})
-            passed_over = (
-                f" A right answer is called 'reference'; {', '.join(unread)} were passed over." if unread else ""
-            )
+        """Raise `InvalidDataError` when some cannot be graded with what there is: a judge, a reference model."""
+        lacking = [q for q in self.without_reference if not judge or q.grader is not None]
+        if lacking and not reference_model:
+            ignored = sorted({name for question in lacking for name in question.fields} - {"id"})
+            hint = f" A right answer is called 'reference'; {', '.join(ignored)} were ignored." if ignored else ""
             cure = "give them one, or name a reference model" + ("." if judge else " or a judge.")
-            raise InvalidDataError(f"{self._count(lacking)} no reference; {cure}{passed_over}")
+            raise InvalidDataError(f"{self._count(lacking)} no reference; {cure}{hint}")
         if not judge and (unjudged := [q for q in self.for_judge if q.reference is not None]):
             raise InvalidDataError(
                 f"{self._count(unjudged)} no grader but a judge, as no program can tell whether a free text says the "
@@ -216,5 +247,224 @@ class Questions(Sequence[Question]):
         )
 
 
-def _differs(one: Question, other: Question) -> bool:
-    return (one.reference, one.grader, one.documents) != (other.reference, other.grader, other.documents)
+# --- Graders ----------------------------------------------------------------------------------------------------------
+
+_GROUPED = r"\d{1,3}(?:[,.' ]\d{3})+(?:[.,]\d+)?"
+_NUMBER = re.compile(rf"[-+−]?\s?[$€£¥₹]?\s?(?:{_GROUPED}|\d+(?:[.,]\d+)?|\d+\s?/\s?\d+)\s?[%$€£¥₹°]?")
+_LETTER = re.compile(r"\(?[A-J][).]?|\(?[A-J]\)\s.*")
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]{1,2}")  # Thai, Lao, kana, Chinese: two are a word
+_PAIRS = (("yes", "no"), ("true", "false"))
+
+
+def suitable_grader(reference: str) -> Grader | None:
+    """Return the grader that the shape of a reference asks for; None for free text, which only a judge can grade.
+
+    A lone letter from A to J is an option ("choice"), as are yes and no, true and false; a lone number is a "number";
+    an object or a list is "json"; any other text of at most five words is "text".
+
+    Examples
+    --------
+    >>> [suitable_grader(text).spec for text in ("42", "C", "New York")]
+    ['number', 'choice', 'text']
+    >>> suitable_grader("Bring it back within 30 days, with the receipt.") is None
+    True
+    """
+    text, spec = bare(reference), None
+    if (labels := next((pair for pair in _PAIRS if normalised(text) in pair), None)) is not None:
+        spec = json.dumps({"grader": "choice", "options": list(labels)})
+    elif _LETTER.fullmatch(text):
+        spec = "choice"
+    elif _NUMBER.fullmatch(text):
+        spec = "number"
+    elif holds_json(text):
+        spec = "json"
+    elif is_short(text):
+        spec = "text"
+    grader = None if spec is None else parse_grader(spec)
+    return None if grader is None or grader(reference, reference) else grader
+
+
+def is_short(text: str) -> bool:
+    """Return whether a text has few enough words to be compared word by word."""
+    return len(_UNSPACED.sub("x ", text).split()) <= MOST_WORDS
+
+
+def holds_json(text: str) -> bool:
+    """Return whether a text is a JSON object or list."""
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _reads_reference(grader: Grader) -> bool:
+    """Return whether a grader compares with a reference; others hold the answer to what they were made with."""
+    match grader.name:
+        case "regex" | "constraints":
+            return False
+        case "contains":
+            return not grader.parameters
+        case "json":
+            return bool(grader.parameters.get("compare", True))
+    return True
+
+
+# --- Validation files -------------------------------------------------------------------------------------------------
+
+_TEXT = "a text"
+_EXPECTED: Mapping[str, tuple[str, type | tuple[type, ...], type | None]] = {
+    "prompt": (_TEXT, str, None),
+    "messages": ('a list of messages, [{"role": "user", "content": "..."}]', list, dict),
+    "system": (_TEXT, str, None),
+    "reference": (_TEXT, str, None),
+    "grader": ('a name or {"grader": name, ...}', (str, dict), None),
+    "documents": ("a list of texts", list, str),
+}
+"""Of each field of a line: what it must be, in words and as types of the value and of its items."""
+
+
+def read_questions(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    functions: Mapping[str, Function] | None = None,
+    embedder: Embedder | None = None,
+    judged: bool = False,
+) -> Questions:
+    r"""Return the questions in a file; without one, the 300 of this package.
+
+    Each line of a ``.jsonl`` is an object, of which only a prompt or messages must be there::
+
+        {"prompt": "What is 12 * 12?", "reference": "144", "grader": "number"}
+        {"system": "Answer with a city.", "prompt": "Capital of Italy?", "reference": "Rome"}
+        {"messages": [{"role": "user", "content": "..."}, ...], "reference": "...", "grader": "judge"}
+        {"prompt": "Name a prime above 90.", "grader": {"grader": "regex", "pattern": "\\b97\\b"}}
+
+    A ``grader`` is what `unirouter_plugins.graders.parse_grader` takes, or "judge". Without one, a judge grades where
+    there is one; else the reference's shape tells which program does, see `suitable_grader`. ``documents`` is a list of
+    texts that are sent before a ``prompt``; ``messages`` are sent as they are. ``id`` names the line in messages,
+    other fields are ignored. A ``.txt`` has one bare prompt a line. Every reference must be a right answer by its own
+    grader.
+
+    Parameters
+    ----------
+    path : path, optional
+        UTF-8.
+    functions : mapping of name to function (answer, reference) -> error, optional
+        Graders of your own, for lines that name them.
+    embedder : Embedder, optional
+        For the grader "similarity".
+    judged : bool
+        Whether there is a judge.
+
+    Raises
+    ------
+    InvalidDataError
+        When the file cannot be read or a line cannot be used, with the file, the line, the value and the cure.
+
+    Examples
+    --------
+    >>> starter = read_questions()
+    >>> len(starter), starter[0].prompt, starter[0].reference
+    (300, 'Repeat this word and write nothing else: lantern', 'lantern')
+    """
+    place = Path(path) if path is not None else resources.files("unirouter_core") / "starter" / "validation.jsonl"
+    shown = place.name if path is None else str(path)
+    if not place.name.lower().endswith((".jsonl", ".txt")):
+        raise InvalidDataError(f"{shown} is neither .jsonl nor .txt; write one object or one prompt a line.")
+    try:
+        content = place.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as failed:
+        raise InvalidDataError(f"{shown} cannot be read: {failed.strerror}.") from failed
+    except UnicodeDecodeError as failed:
+        raise InvalidDataError(f"{shown} is not UTF-8 (byte {failed.start}); save it as UTF-8.") from failed
+    is_json, questions = place.name.lower().endswith(".jsonl"), []
+    try:
+        for number, line in enumerate(io.StringIO(text, newline=None), 1):
+            if not line.isspace():
+                record = _record(line, number) if is_json else line.rstrip("\n")
+                questions.append(_question(record, number, functions, embedder, judged))
+        source = f"{place.name if path is not None else 'starter'} sha256:{hashlib.sha256(content).hexdigest()[:16]}"
+        read = Questions(questions, source)
+    except InvalidDataError as failed:
+        raise InvalidDataError(f"{shown}: {failed}") from failed
+    if len(read) < FEW:
+        warnings.warn(
+            f"{place.name} holds {len(read)} prompts, too few to say much of a model; a few hundred do.", stacklevel=2
+        )
+    return read
+
+
+def _question(
+    record: object, number: int, functions: Mapping[str, Function] | None, embedder: Embedder | None, judged: bool
+) -> Question:
+    """Return the question of a line, its reference checked."""
+    line = {"prompt": record} if isinstance(record, str) else record
+    if not isinstance(line, dict):
+        raise InvalidDataError(f'line {number}: {line!r:.60} is no object; write {{"prompt": "..."}}.')
+    given = {name: line[name] for name in _EXPECTED if line.get(name) is not None}
+    others = {name: value for name, value in line.items() if name not in _EXPECTED}
+    place = f"line {number}"
+    for name, value in given.items():
+        _check_field(name, value, place)
+    place += f" ({others['id']!s:.40})" if others.get("id") is not None else ""
+    if "messages" in given and "system" in given:
+        raise InvalidDataError(f"{place}: it has system and messages; put the system text into the messages.")
+    if "messages" not in given and "prompt" not in given:
+        has = f"it has {', '.join(others)}" if others else "it has nothing else"
+        raise InvalidDataError(f"{place}: there is no 'prompt' and no 'messages'; {has}.")
+    prompt, reference, grader = given.get("prompt", ""), given.get("reference"), given.get("grader")
+    documents = tuple(given["documents"]) if "documents" in given else None
+    system = [{"role": "system", "content": given["system"]}] if given.get("system") else []
+    chat = given.get("messages") or [*system, {"role": "user", "content": as_one_prompt(prompt, documents or ())}]
+    try:
+        if grader in (JUDGE, {"grader": JUDGE}):
+            program = None
+        elif grader is not None:
+            program = parse_grader(grader, functions=functions, embedder=embedder)
+        else:
+            program = None if judged or reference is None else suitable_grader(reference)
+        question = Question(prompt, reference, program, chat, documents, place, others)
+    except InvalidDataError as failed:
+        raise InvalidDataError(f"{place}: {failed}") from failed
+    question.check_reference()
+    return question
+
+
+def _check_field(name: str, value: Any, place: str) -> None:
+    """Raise `InvalidDataError` for a field's value that cannot be used, with what it must be."""
+    expected, kind, of = _EXPECTED[name]
+    where, cure, is_right = name, "", isinstance(value, kind)
+    wrong = [] if of is None or not is_right else [at for at, item in enumerate(value) if not isinstance(item, of)]
+    if is_right and not wrong:
+        if name in ("prompt", "reference") and not value.strip():
+            raise InvalidDataError(f"{place}: {name} is {value!r}; write a text, or leave the field out.")
+        return
+    if wrong:
+        where, value = f"{name}[{wrong[0]}]", value[wrong[0]]
+    elif name == "reference" and isinstance(value, list):
+        cure = ': write one, and the others in the grader, {"grader": "text", "also": [...]}'
+    elif expected == _TEXT:
+        cure = f": write {json.dumps(json.dumps(value, ensure_ascii=False), ensure_ascii=False):.60}"
+    raise InvalidDataError(f"{place}: {where} is {value!r:.60}; {name} must be {expected}{cure}.")
+
+
+def _record(line: str, number: int) -> object:
+    """Return the JSON value of a line, which must be one that can be sent."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no JSON number")
+
+    try:
+        record = json.loads(line, parse_constant=refuse)
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as failed:
+        half = ascii(failed.object[failed.start])
+        raise InvalidDataError(
+            f"line {number}: {half} is half of a character; write the whole character, or both halves."
+        ) from failed
+    except (ValueError, RecursionError) as failed:
+        raise InvalidDataError(
+            f"line {number}: {line[:60]!r} is not JSON ({failed}); write one object a line."
+        ) from failed
+    return record

@@ -1,227 +1,396 @@
-"""A file path or a URL to a database with the tables of answers; its failures as one sentence each."""
+"""Answers that were paid for and their grades, in a SQLite file or a PostgreSQL database: each is paid for once."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import math
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 
 try:
     import sqlalchemy as sa
     from sqlalchemy.dialects import postgresql, sqlite
-    from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+    from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
 except ImportError as missing:
-    raise ImportError("SQLAlchemy is missing: pip install 'unirouter[litellm]'.") from missing
+    raise ImportError("SQLAlchemy or tenacity is missing: pip install 'unirouter[litellm]'.") from missing
 
-SCHEMA = 1
-"""The version of the tables; a database of a later one is refused."""
+LOCK_NOTICE, LOCK_TIMEOUT = 5.0, 600.0
+"""Seconds that a writer waits for another process's lock on the SQLite file before it logs so, and before it fails."""
 
-WAIT = 30
-"""Seconds that a writer waits for other processes that write to the same SQLite file."""
-
+_LOG = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _CURES = {
+    "locked": "another process has locked it: end that process, or give another file",
     "sqlite": "it must be a SQLite file that may be written, in a folder that exists, with space left on the disk",
     "postgresql": "check that the server runs, and the host, user, password and database in the URL",
 }
-_LOCK = 0x756E69  # "uni": two processes that open a new PostgreSQL database make its tables one after the other
+_ADVISORY_LOCK = 0x756E69  # two processes that open a new PostgreSQL database make its tables one after the other
 
 
 class StoreError(UniRouterError, RuntimeError):
     """A store of answers that cannot be opened, read or written."""
 
 
+# --- Records ----------------------------------------------------------------------------------------------------------
+
+
+_TOKENS = ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens")
+
+
+class AnswerKey(NamedTuple):
+    """What an answer is kept under: model, digests of chat and settings, and the number of the repeat, from 0."""
+
+    model: str
+    prompt: str
+    settings: str
+    repeat: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to one prompt, and what it took, None where not known, never 0.
+
+    `text` is "" for an empty answer and None where texts are not kept; tokens are as the provider counted them;
+    `finish` is LiteLLM's finish_reason; `refused` says that the model, or its provider's content filter, declined.
+    """
+
+    text: str | None
+    tokens_in: float | None
+    tokens_out: float | None
+    reasoning_tokens: float | None
+    cached_tokens: float | None
+    usd: float | None
+    seconds: float
+    finish: str | None
+    refused: bool
+    date: str
+
+    def __post_init__(self) -> None:
+        _check_amounts(self, *_TOKENS, "usd", "seconds")
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer met its token limit."""
+        return self.finish == "length"
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The error of an answer, in [0, 1], with a judge's USD and its reasons ("" where texts are not kept)."""
+
+    error: float
+    usd: float = 0.0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _check_amounts(self, "error", "usd")
+        if self.error > 1:
+            raise InvalidDataError(f"The error {self.error:g} of a grade is not in [0, 1].")
+
+
+def _check_amounts(record: Answer | Grade, *names: str) -> None:
+    for name in names:
+        if (value := getattr(record, name)) is None:
+            continue
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise InvalidDataError(f"{name} of {type(record).__name__} is {value!r}; it must be finite and >= 0.")
+        object.__setattr__(record, name, float(value))
+
+
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 class Text(sa.TypeDecorator[str]):
-    """Any string. What a database refuses, NUL and lone surrogates, is kept in Python's escapes behind a mark."""
+    """Any string. NUL and lone surrogates, which databases refuse, are kept in Python's escapes behind a mark."""
 
     impl = sa.Text
     cache_ok = True
-    _mark = "escaped:"
-    _refused = re.compile(rf"[\0\ud800-\udfff]|\A{_mark}")
 
     def process_bind_param(self, value: str | None, dialect: object) -> str | None:
         """Return what the database keeps."""
-        if value is None or self._refused.search(value) is None:
-            return value
-        return self._mark + value.encode("unicode_escape").decode("ascii")
+        is_plain = value is None or re.search(r"[\0\ud800-\udfff]|\Aescaped:", value) is None
+        return value if is_plain else f"escaped:{value}".encode("unicode_escape").decode("ascii")
 
     def process_result_value(self, value: str | None, dialect: object) -> str | None:
         """Return the string that was kept."""
-        if value is None or not value.startswith(self._mark):
+        if value is None or not value.startswith("escaped:"):
             return value
-        return value.removeprefix(self._mark).encode("ascii").decode("unicode_escape")
-
-
-_tables = sa.MetaData()
-
-schema = sa.Table("unirouter_schema", _tables, sa.Column("version", sa.Integer, primary_key=True))
-
-prompts = sa.Table(  # what a digest in `answers` stands for, for people who read the database; so is the next
-    "prompts",
-    _tables,
-    sa.Column("prompt", Text, primary_key=True),
-    sa.Column("chat_json", Text, nullable=False),
-)
-
-settings = sa.Table(
-    "settings",
-    _tables,
-    sa.Column("settings", Text, primary_key=True),
-    sa.Column("settings_json", Text, nullable=False),
-)
-
-graders = sa.Table(  # a grader's key may hold a whole JSON schema, more than PostgreSQL takes into a primary key
-    "graders",
-    _tables,
-    sa.Column("grader", Text, primary_key=True),
-    sa.Column("grader_key", Text, nullable=False),
-)
+        return value.removeprefix("escaped:").encode("ascii").decode("unicode_escape")
 
 
 def _key() -> list[sa.Column[Any]]:
-    texts = [sa.Column(name, Text, primary_key=True) for name in ("model", "prompt", "settings")]
+    texts = [sa.Column(name, Text, primary_key=True) for name in AnswerKey._fields[:3]]
     return [*texts, sa.Column("repeat", sa.Integer, primary_key=True, autoincrement=False)]
 
 
-answers = sa.Table(
+_tables = sa.MetaData()
+_answers = sa.Table(
     "answers",
     _tables,
     *_key(),
+    sa.Column(
+        "chat_json", sa.Text
+    ),  # what the digests `prompt` and `settings` stand for, for people who read the table
+    sa.Column("settings_json", Text),
     sa.Column("text", Text),
-    *(sa.Column(name, sa.Double) for name in ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens", "usd")),
-    sa.Column("seconds", sa.Double, nullable=False),
+    *(sa.Column(name, sa.Double) for name in (*_TOKENS, "usd", "seconds")),
     sa.Column("finish", Text),
     sa.Column("refused", sa.Boolean, nullable=False),
     sa.Column("date", Text, nullable=False),
-    sa.Column("earlier_usd", sa.Double, nullable=False, default=0.0),  # answers that this one replaced
 )
-
-grades = sa.Table(
+_grades = sa.Table(
     "grades",
     _tables,
     *_key(),
-    sa.Column("grader", Text, sa.ForeignKey(graders.c.grader), primary_key=True),
-    sa.Column("error", sa.Double, nullable=False),
-    sa.Column("usd", sa.Double, nullable=False),
+    sa.Column("grader", Text, primary_key=True),  # the digest of grader_key, which may be too long for an index
+    sa.Column("grader_key", Text, nullable=False),
+    sa.Column("error", sa.Double),
+    sa.Column("usd", sa.Double),
     sa.Column("note", Text, nullable=False),
-    sa.ForeignKeyConstraint([column.name for column in _key()], list(answers.primary_key)),
 )
+Row: TypeAlias = dict[str, Any]
+_ANSWER = [_answers.c[field.name] for field in fields(Answer)]
+_GRADE = [_grades.c[field.name] for field in fields(Grade)]
+_FROM_VERSION_0_1 = """
+    ALTER TABLE answers RENAME TO answers_1; ALTER TABLE grades RENAME TO grades_1; CREATE;
+    INSERT INTO answers SELECT model, prompt, settings, repeat, chat_json, settings_json, text, tokens_in, tokens_out,
+      reasoning_tokens, cached_tokens, usd, seconds, finish, refused, date
+      FROM answers_1 LEFT JOIN prompts USING (prompt) LEFT JOIN settings USING (settings);
+    INSERT INTO grades SELECT model, prompt, settings, repeat, grader, grader_key, error, usd, note
+      FROM grades_1 JOIN graders USING (grader);
+    DROP TABLE grades_1; DROP TABLE answers_1; DROP TABLE graders; DROP TABLE prompts; DROP TABLE settings;
+    DROP TABLE unirouter_schema
+"""
+"""Statements that bring the six tables of version 0.1 into two."""
 
 
-# --- Database ---------------------------------------------------------------------------------------------------------
+# --- Store ------------------------------------------------------------------------------------------------------------
 
 
-class Database:
-    """The tables in one SQLite file or PostgreSQL database, made on first use.
+class AnswerStore:
+    """Answers and their grades, for people to read, too; several processes may share it.
+
+    One thread writes: what is added while a transaction is committed goes into the next one. Leaving the block waits
+    until all is on disk.
 
     Parameters
     ----------
     place : str or path
-        A file, or a URL that begins with ``postgresql://`` or ``sqlite:///``.
+        A file, or a URL such as ``postgresql://user:password@host/database``.
+    texts : bool
+        False keeps no text of prompts, answers and judges' notes. Texts that are there already stay.
+    create : bool
+        False makes neither file nor tables where there are none, and then reads nothing.
 
     Raises
     ------
-    InvalidDataError
-        When `place` is no such thing.
     StoreError
-        When it cannot be opened, or holds something else.
-    ImportError
-        When the package that talks to PostgreSQL is missing.
+        When it cannot be opened, read or written, then and later; no message shows a password or a text.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> key = AnswerKey("poet", prompt="5f2a", settings="09c1")
+    >>> answer = Answer("4", 9, 1, None, None, usd=2e-6, seconds=0.4, finish="stop", refused=False, date="2026-11-23")
+    >>> with tempfile.TemporaryDirectory() as folder, AnswerStore(f"{folder}/answers.sqlite") as store:
+    ...     store.add(key, answer, grader_key="exact v1", grade=Grade(error=0.0)).result()
+    ...     store.answers("poet", "09c1")[("5f2a", 0)] == answer, store.grades("poet", "09c1")
+    (True, {('5f2a', 0, 'exact v1'): Grade(error=0.0, usd=0.0, note='')})
     """
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, place: str | Path, *, texts: bool = True, create: bool = True) -> None:
         url = _url(place)
-        self._dialect = url.get_backend_name()
-        self.shown = _shown(url)
-        self._engine = _engine(url)
+        is_file, file = url.get_backend_name() == "sqlite", Path(url.database or "")
+        self.texts, self.shown, self._engine = texts, shown(place), _engine(url)
+        self._waiting: deque[tuple[AnswerKey, Row | None, Row | None, Future[None]]] = deque()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        self._is_empty = not create and is_file and not file.exists() and file.parent.is_dir()
         try:
-            self._make_tables()
-            if self._dialect == "sqlite":
-                with self.reading() as connection:  # not before it is known to be ours, for it changes the file
-                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # who reads never waits for who writes
+            if not self._is_empty:
+                self._write(lambda connection: self._open(connection, create=create))
+                if is_file:  # not before it is known to be ours, for it changes the file
+                    self._write(lambda connection: connection.exec_driver_sql("PRAGMA journal_mode=WAL"), begin=False)
         except BaseException:
-            self.close()
+            self._engine.dispose()
             raise
+        insert: Any = sqlite.insert if is_file else postgresql.insert
+        answer, self._insert_grades = insert(_answers), insert(_grades).on_conflict_do_nothing()
+        self._insert_answers = answer.on_conflict_do_update(  # an answer without its text is replaced
+            index_elements=list(_answers.primary_key),
+            set_={column: answer.excluded[column.name] for column in _answers.c if not column.primary_key},
+            where=_answers.c.text.is_(None),
+        )
 
-    def insert(self, table: sa.Table) -> Any:
-        """Return an INSERT to `table` that can say what to do with rows that are there already."""
-        return _INSERTS[self._dialect](table)
+    def __repr__(self) -> str:
+        return f"AnswerStore({self.shown!r}, texts={self.texts})"
 
-    @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """Give a connection to read from; what it raises is a `StoreError`."""
-        with self._failures(), self._engine.connect() as connection:
-            yield connection
+    def __enter__(self) -> Self:
+        return self
 
-    @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """Give a connection within a transaction, which is on disk afterwards or, on an exception, undone."""
-        with self._failures(), self._engine.connect() as connection:
-            connection.execution_options(writes=True)
-            with connection.begin():
-                yield connection
-
-    def close(self) -> None:
-        """Close all connections."""
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown()
         self._engine.dispose()
 
-    def _make_tables(self) -> None:
-        with self.writing() as connection:
-            if self._dialect == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-            found = sa.inspect(connection).get_table_names()
-            if not found:
+    def answers(self, model: str, settings: str) -> dict[tuple[str, int], Answer]:
+        """Return the answers of a model with these settings, by prompt and repeat."""
+        columns = (_answers.c.prompt, _answers.c.repeat, *_ANSWER)
+        return {
+            (prompt, repeat): Answer(*row) for prompt, repeat, *row in self._read(_answers, columns, model, settings)
+        }
+
+    def grades(self, model: str, settings: str) -> dict[tuple[str, int, str], Grade]:
+        """Return the grades of these answers, by prompt, repeat and grader_key."""
+        columns = (_grades.c.prompt, _grades.c.repeat, _grades.c.grader_key, *_GRADE)
+        return {
+            (prompt, at, key): Grade(*row) for prompt, at, key, *row in self._read(_grades, columns, model, settings)
+        }
+
+    def add(
+        self,
+        key: AnswerKey,
+        answer: Answer | None = None,
+        *,
+        chat: Sequence[Mapping[str, Any]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        grader_key: str | None = None,
+        grade: Grade | None = None,
+    ) -> Future[None]:
+        """Keep an answer, a grade, or both; return at once a future that is done when they are on disk.
+
+        What is there already stays; only an answer without its text is replaced. The future may be cancelled: what was
+        given is kept all the same.
+        """
+        row = graded = None
+        if answer is not None:
+            row = {**key._asdict(), "chat_json": _json(chat), "settings_json": _json(settings), **vars(answer)}
+            row |= {} if self.texts else {"chat_json": None, "text": None}
+        if grade is not None and grader_key is not None:
+            digest = hashlib.sha256(grader_key.encode("utf-8", "surrogatepass")).hexdigest()
+            graded = {**key._asdict(), "grader": digest, "grader_key": grader_key, **vars(grade)}
+            graded |= {} if self.texts else {"note": ""}
+        kept: Future[None] = Future()
+        self._waiting.append((key, row, graded, kept))
+        self._writer.submit(self._write_waiting)
+        return kept
+
+    def _write_waiting(self) -> None:
+        """Commit all that waits, together."""
+        # In one order everywhere: two processes that wait for each other's rows would wait for ever.
+        group = sorted((self._waiting.popleft() for _ in range(len(self._waiting))), key=lambda entry: entry[0])
+        answers = [row for _, row, _, _ in group if row is not None]
+        grades = [row for _, _, row, _ in group if row is not None]
+
+        def insert(connection: sa.Connection) -> None:
+            for statement, rows in ((self._insert_answers, answers), (self._insert_grades, grades)):
+                if rows:
+                    connection.execute(statement, rows)
+
+        heard = [kept for *_, kept in group if kept.set_running_or_notify_cancel()]
+        try:
+            if group:
+                self._write(insert)
+        except BaseException as failed:
+            for kept in heard:
+                kept.set_exception(failed)
+        else:
+            for kept in heard:
+                kept.set_result(None)
+
+    def _read(self, table: sa.Table, columns: Sequence[Any], model: str, settings: str) -> Sequence[Any]:
+        if self._is_empty:
+            return ()
+        statement = sa.select(*columns).where(table.c.model == model, table.c.settings == settings)
+        with self._failures(), self._engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    def _write(self, change: Callable[[sa.Connection], object], *, begin: bool = True) -> None:
+        """Make a change in one transaction, on disk afterwards or undone; wait while another process holds the lock."""
+
+        def say_locked(state: RetryCallState) -> None:
+            if state.attempt_number == 1:
+                _LOG.warning("%s is locked by another process; waiting for it.", self.shown)
+
+        stop, locked = stop_after_delay(LOCK_TIMEOUT), retry_if_exception(_is_locked)
+        retrying = Retrying(retry=locked, stop=stop, before_sleep=say_locked, reraise=True)
+        with self._failures():
+            for attempt in retrying:
+                with attempt, self._engine.connect() as connection:
+                    connection.execution_options(writes=begin)
+                    with connection.begin():
+                        change(connection)
+
+    def _open(self, connection: sa.Connection, *, create: bool) -> None:
+        """Check that the tables are ours; make them, or bring those of version 0.1 into their shape."""
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        inspector = sa.inspect(connection)
+        found = inspector.get_table_names()
+        if "unirouter_schema" in found:
+            for statement in _FROM_VERSION_0_1.split(";"):
+                if statement.strip() == "CREATE":
+                    _tables.create_all(connection, checkfirst=False)
+                else:
+                    connection.exec_driver_sql(statement)
+        elif not found:
+            self._is_empty = not create
+            if create:
                 _tables.create_all(connection)
-                connection.execute(schema.insert().values(version=SCHEMA))
-            elif schema.name not in found:
-                raise StoreError(f"{self.shown} holds other tables ({found[0]!r}); give a place of the answers' own.")
-            version = connection.execute(sa.select(sa.func.max(schema.c.version))).scalar()
-        if version != SCHEMA:
-            raise StoreError(
-                f"{self.shown} has schema {version}, which this unirouter does not read ({SCHEMA}); upgrade unirouter."
-            )
+        elif others := set(found) - set(_tables.tables):
+            raise StoreError(f"{self.shown} holds other tables ({min(others)!r}); give a place of the answers' own.")
+        elif any(
+            {column["name"] for column in inspector.get_columns(name)} != set(table.c.keys())
+            for name, table in _tables.tables.items()
+        ):
+            raise StoreError(f"{self.shown} was written by another version of unirouter; upgrade it, or name another.")
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except IntegrityError as failed:
-            raise InvalidDataError("A grade is of an answer that is not kept; add the answer first.") from failed
-        except SQLAlchemyError as failed:
-            raise self._error(getattr(failed, "orig", None) or failed) from failed
-        except sqlite3.Error as failed:  # from a new connection's pragmas, which SQLAlchemy does not see
-            raise self._error(failed) from failed
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as failed:  # sqlite3's own, from a new connection's pragmas
+            reason = str(getattr(failed, "orig", None) or failed).split("\n")[0].rstrip(".")
+            cure = _CURES["locked" if _is_locked(failed) else self._engine.dialect.name]
+            raise StoreError(f"Answers cannot be kept in {self.shown}: {reason}; {cure}.") from failed
 
-    def _error(self, failed: BaseException) -> StoreError:
-        reason = str(failed).split("\n")[0].rstrip(".")
-        return StoreError(f"Answers cannot be kept in {self.shown}: {reason}; {_CURES[self._dialect]}.")
+
+def _is_locked(failed: BaseException) -> bool:
+    return isinstance(failed, sa.exc.OperationalError | sqlite3.Error) and "database is locked" in str(failed)
+
+
+def _json(value: object) -> str | None:
+    try:
+        return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as failed:
+        raise InvalidDataError(f"Chats and settings must be JSON-able ({failed}).") from failed
+
+
+# --- Places -----------------------------------------------------------------------------------------------------------
 
 
 def shown(place: str | Path) -> str:
-    """Return the place of a database as messages show it: a path, or a URL without the password.
+    """Return the place of a store as messages show it: a path, or a URL without the password.
 
     Examples
     --------
     >>> shown("postgresql://ada:secret@localhost/answers?password=secret")
     'postgresql://ada:***@localhost/answers'
     """
-    return _shown(_url(place))
-
-
-def _shown(url: sa.URL) -> str:
-    dialect = url.get_backend_name()
-    if dialect == "sqlite":
+    url = _url(place)
+    if url.get_backend_name() == "sqlite":
         return str(url.database)
-    return url.set(drivername=dialect, query={}).render_as_string(hide_password=True)  # a query may hold it too
+    plain = url.set(drivername=url.get_backend_name(), query={})  # a query may hold the password, too
+    return plain.render_as_string(hide_password=True)
 
 
 def _url(place: str | Path) -> sa.URL:
@@ -232,7 +401,7 @@ def _url(place: str | Path) -> sa.URL:
         raise InvalidDataError("The database's URL has more than one @; write one within a user or password as %40.")
     try:
         url = sa.make_url(place)
-    except (ArgumentError, ValueError):
+    except (sa.exc.ArgumentError, ValueError):
         # The text of the exception, and of its cause, may quote the password.
         raise InvalidDataError(
             "The database's URL cannot be read; write it as postgresql://user:password@host:5432/database."
@@ -240,9 +409,9 @@ def _url(place: str | Path) -> sa.URL:
     name = url.get_backend_name()
     if name not in _DRIVERS:
         raise InvalidDataError(f"{name!r} databases are not supported; give a file or a postgresql:// URL.")
-    if name == "sqlite":
-        return url.set(drivername=_DRIVERS[name], database=_file(url.database))
-    return url.set(drivername=_DRIVERS[name], query={"connect_timeout": "10", **url.query})
+    if name != "sqlite":
+        return url.set(drivername=_DRIVERS[name], query={"connect_timeout": "10", **url.query})
+    return url.set(drivername=_DRIVERS[name], database=_file(url.database))
 
 
 def _file(path: str | None) -> str:
@@ -258,7 +427,8 @@ def _engine(url: sa.URL) -> sa.Engine:
             return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
         except ImportError as missing:
             raise ImportError("psycopg is missing: pip install 'unirouter[postgres]'.") from missing
-    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": WAIT})
+    waits = {} if "timeout" in url.query else {"timeout": LOCK_NOTICE}
+    engine = sa.create_engine(url, hide_parameters=True, connect_args=waits)
     sa.event.listen(engine, "connect", _prepare)
     sa.event.listen(engine, "begin", _begin)
     return engine
@@ -267,7 +437,6 @@ def _engine(url: sa.URL) -> sa.Engine:
 def _prepare(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # Python's driver would begin where it thinks fit
     connection.execute("PRAGMA synchronous=FULL")  # what is committed is on disk
-    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _begin(connection: sa.Connection) -> None:

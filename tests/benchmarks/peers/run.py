@@ -23,7 +23,7 @@ from sets import DATA, VALIDATION, load
 
 from unirouter_core.curves import Curve, deferral_curve, zero_router_curve
 from unirouter_core.estimators import DefaultEstimator
-from unirouter_core.evaluate.bootstrap import measure
+from unirouter_core.evaluate import measure
 from unirouter_plugins.bench import split
 
 HERE = Path(__file__).parent

@@ -1,0 +1,141 @@
+"""The picture of a report: what is in it, that labels keep apart, and that nothing global is touched."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from unirouter_core.curves import deferral_curve, zero_router_curve
+from unirouter_core.evaluate import Comparison, Report, measure
+
+pytest.importorskip("matplotlib")
+
+from matplotlib.figure import Figure
+
+from unirouter_plugins.figures import draw
+
+ERRORS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]] * 6, float)
+COSTS = np.array([0.00005, 0.0005, 0.0025])
+
+
+@pytest.fixture
+def report():
+    """Three models, of which a router that knows who is right takes the cheapest that is."""
+    curve, mixture = (f(ERRORS, COSTS, ERRORS, COSTS) for f in (deferral_curve, zero_router_curve))
+    models = {name: (COSTS[j], 1 - ERRORS[:, j].mean()) for j, name in enumerate(("poet", "tutor", "sage"))}
+    metrics, worse = measure(curve, ERRORS, COSTS), measure(mixture, ERRORS, COSTS)
+    return Report(
+        n=len(ERRORS),
+        curve=curve,
+        mixture=mixture,
+        models=models,
+        metrics=metrics,
+        mixture_metrics=worse,
+        area_gain=(0.1, 0.2),
+        p_value=1.0,
+        quality_at_97=(1.0, 1.0),
+        saving_at_97=(0.1, 0.2),
+        single=Comparison({"sage": 1.0}, 0.8, 2.5e-3, (0.1, 0.2), (0.0, 0.1)),
+        mixed=Comparison({"sage": 0.9, "poet": 0.1}, 0.78, 2.3e-3, (0.1, 0.2), (0.0, 0.1)),
+        use="sage",
+        cost_weight=60,
+        quality=0.9,
+        cost=6e-4,
+        shares={},
+        fitted_on=False,
+    )
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """A function that draws a report and returns the figure that was saved."""
+    figures = []
+    save = Figure.savefig
+
+    def keep(figure, path, **options):
+        figures.append(figure)
+        save(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+
+    def make(report):
+        draw(report, tmp_path / "curve.png")
+        return figures[-1]
+
+    return make
+
+
+def crowd(report, n):
+    """The report with `n` models more, all of about one cost and quality."""
+    near = {f"model-{i}": (1e-3 * (1 + i / 50), 0.5 + i / 40) for i in range(n)}
+    return Report(**{**vars(report), "models": {**report.models, **near}})
+
+
+def names(figure):
+    return figure.axes[0].texts
+
+
+def test_the_picture_is_a_png_of_a_readable_size(report, tmp_path):
+    draw(report, tmp_path / "curve.png")
+
+    content = (tmp_path / "curve.png").read_bytes()
+    width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (width, height) == (1280, 800)  # 8 x 5 inches of 160 dots
+
+
+def test_another_suffix_gives_another_format(report, tmp_path):
+    draw(report, tmp_path / "curve.svg")
+
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+def test_every_model_is_named_and_no_two_names_overlap(report, drawn):
+    figure = drawn(crowd(report, 8))
+
+    boxes = [name.get_window_extent() for name in names(figure)]
+    assert {name.get_text() for name in names(figure)} >= {"poet", "sage", "tutor", "model-0", "model-7"}
+    assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
+
+
+def test_the_dots_stand_at_cost_per_1000_prompts_and_quality(report, drawn):
+    lines = {line.get_label(): line.get_xydata() for line in drawn(report).axes[0].lines}
+
+    expected = [(1000 * cost, quality) for cost, quality in report.models.values()]
+    assert lines["one model for all"] == pytest.approx(np.array(expected))
+    assert lines["routing"][:, 1].max() == pytest.approx(report.curve.peak)
+    assert lines["best mixture of models"][-1, 1] == pytest.approx(report.mixture.peak)
+
+
+def test_costs_far_apart_stand_on_a_logarithmic_axis(report, drawn):
+    # the sage costs 50 times what the poet does
+    near = Report(**{**vars(report), "models": {"a": (0.001, 0.5), "b": (0.002, 0.6)}})
+
+    assert drawn(report).axes[0].get_xscale() == "log"
+    assert drawn(near).axes[0].get_xscale() == "linear"
+
+
+def test_a_free_model_is_drawn_too(report, drawn):
+    errors, costs = [[1.0, 0.0]] * 2 + [[0.0, 0.0]] * 2, [0.0, 0.002]
+    free = zero_router_curve(errors, costs, errors, costs)
+    figure = drawn(Report(**{**vars(report), "models": {"free": (0.0, 0.5), "dear": (0.002, 1.0)}, "mixture": free}))
+
+    assert figure.axes[0].get_xscale() == "linear"
+    assert {name.get_text() for name in names(figure)} == {"free", "dear"}
+
+
+def test_pyplot_is_not_imported(tmp_path):
+    program = "import sys; import unirouter_plugins.figures; print('matplotlib.pyplot' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "False"
+
+
+def test_without_matplotlib_the_import_names_the_cure():
+    program = "import sys; sys.modules['matplotlib'] = None; import unirouter_plugins.figures"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert "ImportError: matplotlib is missing: pip install 'unirouter[report]'." in done.stderr

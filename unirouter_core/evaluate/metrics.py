@@ -1,0 +1,145 @@
+"""A deferral curve in numbers: Area, quality-neutral cost, peak; and the sign test between two routers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from unirouter_core.curves import Curve, check_table
+from unirouter_core.embedding import Array
+from unirouter_core.exceptions import InvalidDataError
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The numbers of a curve; made by `measure`.
+
+    Parameters
+    ----------
+    area, area_half : float
+        Mean quality over cost from 0 to the most expensive model's; the same integral over the cheaper half, not
+        divided by 0.5 (Area and Area(50%) in the paper).
+    qnc, qnc_own : float
+        Quality-neutral cost: the least cost that reaches the quality of the most accurate single model, as a share of
+        the most expensive model's cost, and of that model's own. 1 when never reached; `qnc_own` also when that model
+        is free.
+    reached : bool
+        Whether the curve reaches that quality at all.
+    peak : float
+        The highest quality on the curve.
+    """
+
+    area: float
+    area_half: float
+    qnc: float
+    qnc_own: float
+    reached: bool
+    peak: float
+
+    @classmethod
+    def of(cls, curve: Curve, qualities: Array, costs: Array) -> Self:
+        """Return the metrics of `curve` beside single models with these mean qualities and costs, both (n_models,)."""
+        best = np.lexsort((costs, -qualities))[0]  # ties go to the cheaper
+        dearest, own = float(costs.max()), float(costs[best])
+        neutral = curve.cost_at(float(qualities[best]))
+        reached = neutral < np.inf
+        return cls(
+            area=curve.area(dearest),
+            area_half=curve.area(dearest, upto=0.5),
+            qnc=neutral / dearest if reached else 1.0,
+            qnc_own=neutral / own if reached and own > 0 else 1.0,
+            reached=reached,
+            peak=curve.peak,
+        )
+
+
+def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: bool = True) -> Metrics:
+    """Return the metrics of `curve` on the test set it was made on.
+
+    Parameters
+    ----------
+    curve : Curve
+    errors : array (n_prompts, n_models)
+    costs : array (n_prompts, n_models) or (n_models,)
+        USD; the most expensive and the most accurate single model are read from these two.
+    hull : bool
+        Whether to measure the curve's upper concave hull, which mixtures of its points reach, or the curve itself.
+
+    Raises
+    ------
+    InvalidDataError
+        As in `curves.sweep`, or when every model is free.
+
+    Examples
+    --------
+    >>> from unirouter_core.curves import deferral_curve
+    >>> errors, costs = [[1, 0], [0, 0]], [1.0, 2.0]
+    >>> measured = measure(deferral_curve([[0.9, 0.1], [0.2, 0.1]], costs, errors, costs), errors, costs)
+    >>> measured.area, measured.qnc, measured.peak
+    (0.6875, 0.75, 1.0)
+    """
+    known, paid = check_table(errors, costs)
+    return Metrics.of(curve.hull() if hull else curve, 1 - known.mean(0), paid.mean(0))
+
+
+def mean_quality(curve: Curve, cheapest: float, dearest: float) -> float:
+    """Return the hull's mean quality between two costs: RouterBench's AIQ (arXiv 2403.12031, §3).
+
+    Parameters
+    ----------
+    curve : Curve
+    cheapest, dearest : float
+        Mean USD a prompt of the cheapest and of the most expensive model, the range that all routers are compared over.
+
+    Raises
+    ------
+    InvalidDataError
+        When `dearest` is not above `cheapest`.
+
+    Examples
+    --------
+    >>> mean_quality(Curve(np.array([1.0, 3.0]), np.array([0.5, 0.9]), np.array([np.inf, 0.0])), 1.0, 5.0)
+    0.8
+    """
+    if not 0 <= cheapest < dearest < np.inf:
+        raise InvalidDataError(f"The dearest cost {dearest:g} must be finite and above the cheapest, {cheapest:g} USD.")
+    hull = curve.hull()
+    whole, below = hull.area(dearest), hull.area(dearest, upto=cheapest / dearest)
+    return float((whole - below) * dearest / (dearest - cheapest))
+
+
+def choice_entropy(chosen: npt.ArrayLike) -> float:
+    """Return the entropy of the chosen columns in bits, 0 for one model: E_p of RouterEval (arXiv 2503.10657).
+
+    Examples
+    --------
+    >>> choice_entropy([0, 1, 0, 1]), choice_entropy([2, 2])
+    (1.0, 0.0)
+    """
+    counts = np.unique(np.asarray(chosen), return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(abs(-(shares * np.log2(shares)).sum()))  # abs: 0, not -0
+
+
+def sign_test_p(wins: int, losses: int) -> float:
+    """Return the two-sided p of the sign test: how likely a fair coin is as uneven as this; leave ties out.
+
+    Raises
+    ------
+    InvalidDataError
+        When a count is negative.
+
+    Examples
+    --------
+    >>> sign_test_p(wins=9, losses=1)  # 2 * (1 + 10) / 2**10
+    0.021484375
+    """
+    if wins < 0 or losses < 0:
+        raise InvalidDataError(f"{wins} wins and {losses} losses; both must be >= 0.")
+    tosses = wins + losses
+    tail = sum(comb(tosses, heads) for heads in range(min(wins, losses) + 1))
+    return float(min(1.0, 2 * tail / 2**tosses))

@@ -1,0 +1,294 @@
+"""The numbers of a method in a trial, their files, and how the methods compare over all trials."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from unirouter_core.curves import Curve, deferral_curve
+from unirouter_core.embedding import Array
+from unirouter_core.estimators import Prediction
+from unirouter_core.estimators.calibration import interval_coverage, reliability
+from unirouter_core.evaluate import Bootstrap, choice_entropy, mean_quality, measure, sign_test_p
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.rule import choose
+from unirouter_plugins.bench.protocol import Case
+
+DEFAULT = "default"
+"""The method that the others are compared with."""
+
+ZERO, CLAIRVOYANT = "zero router", "clairvoyant"
+"""The two ends of the gap that a method closes."""
+
+NUMBERS = (
+    *("area", "area_half", "qnc", "qnc_own", "reached", "peak", "raw_area", "aiq", "brier", "ece", "covered"),
+    *("mu", "mu_cost", "v_r", "v_b", "e_p", "seconds"),
+)
+"""What a record has of a method in a trial, and `standings` the means of; see docs/benchmark.md."""
+
+SCALARS = ("table", "n_val", "trial", "method", *NUMBERS)
+"""The columns of the table of trials."""
+
+SERIES = ("curve", "predicted", "seen")
+"""What a record keeps for pictures: quality at the costs of `GRID`, and bins of predicted and of real errors."""
+
+GRID = np.unique(np.concatenate([np.linspace(0, 1, 31), np.geomspace(1e-3, 1, 31)]).round(4))
+"""Shares of the most expensive model's cost; the cheapest models cost thousandths of it."""
+
+DIGITS, TINY, NAN = 5, 1e-12, float("nan")
+"""Decimals of a series; the difference of Areas that is a tie; what a method does not have."""
+
+
+def record(
+    case: Case,
+    predicted: Array,
+    expected_costs: Array,
+    *,
+    point: bool = False,
+    prediction: Prediction | None = None,
+    seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Return the numbers of a method that routes a case's test prompts by these errors and costs, (m,) or (n_test, m).
+
+    A `point` cannot trade quality for cost and has no Area, since a flat curve would flatter it. The `prediction` is
+    what to judge the calibration of.
+    """
+    errors, costs = case.errors, np.broadcast_to(case.costs, case.errors.shape)
+    given, asked = (np.broadcast_to(table, errors.shape) for table in (predicted, expected_costs))
+    chosen, at, means = choose(given, asked, 0.0), np.arange(len(errors)), costs.mean(axis=0)
+    cheapest, dearest, accurate = float(means.min()), float(means.max()), float(1 - errors.mean(axis=0).min())
+    paid, mu = costs[at, chosen].mean(), float(1 - errors[at, chosen].mean())
+    if point:
+        curve = Curve(np.array([paid]), np.array([1 - errors[at, chosen].mean(dtype=np.float64)]), np.array([0.0]))
+    else:
+        curve = deferral_curve(predicted, expected_costs, errors, costs)
+    metrics = dataclasses.asdict(measure(curve, errors, costs))
+    found = {
+        **metrics,
+        "raw_area": measure(curve, errors, costs, hull=False).area,
+        "aiq": mean_quality(curve, cheapest, dearest) if cheapest < dearest else NAN,
+        **dict.fromkeys(("brier", "ece", "covered"), NAN),
+        "mu": mu,
+        "mu_cost": float(paid / dearest),
+        "v_r": mu / case.highest if case.highest else NAN,
+        "v_b": mu / accurate if accurate else NAN,
+        "e_p": choice_entropy(chosen),
+        "seconds": seconds,
+        "curve": _series(curve.hull().quality_at(GRID * dearest)),
+        "predicted": [],
+        "seen": [],
+    }
+    if point:
+        found |= {**dict.fromkeys(("area", "area_half", "raw_area", "aiq"), NAN), "curve": []}
+    if prediction is not None:
+        binned = reliability(prediction.errors, errors)
+        found |= {
+            "brier": float(((prediction.errors - errors) ** 2).mean()),
+            "ece": binned.expected_error,
+            "covered": interval_coverage(prediction.errors, prediction.stderrs, errors, case.test_regions),
+            "predicted": _series(binned.predicted),
+            "seen": _series(binned.seen),
+        }
+    return found
+
+
+def _series(values: Array) -> list[float]:
+    return list(values.round(DIGITS).tolist())
+
+
+# --- Comparison -------------------------------------------------------------------------------------------------------
+
+
+def standings(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each table, N_val and method, in the order of the records.
+
+    All methods of a table and N_val are compared on the trials that all of them have finished. The columns are the
+    means of `NUMBERS` and, beside them:
+
+    area_stderr
+        Of the mean Area, over trials: the draw of the test models moves it far more than it moves differences.
+    gap_closed
+        The share of the way from the zero router's mean Area to the clairvoyant's.
+    ahead, behind, p
+        Trials in which the default's Area is larger, and smaller; the p of the sign test on these, NaN where there is
+        nothing to compare.
+    by, by_low, by_high
+        The default's Area minus this method's, on average, and its bootstrap interval of 90 %.
+    """
+    trials = pd.DataFrame(records)
+    parts = [_compared(part) for _, part in trials.groupby(["table", "n_val"], sort=False)] if len(trials) else []
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["table", "n_val", "method"])
+
+
+def _compared(part: pd.DataFrame) -> pd.DataFrame:
+    complete = part.groupby("trial")["method"].nunique() == part["method"].nunique()
+    part = part[part["trial"].map(complete)].sort_values("trial", kind="stable")
+    areas = part.pivot(index="trial", columns="method", values="area")
+    rows = []
+    for method, own in part.groupby("method", sort=False):
+        area = own["area"].to_numpy()
+        away = areas[DEFAULT].to_numpy() - area if DEFAULT in areas else np.full(len(area), NAN)
+        ahead, behind = int((away > TINY).sum()), int((away < -TINY).sum())
+        low, high = (NAN, NAN) if np.isnan(away).any() else Bootstrap().mean_interval(away)
+        compared = method != DEFAULT and not np.isnan(away).any()
+        rows.append(
+            {
+                "table": own["table"].iloc[0],
+                "n_val": own["n_val"].iloc[0],
+                "method": method,
+                "trials": len(own),
+                **{name: float(own[name].to_numpy(np.float64).mean()) for name in NUMBERS},
+                "area_stderr": float(area.std(ddof=1) / len(area) ** 0.5) if len(area) > 1 else NAN,
+                "gap_closed": _gap_closed(area, areas),
+                "ahead": ahead,
+                "behind": behind,
+                "p": sign_test_p(ahead, behind) if compared else NAN,
+                "by": float(away.mean()),
+                "by_low": low,
+                "by_high": high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _gap_closed(area: Array, areas: pd.DataFrame) -> float:
+    if ZERO not in areas or CLAIRVOYANT not in areas:
+        return NAN
+    gap = float((areas[CLAIRVOYANT].to_numpy() - areas[ZERO].to_numpy()).mean())
+    return float((area - areas[ZERO].to_numpy()).mean() / gap) if gap > TINY else NAN
+
+
+def shown(standings: pd.DataFrame) -> pd.DataFrame:
+    """Return the standings as text under the headings of docs/benchmark.md, blank where there is no number."""
+    rows = []
+    for row in standings.to_dict("records"):
+        compared = row["method"] != DEFAULT and not math.isnan(row["by"])
+        by, low, high = (decimals(row[name], sign="+") for name in ("by", "by_low", "by_high"))
+        rows.append(
+            {
+                "method": row["method"],
+                "Area": decimals(row["area"]),
+                "±": decimals(row["area_stderr"]),
+                "50 %": decimals(row["area_half"]),
+                "QNC": percent(row["qnc"]),
+                "own": percent(row["qnc_own"]),
+                "reach": percent(row["reached"]),
+                "peak": decimals(row["peak"]),
+                "AIQ": decimals(row["aiq"]),
+                "Brier": decimals(row["brier"]),
+                "ECE": decimals(row["ece"], 3),
+                "covers": percent(row["covered"]),
+                "gap": percent(row["gap_closed"]),
+                "ahead": f"{row['ahead']}/{row['ahead'] + row['behind']}" if compared else "",
+                "p": decimals(row["p"], 3) if compared else "",
+                "by": by if compared else "",
+                "90 % interval": f"{low} to {high}" if compared else "",
+                "μ": decimals(row["mu"]),
+                "V_R": decimals(row["v_r"], 3),
+                "V_B": decimals(row["v_b"], 3),
+                "E_p": decimals(row["e_p"], 2),
+                "s": f"{row['seconds']:.1f}" if row["seconds"] else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def decimals(value: float, digits: int = 4, sign: str = "") -> str:
+    """Return a number as tables show it, without the 0 before the point; nothing for NaN.
+
+    Examples
+    --------
+    >>> decimals(0.61234), decimals(-0.5, 1), decimals(1.0), decimals(float("nan"))
+    ('.6123', '-.5', '1.0000', '')
+    """
+    return "" if math.isnan(value) else f"{value:{sign}.{digits}f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
+
+
+def percent(value: float) -> str:
+    """Return a share in per cent, small ones to a tenth; nothing for NaN.
+
+    Examples
+    --------
+    >>> percent(0.875), percent(0.0026), percent(float("nan"))
+    ('88%', '0.3%', '')
+    """
+    return "" if math.isnan(value) else f"{value:.{1 if 0 < value < 0.1 else 0}%}"
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrialFiles:
+    """The folder of one benchmark: trials are appended as they end, so that a killed run can be resumed.
+
+    Parameters
+    ----------
+    folder : path
+        Made where it does not exist.
+    setup : mapping
+        Settings that all trials of the folder share, kept in each line.
+    """
+
+    folder: Path
+    setup: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def path(self) -> Path:
+        """The file of the trials, a line each."""
+        return self.folder / "trials.jsonl"
+
+    def read(self, table: str, digest: str) -> list[dict[str, Any]]:
+        """Return a table's records; a last line that a killed run left unfinished is removed.
+
+        Raises
+        ------
+        InvalidDataError
+            When another line is no record, or one is of other settings or of another table of this name.
+        """
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole, records = content[: content.rfind(b"\n") + 1], []
+        if len(whole) < len(content):
+            self.path.write_bytes(whole)
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                found = {name: NAN if value is None else value for name, value in json.loads(line).items()}
+                kept = {name: found[name] for name in (*SCALARS, *SERIES)}
+                setup = {name: found[name] for name in (*self.setup, "digest")}
+            except (ValueError, KeyError, AttributeError) as failed:
+                raise InvalidDataError(
+                    f"{self.path}, line {number}: no record of a trial; remove the line, and its trial runs again."
+                ) from failed
+            own = kept["table"] == table
+            now = {**self.setup, "digest": digest if own else setup["digest"]}
+            for name in (name for name in now if now[name] != setup[name]):
+                raise InvalidDataError(
+                    f"{self.folder} holds trials of another benchmark ({name} is {now[name]}, was {setup[name]}); "
+                    "name another folder with --out, or remove this one."
+                )
+            records += [kept] if own else []
+        return records
+
+    def append(self, records: Sequence[Mapping[str, Any]], digest: str) -> None:
+        """Write the records of a trial on the table with this digest, in one piece."""
+        plain = [{name: None if x != x else x for name, x in each.items()} for each in records]  # NaN is not itself
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps({**each, **self.setup, "digest": digest}) + "\n" for each in plain))
+
+    def export(self, records: Sequence[Mapping[str, Any]]) -> list[Path]:
+        """Write a row for each record as CSV and as Parquet; return the paths."""
+        table = pd.DataFrame(records, columns=list(SCALARS))
+        table.to_csv(self.folder / "trials.csv", index=False)
+        table.to_parquet(self.folder / "trials.parquet", index=False)
+        return [self.folder / "trials.csv", self.folder / "trials.parquet"]

@@ -1,0 +1,165 @@
+"""The commands that route a prompt: route chooses its model, ask calls it too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UniRouterError
+from unirouter_core.router import UniRouter
+from unirouter_core.rule import Decisions
+from unirouter_plugins.cli import show
+from unirouter_plugins.cli.options import (
+    FLAG,
+    CostWeight,
+    Json,
+    Models,
+    PoolFile,
+    Router,
+    RouterOrExample,
+    existing,
+    load,
+    named,
+    pool_file,
+    prompt_of,
+    read_prompts,
+    split,
+)
+
+if TYPE_CHECKING:
+    from unirouter_plugins.litellm import Stream
+
+SLICE = 8_192
+"""Prompts routed between two steps of the progress bar."""
+
+
+def route(
+    router: RouterOrExample,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Many prompts: one a line, or .jsonl with a prompt each.")
+    ] = None,
+    cost_weight: CostWeight = None,
+    models: Models = None,
+    requires: Annotated[str | None, typer.Option(metavar="A,B", help="Capabilities: tools, vision, json.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", metavar=FLAG, help="Show what the choice rests on.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", metavar=FLAG, help="Print JSON on stdout and nothing else; with --file, a line each."),
+    ] = False,
+) -> None:
+    """Choose the model for a prompt: the lowest expected error + cost weight * USD."""
+    if (prompt is None) == (file is None):
+        raise InvalidDataError("Give ROUTER and one of: a prompt, - for stdin, --file with many prompts.")
+    prompts = [prompt_of(str(prompt))] if file is None else read_prompts(file)
+    chosen_by = load(router)
+    how: dict[str, Any] = {"cost_weight": cost_weight, "models": split(models), "requires": split(requires) or ()}
+    if file is not None and not explain:
+        made = _in_slices(chosen_by, prompts, how)
+        if as_json:
+            for row in show.decision_rows(prompts, made):
+                show.emit(row, line=True)
+        else:
+            show.decisions(prompts, made)
+        return
+    with show.each(prompts, "Explaining") as texts:
+        for text in texts:
+            why = chosen_by.explain(text, **how) if explain else None
+            decision = chosen_by.route(text, **how) if why is None else why.decision
+            if not as_json:
+                show.decision(decision, "" if file is None else text, why)
+                continue
+            row = {"prompt": text, "error": decision.error, "cost": decision.cost, **(why or decision).as_dict()}
+            show.emit(row if file is not None else {"router": named(router), **row}, line=file is not None)
+
+
+def _in_slices(router: UniRouter, prompts: Sequence[str], how: dict[str, Any]) -> Decisions:
+    """Return the decisions of one `route_batch`, made slice by slice."""
+    parts = []
+    with show.each(range(0, len(prompts), SLICE), f"Routing {len(prompts):,} prompts") as starts:
+        for start in starts:
+            try:
+                parts.append(router.route_batch(prompts[start : start + SLICE], **how))
+            except NoCandidateError as failed:
+                raise NoCandidateError(f"Counted from prompt {start:,}: {failed}" if start else str(failed)) from failed
+    names = ("chosen", "errors", "costs", "regions", "far")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Decisions(parts[0].pool_models, **arrays, decide=lambda at: parts[at // SLICE][at % SLICE])
+
+
+# --- ask --------------------------------------------------------------------------------------------------------------
+
+
+class CallError(UniRouterError, RuntimeError):
+    """No model could answer."""
+
+
+def ask(
+    router: Router,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")],
+    pool: PoolFile = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt.")] = None,
+    cost_weight: CostWeight = None,
+    models: Models = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, help="Maximum tokens of the answer.")] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="Per-call timeout; after it the next model is called.")
+    ] = 300,
+    as_json: Json = False,
+) -> None:
+    """Route a prompt and stream the answer to stdout; model, reason and cost go to stderr."""
+    folder, text = existing(router), prompt_of(prompt)
+    with show.working("Loading"):
+        from unirouter_plugins.litellm import load_router, stream
+        from unirouter_plugins.litellm.failures import open_litellm
+
+        open_litellm()  # takes seconds, which are not the model's
+
+        table = load_router(folder, pool_file(folder, pool))
+        system_message = [] if system is None else [{"role": "system", "content": system}]
+        messages = [*system_message, {"role": "user", "content": text}]
+        how: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
+        with _in_a_sentence():
+            answer = stream(table, messages, cost_weight=cost_weight, models=split(models), timeout=timeout, **how)
+    with _in_a_sentence(), answer:
+        said = _streamed(answer, quietly=as_json)
+    if answer.record is None:
+        raise CallError("The answer ended before its last chunk; ask again.")
+    if as_json:
+        dearest = show.dearest(answer.record)
+        show.emit({"router": str(folder), "answer": said, **answer.record.as_dict(), "dearest": dearest})
+    else:
+        show.call(answer.record)
+
+
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    """Raise a provider's error as a `CallError` of one sentence."""
+    from unirouter_plugins.litellm.redaction import described
+
+    try:
+        yield
+    except (UniRouterError, OSError):
+        raise
+    except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
+        raise CallError(" ".join([described(failed), *getattr(failed, "__notes__", [])])) from None
+
+
+def _streamed(answer: Stream, *, quietly: bool) -> str:
+    """Print the answer as it comes, unless `quietly`, and return it; a pipe gets it as it is."""
+    parts, to_terminal = [], sys.stdout.isatty()
+    for chunk in answer:
+        part = (chunk.choices[0].delta.content or "") if chunk.choices else ""
+        parts.append(part)
+        if not quietly:
+            sys.stdout.write(show.CONTROL.sub("", part) if to_terminal else part)
+            sys.stdout.flush()
+    if not quietly:
+        sys.stdout.write("\n")
+    return "".join(parts)

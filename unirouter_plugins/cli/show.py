@@ -1,0 +1,495 @@
+"""The one place that prints: sentences, tables, decisions, bills, tunings, reports, progress and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import cache
+from itertools import islice
+from textwrap import TextWrapper
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import typer
+
+from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
+from unirouter_core.rule import Decision, Decisions, Explanation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
+
+    from unirouter_core.evaluate import Report, Tuning
+    from unirouter_plugins.litellm import CallRecord
+    from unirouter_plugins.onboarding import Onboarded
+    from unirouter_plugins.onboarding.bill import Bill
+
+T = TypeVar("T")
+
+TEXT_WIDTH = 88
+"""Columns of the longest line of text; tables may be wider where the terminal is."""
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a model or a file must not write to a terminal: it may set its title, its colours, or worse."""
+
+CANDIDATES_SHOWN, PROMPTS_SHOWN, POINTS_SHOWN = 5, 20, 8
+"""Of a ranking, of many prompts, of a curve; --json has them all."""
+
+LEVEL, NORMAL = 0.9, 1.645
+"""Of the intervals that are shown, and the standard errors to each side of it."""
+
+UNLIKE = 0.05
+"""Prompts whose similarity is less have no words in common worth showing."""
+
+PER_1000 = ">$/1,000"
+"""USD per 1,000 calls."""
+
+
+# --- Text, progress and JSON ------------------------------------------------------------------------------------------
+
+
+def console(*, err: bool = False) -> Console:
+    """Return stdout or stderr as rich prints to it; where both are one terminal, one console for both.
+
+    What is printed to the console of a progress bar stands above it.
+    """
+    return _console(err and not _one_terminal())
+
+
+@cache
+def _one_terminal() -> bool:
+    return sys.stdout.isatty() and sys.stderr.isatty()  # once: rich replaces both while it shows a bar
+
+
+@cache
+def _console(err: bool) -> Console:
+    from rich.console import Console  # here, because --json needs none of it
+
+    class Filtered(Console):
+        def render_str(self, text: str, **how: Any) -> Text:
+            return super().render_str(CONTROL.sub("", text), **how)
+
+    return Filtered(markup=False, highlight=False, emoji=False, stderr=err)
+
+
+def reset() -> None:
+    """Forget the consoles: the next ones have the width and the streams of then."""
+    _one_terminal.cache_clear()
+    _console.cache_clear()
+
+
+def say(text: str = "", style: str | None = None, *, err: bool = False, wrap: bool = True) -> None:
+    """Print text of at most `TEXT_WIDTH` columns; words, such as paths, are never broken."""
+    out = console(err=err)
+    if wrap:
+        lines = TextWrapper(min(out.width, TEXT_WIDTH), break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(lines.fill(line) for line in text.split("\n"))
+    out.print(text, style=style, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print a note on stderr, on one line."""
+    say(f"Note: {text}", err=True, wrap=False)
+
+
+def emit(document: object, *, line: bool = False) -> None:
+    """Print JSON on stdout, ASCII so that any terminal and pipe takes it."""
+    typer.echo(json.dumps(document, indent=None if line else 2, allow_nan=False))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show a spinner on the terminal, if there is one."""
+    with console(err=True).status(what):
+        yield
+
+
+@contextmanager
+def progress_bar(*fields: str) -> Iterator[Progress]:
+    """Show a bar on the terminal, if there is one, with `fields` beside it; what is printed then stands above it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    out = console(err=True)
+    places = ("description", *(f"fields[{field}]" for field in fields))
+    name, *texts = (TextColumn(f"{{task.{place}}}", markup=False) for place in places)
+    columns = [name, BarColumn(), MofNCompleteColumn(), *texts, TimeRemainingColumn()]
+    bar = Progress(*columns, console=out, transient=True, redirect_stdout=_one_terminal(), disable=not out.is_terminal)
+    with bar if out.is_terminal else nullcontext():
+        yield bar
+
+
+@contextmanager
+def each(items: Sequence[T], what: str) -> Iterator[Iterable[T]]:
+    """Give the items; on a terminal, a bar shows how many are done."""
+    if len(items) < 2 or not sys.stderr.isatty():
+        yield items
+        return
+    with progress_bar() as bar:
+        yield bar.track(items, description=what)
+
+
+def table(*heads: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
+    """Return a table; the first column and those of numbers, whose heads begin with ">", are never broken."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(heads))
+    for place, head in enumerate(heads):
+        number = head.startswith(">")
+        made.add_column(head.lstrip(">"), justify="right" if number else "left", no_wrap=number or not place)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+# --- Values as text ---------------------------------------------------------------------------------------------------
+
+
+def usd(amount: float) -> str:
+    """Return USD in three digits, or to the cent, and never in powers of ten.
+
+    Examples
+    --------
+    >>> usd(0), usd(0.0000123), usd(0.5), usd(1234.5)
+    ('$0', '$0.0000123', '$0.500', '$1,234.50')
+    """
+    digits = 2 - int(np.floor(np.log10(amount))) if amount > 0 else 0
+    return f"${amount:,.{max(digits, 2 if amount >= 100 else 0)}f}"
+
+
+def percent(share: float) -> str:
+    """Return a share to the tenth of a percent."""
+    return f"{share:.1%}"
+
+
+def quality(error: float, stderr: float) -> str:
+    """Return a quality with half its interval, such as "93.1% ± 1.6"."""
+    return f"{percent(1 - error)} ± {100 * NORMAL * stderr:.1f}"
+
+
+def weight(cost_weight: float) -> str:
+    """Return a cost_weight in three digits, and never in powers of ten.
+
+    Examples
+    --------
+    >>> weight(66.6667), weight(42618.0), weight(float("inf"))
+    ('66.7', '42,600', 'inf')
+    """
+    return f"{float(f'{cost_weight:.3g}'):,.10g}"
+
+
+def shortened(prompt: str, length: int = 60) -> str:
+    """Return the beginning of a prompt on one line."""
+    line = " ".join(prompt.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def one_line(prompt: str) -> Text:
+    """Return a prompt as a cell of a table, cut to what fits beside the other columns."""
+    from rich.text import Text
+
+    return Text(CONTROL.sub("", shortened(prompt)), no_wrap=True, overflow="ellipsis")
+
+
+def weight_json(cost_weight: float) -> float | str:
+    """Return a cost_weight as JSON can hold it."""
+    return "inf" if np.isinf(cost_weight) else cost_weight
+
+
+def _rule(cost_weight: float) -> str:
+    return "lowest cost" if np.isinf(cost_weight) else f"lowest error + {weight(cost_weight)} * USD"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - CANDIDATES_SHOWN
+    return ", ".join(names[:CANDIDATES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+def profile_row(profile: ModelProfile) -> dict[str, Any]:
+    """Return what a router knows of a model, as JSON can hold it."""
+    return {
+        "model": profile.model,
+        "error": profile.error,
+        "stderr": stderr_of(profile),
+        "n": profile.n,
+        "usd_per_1000": 1000 * mean_usd(profile),
+        "prices": None if profile.prices is None else asdict(profile.prices),
+        "capabilities": asdict(profile.capabilities),
+        "provenance": dict(profile.provenance),
+    }
+
+
+def stderr_of(profile: ModelProfile) -> float:
+    """Return the standard error of the overall error, with one right and one wrong answer more: all right is not 0."""
+    errors = np.append(profile.errors[~np.isnan(profile.errors)], [0.0, 1.0])
+    return float(errors.std() / np.sqrt(len(errors)))
+
+
+def mean_usd(profile: ModelProfile) -> float:
+    """Return the mean USD of the validation answers."""
+    return float(np.nanmean(profile.usd))
+
+
+def models(profiles: Sequence[ModelProfile]) -> None:
+    """Print a table of models; a column that is the same for all is a line below it."""
+    columns: dict[str, list[str]] = {
+        "model": [profile.model for profile in profiles],
+        ">quality": [quality(profile.error, stderr_of(profile)) for profile in profiles],
+        PER_1000: [usd(1000 * mean_usd(profile)) for profile in profiles],
+    }
+    dates = [str(profile.provenance.get("date", "unknown")) for profile in profiles]
+    varying = {">answers": [f"{profile.n:,}" for profile in profiles], "evaluated": dates}
+    lacking = [_lacking(profile.capabilities) for profile in profiles]
+    columns |= {head: cells for head, cells in varying.items() if len(set(cells)) > 1}
+    columns |= {"lacks": lacking} if any(lacking) else {}
+    console().print(table(*columns, rows=zip(*columns.values(), strict=True)))
+    same = [f"{head.lstrip('>')}: {cells[0]}" for head, cells in varying.items() if head not in columns]
+    sources = sorted({str(p.provenance["source"]) for p in profiles if "source" in p.provenance})
+    about = [
+        *same,
+        f"source: {'; '.join(sources) or 'unknown'}",
+        f"±: {LEVEL:.0%} interval",
+        "$/1,000: per 1,000 calls",
+    ]
+    say(f"{'. '.join(about)}.", "dim")
+
+
+def _lacking(capabilities: Capabilities) -> str:
+    lacking = [name for name in CAPABILITIES if not getattr(capabilities, name)]
+    window = capabilities.context_window
+    return ", ".join(lacking + ([] if window is None else [f"> {window:,} tokens"]))
+
+
+def prices(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print prices per million tokens, where they come from, and what has changed since."""
+    shown = table("model", ">in", ">out", ">cached in", "from", "now")
+    for row in rows:
+        known, now = row["prices"], row["today"]
+        cells = ["?"] * 3 if known is None else [usd(known.input), usd(known.output), usd(known.cached)]
+        changed = "" if now in (None, known) else f"{usd(now.input)} / {usd(now.output)}"
+        shown.add_row(row["model"], *cells, row["source"], changed)
+    console().print(shown)
+    say("USD per million tokens.", "dim")
+
+
+def bill(made: Bill, budget: float | None) -> None:
+    """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
+    roles = {"measured": "", "reference": "writes references", "judge": "grades"}
+    columns = {
+        "model": [item.model for item in made.items],
+        "role": [roles[item.role] for item in made.items],
+        ">calls": [f"{item.calls:,}" for item in made.items],
+        ">cached": [f"{item.paid:,}" for item in made.items],
+        ">tokens in": [f"{item.tokens_in:,.0f}" for item in made.items],
+        "tokens out": [f"{item.tokens_out.low:,.0f} to {item.tokens_out.high:,.0f}" for item in made.items],
+        "USD": [f"{usd(item.usd.low)} to {usd(item.usd.high)}" for item in made.items],
+        ">at most": [usd(item.usd_longest) for item in made.items],
+    }
+    for optional in ("role", ">cached"):
+        if not any(cell not in ("", "0") for cell in columns[optional]):
+            del columns[optional]
+    console().print(table(*columns, rows=zip(*columns.values(), strict=True)))
+    limits = " or ".join(f"{n:,}" for n in sorted({item.max_tokens for item in made.items}))
+    expected = f"{made.calls:,} calls: {usd(made.usd.low)} to {usd(made.usd.high)} expected"
+    say(f"{expected}, {usd(made.usd_longest)} at most (every answer at its limit of {limits} tokens).", "bold")
+    if made.is_assumed:
+        say("Answer lengths are assumed: no model of the pool has any yet.", "dim")
+    say(f"Prices: {'; '.join(sorted({f'{item.model} from {item.price_source}' for item in made.items}))}.", "dim")
+    if budget is not None:
+        say(f"The budget of {usd(budget)} holds even if every call is retried and billed.", "dim")
+
+
+def onboarded(one: Onboarded) -> None:
+    """Print what onboarding a model gave: its profile, its calls, and what it changes."""
+    if one.profile is None:
+        say(f"{one.model} was not added: {one.reason}", "bold")
+    else:
+        value = quality(one.profile.error, stderr_of(one.profile))
+        say(f"{one.model}: quality {value}, {usd(1000 * mean_usd(one.profile))} per 1,000 calls", "bold green")
+    counts = {
+        "answers of this run": one.asked,
+        "cut off at the token limit": one.truncated,
+        "refused": one.refused,
+        "calls failed": one.failed,
+        "judge calls failed": one.judge_failures,
+        "not gradable": one.ungradable,
+    }
+    happened = "".join(f"; {n} {what}" for what, n in counts.items() if n)
+    say(f"{one.answered} of {one.prompts} prompts answered{happened}.")
+    for text in one.notes:
+        say(text)
+    if one.impact is not None:
+        say(one.impact.verdict)
+        for prompt in one.impact.moved[:CANDIDATES_SHOWN] if one.impact.kind != "the only model" else ():
+            say(f"  moves to it: {shortened(prompt)}", "dim")
+    say()
+
+
+# --- Decisions --------------------------------------------------------------------------------------------------------
+
+
+def decision(made: Decision, prompt: str = "", why: Explanation | None = None) -> None:
+    """Print the chosen model and the next ones; with `why`, all of them and what the choice rests on."""
+    if prompt:
+        say(f"\n{shortened(prompt)}", "bold")
+    say(made.model, "bold green")
+    candidates = [row for row in made.ranking if row.excluded is None]
+    shown = candidates[: None if why else CANDIDATES_SHOWN]
+    columns = {
+        **({">#": [str(place) for place in range(1, len(shown) + 1)]} if why else {}),
+        "model": [row.model for row in shown],
+        ">quality": [quality(row.error, row.stderr) for row in shown],
+        **({">answers": [f"{row.n:,}" for row in shown]} if why else {}),
+        PER_1000: [usd(1000 * row.cost) for row in shown],
+        ">score": [f"{row.score:.3g}" for row in shown],
+    }
+    console().print(table(*columns, rows=zip(*columns.values(), strict=True)))
+    if left_out := len(candidates) - len(shown):
+        say(f"… and {left_out} more; --explain shows all.", "dim")
+    excluded = [row for row in made.ranking if row.excluded is not None]
+    for reason in dict.fromkeys(str(row.excluded) for row in excluded):
+        say(f"Excluded, {reason}: {_few([row.model for row in excluded if row.excluded == reason])}.")
+    if (far := f"{made.far:.0%}") != "0%":
+        say(f"Unusual prompt ({far} out of distribution): predictions are shrunk towards each model's average quality.")
+    untuned = "" if made.cost_weight else " Cost is ignored; set a goal with unirouter tune."
+    say(f"Rule: {_rule(made.cost_weight)} (score).{untuned} ±: {LEVEL:.0%} interval. $/1,000: per 1,000 calls.", "dim")
+    if why is not None:
+        _grounds(why, [row.model for row in candidates])
+
+
+def _grounds(why: Explanation, ranked: Sequence[str]) -> None:
+    """Print the margin, the models' quality in the prompt's region, and on the validation prompts most like it."""
+    if np.isfinite(why.decision.margin):
+        say(f"Margin to the next model: {why.decision.margin:.3g}.")
+    there = [f"{model} {percent(1 - why.in_region[model][0])}" for model in ranked if model in why.in_region]
+    n = max((n for _, n in why.in_region.values()), default=0)
+    say(f"Region {why.decision.region}, {n:,} validation prompts: {_few(there) or 'no model was evaluated there'}.")
+    if why.decision.far == 1 or all(near.similarity < UNLIKE for near in why.neighbours):
+        say("No validation prompt is similar.")
+        return
+    first = ranked[:CANDIDATES_SHOWN]
+    sets = {profile.measured.id: profile.measured for profile in why.decision.pool.values()}.values()
+    digests = {digest for measured in sets if measured.texts is None for digest in measured.digests}
+    rows = [
+        (
+            f"{near.similarity:.2f}",
+            one_line("(text not kept)" if near.prompt in digests else near.prompt),
+            *(f"{1 - near.errors[model]:.0%}" if model in near.errors else "-" for model in first),
+        )
+        for near in why.neighbours
+    ]
+    say(f"\nQuality of models 1 to {len(first)} on the most similar validation prompts (-: not evaluated):")
+    console().print(table(">similarity", "prompt", *(f">{place}" for place in range(1, len(first) + 1)), rows=rows))
+
+
+def decision_rows(prompts: Sequence[str], made: Decisions) -> Iterator[dict[str, Any]]:
+    """Yield each decision on many prompts, as JSON can hold it."""
+    columns = (made.errors, made.costs, made.regions, made.far)
+    rows = zip(prompts, made.models, *(column.tolist() for column in columns), strict=True)
+    for prompt, model, error, cost, region, far in rows:
+        yield {"prompt": prompt, "model": model, "error": error, "cost": cost, "region": region, "far": far}
+
+
+def decisions(prompts: Sequence[str], made: Decisions) -> None:
+    """Print the first decisions on many prompts, and the share of each model."""
+    first = islice(decision_rows(prompts, made), PROMPTS_SHOWN)
+    rows = [
+        (row["model"], percent(1 - row["error"]), usd(1000 * row["cost"]), one_line(row["prompt"])) for row in first
+    ]
+    console().print(table("model", ">quality", PER_1000, "prompt", rows=rows))
+    if (left_out := len(prompts) - PROMPTS_SHOWN) > 0:
+        say(f"… and {left_out:,} more; --json writes them all.", "dim")
+    say()
+    _shares(made.shares)
+    expected = f"quality {percent(1 - made.errors.mean())}, {usd(1000 * float(made.costs.mean()))} per 1,000 calls"
+    say(f"Expected on these {len(prompts):,} prompts: {expected}.")
+
+
+def _shares(shares: Mapping[str, float]) -> None:
+    from rich.bar import Bar
+
+    used = sorted((item for item in shares.items() if item[1]), key=lambda item: -item[1])
+    rows = [(model, percent(share), Bar(1, 0, share, width=20)) for model, share in used]
+    console().print(table("model", ">share", "", rows=rows))
+
+
+def call(record: CallRecord) -> None:
+    """Print on stderr who answered, why, and the cost beside the most expensive model's, in a few lines."""
+    eligible = {row.model: row for row in record.decision.ranking if row.excluded is None}
+    answered = eligible[record.model]
+    rule = f"{_rule(record.decision.cost_weight)} of {len(eligible)} models"
+    say(f"\n{record.model}: expected quality {percent(1 - answered.error)}, {rule}", err=True)
+    for model, failure in record.failures.items():
+        say(f"{model} failed before it: {failure}", err=True)
+    if record.differs:
+        say(f"Called otherwise than it was evaluated: {'; '.join(record.differs)}.", err=True)
+    spent = "unknown: the provider reports no tokens" if np.isnan(record.usd) else usd(record.usd)
+    most = dearest(record)
+    beside = (
+        "" if most["model"] == record.model else f"; {most['model']}, the most expensive: {usd(most['expected_usd'])}"
+    )
+    say(f"cost {spent} (expected {usd(answered.cost)}{beside})", err=True)
+
+
+def dearest(record: CallRecord) -> dict[str, Any]:
+    """Return the eligible model with the highest expected cost."""
+    most = max((row for row in record.decision.ranking if row.excluded is None), key=lambda row: row.cost)
+    return {"model": most.model, "expected_usd": most.cost}
+
+
+# --- Goals and verdicts -----------------------------------------------------------------------------------------------
+
+
+def tuning(made: Tuning) -> None:
+    """Print what a goal's cost_weight gives, beside the most accurate model alone."""
+    met = "Goal" if made.met else "Goal that cannot be met"
+    say(f"{met}: {made.goal} (met in {made.met_share:.0%} of resamplings)", "bold")
+    low, high = made.quality_interval
+    least, most = made.cost_interval
+    intervals = f"{percent(low)} to {percent(high)}", f"{usd(1000 * least)} to {usd(1000 * most)}"
+    routing = "routing", percent(made.quality), intervals[0], usd(1000 * made.cost), intervals[1]
+    single = made.single_model, percent(made.single_quality), "", usd(1000 * made.single_cost), ""
+    interval = f">{LEVEL:.0%} interval"
+    console().print(table("", ">quality", interval, PER_1000, interval, rows=[routing, single]))
+    say()
+    _shares(made.shares)
+    say(f"\n{made.verdict}")
+
+
+def report(made: Report) -> None:
+    """Print the curve in a few points, the single models beside it, and the verdict."""
+    from rich.bar import Bar
+
+    hull, mixture = made.curve.hull(), made.mixture.hull()
+    low, high = hull.qualities[0], hull.qualities[-1]
+    steps = np.linspace(low, high, POINTS_SHOWN)
+    points = np.unique(np.abs(hull.qualities - steps[:, None]).argmin(axis=1))
+    curve = table(PER_1000, ">quality", "", ">best mixture", ">cost weight")
+    for at in points.tolist():
+        cost, value = float(hull.costs[at]), float(hull.qualities[at])
+        bar = Bar(max(high - low, 1e-9), 0, value - low, width=20)
+        curve.add_row(
+            usd(1000 * cost),
+            percent(value),
+            bar,
+            percent(float(mixture.quality_at(cost))),
+            weight(hull.cost_weights[at]),
+        )
+    rows: list[tuple[float, str, float, float | None]]
+    rows = [(value, model, cost, made.shares.get(model, 0)) for model, (cost, value) in made.models.items()]
+    rows.append((made.quality, f"routing at cost weight {weight(made.cost_weight)}", made.cost, None))
+    alone = table("always", PER_1000, ">quality", ">routing's share")
+    for value, name, cost, share in sorted(rows, key=lambda row: -row[0]):
+        cells = name, usd(1000 * cost), percent(value), "" if share is None else percent(share)
+        alone.add_row(*cells, style="bold" if share is None else "")
+    for part in (curve, "", alone):
+        console().print(part)
+    say(f"\n{made.verdict}")

@@ -1,0 +1,427 @@
+"""Options to a plan with its bill, and the plan to models onboarded into the router's pool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from unirouter_core.data import Evaluation
+from unirouter_core.embedding import Array, Labels
+from unirouter_core.evaluate import Impact, impact
+from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
+from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
+from unirouter_core.pool import ModelProfile
+from unirouter_core.router import UniRouter
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
+from unirouter_plugins.litellm.prices import Quote, capabilities, listed_prices, require_quote
+from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.onboarding.ask import (
+    Budget,
+    Caller,
+    OnboardingOptions,
+    PreflightError,
+    check_first,
+)
+from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
+from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
+from unirouter_plugins.onboarding.questions import Questions, read_questions
+from unirouter_plugins.onboarding.run import Run
+from unirouter_plugins.onboarding.store import AnswerStore, shown
+
+FIRST_CHECK, NEXT_CHECK = 50, 25
+"""Answers before the first look at whether more are needed, and from one look to the next."""
+
+FIRST_ATTEMPTS = 3
+"""How often the first call of a model is made: somebody waits for it, and what is wrong with it rarely passes."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the evaluation of a model is: answers graded, failed or not gradable, of those that there are to be.
+
+    `spent_usd` is that of the whole run so far; a bill not known counts at its worst.
+    """
+
+    model: str
+    done: int
+    total: int
+    failed: int
+    spent_usd: float
+
+
+@dataclass(frozen=True, eq=False)
+class Onboarded:
+    """The result of one model.
+
+    `profile`, `evaluation` and `impact` (what the model changes in the pool) are None where it was not onboarded;
+    `reason` then says why. Of `prompts` in the validation set, `answered` have a graded answer, of this run or an
+    earlier one. Of this run are `asked` (answers), `failed` and `judge_failures` (calls of the model, and of judge and
+    reference model for it, that failed after all attempts) and `spent_usd`, in which a bill not known counts at its
+    worst. `ungradable` counts prompts that nothing can grade, `truncated` and `refused` answers. `stopped` says why not
+    all prompts were asked, `undecided` is the last look at whether more were needed, `notes` is what else to know.
+    """
+
+    model: str
+    profile: ModelProfile | None
+    evaluation: Evaluation | None
+    impact: Impact | None
+    prompts: int
+    answered: int
+    asked: int
+    failed: int
+    judge_failures: int
+    ungradable: int
+    truncated: int
+    refused: int
+    spent_usd: float
+    stopped: Literal["budget", "decided", "failures"] | None
+    undecided: Undecided | None
+    reason: str
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, without the evaluation and the profile's arrays."""
+        apart = ("profile", "evaluation", "impact", "undecided")
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
+        profile = self.profile
+        measured = {} if profile is None else {"error": profile.error, "provenance": dict(profile.provenance)}
+        parts = {"impact": self.impact, "undecided": self.undecided}
+        return {
+            **plain,
+            "notes": list(self.notes),
+            "onboarded": profile is not None,
+            **measured,
+            **{name: None if part is None else part.as_dict() for name, part in parts.items()},
+        }
+
+
+# --- Plan -------------------------------------------------------------------------------------------------------------
+
+
+def plan_onboarding(router: UniRouter, models: Sequence[str], options: OnboardingOptions | None = None) -> Plan:
+    """Return what onboarding these models will take, with its bill; no model is called, and nothing is written.
+
+    Parameters
+    ----------
+    router : UniRouter
+        Fitted; its pool gains the models.
+    models : sequence of str
+        By their names in the `pool.toml`, or as LiteLLM calls them.
+    options : OnboardingOptions, optional
+
+    Raises
+    ------
+    InvalidDataError
+        When a model is in the pool already, or questions cannot be graded.
+    UnknownPriceError
+        When the price of one of the models is not known.
+    NotFittedError
+        When the router is not fitted.
+    StoreError
+        When the store cannot be opened.
+
+    Examples
+    --------
+    ::
+
+        options = OnboardingOptions(validation="validation.jsonl", budget=2.0)
+        plan = plan_onboarding(UniRouter.starter(), ["openai/gpt-4.1-mini"], options)
+        print(plan.bill.usd)
+        onboarded = await plan.run()  # or run_onboarding(plan)
+        print(onboarded[0].impact.verdict)
+    """
+    return Plan(router, models, options or OnboardingOptions())
+
+
+class Plan:
+    """What onboarding some models will take; `plan_onboarding` makes it, `run` does it.
+
+    `bill` is what it will cost, `spent_usd` what the last run did cost.
+    """
+
+    def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
+        self.options, self.spent_usd = options, 0.0
+        self.models = _checked_models(router, models, replace=options.replace)
+        pool = options.pool
+        pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
+        self._router, reference = router, options.reference_model
+        judge = None
+        if options.judge is not None:
+            judge = Judge(_member(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
+        questions, given = options.validation, {"functions": options.functions, "embedder": router.fit_.embedder}
+        if not isinstance(questions, Questions):
+            questions = read_questions(questions, **given, judged=judge is not None)  # type: ignore[arg-type]
+        questions.check(judge=judge is not None, reference_model=reference is not None)
+        register(pool)
+        self._members = [_member(router, pool, name) for name in self.models]
+        called = [*self._members, *([judge.member] if judge else [])]
+        called += [_member(router, pool, reference)] if reference is not None else []
+        self._quotes: dict[str, Quote] = {member.name: require_quote(member) for member in called}
+        self._questions = questions
+        self._judge = judge if questions.for_judge else None
+        self._reference = called[-1] if reference is not None and questions.without_reference else None
+        self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
+        self._validation = self._questions.validation_set()
+        self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
+        regions: Labels = router.fit_.regions.locate(self._vectors)[0]
+        self._order = ask_order(regions, options.seed).tolist()
+        with AnswerStore(os.fspath(options.store), texts=options.texts, create=False) as store:
+            self.bill: Bill = draw_up(self._questions, *self._open(store, Budget()), Lengths(router, regions))
+
+    def __repr__(self) -> str:
+        low, high = self.bill.usd.low, self.bill.usd.high
+        return f"Plan({', '.join(self.models)}: {self.bill.calls} calls, ${low:.4g} to ${high:.4g})"
+
+    @property
+    def place(self) -> str:
+        """Where answers are kept, without a password."""
+        return shown(os.fspath(self.options.store))
+
+    def _open(
+        self, store: AnswerStore, budget: Budget, told: Callable[[Run], None] = lambda _: None
+    ) -> tuple[list[Run], Run | None, Grading]:
+        """Return a run of each model, the judge's trial, and what grades; two roles of a model share one caller."""
+        options, callers = self.options, dict[str, Caller]()
+
+        def caller(member: Member, max_tokens: int | None = None) -> Caller:
+            how: dict[str, Any] = {
+                "counter": self._router.fit_.token_counter,
+                "budget": budget,
+                "max_tokens": max_tokens,
+            }
+            made = Caller(member, self._quotes[member.name], options, **how)
+            return callers.setdefault(f"{member.name} {made.settings_digest}", made)
+
+        judge, reference, trial = self._judge, self._reference, None
+        judges = None if judge is None else caller(judge.member, judge.max_tokens)
+        grading = Grading(store, judge, judges, None if reference is None else caller(reference))
+        if judges is not None and self._trial:
+            trial = Run(judges, self._trial, Grading(store), store)
+        how: dict[str, Any] = {"repeats": options.repeats, "told": told}
+        runs = [Run(caller(member), self._questions, grading, store, **how) for member in self._members]
+        return runs, trial, grading
+
+    async def run(
+        self,
+        progress: Callable[[Progress], None] | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        onboarded: Callable[[Onboarded], None] | None = None,
+    ) -> list[Onboarded]:
+        """Evaluate the models one after the other, and add to the router's pool those that were evaluated well.
+
+        Answers are kept as they come: after Ctrl-C or a power cut, the same plan made again resumes.
+
+        Parameters
+        ----------
+        progress : function of Progress, optional
+            Called after every answer.
+        folder : path, optional
+            Where the router is saved after each model that is onboarded; what other processes add there stays.
+            Without `texts`, prompts are left out there too.
+        onboarded : function of Onboarded, optional
+            Called after each model.
+
+        Raises
+        ------
+        PreflightError
+            When the first call of one of them fails, before more is asked; the sentence names the cure.
+        StoreError
+            When answers cannot be kept.
+        """
+        budget, options, done = Budget(self.options.budget), self.options, []
+
+        def told(run: Run) -> None:
+            if progress is not None:
+                progress(Progress(run.model, run.n_done, run.n_jobs, run.calls.failed, budget.spent))
+
+        with AnswerStore(os.fspath(options.store), texts=options.texts) as store:
+            try:
+                runs, trial, _ = self._open(store, budget, told)
+                tried = await self._first_calls(runs, trial)
+                for run in runs:
+                    one = await self._onboard(run, tried)
+                    if folder is not None and one.profile is not None:
+                        self._router.save(folder, texts=None if options.texts else False)
+                    if onboarded is not None:
+                        onboarded(one)
+                    done.append(one)
+            finally:
+                self.spent_usd = budget.spent
+        return done
+
+    async def _first_calls(self, runs: Sequence[Run], trial: Run | None) -> str:
+        """Make one call of each model, then try the judge; return how it did.
+
+        Raises `PreflightError` when one of them failed, or the judge is not to be trusted; what was answered is kept.
+        """
+        first = [*runs, *([trial] if trial is not None else [])]
+        for run in first:
+            if (job := next(run.jobs(self._order if run in runs else [0]), None)) is None:
+                continue
+            failed = await run.do(job, attempts=FIRST_ATTEMPTS)
+            check_first(failed)
+            unbilled = run.answers and all(answer.usd is None and not answer.refused for answer in run.answers.values())
+            if unbilled and (run.caller.quoted.prices.input or run.caller.quoted.prices.output):
+                raise PreflightError(
+                    f"{run.model} answers without saying how many tokens it took, so what it costs is not known; "
+                    "use an address that reports usage, or, if it is free, give it prices of 0 in pool.toml."
+                )
+        said, passes = "", True
+        if trial is not None:
+            await trial.ask(range(len(self._trial)), self.options.concurrency)
+            said, passes = trial_result(self._trial, trial.errors)
+        if refused := next((run.out_of_budget for run in first if run.out_of_budget), None):
+            for run in runs:
+                run.out_of_budget = refused
+            return ""
+        if not passes:
+            raise PreflightError(f"{said} That is too few to trust it; take another judge, or another prompt for it.")
+        return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
+
+    # --- One model ----------------------------------------------------------------------------------------------------
+
+    async def _onboard(self, run: Run, tried: str) -> Onboarded:
+        looked = await self._ask(run)
+        stopped = run.why_stopped(looked)
+        evaluation = profile = changed = None
+        if not (reason := run.why_not_onboarded(stopped)):
+            try:
+                evaluation = self._evaluation(run)
+                able = capabilities(run.caller.member)
+                profile = self._router.onboard(evaluation, capabilities=able, replace=True, vectors=self._vectors)
+                changed = await asyncio.to_thread(impact, self._router, run.model)
+            except (InvalidDataError, UnknownPriceError) as failed:  # its answers do not make a profile
+                evaluation, reason = None, str(failed)
+        return Onboarded(
+            model=run.model,
+            profile=profile,
+            evaluation=evaluation,
+            impact=changed,
+            prompts=len(self._questions),
+            answered=run.n_answered,
+            asked=run.n_asked,
+            failed=run.calls.failed,
+            judge_failures=run.grades.failed,
+            ungradable=len(run.ungradable),
+            truncated=sum(answer.truncated for answer in run.answers.values()),
+            refused=sum(answer.refused for answer in run.answers.values()),
+            spent_usd=run.spent,
+            stopped=stopped,
+            undecided=looked,
+            reason=reason,
+            notes=tuple(self._notes(run, tried, looked, stopped)),
+        )
+
+    async def _ask(self, run: Run) -> Undecided | None:
+        """Ask all questions, or until what is known decides; return the last look at that."""
+        options, n = self.options, len(self._order)
+        if not options.until_decided:
+            await run.ask(self._order, options.concurrency)
+            return None
+        looked: Undecided | None = None
+        upto = 0
+        while upto < n and not run.is_stopped and not (looked is not None and looked.decided):
+            upto, begin = min(max(upto + NEXT_CHECK, FIRST_CHECK), n), upto
+            await run.ask(self._order[begin:upto], options.concurrency)
+            if upto < n and run.n_answered >= FIRST_CHECK:
+                try:
+                    made = self._evaluation(run)
+                    looked = await asyncio.to_thread(undecided, self._router, made, vectors=self._vectors)
+                except (InvalidDataError, UnknownPriceError):  # the answers so far do not make a profile
+                    looked = None
+        return looked
+
+    def _evaluation(self, run: Run) -> Evaluation:
+        """Return a model's evaluation, with how it was made as its provenance."""
+        caller, judge, reference = run.caller, self._judge, self._reference
+        how = {
+            "date": max((answer.date for answer in run.answers.values()), default="")[:10],
+            "source": f"asked through LiteLLM {version('litellm')}",
+            "questions": self._questions.source,
+            "graders": sorted({"judge" if q.grader is None else q.grader.name for q in self._questions}),
+            "max_tokens": caller.max_tokens,
+            "judge": None if judge is None else judge.member.served_as,
+            "reference_model": None if reference is None else reference.served_as,
+            "prices": caller.quoted.source,
+            "refused": sum(answer.refused for answer in run.answers.values()),
+            SERVED_AS: caller.member.served_as,
+        }
+        return run.evaluation(self._validation, {name: value for name, value in how.items() if value is not None})
+
+    def _notes(self, run: Run, tried: str, looked: Undecided | None, stopped: str | None) -> list[str]:
+        """Return what to know of an evaluation besides its numbers, in a sentence each."""
+        notes = [tried] if tried else []
+        asked = f"{run.n_answered} of {len(self._questions)} prompts"
+        if self._questions.without_reference:
+            judge = None if self._judge is None else self._judge.member.name
+            reference = None if self._reference is None else self._reference.name
+            notes.append(worth(reference_model=reference, judge=judge, ungraded=len(run.ungradable)))
+            if run.caller.member == self._reference:
+                notes.append(f"{run.model} gave those answers, so it is measured against its own.")
+        if stopped == "budget":
+            notes.append(f"The budget ended after {asked}. {run.out_of_budget}")
+        elif stopped == "decided" and looked is not None:
+            notes.append(
+                f"Asking stopped after {asked}: with {looked.confidence:.0%} confidence, all others would change "
+                f"where at most {looked.changed:.1%} of them go."
+            )
+        if n_seen := int(self._router.fit_.has_seen(self._validation.prompts).sum()):
+            notes.append(
+                f"The router has learned from {n_seen} of these {len(self._validation)} prompts, which flatters it; "
+                "measure on others."
+            )
+        return notes
+
+
+def _checked_models(router: UniRouter, models: Sequence[str], *, replace: bool) -> list[str]:
+    if isinstance(models, str):
+        raise InvalidDataError(f"{models!r} is one name, not a list of names; put it in a list.")
+    if not models:
+        raise InvalidDataError("No model is named; name at least one.")
+    for name in models:
+        if name in router.pool and not replace:
+            raise InvalidDataError(f"{name!r} is in the pool already; pass replace=True to evaluate it again.")
+    return list(dict.fromkeys(models))
+
+
+def _member(router: UniRouter, table: Members, name: str) -> Member:
+    """Return how a model is called: as the table says, else as it was evaluated before, else by its own name.
+
+    What was evaluated before and LiteLLM's map does not know keeps its prices and capabilities.
+    """
+    if name in table or name not in router.pool:
+        return table.named(name)
+    profile = router.pool[name]
+    member = Member.of(profile)
+    if listed_prices(member) is not None:
+        return member
+    return dataclasses.replace(member, prices=profile.prices, capabilities=dataclasses.asdict(profile.capabilities))
+
+
+def run_onboarding(
+    plan: Plan,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    onboarded: Callable[[Onboarded], None] | None = None,
+) -> list[Onboarded]:
+    """Run a plan where no event loop runs; see `Plan.run`. In a notebook, await that instead."""
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise InvalidDataError("An event loop runs here, as in a notebook; write: await plan.run(...)")
+
+    async def run() -> list[Onboarded]:
+        try:
+            return await plan.run(progress, folder=folder, onboarded=onboarded)
+        finally:
+            await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
+
+    return asyncio.run(run())

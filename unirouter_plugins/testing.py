@@ -1,0 +1,113 @@
+"""Models that answer as a test says, called through LiteLLM: tests of applications that route need no network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from typing import Any, TypeAlias
+
+from unirouter_core.router import UniRouter
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.local.provider import Messages, newest_prompt, text_provider
+
+Answer: TypeAlias = str | Exception | Callable[[str], str]
+"""What a model answers: always this text, always this failure, or what a function of the newest prompt returns."""
+
+_POOLS: dict[str, ScriptedPool] = {}
+_NUMBERS = count()
+
+
+@dataclass(frozen=True)
+class ScriptedCall:
+    """A call that a scripted model was given.
+
+    Parameters
+    ----------
+    model : str
+    messages : sequence of mapping
+        As LiteLLM was given them.
+    """
+
+    model: str
+    messages: Messages
+
+    @property
+    def prompt(self) -> str:
+        """The newest text of the user."""
+        return newest_prompt(self.messages)
+
+
+class ScriptedPool:
+    """The models of a router's pool, answering by a script instead of a provider.
+
+    The router decides as it always does. LiteLLM makes the calls, so that `complete`, `RouterRunnable` and
+    `UniRouterLLM` stream, fall back and record as they do with real models.
+
+    Parameters
+    ----------
+    answers : mapping of model to str, Exception or function
+        Models that are not named answer with their name and the prompt.
+
+    Attributes
+    ----------
+    calls : list of ScriptedCall
+        All calls so far, failed ones included.
+
+    Examples
+    --------
+    >>> from unirouter_plugins.litellm import complete, record_of
+    >>> small, large = "recorded/gemini-1.5-flash-002", "recorded/gpt-4o-2024-05-13"
+    >>> pool = ScriptedPool({small: TimeoutError("too slow"), large: lambda prompt: f"{prompt} 42."})
+    >>> router = pool.serve(UniRouter.starter(examples=True))
+    >>> response = complete(router, "What is 6 times 7?", models=[small, large])
+    >>> response.choices[0].message.content, list(record_of(response).failures)
+    ('What is 6 times 7? 42.', ['recorded/gemini-1.5-flash-002'])
+    >>> [call.model for call in pool.calls]
+    ['recorded/gemini-1.5-flash-002', 'recorded/gpt-4o-2024-05-13']
+    """
+
+    def __init__(self, answers: Mapping[str, Answer] = {}) -> None:
+        self.answers = dict(answers)
+        self.calls: list[ScriptedCall] = []
+        self._name = f"pool{next(_NUMBERS)}"
+
+    def serve(self, router: UniRouter) -> UniRouter:
+        """Return the router with its models called by the script; `router` stays as it is."""
+        _POOLS[self._name] = self
+        members = {model: Member(model, f"scripted/{self._name}/{model}") for model in router.pool}
+        table = Members(members, {"scripted": f"{__name__}:{scripted.__name__}"})
+        register(table)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that they are called otherwise than they were evaluated is the point
+            return configured(router, table)
+
+    def answer(self, model: str, messages: Messages) -> str:
+        """Return what the script says; raise what it fails with."""
+        call = ScriptedCall(model, messages)
+        self.calls.append(call)
+        said = self.answers.get(model, f"{model}: {call.prompt}")
+        if isinstance(said, Exception):
+            raise said
+        return said(call.prompt) if callable(said) else said
+
+
+@cache
+def scripted() -> Any:
+    """Return LiteLLM's custom provider of all scripted pools."""
+
+    def answer(name: str, messages: Messages) -> str:
+        pool, _, model = name.partition("/")
+        return _POOLS[pool].answer(model, messages)
+
+    return text_provider(answer)
+
+
+@cache
+def parrot() -> Any:
+    """Return a custom provider of LiteLLM's whose models answer with their own names, whatever the prompt."""
+    return text_provider(lambda model, messages: model)
