@@ -108,13 +108,13 @@ def test_models_are_evaluated_on_the_prompts_that_fit_held_out(made, tmp_path):
     assert UniRouter.load(tmp_path / "new.router").pool["poet"].n == 48
 
 
-def test_models_measured_on_the_prompts_that_were_learned_from_are_said_to_be_flattered(made, tmp_path):
+def test_results_on_the_prompts_that_were_learned_from_are_called_optimistic(made, tmp_path):
     output("fit", tmp_path / "new.router", made / "fit.jsonl", "--hold-out", "0")
 
     done = run("onboard", tmp_path / "new.router", "poet", "sage", "--recorded", made / "fit.jsonl")
 
-    assert "flatters" in done.stderr
-    assert "flatters" in run("report", "--router", tmp_path / "new.router").stdout.replace("\n", " ")
+    assert "optimistic" in done.stderr
+    assert "optimistic" in run("report", "--router", tmp_path / "new.router").stdout.replace("\n", " ")
 
 
 def test_fit_with_force_replaces_it(folder):

@@ -189,7 +189,7 @@ def _unseen(router: UniRouter, table: Outcomes) -> tuple[Outcomes, str]:
     if not seen.any():
         return table, ""
     if seen.all():
-        return table, "the router was fitted on these very prompts, which flatters it; evaluate on others if you can."
+        return table, "the router was fitted on these very prompts, so results are optimistic; evaluate on others."
     new = table.rows(np.flatnonzero(~seen))
     return new, f"evaluated on the {len(new):,} of {len(table):,} prompts that the router was not fitted on."
 
