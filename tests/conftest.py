@@ -1,5 +1,6 @@
 """One small world: sums and poems; a cheap poet that cannot add, a dear sage that can, and six between them."""
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -11,6 +12,9 @@ from unirouter_core.estimators import (
     LowRankEstimator,
     ShrunkenClustersEstimator,
 )
+
+hypothesis.settings.register_profile("unirouter", deadline=None)  # machines are shared: a pause is no failure
+hypothesis.settings.load_profile("unirouter")
 
 N_FIT = 160  # the rest, 80 prompts, is what models are measured on
 

@@ -24,8 +24,16 @@ from tests.plugins.servers import (
     refuses_the_key,
     serve_script,
 )
-from unirouter_plugins.litellm.failures import Failure, MissingKeyError, classify, open_litellm, retry_after, unwrapped
-from unirouter_plugins.litellm.redaction import described, redacted
+from unirouter_plugins.litellm.failures import (
+    Failure,
+    MissingKeyError,
+    classify,
+    open_litellm,
+    retry_after,
+    status_of,
+    unwrapped,
+)
+from unirouter_plugins.litellm.redaction import described, redacted, without_keys
 from unirouter_plugins.litellm.routed import Attempts
 
 pytestmark = [
@@ -371,6 +379,15 @@ def test_a_key_that_the_provider_echoes_is_not_shown(server, monkeypatch):
     assert KEY not in described(failed)
     monkeypatch.setenv("HOME_KEY", "planted without a shape")
     assert described(ValueError("No planted without a shape!")) == "ValueError: No [key]!"
+
+
+def test_a_key_in_a_body_is_taken_out_of_it_and_the_rest_stays_as_it_is(server):
+    failed = without_keys(failed_at(server, refuses_the_key()))
+    plain = without_keys(raised_by("openai", 401, {"code": "invalid_api_key", "message": f"Wrong key: {KEY}."}))
+    assert plain.body == {"code": "invalid_api_key", "message": "Wrong key: [key]."}
+    assert plain.response.json() == {"error": plain.body}
+    assert KEY not in getattr(failed.response, "text", "") + str(failed)
+    assert status_of(failed) == status_of(plain) == 401
 
 
 @pytest.mark.parametrize(

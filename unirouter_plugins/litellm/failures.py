@@ -254,7 +254,7 @@ def unwrapped(failed: BaseException) -> BaseException:
 def retry_after(failed: BaseException) -> float | None:
     """Return the seconds that the provider asks to wait before the next call; None where it does not say."""
     failed = unwrapped(failed)
-    answered = getattr(getattr(failed, "response", None), "headers", None)  # LiteLLM empties it, and keeps them apart
+    answered = getattr(getattr(failed, "response", None), "headers", None)  # LiteLLM may keep them apart
     headers = getattr(failed, "litellm_response_headers", None) or answered or {}
     try:
         seconds = float(headers.get("retry-after", ""))

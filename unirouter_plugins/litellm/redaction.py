@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from unirouter_plugins.litellm.failures import unwrapped
 
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRET_SHAPE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|AIza|Bearer)[-_ ][\w\-.]{7,}\w|\bAIza[\w\-]{20,}", re.IGNORECASE)
 _SHORTEST_SECRET = 6
+_OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
 
 
 def described(failed: BaseException, secrets: Iterable[str] = ()) -> str:
@@ -31,12 +33,31 @@ def without_keys(failed: BaseException, secrets: Iterable[str] = ()) -> BaseExce
         link.args = tuple(redacted(arg, secrets) if isinstance(arg, str) else arg for arg in link.args)
         for name in ("message", "body"):
             told = getattr(link, name, None)
-            if told is not None and (clean := redacted(str(told), secrets)) != str(told):
+            if (clean := _cleaned(told, secrets)) != told:
                 setattr(link, name, clean)
         with contextlib.suppress(Exception):  # of any kind: not all have a request, and some ask for one to be set
             link.request.headers.pop("authorization", None)  # type: ignore[attr-defined]
+        with contextlib.suppress(Exception):  # of any kind: not all have a response, and some have not read it
+            link.response = _without_keys(link.response, secrets)  # type: ignore[attr-defined]
         link = link.__cause__ or link.__context__  # type: ignore[assignment]
     return failed
+
+
+def _cleaned(told: Any, secrets: Iterable[str]) -> Any:
+    """Return a body without keys, in the same form."""
+    if isinstance(told, str):
+        return redacted(told, secrets)
+    if isinstance(told, Mapping):
+        return {name: _cleaned(inner, secrets) for name, inner in told.items()}
+    return [_cleaned(inner, secrets) for inner in told] if isinstance(told, list) else told
+
+
+def _without_keys(response: Any, secrets: Iterable[str]) -> Any:
+    """Return an httpx response, or one like it whose body has no keys."""
+    if (clean := redacted(response.text, secrets)) == response.text:
+        return response
+    headers = {name: told for name, told in response.headers.items() if name not in _OF_THE_BODY}
+    return type(response)(response.status_code, headers=headers, text=clean, request=response.request)
 
 
 def redacted(text: str, secrets: Iterable[str] = ()) -> str:

@@ -25,6 +25,7 @@ from tests.plugins.servers import (
     fails,
     overflows,
     rate_limited,
+    refuses_the_content,
     refuses_the_key,
     says,
 )
@@ -185,6 +186,21 @@ def test_repeats_are_averaged_and_asked_once_each(begin):
 def test_means_do_not_depend_on_which_answer_came_first(numbers, random):
     shuffled = random.sample(numbers, len(numbers))
     np.testing.assert_array_equal(means_of(numbers, 4), means_of(shuffled, 4))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        refuses_the_content(),
+        fails(400, "The response was filtered.", code="content_filter"),
+        says("", finish="content_filter"),
+    ],
+    ids=["400 as OpenAI", "400 as Azure", "200"],
+)
+def test_what_a_content_filter_refuses_is_answered_wrong(begin, refusal):
+    begin.server.script["sage"] = but(refusal, prompts(SUMS[:6]))
+    (sage,) = begin("sage")
+    assert (sage.refused, sage.failed, sage.profile.n, sage.profile.error) == (6, 0, 60, 0.1)
 
 
 def test_truncated_answers_and_refusals_are_counted_apart(begin):
