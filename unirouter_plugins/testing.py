@@ -18,6 +18,9 @@ from unirouter_plugins.local.provider import Messages, newest_prompt, text_provi
 Answer: TypeAlias = str | Exception | Callable[[str], str]
 """What a model answers: always this text, always this failure, or what a function of the newest prompt returns."""
 
+PROVIDER = "unirouter-scripted"
+"""The name under which LiteLLM knows scripted pools."""
+
 _POOLS: dict[str, ScriptedPool] = {}
 _NUMBERS = count()
 
@@ -79,8 +82,8 @@ class ScriptedPool:
     def serve(self, router: UniRouter) -> UniRouter:
         """Return the router with its models called by the script; `router` stays as it is."""
         _POOLS[self._name] = self
-        members = {model: Member(model, f"scripted/{self._name}/{model}") for model in router.pool}
-        table = Members(members, {"scripted": f"{__name__}:{scripted.__name__}"})
+        members = {model: Member(model, f"{PROVIDER}/{self._name}/{model}") for model in router.pool}
+        table = Members(members, {PROVIDER: f"{__name__}:{scripted.__name__}"})
         register(table)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that they are called otherwise than they were evaluated is the point
