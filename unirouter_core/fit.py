@@ -107,8 +107,6 @@ class Fit:
         """Return which of the prompts were fitted on, (n,): on those the router looks better than it is."""
         return np.isin(as_numbers(digests(prompts)), self.seen)
 
-    # --- Prompts to vectors, regions and tokens ---------------------------------------------------------------------
-
     def encode(
         self, prompts: Sequence[str], documents: Sequence[GivenDocuments | None] | None = None, *, vectors: Any = None
     ) -> Array:
@@ -156,8 +154,6 @@ class Fit:
         """Return the tokens of each prompt together with its documents, (n,)."""
         counter = self.token_counter
         return counter.count(prompts) if documents is None else count_tokens(counter, prompts, documents)
-
-    # --- A model's answers to its profile ---------------------------------------------------------------------------
 
     def profile(
         self,
@@ -223,8 +219,6 @@ class Fit:
         inside = (errors >= -ROUNDING) & (errors <= 1 + ROUNDING)  # NaN is not
         return errors.shape == (len(self.regions), 1) and bool(inside.all())
 
-    # --- Prompts and profiles to expectations -----------------------------------------------------------------------
-
     def expect(
         self, pool: Pool, X: Array, tokens_in: Array, cached_tokens: Array | None = None, *, whole: bool = False
     ) -> Expected:
@@ -245,8 +239,6 @@ class Fit:
         cached = cached_tokens if cached_tokens.ndim == 2 else cached_tokens[:, None]
         usd = (sent - cached) * per_token + per_call[labels] + cached * per_cached_token
         return Expected(prediction, usd, labels, far)
-
-    # --- As settings and arrays -------------------------------------------------------------------------------------
 
     @property
     def keeps_embedder(self) -> bool:
@@ -344,9 +336,6 @@ def _shrunk(prediction: Prediction, far: Array, pool: Pool) -> Prediction:
     )
 
 
-# --- What a model's calls cost ----------------------------------------------------------------------------------------
-
-
 def with_prices(evaluation: Evaluation) -> Evaluation:
     """Return the evaluation with the prices that its recorded costs and tokens imply, where it has none."""
     if evaluation.prices is not None:
@@ -383,9 +372,6 @@ def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions
         return CallCost(0.0, 0.0, np.full(n_regions, np.nanmean(usd)))
     each = costs.usd_per_token(counted, usd) if prices is None else 0.0  # with prices, it would pass for their tokens
     return CallCost(each, each, np.maximum(costs.region_usd(usd - each * counted, regions, n_regions), 0))
-
-
-# --- What is saved ----------------------------------------------------------------------------------------------------
 
 
 def content_id(settings: Mapping[str, Any], arrays: Arrays) -> str:

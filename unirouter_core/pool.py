@@ -55,9 +55,6 @@ class Capabilities:
         return [name for name in requires if not getattr(self, name)]
 
 
-# --- The prompts that models are measured on --------------------------------------------------------------------------
-
-
 def digests(prompts: Sequence[str], documents: Sequence[Documents] | None = None) -> list[str]:
     """Return the hash of each prompt, then that of its documents, if any; it names a prompt whose text is left out."""
     found = [None] * len(prompts) if documents is None else documents
@@ -92,9 +89,6 @@ class MeasuredPrompts:
 
     def __len__(self) -> int:
         return len(self.digests)
-
-
-# --- One model --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +169,6 @@ class ModelProfile:
         )
         usd = sent * dearer_in + np.maximum(self.usd - sent, 0) * dearer_out
         return dataclasses.replace(self, prices=prices, cost=cost, usd=usd)
-
-
-# --- All of them ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)

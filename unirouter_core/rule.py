@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -72,15 +73,10 @@ def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -
         least = left[0][0]
         limit = least + (SAME_COST * abs(least) if math.isinf(cost_weight) else TIE)
         end = next((place for place, (value, _) in enumerate(left) if value > limit), len(left))
-        pick = 0
-        if end > 1:
-            tied = sorted(range(end), key=lambda place: left[place][1])
-            at = [left[place][1] for place in tied]
-            pick = tied[int(choose(errors[None, at], costs[None, at], cost_weight)[0])]
-        yield left.pop(pick)[1]
-
-
-# --- What is asked ----------------------------------------------------------------------------------------------------
+        tied = sorted(column for _, column in left[:end])
+        pick = tied[int(choose(errors[None, tied], costs[None, tied], cost_weight)[0])] if end > 1 else tied[0]
+        yield pick
+        left = [pair for pair in left if pair[1] != pick]
 
 
 @dataclass(frozen=True)
@@ -159,9 +155,6 @@ class Request:
         return None
 
 
-# --- What is decided --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One model of the ranking.
@@ -169,10 +162,8 @@ class Candidate:
     Parameters
     ----------
     model : str
-    error, stderr : float
-        The expected error, in [0, 1], and its standard error.
-    cost : float
-        Expected USD.
+    error, stderr, cost : float
+        The expected error, in [0, 1], its standard error, and the expected USD.
     score : float
         error + cost_weight * cost; the cost alone when cost_weight is inf.
     n : int
@@ -195,8 +186,8 @@ class Decision:
 
     Attributes
     ----------
-    model : str
-        The chosen model.
+    model, pool : str, Pool
+        The chosen model, and the pool it was chosen from.
     error, cost : float
         Its expected error, in [0, 1], and its expected USD.
     region : int
@@ -206,8 +197,6 @@ class Decision:
         model's overall error, and their standard errors are wider.
     cost_weight : float
         The error that one USD was worth.
-    pool : Pool
-        The models at the time.
     """
 
     def __init__(self, pool: Pool, expected: Expected, request: Request, tokens: Array) -> None:
@@ -219,7 +208,6 @@ class Decision:
         self.region, self.far = int(expected.regions[0]), float(expected.far[0])
         self.cost_weight, self.pool = request.cost_weight, pool
         self._expected, self._request, self._tokens = expected, request, tokens
-        self._ranking: tuple[Candidate, ...] | None = None
 
     def fallbacks(self) -> Iterator[str]:
         """Yield the models to try after the chosen one, best first: each is the rule's choice without those before."""
@@ -239,23 +227,15 @@ class Decision:
         profile, j = self.pool[model], self.pool.models.index(model)
         prediction, tokens = self._expected.prediction, self._tokens[0]
         error, cost = prediction.errors[0, j : j + 1], self._expected.costs[0, j : j + 1]
-        return Candidate(
-            model=model,
-            error=float(error[0]),
-            stderr=float(prediction.stderrs[0, j]),
-            cost=float(cost[0]),
-            score=float(score(error, cost, self.cost_weight)[0]),
-            n=profile.n,
-            excluded=self._request.reason(profile, float(tokens[j] if tokens.ndim else tokens)),
-        )
+        stderr, points = float(prediction.stderrs[0, j]), float(score(error, cost, self.cost_weight)[0])
+        excluded = self._request.reason(profile, float(tokens[j] if tokens.ndim else tokens))
+        return Candidate(model, float(error[0]), stderr, float(cost[0]), points, profile.n, excluded)
 
-    @property
+    @cached_property
     def ranking(self) -> tuple[Candidate, ...]:
         """All models: the chosen one, then the fallbacks in their order; the excluded last, by name."""
-        if self._ranking is None:
-            order = [self.model, *self.fallbacks()]
-            self._ranking = tuple(map(self.candidate, [*order, *(name for name in self.pool if name not in order)]))
-        return self._ranking
+        order = [self.model, *self.fallbacks()]
+        return tuple(map(self.candidate, [*order, *(name for name in self.pool if name not in order)]))
 
     @property
     def margin(self) -> float:
@@ -281,13 +261,9 @@ class Decisions:
 
     Parameters
     ----------
-    pool_models : tuple of str
-        The models that `chosen` counts in.
-    chosen : array (n,)
-        The position of each prompt's model in `pool_models`.
-    errors, costs : array (n,)
-        The chosen models' expected errors and USD.
-    regions, far : array (n,)
+    pool_models, chosen : tuple of str, array (n,)
+        The pool, and the position of each prompt's model in it.
+    errors, costs, regions, far : array (n,)
         As in `Decision`.
     decide : function
         From a position to the `Decision` there.
@@ -325,9 +301,6 @@ class Decisions:
         return (self.decide(position) for position in range(len(self)))
 
 
-# --- Why --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Neighbour:
     """A validation prompt like the one explained."""
@@ -345,7 +318,7 @@ class Explanation:
     ----------
     decision : Decision
     neighbours : tuple of Neighbour
-        The most similar first.
+        The most similar validation prompts, the most similar first.
     in_region : dict of model to (float, int)
         Each model's mean error on the validation prompts of the prompt's region, and how many they are.
     """
