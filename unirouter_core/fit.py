@@ -14,17 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.costs import (
-    PRIOR_ANSWERS,
-    TOKENS_PER_PRICE,
-    CallCost,
-    TokenCounter,
-    implied_prices,
-    region_tokens,
-    region_usd,
-    sent_tokens,
-    usd_per_token,
-)
+from unirouter_core import costs, embedding
+from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, TokenCounter
 from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.documents import (
     DocumentFeatures,
@@ -35,71 +26,34 @@ from unirouter_core.documents import (
     distinct_texts,
     embed_with_documents,
 )
-from unirouter_core.embedding import (
-    CHECK_PROMPTS,
-    Array,
-    Embedder,
-    HashingEmbedder,
-    Labels,
-    Mask,
-    as_rows,
-    check_prompts,
-    check_same_embedder,
-    embed,
-    name_of,
-    normalise,
-)
+from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, Labels, Mask, embed, normalise
 from unirouter_core.estimators.clusters import Regions, shrunken_means
 from unirouter_core.estimators.protocol import Arrays, Estimator, Prediction, arrays_of, clone, settings_of
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError, UnknownPriceError
 from unirouter_core.pool import Capabilities, Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers, digests
 
-FEWEST_PROMPTS = 10
-"""Fewer prompts to fit on have no structure to learn."""
+FEWEST_PROMPTS = 10  # fewer have no structure to learn
 
-ROUNDING = 1e-3
-"""A predicted error may lie this far outside [0, 1]."""
+ROUNDING = 1e-3  # a predicted error may lie this far outside [0, 1]
+NOT_SAVED = "not saved"
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """All that `UniRouter.fit` learned. It never changes, and holds an estimator and an embedder of its own.
+    """All that `UniRouter.fit` learned. It never changes, and holds an estimator and an embedder of its own."""
 
-    Parameters
-    ----------
-    embedder : Embedder or None
-        None where the router was fitted on vectors, or loaded without the embedder that it was fitted with.
-    estimator : Estimator
-    regions : Regions
-    token_counter : TokenCounter
-    training_models : tuple of str
-    seen : array of uint64
-        The prompts fitted on, by the hash of each, sorted.
-    check_vectors : array (3, d), optional
-        The embedder's vectors of `CHECK_PROMPTS`, by which it is known again.
-    document_features : DocumentFeatures, optional
-        Of a router fitted with documents.
-    cost : {"expected", "mean"}
-    settings : mapping
-        The classes and settings of all parts, as JSON can hold them.
-    id : str
-        The same for the same settings and arrays; any edit gives another.
-    is_embedder_known : bool
-        Whether `embedder` is the one that `check_vectors` came from; otherwise it is compared at its first use.
-    """
-
-    embedder: Embedder | None
+    embedder: Embedder | None  # None where fitted on vectors, or loaded without the embedder it was fitted with
     estimator: Estimator
     regions: Regions
     token_counter: TokenCounter
     training_models: tuple[str, ...]
-    seen: npt.NDArray[np.uint64]
-    check_vectors: Array | None
-    document_features: DocumentFeatures | None
+    seen: npt.NDArray[np.uint64]  # the hashes of the prompts fitted on, sorted
+    check_vectors: Array | None  # the embedder's vectors of `CHECK_PROMPTS`, (3, d), by which it is known again
+    document_features: DocumentFeatures | None  # of a router fitted with documents
     cost: Literal["expected", "mean"]
-    settings: Mapping[str, Any]
-    id: str
-    is_embedder_known: bool = False
+    settings: Mapping[str, Any]  # the classes and settings of all parts, as JSON can hold them
+    id: str  # the same for the same settings and arrays; any edit gives another
+    is_embedder_known: bool = False  # whether it made `check_vectors`; otherwise it is compared at its first use
 
     @classmethod
     def learn(
@@ -117,10 +71,10 @@ class Fit:
     ) -> Fit:
         """Return what copies of `embedder` and `estimator` learn; see `UniRouter.fit`."""
         outcomes = prompts if isinstance(prompts, Outcomes) else None
-        texts = check_prompts(prompts.prompts if isinstance(prompts, Outcomes) else prompts)
+        texts = embedding.check_prompts(prompts.prompts if isinstance(prompts, Outcomes) else prompts)
         if len(texts) < FEWEST_PROMPTS:
             raise InvalidDataError(f"{len(texts)} prompts are too few to learn from; give at least {FEWEST_PROMPTS}.")
-        given = None if vectors is None else normalise(as_rows(vectors, len(texts)))
+        given = None if vectors is None else normalise(embedding.as_rows(vectors, len(texts)))
         found = _documents_to_learn(outcomes, documents, len(texts), given)
         if outcomes is not None:
             answered = np.flatnonzero((~np.isnan(outcomes.errors)).any(axis=0))
@@ -129,17 +83,13 @@ class Fit:
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(limits=1):  # so that the same prompts give the same bits on any number of cores
-            if given is None:
-                known: Embedder | None = _taught(embedder, [*texts, *distinct_texts(found or ())])
-            else:
-                known = _as_it_is(embedder)
-            features = None if found is None else DocumentFeatures()
-            X, checks = _vectors_to_learn(known, texts, given, features, found)
-            learned, areas = clone(estimator).fit(X, outcomes), Regions(n_regions, seed).fit(X)
+            known = _fitted(embedder, None if given is not None else [*texts, *distinct_texts(found or ())])
+            X, checks, features = _vectors_to_learn(known, texts, given, found)
+            learned, regions = clone(estimator).fit(X, outcomes), Regions(n_regions, seed).fit(X)
         fit = cls(
             embedder=known,
             estimator=learned,
-            regions=areas,
+            regions=regions,
             token_counter=TokenCounter() if token_counter is None else token_counter,
             training_models=() if outcomes is None else tuple(outcomes.models),
             seen=np.unique(as_numbers(digests(texts))),
@@ -150,27 +100,21 @@ class Fit:
             id="",
             is_embedder_known=True,
         )
-        fit = dataclasses.replace(fit, settings=_settings(fit))
+        fit = dataclasses.replace(fit, settings=fit._settings())
         return dataclasses.replace(fit, id=content_id(fit.settings, fit.arrays()))
 
     def has_seen(self, prompts: Sequence[str]) -> Mask:
         """Return which of the prompts were fitted on, (n,): on those the router looks better than it is."""
         return np.isin(as_numbers(digests(prompts)), self.seen)
 
-    # --- Prompts to vectors, regions and tokens ---------------------------------------------------------------------
-
     def encode(
-        self,
-        prompts: Sequence[str],
-        documents: Sequence[GivenDocuments | None] | None = None,
-        *,
-        vectors: Any = None,
+        self, prompts: Sequence[str], documents: Sequence[GivenDocuments | None] | None = None, *, vectors: Any = None
     ) -> Array:
         """Return the prompts' vectors, float32, (n, d), rows of length 1; see `UniRouter.encode`."""
-        check_prompts(prompts)
+        embedding.check_prompts(prompts)
         width, features = self.regions.centroids_.shape[1], self.document_features
         if vectors is not None:
-            rows = as_rows(vectors, len(prompts))
+            rows = embedding.as_rows(vectors, len(prompts))
             if rows.shape[1] != width:
                 whose = "of the embedder it was fitted with" if features is None else "that its encode makes of both"
                 both = "" if features is None else " of a prompt with its documents"
@@ -188,8 +132,8 @@ class Fit:
     def _of_width(self, X: Array, width: int) -> Array:
         if X.shape[1] != width:
             raise EmbedderMismatchError(
-                f"{name_of(self._checked_embedder)} gives {X.shape[1]} numbers a prompt, but the router was fitted on "
-                f"{width}; load it with the embedder it was fitted with, or fit it again."
+                f"{embedding.name_of(self._checked_embedder)} gives {X.shape[1]} numbers a prompt, but the router was "
+                f"fitted on {width}; load it with the embedder it was fitted with, or fit it again."
             )
         return X
 
@@ -203,16 +147,13 @@ class Fit:
                 f"This router has no embedder, as {fitted}; load it with embedder=..., or give the prompts' vectors."
             )
         if not self.is_embedder_known and self.check_vectors is not None:
-            check_same_embedder(self.embedder, self.check_vectors)
+            embedding.check_same_embedder(self.embedder, self.check_vectors)
         return self.embedder
 
     def count_tokens(self, prompts: Sequence[str], documents: Sequence[Documents] | None = None) -> Array:
         """Return the tokens of each prompt together with its documents, (n,)."""
-        if documents is None:
-            return self.token_counter.count(prompts)
-        return count_tokens(self.token_counter, prompts, documents)
-
-    # --- A model's answers to its profile ---------------------------------------------------------------------------
+        counter = self.token_counter
+        return counter.count(prompts) if documents is None else count_tokens(counter, prompts, documents)
 
     def profile(
         self,
@@ -236,7 +177,8 @@ class Fit:
                 "more prompts, or take another estimator."
             )
         labels, n_regions = self.regions.locate(X)[0], len(self.regions)
-        by_region, _ = shrunken_means(labels[answered], evaluation.errors[answered, None], n_regions, PRIOR_ANSWERS)
+        errors = evaluation.errors[answered, None]
+        by_region, _ = shrunken_means(labels[answered], errors, n_regions, costs.PRIOR_ANSWERS)
         return ModelProfile(
             model=evaluation.model,
             features=features,
@@ -260,31 +202,22 @@ class Fit:
     def _measure(self, validation: ValidationSet, vectors: Array | None, pool: Pool | None) -> MeasuredPrompts:
         documents = None if validation.documents is None else check_documents(validation.documents, len(validation))
         texts, names = tuple(validation.prompts), tuple(digests(validation.prompts, documents))
-        bare = MeasuredPrompts(names, texts, np.empty((0, 0)), np.empty(0), self._known(validation))
-        if vectors is None and pool is not None:
-            for profile in pool.values():
-                if profile.measured.id == bare.id:
-                    return profile.measured
+        known, table = None, validation.known
+        if table is not None and (present := [model for model in self.training_models if model in table.models]):
+            known = np.full((len(validation), len(self.training_models)), np.nan, np.float16)
+            known[:, [self.training_models.index(model) for model in present]] = table.of(present).errors
+        bare = MeasuredPrompts(names, texts, np.empty((0, 0)), np.empty(0), known)
+        for profile in pool.values() if vectors is None and pool is not None else ():
+            if profile.measured.id == bare.id:
+                return profile.measured
         X = self.encode(texts, documents, vectors=vectors).astype(np.float16)
         return dataclasses.replace(bare, vectors=X, tokens=self.count_tokens(texts, documents))
-
-    def _known(self, validation: ValidationSet) -> Array | None:
-        """Return what the training models did on the prompts, (n_prompts, n_training_models), if anything is known."""
-        table = validation.known
-        present = [] if table is None else [model for model in self.training_models if model in table.models]
-        if table is None or not present:
-            return None
-        known = np.full((len(validation), len(self.training_models)), np.nan, np.float16)
-        known[:, [self.training_models.index(model) for model in present]] = table.of(present).errors
-        return known
 
     def predicts_errors(self, features: Array) -> bool:
         """Return whether a model's features give an error in [0, 1] in each region."""
         errors = self.estimator.predict(self.regions.centroids_, features[None]).errors
         inside = (errors >= -ROUNDING) & (errors <= 1 + ROUNDING)  # NaN is not
         return errors.shape == (len(self.regions), 1) and bool(inside.all())
-
-    # --- Prompts and profiles to expectations -----------------------------------------------------------------------
 
     def expect(
         self, pool: Pool, X: Array, tokens_in: Array, cached_tokens: Array | None = None, *, whole: bool = False
@@ -304,10 +237,8 @@ class Fit:
         if cached_tokens is None:
             return Expected(prediction, sent * per_token + per_call[labels], labels, far)
         cached = cached_tokens if cached_tokens.ndim == 2 else cached_tokens[:, None]
-        costs = (sent - cached) * per_token + per_call[labels] + cached * per_cached_token
-        return Expected(prediction, costs, labels, far)
-
-    # --- As settings and arrays -------------------------------------------------------------------------------------
+        usd = (sent - cached) * per_token + per_call[labels] + cached * per_cached_token
+        return Expected(prediction, usd, labels, far)
 
     @property
     def keeps_embedder(self) -> bool:
@@ -316,27 +247,42 @@ class Fit:
 
     def arrays(self) -> Arrays:
         """Return all arrays that were learned, by dotted name."""
-        arrays = arrays_of(self.estimator, "estimator.") | arrays_of(self.regions, "regions.")
-        if self.keeps_embedder:
-            arrays |= arrays_of(self.embedder, "embedder.")
-        if self.document_features is not None:
-            arrays |= arrays_of(self.document_features, "documents.")
-        if self.check_vectors is not None:
-            arrays["check_vectors"] = self.check_vectors
-        return {**arrays, "seen": self.seen}
+        own = self.embedder if self.keeps_embedder else None
+        parts = {"estimator": self.estimator, "regions": self.regions, "embedder": own}
+        arrays: Arrays = {}
+        for name, part in {**parts, "documents": self.document_features}.items():
+            arrays |= {} if part is None else arrays_of(part, f"{name}.")
+        checks = {} if self.check_vectors is None else {"check_vectors": self.check_vectors}
+        return {**arrays, **checks, "seen": self.seen}
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of all parts, as router.json keeps them."""
+        own: dict[str, Any] = {"class": None, NOT_SAVED: True}  # fitted on vectors, by whatever made them
+        if type(self.embedder) is HashingEmbedder:
+            own = settings_of(self.embedder)
+        elif self.embedder is not None:
+            own["class"] = embedding.name_of(self.embedder)
+        features = self.document_features
+        return {
+            "estimator": settings_of(self.estimator),
+            "regions": settings_of(self.regions),
+            "embedder": own,
+            "token_counter": self.token_counter.name,
+            "cost": self.cost,
+            "training_models": list(self.training_models),
+            **({} if features is None else {"documents": settings_of(features)}),
+        }
 
 
 def _documents_to_learn(
     outcomes: Outcomes | None, documents: Sequence[GivenDocuments | None] | None, n: int, vectors: Array | None
-) -> tuple[Documents, ...] | None:
+) -> Sequence[Documents] | None:
     """Return the documents that `learn` reads, given or of the table; None where it learns without."""
-    if vectors is not None and documents is not None:
-        raise InvalidDataError("Vectors are learned as they are, so documents= would count for nothing; give one.")
-    if vectors is not None:
-        return None
     if documents is None:
-        own = None if outcomes is None else outcomes.documents
+        own = None if outcomes is None or vectors is not None else outcomes.documents
         return own if own is not None and any(own) else None
+    if vectors is not None:
+        raise InvalidDataError("Vectors are learned as they are, so documents= would count for nothing; give one.")
     found = check_documents(documents, n)
     if not any(found):
         raise InvalidDataError("None of the prompts has a document; leave documents= out, or give what was retrieved.")
@@ -344,13 +290,9 @@ def _documents_to_learn(
 
 
 def _vectors_to_learn(
-    embedder: Embedder | None,
-    texts: Sequence[str],
-    given: Array | None,
-    features: DocumentFeatures | None,
-    documents: Sequence[Documents] | None,
-) -> tuple[Array, Array | None]:
-    """Return the prompts' vectors (n, d), with what `features` learn of their documents, and the check vectors."""
+    embedder: Embedder | None, texts: Sequence[str], given: Array | None, documents: Sequence[Documents] | None
+) -> tuple[Array, Array | None, DocumentFeatures | None]:
+    """Return the prompts' vectors (n, d), the check vectors, and what is learned of the prompts' documents."""
     rows = list[Array]()
     if given is not None or embedder is None:
         X = np.empty((0, 0)) if given is None else given
@@ -361,28 +303,28 @@ def _vectors_to_learn(
     checks = None if embedder is None else embed(embedder, CHECK_PROMPTS)
     if embedder is not None and checks is not None and checks.shape[1] != X.shape[1]:
         raise EmbedderMismatchError(
-            f"The vectors given have {X.shape[1]} numbers, but {name_of(embedder)} gives {checks.shape[1]}; give the "
-            "embedder that made them, UniRouter(embedder=...)."
+            f"The vectors given have {X.shape[1]} numbers, but {embedding.name_of(embedder)} gives {checks.shape[1]}; "
+            "give the embedder that made them, UniRouter(embedder=...)."
         )
-    if features is not None and documents is not None:
-        X = features.fit(X, rows, documents).join(X, rows, documents)
-    return X, checks
+    if documents is None:
+        return X, checks, None
+    features = DocumentFeatures().fit(X, rows, documents)
+    return features.join(X, rows, documents), checks, features
 
 
-def _taught(embedder: Embedder, texts: Sequence[str]) -> Embedder:
-    """Return a copy of the embedder that has learned from `texts`; the embedder itself where it does not learn."""
+def _fitted(embedder: Embedder, texts: Sequence[str] | None) -> Embedder | None:
+    """Return a copy fitted on `texts`, or a plain copy where they are None; None where it cannot embed yet.
+
+    An embedder without `fit` is returned as it is.
+    """
     if not hasattr(embedder, "fit"):
         return embedder
+    if texts is None:
+        is_unfitted = isinstance(embedder, HashingEmbedder) and not hasattr(embedder, "table_")
+        return None if is_unfitted else copy.deepcopy(embedder)
     own = clone(embedder)
     own.fit(texts)
     return own
-
-
-def _as_it_is(embedder: Embedder) -> Embedder | None:
-    """Return the embedder, or a copy where another `fit` could change it; None where it cannot embed yet."""
-    if isinstance(embedder, HashingEmbedder) and not hasattr(embedder, "table_"):
-        return None
-    return copy.deepcopy(embedder) if hasattr(embedder, "fit") else embedder
 
 
 def _shrunk(prediction: Prediction, far: Array, pool: Pool) -> Prediction:
@@ -394,44 +336,27 @@ def _shrunk(prediction: Prediction, far: Array, pool: Pool) -> Prediction:
     )
 
 
-# --- What a model's calls cost ----------------------------------------------------------------------------------------
-
-
 def with_prices(evaluation: Evaluation) -> Evaluation:
     """Return the evaluation with the prices that its recorded costs and tokens imply, where it has none."""
     if evaluation.prices is not None:
         return evaluation
-    implied = implied_prices(evaluation.costs, evaluation.tokens_in, evaluation.tokens_out)
+    implied = costs.implied_prices(evaluation.costs, evaluation.tokens_in, evaluation.tokens_out)
     return evaluation if implied is None else dataclasses.replace(evaluation, prices=implied)
 
 
 def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions: int, *, scalar: bool) -> CallCost:
-    """Return what calls are expected to cost, as an evaluation and the model's prices tell.
+    """Return what calls are expected to cost, given the prompts' tokens as the router counts them and their regions.
 
     With prices, and output tokens of at least half of the answers, cost is by tokens; with USD alone it is a fixed
     amount for each of the prompt's tokens and the region's mean of the rest; with `scalar` it is the mean over all
-    prompts, the paper's c(h).
-
-    Parameters
-    ----------
-    evaluation : Evaluation
-    counted : array (n,)
-        The prompts' tokens as the router counts them. Where the provider's own counts are known, a straight line makes
-        up for another tokenizer and for what the system prompt adds; see `sent_tokens`.
-    regions : array (n,)
-    n_regions : int
-    scalar : bool
-
-    Raises
-    ------
-    UnknownPriceError
-        When neither tell.
+    prompts, the paper's c(h). Where the provider's own counts are known, a straight line makes up for another tokenizer
+    and for what the system prompt adds; see `sent_tokens`. An evaluation without either raises `UnknownPriceError`.
     """
     prices, usd = evaluation.prices, evaluation.usd(counted)
     known_out = ~np.isnan(evaluation.tokens_out)
     if prices is not None and not scalar and known_out.any() and 2 * known_out.sum() >= (~np.isnan(usd)).sum():
-        fixed, each = sent_tokens(counted, evaluation.tokens_in)
-        tokens_out = region_tokens(evaluation.tokens_out, regions, n_regions)
+        fixed, each = costs.sent_tokens(counted, evaluation.tokens_in)
+        tokens_out = costs.region_tokens(evaluation.tokens_out, regions, n_regions)
         return CallCost(
             per_token=prices.input * each / TOKENS_PER_PRICE,
             per_cached_token=prices.cached * each / TOKENS_PER_PRICE,
@@ -445,32 +370,8 @@ def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions
         )
     if scalar:
         return CallCost(0.0, 0.0, np.full(n_regions, np.nanmean(usd)))
-    each = usd_per_token(counted, usd) if prices is None else 0.0  # with prices, it would pass for their tokens
-    return CallCost(each, each, np.maximum(region_usd(usd - each * counted, regions, n_regions), 0))
-
-
-# --- What is saved ----------------------------------------------------------------------------------------------------
-
-NOT_SAVED = "not saved"
-
-
-def _settings(fit: Fit) -> dict[str, Any]:
-    """Return the settings of all parts, as router.json keeps them."""
-    embedder: dict[str, Any] = {"class": None, NOT_SAVED: True}  # fitted on vectors, by whatever made them
-    if type(fit.embedder) is HashingEmbedder:
-        embedder = settings_of(fit.embedder)
-    elif fit.embedder is not None:
-        embedder["class"] = name_of(fit.embedder)
-    features = fit.document_features
-    return {
-        "estimator": settings_of(fit.estimator),
-        "regions": settings_of(fit.regions),
-        "embedder": embedder,
-        "token_counter": fit.token_counter.name,
-        "cost": fit.cost,
-        "training_models": list(fit.training_models),
-        **({} if features is None else {"documents": settings_of(features)}),
-    }
+    each = costs.usd_per_token(counted, usd) if prices is None else 0.0  # with prices, it would pass for their tokens
+    return CallCost(each, each, np.maximum(costs.region_usd(usd - each * counted, regions, n_regions), 0))
 
 
 def content_id(settings: Mapping[str, Any], arrays: Arrays) -> str:

@@ -18,11 +18,9 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.protocol import Prediction
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError
 
-CAPABILITIES = ("tools", "vision", "json")
-"""What a prompt may require of a model."""
+CAPABILITIES = ("tools", "vision", "json")  # what a prompt may require of a model
 
-FAR_STDERR = 0.1
-"""The least standard error for a kind of prompt that no region is like."""
+FAR_STDERR = 0.1  # the least standard error for a kind of prompt that no region is like
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,6 @@ class Capabilities:
         Tool calls, images, answers held to a JSON schema.
     context_window : int, optional
         The most tokens of a prompt, as the router counts them or as `route` is told; None is without limit.
-
-    Raises
-    ------
-    InvalidDataError
-        When one of the first three is neither True nor False, or the window is no int > 0.
     """
 
     tools: bool = True
@@ -56,29 +49,17 @@ class Capabilities:
             raise InvalidDataError(f"context_window={window!r} must be an int > 0, in tokens, or None.")
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
-        """Return those of `requires` that the model cannot do.
-
-        Raises
-        ------
-        InvalidDataError
-            When one of them is no capability.
-        """
-        unknown = [name for name in requires if name not in CAPABILITIES]
-        if unknown:
+        """Return those of `requires` that the model cannot do; raise `InvalidDataError` for an unknown capability."""
+        if unknown := [name for name in requires if name not in CAPABILITIES]:
             raise InvalidDataError(f"{unknown[0]!r} is no capability; require one of {', '.join(CAPABILITIES)}.")
         return [name for name in requires if not getattr(self, name)]
 
 
-# --- The prompts that models are measured on --------------------------------------------------------------------------
-
-
 def digests(prompts: Sequence[str], documents: Sequence[Documents] | None = None) -> list[str]:
-    """Return the name of each prompt where its text is left out: its hash, then that of its documents, if any."""
-    own = [_digest(prompt) for prompt in prompts]
-    if documents is None:
-        return own
-    found = [f"+{_digest(repr((each.texts, each.scores)))}" if each else "" for each in documents]
-    return [name + more for name, more in zip(own, found, strict=True)]
+    """Return the hash of each prompt, then that of its documents, if any; it names a prompt whose text is left out."""
+    found = [None] * len(prompts) if documents is None else documents
+    more = [f"+{_digest(repr((each.texts, each.scores)))}" if each else "" for each in found]
+    return [_digest(prompt) + rest for prompt, rest in zip(prompts, more, strict=True)]
 
 
 def _digest(text: str) -> str:
@@ -92,40 +73,22 @@ def as_numbers(names: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredPrompts:
-    """The prompts that profiles were measured on, as a router keeps them.
-
-    Parameters
-    ----------
-    digests : sequence of str
-    texts : sequence of str, optional
-        Left out where prompts must not be kept.
-    vectors : array (n_prompts, d)
-        float16.
-    tokens : array (n_prompts,)
-        As the router counts them.
-    known : array (n_prompts, n_training_models), optional
-        The training models' errors on them, float16, NaN where not known.
-    """
+    """The prompts that profiles were measured on, as a router keeps them."""
 
     digests: tuple[str, ...]
-    texts: tuple[str, ...] | None
-    vectors: Array
-    tokens: Array
-    known: Array | None
+    texts: tuple[str, ...] | None  # left out where prompts must not be kept
+    vectors: Array  # (n_prompts, d), float16
+    tokens: Array  # (n_prompts,), as the router counts them
+    known: Array | None  # the training models' errors, (n_prompts, n_training_models), float16, NaN where not known
 
     @cached_property
     def id(self) -> str:
         """The same for the same prompts with the same known errors."""
-        parts = hashlib.sha256("\n".join(self.digests).encode())
-        parts.update(b"" if self.known is None else self.known.tobytes())
-        return parts.hexdigest()[:16]
+        known = b"" if self.known is None else self.known.tobytes()
+        return hashlib.sha256("\n".join(self.digests).encode() + known).hexdigest()[:16]
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
         return len(self.digests)
-
-
-# --- One model --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +100,9 @@ class ModelProfile:
     model : str
     features : array
         Ψ(h), as the router's estimator made it.
-    error : float
-        The mean error on the validation prompts, in [0, 1].
-    error_spread : float
-        The standard deviation of its error between regions: how wrong `error` may be on an unknown kind of prompt.
+    error, error_spread : float
+        Its mean error on the validation prompts, in [0, 1], and the standard deviation of that between regions: how
+        wrong `error` may be on an unknown kind of prompt.
     n : int
         The answers behind it.
     cost : CallCost
@@ -150,11 +112,6 @@ class ModelProfile:
     errors, usd : array (n_prompts,)
         On each of them; NaN where not known.
     provenance : mapping
-
-    Raises
-    ------
-    InvalidDataError
-        When a number is out of its range, or there is not one answer for each prompt.
     """
 
     model: str
@@ -188,15 +145,10 @@ class ModelProfile:
         return f"ModelProfile({self.model!r}, error={self.error:.3f}, n={self.n})"
 
     def repriced(self, prices: Prices) -> ModelProfile:
-        """Return the profile with other prices: what it would be had the model been measured at them.
+        """Return the profile as if the model had been measured at other prices.
 
         Expected costs follow exactly; the USD of each validation answer is split into prompt and answer by the
-        prompt's tokens.
-
-        Raises
-        ------
-        UnknownPriceError
-            When it does not tell how many tokens there were: it knows USD alone, or had a price of 0.
+        prompt's tokens. A profile that knows USD alone, or a price of 0, raises `UnknownPriceError`.
         """
         before = self.prices
         if before == prices:
@@ -207,46 +159,32 @@ class ModelProfile:
                 " onboard it again with them."
             )
         ratio = self.cost.per_token * TOKENS_PER_PRICE / before.input
+        dearer_in, dearer_out = prices.input / before.input, prices.output / before.output
         sent = self.measured.tokens * self.cost.per_token + self.cost.per_call
-        answers = np.maximum(self.usd - sent, 0) * (prices.output / before.output)
         cost = CallCost(
             prices.input * ratio / TOKENS_PER_PRICE,
             prices.cached * ratio / TOKENS_PER_PRICE,
-            self.cost.per_answer * (prices.output / before.output),
-            self.cost.per_call * (prices.input / before.input),
+            self.cost.per_answer * dearer_out,
+            self.cost.per_call * dearer_in,
         )
-        usd = sent * (prices.input / before.input) + answers
+        usd = sent * dearer_in + np.maximum(self.usd - sent, 0) * dearer_out
         return dataclasses.replace(self, prices=prices, cost=cost, usd=usd)
-
-
-# --- All of them ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)
 class Expected:
-    """What each model of a pool is expected to do on each prompt.
+    """What each of m models is expected to do on each of n prompts."""
 
-    Parameters
-    ----------
-    prediction : Prediction
-        Errors and standard errors, (n, m).
-    costs : array (n, m)
-        USD.
-    regions : array (n,)
-    far : array (n,)
-        0 for prompts like those learned from, up to 1 for prompts unlike them all.
-    """
-
-    prediction: Prediction
-    costs: Array
-    regions: Labels
-    far: Array
+    prediction: Prediction  # errors and standard errors, (n, m)
+    costs: Array  # USD, (n, m)
+    regions: Labels  # (n,)
+    far: Array  # (n,), 0 for prompts like those learned from, up to 1 for prompts unlike them all
 
 
 class Pool(Mapping[str, ModelProfile]):
     """The profiles by model name, in the order of the names. It never changes: a changed pool is another `Pool`.
 
-    The arrays over all models are made when they are first used, so that onboarding many models costs little.
+    The arrays over all models are computed at first use, so that onboarding many models costs little.
     """
 
     def __init__(self, profiles: Mapping[str, ModelProfile] | None = None) -> None:
@@ -308,8 +246,8 @@ class Pool(Mapping[str, ModelProfile]):
     def usd(self) -> tuple[Array, Array, Array]:
         """USD for each prompt token and each cached one, both (m,), and for each call in each region, (n_regions, m).
 
-        Of prompts as the router counts them, with what system prompts and other tokenizers added when models were
-        measured.
+        The tokens are those of the prompt as the router counts them; what system prompts and other tokenizers added
+        when models were measured is included.
         """
         costs = [profile.cost for profile in self._profiles.values()]
         per_token, cached = np.array([(cost.per_token, cost.per_cached_token) for cost in costs]).T.copy()
@@ -329,6 +267,5 @@ class Pool(Mapping[str, ModelProfile]):
     @cached_property
     def windows(self) -> tuple[Array, float]:
         """The models' context windows in tokens, (m,), inf without limit; and the smallest of them."""
-        windows = [profile.capabilities.context_window for profile in self._profiles.values()]
-        sizes = np.array([np.inf if window is None else window for window in windows])
+        sizes = np.array([profile.capabilities.context_window or np.inf for profile in self._profiles.values()])
         return sizes, float(sizes.min())

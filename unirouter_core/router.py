@@ -26,11 +26,9 @@ from unirouter_core.fit import Fit
 from unirouter_core.pool import Capabilities, Expected, ModelProfile, Pool
 from unirouter_core.rule import Decision, Decisions, Explanation, Request, check_cost_weight, choose, explain
 
-CHUNK = 8_192
-"""Prompts routed at once: their arrays stay in the processor's cache."""
+CHUNK = 8_192  # prompts routed at once: their arrays stay in the processor's cache
 
-_POOLS = threading.Lock()
-"""Held while a pool is exchanged for a changed one, so that threads that onboard at once lose nothing."""
+_POOLS = threading.Lock()  # held while a pool is changed, so that threads that onboard at once lose nothing
 
 
 class UniRouter:
@@ -47,20 +45,15 @@ class UniRouter:
         `unirouter_core.tune` finds the weight that meets a goal.
     cost : {"expected", "mean"}
         Expected USD of this prompt, or the model's mean over its validation prompts, as in the paper.
-    n_regions : int
-        The regions that costs and explanations are kept for.
-    seed : int
+    n_regions, seed : int
+        The regions that costs and explanations are kept for; the seed of all randomness.
 
     Examples
     --------
     >>> sums = [f"What is {a} + {b}?" for a in range(10) for b in range(5)]
     >>> poems = [f"Write a poem of {n} lines about the {thing}." for n in range(10) for thing in ("sea", "moon")]
-    >>> table = Outcomes(
-    ...     sums + poems,
-    ...     ["poet", "sage"],
-    ...     errors=[[1, 0]] * 50 + [[0, 0]] * 20,
-    ...     costs=[[1e-5, 1e-3]] * 70,
-    ... )
+    >>> errors, costs = [[1, 0]] * 50 + [[0, 0]] * 20, [[1e-5, 1e-3]] * 70
+    >>> table = Outcomes(sums + poems, ["poet", "sage"], errors=errors, costs=costs)
     >>> router = UniRouter(cost_weight=600).fit(table)
     >>> for model in table.models:
     ...     _ = router.onboard(Evaluation.recorded(model, table))
@@ -103,13 +96,7 @@ class UniRouter:
 
     @property
     def fit_(self) -> Fit:
-        """What `fit` learned.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        """
+        """What `fit` learned."""
         if self._fit is None:
             raise NotFittedError("This router is not fitted; call fit(outcomes) first, or use UniRouter.starter().")
         return self._fit
@@ -118,8 +105,6 @@ class UniRouter:
     def pool(self) -> Pool:
         """The models that may be chosen, by name, as they are now; see `onboard` and `retire`."""
         return self._pool
-
-    # --- Learn prompt features ------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -136,21 +121,18 @@ class UniRouter:
         Parameters
         ----------
         prompts : Outcomes or sequence of str
-            The training models of a table need not be in the pool later. Bare prompts are enough for clusters; the
-            estimators that need training models are then left out, with a warning that names them.
+            At least 10. The training models of a table need not be in the pool later. Bare prompts are enough for
+            clusters; estimators that need training models are then left out, with a warning that names them.
         documents : sequence of Documents or sequence of str, optional
             What was retrieved for each prompt; a table's own when not given. With them, one longer vector is learned of
             the question, its documents and how well they fit, and `route` decides on the documents too.
         vectors : array (n_prompts, d), optional
-            The prompts' vectors, where the embedder has made them already; they are learned as they are, so that
-            nothing is made of documents.
+            The prompts' vectors, where the embedder has made them already; nothing is then made of documents.
 
         Raises
         ------
-        InvalidDataError
-            When there are fewer than 10 prompts, one is empty, or `documents` or `vectors` do not fit them.
-        EmbedderMismatchError
-            When `vectors` have another dimension than the embedder's.
+        InvalidDataError, EmbedderMismatchError
+            When prompts are too few or empty; when `documents` or `vectors` do not fit them or the embedder.
         """
         fit = Fit.learn(
             prompts,
@@ -202,12 +184,8 @@ class UniRouter:
 
         Raises
         ------
-        InvalidDataError
-            When the model is in the pool and `replace` is not True.
-        UnknownPriceError
-            When the evaluation has neither USD nor prices and tokens.
-        NotFittedError
-            Before `fit`.
+        InvalidDataError, UnknownPriceError
+            When the model is in the pool and `replace` is not True; when there are neither USD nor prices and tokens.
         """
         profile = self.profile(evaluation, capabilities=capabilities, vectors=vectors)
         if vectors is None and self.fit_.document_features and not any(evaluation.validation.documents or ()):
@@ -234,23 +212,12 @@ class UniRouter:
     def reprice(self, model: str, prices: Prices) -> ModelProfile:
         """Give `model` other prices, as if it had been measured at them; return its new profile.
 
-        Raises
-        ------
-        UnknownModelError
-            When it is not in the pool.
-        UnknownPriceError
-            When its profile knows USD alone, or a price of 0, which do not tell how many tokens there were.
+        A profile that knows USD alone, or a price of 0, does not tell how many tokens there were: `UnknownPriceError`.
         """
         return self._change(lambda pool: pool.with_profile(pool[model].repriced(prices)))[model]
 
     def retire(self, model: str) -> None:
-        """Take `model` out of the pool; the others stay as they were.
-
-        Raises
-        ------
-        UnknownModelError
-            When it is not in the pool.
-        """
+        """Take `model` out of the pool; the others stay as they were."""
         self._change(lambda pool: pool.without(model))
 
     def _change(self, changed: Callable[[Pool], Pool]) -> Pool:
@@ -289,28 +256,21 @@ class UniRouter:
             What was retrieved for the prompt and will be sent with it. Their tokens are always part of the cost; what
             they say decides only in a router that was fitted with documents.
         vector : array (d,), optional
-            The prompt's vector, where `encode` or the embedder has made it already; of a router fitted with documents,
-            the longer one that `encode` makes of both.
+            The prompt's vector, where it is known; of a router fitted with documents, what `encode` makes of both.
         tokens_in : float or mapping of str to float, optional
             The tokens of all that will be sent, charged at the list price; by model where models are sent different
             things. When not given, those of the prompt and its documents are counted, and what system prompts and other
             tokenizers added when models were measured comes on top.
         cached_tokens : float or mapping of str to float
-            Those of them that the provider has cached; by model where each has cached what it was sent before, none
-            for those that are not named.
+            Those of them that the provider has cached; by model, none for those that are not named.
 
         Raises
         ------
-        InvalidDataError
-            When the prompt is empty, or a parameter is outside its range.
-        UnknownModelError
-            When one of `models` is not in the pool.
-        NoCandidateError
-            When the pool is empty or every model is excluded.
+        InvalidDataError, UnknownModelError, NoCandidateError
+            When the prompt or a parameter is invalid; when one of `models` is not in the pool; when all are excluded.
         """
         fit, pool = self._ready()
-        weight = self.cost_weight if cost_weight is None else cost_weight
-        request = Request(weight, models, requires, tokens_in, cached_tokens, documents)
+        request = Request(self._weight(cost_weight), models, requires, tokens_in, cached_tokens, documents)
         return _decide(fit, pool, prompt, request, vector)
 
     def route_batch(
@@ -327,23 +287,11 @@ class UniRouter:
     ) -> Decisions:
         """Return the models for many prompts, as arrays; the same decisions as `route` on each.
 
-        Parameters
-        ----------
-        prompts : sequence of str
-        cost_weight, models, requires
-            As in `route`, for all prompts.
-        documents : sequence of Documents or sequence of str, optional
-            As in `route`, for each prompt.
-        vectors : array (n, d), optional
-        tokens_in, cached_tokens : array (n,), optional
-
-        Raises
-        ------
-        InvalidDataError, UnknownModelError, NoCandidateError
-            As `route` does.
+        `cost_weight`, `models` and `requires` are for all prompts; the others are as in `route`, for each of the n
+        prompts: `documents` a sequence, `vectors` (n, d), `tokens_in` and `cached_tokens` (n,).
         """
         fit, pool = self._ready()
-        request = Request(self.cost_weight if cost_weight is None else cost_weight, models, requires)
+        request = Request(self._weight(cost_weight), models, requires)
         prompts = check_prompts(prompts)
         n = len(prompts)
         given = None if tokens_in is None else check_counts(tokens_in, n, "tokens_in")
@@ -372,41 +320,25 @@ class UniRouter:
                 errors[rows], costs[rows] = expected.prediction.errors[at, picks], expected.costs[at, picks]
         kept = np.concatenate(made) if made else known
 
-        def decide(position: int) -> Decision:
+        def decide(i: int) -> Decision:
             of_one = dataclasses.replace(
                 request,
-                tokens_in=None if given is None else float(given[position]),
-                cached_tokens=0 if cached is None else float(cached[position]),
-                documents=None if found is None else found[position],
+                tokens_in=None if given is None else float(given[i]),
+                cached_tokens=0 if cached is None else float(cached[i]),
+                documents=None if found is None else found[i],
             )
-            return _decide(fit, pool, prompts[position], of_one, None if kept is None else kept[position])
+            return _decide(fit, pool, prompts[i], of_one, None if kept is None else kept[i])
 
         return Decisions(pool.models, chosen, errors, costs, regions, far, decide)
 
     def encode(
-        self,
-        prompts: Sequence[str],
-        *,
-        documents: Sequence[GivenDocuments | None] | None = None,
-        vectors: Any = None,
+        self, prompts: Sequence[str], *, documents: Sequence[GivenDocuments | None] | None = None, vectors: Any = None
     ) -> Array:
         """Return the prompts' vectors with rows of length 1, float32, (n, d): by the embedder, or those given, checked.
 
-        Parameters
-        ----------
-        prompts : sequence of str
-        documents : sequence of Documents or sequence of str, optional
-            What was retrieved for each prompt. A router fitted with documents makes one longer vector of both; another
-            does not read them.
-        vectors : array (n, d), optional
-            Whole ones, of the documents too.
-
-        Raises
-        ------
-        InvalidDataError
-            When a prompt is empty, or the vectors are not rows of the router's dimension, one for each.
-        EmbedderMismatchError
-            When the embedder is not the one that the router was fitted with.
+        A router fitted with documents makes one longer vector of a prompt and its documents, another does not read
+        them; `vectors` are whole ones. Vectors of another dimension raise `InvalidDataError`, an embedder other than
+        the fitted one raises `EmbedderMismatchError`.
         """
         return self.fit_.encode(prompts, documents, vectors=vectors)
 
@@ -417,15 +349,7 @@ class UniRouter:
         documents: Sequence[GivenDocuments | None] | None = None,
         vectors: Array | None = None,
     ) -> Expected:
-        """Return what every model of the pool is expected to do on each prompt, before any choice.
-
-        Parameters
-        ----------
-        prompts : sequence of str
-        documents : sequence of Documents or sequence of str, optional
-            As in `route`, for each prompt.
-        vectors : array (n, d), optional
-        """
+        """Return what every model of the pool is expected to do on each prompt, before any choice; see `encode`."""
         fit, pool = self._ready()
         prompts = check_prompts(prompts)
         found = None if documents is None else check_documents(documents, len(prompts))
@@ -446,19 +370,12 @@ class UniRouter:
     ) -> Explanation:
         """Return why a prompt goes where it goes: its region, the validation prompts like it, and all candidates.
 
-        Parameters
-        ----------
-        prompt : str
-        neighbours : int
-            How many of the nearest validation prompts to show.
-        cost_weight, models, requires, documents, vector, tokens_in, cached_tokens
-            As in `route`.
+        `neighbours` is how many of the nearest validation prompts to show; the other parameters are those of `route`.
         """
         if neighbours < 0:
             raise InvalidDataError(f"neighbours={neighbours!r} must be >= 0.")
         fit, pool = self._ready()
-        weight = self.cost_weight if cost_weight is None else cost_weight
-        request = Request(weight, models, requires, tokens_in, cached_tokens, documents)
+        request = Request(self._weight(cost_weight), models, requires, tokens_in, cached_tokens, documents)
         found = None if documents is None else [documents]
         X = fit.encode([prompt], found, vectors=None if vector is None else [vector])
         decision = _decide(fit, pool, prompt, request, X[0])
@@ -469,6 +386,9 @@ class UniRouter:
         if not pool.models:
             raise NoCandidateError("The pool holds no model; onboard one first.")
         return fit, pool
+
+    def _weight(self, given: float | None) -> float:
+        return self.cost_weight if given is None else given
 
     # --- Keep -----------------------------------------------------------------------------------------------------
 
@@ -485,13 +405,10 @@ class UniRouter:
         texts : bool, optional
             Whether to keep the validation prompts' text; False keeps only their digests, of those in the folder too.
             The folder remembers it; when not given, as the folder does, and a new one as the folder loaded from, else
-            True. Turning it on again brings back what this router still knows. Digests are plain hashes: whoever can
-            guess a prompt, as one can a short one, can tell whether it was there.
+            True. Digests are plain hashes: whoever can guess a prompt can tell whether it was there.
 
         Raises
         ------
-        NotFittedError
-            Before `fit`.
         ArtifactError
             When `folder` is something else than a router or a newer one, or cannot be written; it is then as it was.
         """
@@ -507,8 +424,7 @@ class UniRouter:
         ----------
         folder : path
         embedder : Embedder or anything `as_embedder` takes, optional
-            Needed when the router was fitted with another than the default; its vectors are compared with the
-            router's own at first use.
+            Needed when the router was fitted with another than the default; it is checked at first use.
         estimator : Estimator, optional
             Needed when the router was fitted with an estimator of your own: an unfitted one of the same class.
 
@@ -526,15 +442,8 @@ class UniRouter:
     @classmethod
     def from_fit(cls, fit: Fit, pool: Pool | None = None, *, cost_weight: float = 0.0) -> Self:
         """Return a router of what another has learned, and of profiles that were made with it."""
-        regions = fit.regions
-        router = cls(
-            fit.embedder,
-            fit.estimator,
-            cost_weight=cost_weight,
-            cost=fit.cost,
-            n_regions=regions.k,
-            seed=regions.seed,
-        )
+        k, seed = fit.regions.k, fit.regions.seed
+        router = cls(fit.embedder, fit.estimator, cost_weight=cost_weight, cost=fit.cost, n_regions=k, seed=seed)
         router._fit, router._pool = fit, Pool() if pool is None else pool
         return router
 
@@ -542,10 +451,7 @@ class UniRouter:
     def starter(cls, *, examples: bool = False) -> Self:
         """Return a router with ready-made prompt features, to onboard your own models on with no training data.
 
-        Parameters
-        ----------
-        examples : bool
-            Whether to bring the recorded example models, dated and from public evaluations; for a first look only.
+        `examples` brings the recorded example models, dated and from public evaluations; for a first look only.
         """
         router = cls.load(Path(__file__).parent / "starter" / "starter.router")
         router._folders = storage.Folders()  # its own prompts' texts are left out, those of your models are not
@@ -556,7 +462,6 @@ class UniRouter:
 
 
 def _decide(fit: Fit, pool: Pool, prompt: str, request: Request, vector: Array | None) -> Decision:
-    """Return the decision on one prompt among the models of `pool`."""
     found = None if request.documents is None else [Documents.of(request.documents)]
     given: Any = vector[None] if isinstance(vector, np.ndarray) else None if vector is None else [vector]
     X, tokens = fit.encode([prompt], found, vectors=given), request.tokens(pool)

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -13,13 +14,11 @@ from unirouter_core.costs import check_cached, check_count, check_counts
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.embedding import Array, Labels, Mask, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
-from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool
+from unirouter_core.pool import Expected, ModelProfile, Pool
 
-TIE = 1e-6
-"""Scores, and errors, this close are equal: float32 sums end differently in a batch of one and of many."""
+TIE = 1e-6  # scores, and errors, this close are equal: float32 sums end differently in a batch of one and of many
 
-SAME_COST = 1e-12
-"""Relative; the same for costs, which are float64."""
+SAME_COST = 1e-12  # relative; the same for costs, which are float64
 
 
 def check_cost_weight(cost_weight: float) -> float:
@@ -37,21 +36,9 @@ def score(errors: Array, costs: Array, cost_weight: float) -> Array:
 
 
 def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | None = None) -> Labels:
-    """Return the column with the least score in each row, ties to the cheaper, the more accurate, the first.
+    """Return the column with the least score in each row (n, m), ties to the cheaper, the more accurate, the first.
 
-    Parameters
-    ----------
-    errors : array (n, m)
-    costs : array (n, m)
-        USD.
-    cost_weight : float
-        The error that one USD is worth; inf for the cheapest.
-    eligible : array of bool (m,) or (n, m), optional
-        The columns that may be chosen; each row has at least one.
-
-    Returns
-    -------
-    array (n,)
+    `eligible`, (m,) or (n, m), masks the columns that may be chosen, at least one in each row.
 
     Examples
     --------
@@ -74,17 +61,10 @@ def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | Non
 
 
 def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -> Iterator[int]:
-    """Yield each of `columns` in the order in which `choose` takes them, each without those before it.
+    """Yield each of `columns` (ascending) in the order in which `choose` takes them, each without those before it.
 
     The scores are sorted once; `choose` then settles the ties of one place at a time, so that the first few places cost
     next to nothing.
-
-    Parameters
-    ----------
-    errors, costs : array (m,)
-    cost_weight : float
-    columns : array
-        In ascending order.
     """
     scores = score(errors, costs, cost_weight)[columns]
     order = np.argsort(scores, kind="stable")
@@ -93,35 +73,15 @@ def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -
         least = left[0][0]
         limit = least + (SAME_COST * abs(least) if math.isinf(cost_weight) else TIE)
         end = next((place for place, (value, _) in enumerate(left) if value > limit), len(left))
-        pick = 0
-        if end > 1:
-            tied = sorted(range(end), key=lambda place: left[place][1])
-            at = [left[place][1] for place in tied]
-            pick = tied[int(choose(errors[None, at], costs[None, at], cost_weight)[0])]
-        yield left.pop(pick)[1]
-
-
-# --- What is asked ----------------------------------------------------------------------------------------------------
+        tied = sorted(column for _, column in left[:end])
+        pick = tied[int(choose(errors[None, tied], costs[None, tied], cost_weight)[0])] if end > 1 else tied[0]
+        yield pick
+        left = [pair for pair in left if pair[1] != pick]
 
 
 @dataclass(frozen=True)
 class Request:
-    """How a prompt is to be routed: what `UniRouter.route` takes besides the prompt, checked once.
-
-    Parameters
-    ----------
-    cost_weight : float
-    models, requires : sequence of str
-        Generators are read once; None is the whole pool.
-    tokens_in, cached_tokens : float or mapping of str to float
-        Of one prompt; a batch has arrays of them.
-    documents : Documents or sequence of str, optional
-
-    Raises
-    ------
-    InvalidDataError
-        When the weight is no number >= 0, or one name was given in the place of a list of names.
-    """
+    """How a prompt is to be routed: the parameters of `UniRouter.route` besides the prompt, checked once."""
 
     cost_weight: float = 0.0
     models: Iterable[str] | None = None
@@ -162,19 +122,8 @@ class Request:
     def eligible(self, pool: Pool, tokens: Array, first: int = 0) -> Mask | None:
         """Return the mask of eligible models for the given token counts, (m,) or (n, m); None when all are eligible.
 
-        Parameters
-        ----------
-        pool : Pool
-        tokens : array (n,), or by model (n, m)
-        first : int
-            The number of the first prompt, for messages.
-
-        Raises
-        ------
-        UnknownModelError
-            When one of `models` is not in the pool.
-        NoCandidateError
-            When no model is eligible for one of the prompts; the reasons are named.
+        Tokens are (n,), or by model (n, m); `first` is the number of the first prompt, for messages. A prompt with no
+        eligible model raises `NoCandidateError` with the reasons.
         """
         mask: Mask | None = None
         if self.models is not None or self.requires:
@@ -206,9 +155,6 @@ class Request:
         return None
 
 
-# --- What is decided --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One model of the ranking.
@@ -216,10 +162,8 @@ class Candidate:
     Parameters
     ----------
     model : str
-    error, stderr : float
-        The expected error, in [0, 1], and its standard error.
-    cost : float
-        Expected USD.
+    error, stderr, cost : float
+        The expected error, in [0, 1], its standard error, and the expected USD.
     score : float
         error + cost_weight * cost; the cost alone when cost_weight is inf.
     n : int
@@ -238,12 +182,12 @@ class Candidate:
 
 
 class Decision:
-    """The model that a prompt goes to. How it compares with the others is computed when asked for.
+    """The model that a prompt goes to. How it compares with the others is computed at first use.
 
     Attributes
     ----------
-    model : str
-        The chosen model.
+    model, pool : str, Pool
+        The chosen model, and the pool it was chosen from.
     error, cost : float
         Its expected error, in [0, 1], and its expected USD.
     region : int
@@ -253,8 +197,6 @@ class Decision:
         model's overall error, and their standard errors are wider.
     cost_weight : float
         The error that one USD was worth.
-    pool : Pool
-        The models that it was made among.
     """
 
     def __init__(self, pool: Pool, expected: Expected, request: Request, tokens: Array) -> None:
@@ -262,14 +204,10 @@ class Decision:
         self._eligible = request.eligible(pool, tokens)
         chosen = int(choose(errors, costs, request.cost_weight, self._eligible)[0])
         self.model = pool.models[chosen]
-        self.error = float(errors[0, chosen])
-        self.cost = float(costs[0, chosen])
-        self.region = int(expected.regions[0])
-        self.far = float(expected.far[0])
-        self.cost_weight = request.cost_weight
-        self.pool = pool
+        self.error, self.cost = float(errors[0, chosen]), float(costs[0, chosen])
+        self.region, self.far = int(expected.regions[0]), float(expected.far[0])
+        self.cost_weight, self.pool = request.cost_weight, pool
         self._expected, self._request, self._tokens = expected, request, tokens
-        self._ranking: tuple[Candidate, ...] | None = None
 
     def fallbacks(self) -> Iterator[str]:
         """Yield the models to try after the chosen one, best first: each is the rule's choice without those before."""
@@ -285,33 +223,19 @@ class Decision:
         return known and (self._eligible is None or bool(self._eligible.ravel()[self.pool.models.index(model)]))
 
     def candidate(self, model: str) -> Candidate:
-        """Return one model's expected numbers, and why it is excluded, if it is.
-
-        Raises
-        ------
-        UnknownModelError
-            When the model was not in the pool.
-        """
+        """Return one model's expected numbers, and why it is excluded, if it is."""
         profile, j = self.pool[model], self.pool.models.index(model)
         prediction, tokens = self._expected.prediction, self._tokens[0]
         error, cost = prediction.errors[0, j : j + 1], self._expected.costs[0, j : j + 1]
-        return Candidate(
-            model=model,
-            error=float(error[0]),
-            stderr=float(prediction.stderrs[0, j]),
-            cost=float(cost[0]),
-            score=float(score(error, cost, self.cost_weight)[0]),
-            n=profile.n,
-            excluded=self._request.reason(profile, float(tokens[j] if tokens.ndim else tokens)),
-        )
+        stderr, points = float(prediction.stderrs[0, j]), float(score(error, cost, self.cost_weight)[0])
+        excluded = self._request.reason(profile, float(tokens[j] if tokens.ndim else tokens))
+        return Candidate(model, float(error[0]), stderr, float(cost[0]), points, profile.n, excluded)
 
-    @property
+    @cached_property
     def ranking(self) -> tuple[Candidate, ...]:
         """All models: the chosen one, then the fallbacks in their order; the excluded last, by name."""
-        if self._ranking is None:
-            order = [self.model, *self.fallbacks()]
-            self._ranking = tuple(map(self.candidate, [*order, *(name for name in self.pool if name not in order)]))
-        return self._ranking
+        order = [self.model, *self.fallbacks()]
+        return tuple(map(self.candidate, [*order, *(name for name in self.pool if name not in order)]))
 
     @property
     def margin(self) -> float:
@@ -333,17 +257,13 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """The decisions on many prompts, as arrays; a `Decision` is made when one is asked for by its position.
+    """The decisions on many prompts, as arrays; a `Decision` is made when it is read by its position.
 
     Parameters
     ----------
-    pool_models : tuple of str
-        What `chosen` counts in.
-    chosen : array (n,)
-        The position of each prompt's model in `pool_models`.
-    errors, costs : array (n,)
-        The chosen models' expected errors and USD.
-    regions, far : array (n,)
+    pool_models, chosen : tuple of str, array (n,)
+        The pool, and the position of each prompt's model in it.
+    errors, costs, regions, far : array (n,)
         As in `Decision`.
     decide : function
         From a position to the `Decision` there.
@@ -381,26 +301,13 @@ class Decisions:
         return (self.decide(position) for position in range(len(self)))
 
 
-# --- Why --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Neighbour:
-    """A validation prompt like the one explained.
+    """A validation prompt like the one explained."""
 
-    Parameters
-    ----------
-    prompt : str
-        Its text, or its digest where the text was left out.
-    similarity : float
-        The cosine of the two vectors.
-    errors : dict of model to float
-        What each model did on it; models without an answer are left out.
-    """
-
-    prompt: str
-    similarity: float
-    errors: dict[str, float]
+    prompt: str  # its digest where the text was left out
+    similarity: float  # the cosine of the two vectors
+    errors: dict[str, float]  # of each model that was measured on it
 
 
 @dataclass(frozen=True)
@@ -411,7 +318,7 @@ class Explanation:
     ----------
     decision : Decision
     neighbours : tuple of Neighbour
-        The most similar first.
+        The most similar validation prompts, the most similar first.
     in_region : dict of model to (float, int)
         Each model's mean error on the validation prompts of the prompt's region, and how many they are.
     """
@@ -427,10 +334,7 @@ class Explanation:
             **self.decision.as_dict(),
             "margin": None if math.isinf(margin) else margin,
             "in_region": {model: {"error": error, "n": n} for model, (error, n) in self.in_region.items()},
-            "neighbours": [
-                {"prompt": near.prompt, "similarity": near.similarity, "errors": near.errors}
-                for near in self.neighbours
-            ],
+            "neighbours": [{**vars(near)} for near in self.neighbours],
         }
 
     def __str__(self) -> str:
@@ -460,29 +364,22 @@ class Explanation:
 def explain(decision: Decision, X: Array, n_neighbours: int, region_of: Callable[[Array], Labels]) -> Explanation:
     """Return the decision on the prompt of vector X (1, d), its region, and `n_neighbours` prompts like it.
 
-    Parameters
-    ----------
-    decision : Decision
-    X : array (1, d)
-    n_neighbours : int
-    region_of : function
-        From vectors (n, d) to their regions (n,).
+    `region_of` returns the regions (n,) of vectors (n, d).
     """
     there: dict[str, Mask] = {}
     found: dict[str, Neighbour] = {}
-    profiles = list(decision.pool.values())
-    sets: dict[str, MeasuredPrompts] = {profile.measured.id: profile.measured for profile in profiles}
-    for measured in sets.values():
+    profiles = decision.pool.values()
+    for measured in {profile.measured.id: profile.measured for profile in profiles}.values():
         vectors = normalise(measured.vectors)
         there[measured.id] = region_of(vectors) == decision.region
         near = (X @ vectors.T)[0]
         for row in np.argsort(-near, kind="stable")[:n_neighbours].tolist():
-            text = measured.digests[row] if measured.texts is None else measured.texts[row]
             name = measured.digests[row]  # the same prompt may stand there twice, with other documents
             errors = found[name].errors if name in found else {}
             for profile in profiles:
                 if profile.measured.id == measured.id and not np.isnan(profile.errors[row]):
                     errors[profile.model] = float(profile.errors[row])
+            text = name if measured.texts is None else measured.texts[row]
             found[name] = Neighbour(text, float(near[row]), dict(sorted(errors.items())))
     nearest = sorted(found.values(), key=lambda neighbour: -neighbour.similarity)[:n_neighbours]
     in_region = {}

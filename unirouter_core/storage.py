@@ -7,11 +7,10 @@
       validation/<id>.npz      their vectors and the training models' errors on them
       pool/<model>.json        one file for each model, its name percent-encoded
 
-A validation set is named by its content. Into a folder of the same fit, a save writes or removes the files of those
-models only that have changed in this router since it last read or wrote the folder, and the cost_weight only if it has:
-two machines that work on two models in one folder cannot lose each other's work. A save that removes a model takes the
-text out of validation sets that no model of the folder names any more; their digests stay. A folder of another fit is
-exchanged for a new one as a whole.
+Into a folder of the same fit, a save writes or removes the files of those models only that have changed in this router
+since it last read or wrote the folder, and the cost_weight only if it has: two machines that work on two models in one
+folder cannot lose each other's work. A save that removes a model takes the text out of validation sets (named by their
+content) that no model of the folder names any more; their digests stay. A folder of another fit is exchanged whole.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -49,59 +48,32 @@ from unirouter_core.fit import NOT_SAVED, Fit, content_id
 from unirouter_core.pool import Capabilities, MeasuredPrompts, ModelProfile, Pool
 from unirouter_core.rule import check_cost_weight
 
-SCHEMA = 1
-"""The version of the folder's form; a folder of a later one is refused."""
-
+SCHEMA = 1  # the version of the folder's form; a folder of a later one is refused
 HEADER, WEIGHTS = Path("router.json"), Path("weights.npz")
 
-FIELDS: dict[str, Any] = {
-    "estimator": dict,
-    "regions": dict,
-    "embedder": dict,
-    "token_counter": str,
-    "cost": str,
-    "training_models": list,
-    "documents": dict,  # of a router fitted with documents
-}
-"""The fit's settings in router.json, and the kind of each."""
+FIELDS: dict[str, Any] = {"estimator": dict, "regions": dict, "embedder": dict}
+FIELDS |= {"token_counter": str, "cost": str, "training_models": list, "documents": dict}
+"""The fit's settings in router.json, and the kind of each; `documents` of a router fitted with them."""
 
 CLASSES: dict[str, Any] = {name: cls for name, cls in vars(estimators).items() if dataclasses.is_dataclass(cls)}
 CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions, DocumentFeatures)}
-"""Our own classes, by name."""
 
-RENAMED = {"BlendEstimator": "DefaultEstimator", "MixtureEstimator": "KnownModelsEstimator"}
-"""Classes that folders of version 0.1 name otherwise."""
-
-LONGEST_NAME = 200
-"""Characters of a model's file name that are its own; file systems allow 255."""
-
-MOST_BYTES, MOST_PER_BYTE = 2**26, 64
-"""What an .npz of few bytes may unpack to, and what each of its bytes may add: a zip bomb claims more."""
-
-LEFT_SECONDS = 3600
-"""A temporary file this old is of a save that was killed."""
-
+RENAMED = {"BlendEstimator": "DefaultEstimator", "MixtureEstimator": "KnownModelsEstimator"}  # since version 0.1
+LONGEST_NAME = 200  # characters of a model's file name that are its own; file systems allow 255
+MOST_BYTES, MOST_PER_BYTE = 2**26, 64  # an .npz may unpack to this, and each of its bytes add: a zip bomb claims more
+LEFT_SECONDS = 3600  # a temporary file this old is of a save that was killed
+Fields: TypeAlias = dict[str, Any]  # of a JSON file
 CURE = "copy the folder again from where it was saved, or fit and save it again"
 AGAIN = "onboard the model again"
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What a router knows of the folders that it was loaded from or saved to.
+    """What a router knows of the folders that it was loaded from or saved to."""
 
-    Parameters
-    ----------
-    texts : bool
-        Whether a new folder keeps the prompts' text.
-    synced : mapping of Path to (Pool, float)
-        The pool and the cost_weight that were last read from or written to each folder.
-    retired : frozenset of str
-        The models that it has held and holds no more, which are removed from a folder not known yet.
-    """
-
-    texts: bool = True
-    retired: frozenset[str] = frozenset()
-    synced: Mapping[Path, tuple[Pool, float]] = field(default_factory=dict)
+    texts: bool = True  # whether a new folder keeps the prompts' text
+    retired: frozenset[str] = frozenset()  # models it held once, to be removed from a folder not known yet
+    synced: Mapping[Path, tuple[Pool, float]] = field(default_factory=dict)  # last read from or written to each folder
 
 
 # --- Save -------------------------------------------------------------------------------------------------------------
@@ -131,13 +103,12 @@ def save(fit: Fit, pool: Pool, cost_weight: float, folder: Path, *, known: Folde
                 break
         _sweep(folder)
     except OSError as failed:
-        raise ArtifactError(
-            f"{folder} cannot be written: {failed.strerror or failed}; nothing was changed."
-        ) from failed
+        why = f"{folder} cannot be written: {failed.strerror or failed}; nothing was changed."
+        raise ArtifactError(why) from failed
     return dataclasses.replace(known, synced={**known.synced, folder: (pool, weight)})
 
 
-def _header_in(folder: Path) -> dict[str, Any] | None:
+def _header_in(folder: Path) -> Fields | None:
     """Return what router.json in `folder` holds, None when nothing is there."""
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder} is a file; name a folder for the router.")
@@ -148,19 +119,12 @@ def _header_in(folder: Path) -> dict[str, Any] | None:
 
 
 def _update(
-    folder: Path,
-    fit: Fit,
-    pool: Pool,
-    known: Folders,
-    files: dict[Path, bytes],
-    header: Mapping[str, Any],
-    found: Mapping[str, Any],
+    folder: Path, fit: Fit, pool: Pool, known: Folders, files: dict[Path, bytes], header: Fields, found: Fields
 ) -> None:
     """Write into a folder of the same fit what has changed here, and remove what was retired here."""
     before, _ = known.synced.get(folder, (Pool(), None))
-    gone = set(before) - set(pool) if folder in known.synced else known.retired
     changed = [profile for model, profile in pool.items() if before.get(model) is not profile]
-    retired = {model_file(model) for model in gone}
+    retired = {model_file(model) for model in (before.keys() - pool if folder in known.synced else known.retired)}
     stale = retired | {model_file(profile.model) for profile in changed}
     in_folder = [file for file in (folder / "pool").glob("*.json") if file.relative_to(folder) not in stale]
 
@@ -192,7 +156,15 @@ def _put_in_place(folder: Path, files: Mapping[Path, bytes], found: str | None) 
             (new / place).mkdir(parents=True)
         _replace_files({new / name: content for name, content in files.items()})
         if found is None:
-            return _rename_first(new, folder)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # an empty one; Windows renames nothing onto it
+            try:
+                new.rename(folder)
+            except OSError:
+                if _header_in(folder) is None:
+                    raise
+                return False  # another process was first
+            return True
         _exchange(new, folder)
         if str((_header_in(new) or {}).get("fit")) == found:
             return True
@@ -200,19 +172,6 @@ def _put_in_place(folder: Path, files: Mapping[Path, bytes], found: str | None) 
         return False
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def _rename_first(new: Path, folder: Path) -> bool:
-    """Rename `new` to `folder`, which is empty or nothing; return False when another process was first."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # an empty one; Windows renames nothing onto it
-    try:
-        new.rename(folder)
-        return True
-    except OSError:
-        if _header_in(folder) is None:
-            raise
-        return False
 
 
 def _exchange(new: Path, folder: Path) -> None:
@@ -230,9 +189,8 @@ def _exchange(new: Path, folder: Path) -> None:
         try:
             aside.rename(folder)
         except OSError as failed:
-            raise ArtifactError(
-                f"{folder} cannot be written: {failed.strerror}; its old content is in {aside}."
-            ) from failed
+            why = f"{folder} cannot be written: {failed.strerror}; its old content is in {aside}."
+            raise ArtifactError(why) from failed
         raise
     aside.rename(new)
 
@@ -248,12 +206,16 @@ def _replace_files(files: Mapping[Path, bytes], removed: Iterable[Path] = ()) ->
     before = {file: file.read_bytes() if file.is_file() else None for file in [*files, *removed]}
     beside: dict[Path, Path] = {}
     touched: list[Path] = []
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         for file, content in files.items():
             if content != before[file]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 beside[file] = file.with_name(_temporary(file.name))
-                _write(beside[file], content)
+                with open(os.open(beside[file], flags, 0o666), "wb") as opened:  # the process's umask says who may read
+                    opened.write(content)
+                    opened.flush()
+                    os.fsync(opened.fileno())
         for file, written in beside.items():
             touched.append(file)
             os.replace(written, file)
@@ -264,23 +226,12 @@ def _replace_files(files: Mapping[Path, bytes], removed: Iterable[Path] = ()) ->
         for written in beside.values():
             written.unlink(missing_ok=True)
         for file in touched:
-            _put_back(file, before[file])
+            old = before[file]
+            if old is None:
+                file.unlink(missing_ok=True)
+            elif not file.is_file() or file.read_bytes() != old:
+                file.write_bytes(old)
         raise
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a new file, to disk; who may read it is up to the process's umask."""
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def _put_back(file: Path, content: bytes | None) -> None:
-    if content is None:
-        file.unlink(missing_ok=True)
-    elif not file.is_file() or file.read_bytes() != content:
-        file.write_bytes(content)
 
 
 def _temporary(name: str) -> str:
@@ -289,11 +240,8 @@ def _temporary(name: str) -> str:
 
 def _sweep(folder: Path) -> None:
     """Remove what saves that were killed an hour ago or earlier have left, in the folder and beside it."""
-    beside = f".{folder.name[:40]}."
-    left = [file for file in folder.parent.glob(".*.tmp") if file.name.startswith(beside)]
-    for place in (folder, folder / "pool", folder / "validation"):
-        left += place.glob(".*.tmp")
-    for each in left:
+    left = [file for file in folder.parent.glob(".*.tmp") if file.name.startswith(f".{folder.name[:40]}.")]
+    for each in [*left, *folder.glob(".*.tmp"), *folder.glob("pool/.*.tmp"), *folder.glob("validation/.*.tmp")]:
         with contextlib.suppress(OSError):
             if time.time() - each.stat().st_mtime > LEFT_SECONDS:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -305,16 +253,12 @@ def _sweep(folder: Path) -> None:
 def load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit, Pool, float, Folders]:
     """Return the fit, the pool and the cost_weight in `folder`, and what is then known of folders."""
     while True:
-        before = _identity(folder)
+        before = folder.stat().st_ino if folder.is_dir() else None
         try:
             return _load(folder, embedder, estimator)
         except ArtifactError:
-            if _identity(folder) == before:  # otherwise it was exchanged for another while it was read
+            if before == (folder.stat().st_ino if folder.is_dir() else None):  # else exchanged while it was read
                 raise
-
-
-def _identity(folder: Path) -> int | None:
-    return folder.stat().st_ino if folder.is_dir() else None
 
 
 def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit, Pool, float, Folders]:
@@ -323,18 +267,41 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
         raise ArtifactError(f"{folder} is not a router: it has no router.json. Fit one and save it there.")
     header, arrays = _read_json(file), _read_npz(weights)
     with _reading(file):
-        names = [name for name in FIELDS if name != "documents" or name in header]
-        settings = {name: _field(header, name, FIELDS[name]) for name in names}
+        settings = {
+            name: _field(header, name, FIELDS[name]) for name in FIELDS if name != "documents" or name in header
+        }
         if content_id(settings, arrays) != _field(header, "fit", str):
             raise ArtifactError(f"{folder}: router.json and weights.npz are not what was saved together; {CURE}.")
-        if not settings["embedder"].get(NOT_SAVED) and embedder is not None:
+        is_saved = not settings["embedder"].get(NOT_SAVED)
+        if is_saved and embedder is not None:
             raise EmbedderMismatchError(
                 f"{folder} keeps the embedder that its fit has taught; load it without embedder={name_of(embedder)}."
             )
         weight = check_cost_weight(float(_field(header, "cost_weight", (int, float, str))))
-        parts = _unfitted(settings, estimator)
+        own = {} if estimator is None else {type(part).__name__: type(part) for _, part in parts_of(estimator)}
+        names = [name for name in ("estimator", "regions", "documents", "embedder") if name in settings]
+        saved = [name for name in names if not settings[name].get(NOT_SAVED)]
+        parts = {name: _build(settings[name], {**CLASSES, **own}) for name in saved}
     with _reading(weights, "does not make a fitted router"), np.errstate(all="ignore"):
-        fit = _fitted(settings, arrays, {"embedder": embedder, **parts}, header["fit"])
+        checks, seen = arrays.pop("check_vectors", None), arrays.pop("seen")
+        for name, part in parts.items():
+            _set_arrays(part, f"{name}.", arrays)
+        if arrays:
+            raise ValueError(f"it holds {min(arrays)!r}, which is no part of this router")
+        fit = Fit(
+            embedder=parts.get("embedder", embedder),
+            estimator=parts["estimator"],
+            regions=parts["regions"],
+            token_counter=TokenCounter(settings["token_counter"]),
+            training_models=tuple(settings["training_models"]),
+            seen=seen,
+            check_vectors=checks,
+            document_features=parts.get("documents"),
+            cost=settings["cost"],
+            settings=settings,
+            id=header["fit"],
+            is_embedder_known=is_saved,
+        )
         _check(fit)
     prompts = functools.cache(functools.partial(_read_prompts, fit, folder / "validation"))  # models share them
     profiles = {}
@@ -348,40 +315,6 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
         profiles[profile.model] = profile
     pool = Pool(profiles)
     return fit, pool, weight, Folders(header["texts"], synced={folder.resolve(): (pool, weight)})
-
-
-def _unfitted(settings: Mapping[str, Any], estimator: Any) -> dict[str, Any]:
-    """Return the objects that settings describe, by name; an estimator that is given says which classes are known."""
-    given = {} if estimator is None else {type(part).__name__: type(part) for _, part in parts_of(estimator)}
-    names = [name for name in ("estimator", "regions", "documents", "embedder") if name in settings]
-    saved = [name for name in names if not settings[name].get(NOT_SAVED)]
-    return {name: _build(settings[name], {**CLASSES, **given}) for name in saved}
-
-
-def _fitted(settings: Mapping[str, Any], arrays: Arrays, parts: Mapping[str, Any], id: str) -> Fit:
-    """Return the fit of these parts, which are given their arrays."""
-    rest = dict(arrays)
-    checks, seen = rest.pop("check_vectors", None), rest.pop("seen")
-    is_saved = not settings["embedder"].get(NOT_SAVED)
-    for name, part in parts.items():
-        if name != "embedder" or is_saved:
-            _set_arrays(part, f"{name}.", rest)
-    if rest:
-        raise ValueError(f"it holds {min(rest)!r}, which is no part of this router")
-    return Fit(
-        embedder=parts["embedder"],
-        estimator=parts["estimator"],
-        regions=parts["regions"],
-        token_counter=TokenCounter(settings["token_counter"]),
-        training_models=tuple(settings["training_models"]),
-        seen=seen,
-        check_vectors=checks,
-        document_features=parts.get("documents"),
-        cost=settings["cost"],
-        settings=settings,
-        id=id,
-        is_embedder_known=is_saved,
-    )
 
 
 def _build(settings: Any, classes: Mapping[str, Any]) -> Any:
@@ -428,9 +361,6 @@ def _check(fit: Fit) -> None:
             raise ValueError("the estimator gives errors outside [0, 1]")
 
 
-# --- One model --------------------------------------------------------------------------------------------------------
-
-
 def model_file(model: str) -> Path:
     """Return the place of a model's file in a router's folder."""
     name = quote(model, safe=" ", errors="surrogatepass")
@@ -440,14 +370,9 @@ def model_file(model: str) -> Path:
 
 
 def _model_content(profile: ModelProfile, fit: str) -> bytes:
-    content = {
-        "schema": SCHEMA,
-        "model": profile.model,
-        "fit": fit,
-        "provenance": dict(profile.provenance),
-        "n": profile.n,
-        "error": profile.error,
-        "error_spread": profile.error_spread,
+    content = {"schema": SCHEMA, "model": profile.model, "fit": fit, "provenance": dict(profile.provenance)}
+    content |= {
+        **{name: getattr(profile, name) for name in ("n", "error", "error_spread")},
         "prices": None if profile.prices is None else dataclasses.asdict(profile.prices),
         "cost": {**dataclasses.asdict(profile.cost), "per_answer": profile.cost.per_answer.tolist()},
         "capabilities": dataclasses.asdict(profile.capabilities),
@@ -458,9 +383,8 @@ def _model_content(profile: ModelProfile, fit: str) -> bytes:
     try:
         return _to_json(content)
     except (TypeError, ValueError, OverflowError) as failed:
-        raise InvalidDataError(
-            f"The provenance of {profile.model!r} cannot be kept as JSON ({failed}); onboard it with plain values."
-        ) from failed
+        why = f"The provenance of {profile.model!r} cannot be kept as JSON ({failed}); onboard it with plain values."
+        raise InvalidDataError(why) from failed
 
 
 def _numbers(array: Array) -> list[float | None]:
@@ -475,48 +399,37 @@ def _read_model(file: Path, fit: Fit, prompts: Callable[[str], MeasuredPrompts])
     with _reading(file, cure=AGAIN):
         if _field(content, "fit", str) != fit.id:
             raise ValueError(f"belongs to another fit ({content['fit']}, not {fit.id})")
-        profile = _profile(content, prompts(_field(content, "validation", str)))
+        measured = prompts(_field(content, "validation", str))
+        answers, features, cost = (_field(content, name, dict) for name in ("answers", "features", "cost"))
+        prices = content.get("prices")
+        profile = ModelProfile(
+            model=_field(content, "model", str),
+            features=np.array(features["values"], np.float32).reshape(features["shape"]),
+            error=float(_field(content, "error", (int, float))),
+            error_spread=float(_field(content, "error_spread", (int, float))),
+            n=_field(content, "n", int),
+            cost=CallCost(
+                float(cost["per_token"]),
+                float(cost["per_cached_token"]),
+                np.array(cost["per_answer"], np.float64),
+                float(cost.get("per_call", 0.0)),  # the first folders have none
+            ),
+            prices=None if prices is None else Prices(**prices),
+            capabilities=Capabilities(**_field(content, "capabilities", dict)),
+            measured=measured,
+            errors=np.array(answers["errors"], np.float64),
+            usd=np.array(answers["usd"], np.float64),
+            provenance=_field(content, "provenance", dict),
+        )
         own = model_file(profile.model).name
         if file.name != own:
             raise ValueError(f"holds model {profile.model!r}, which belongs in {own}")
-        regions, wanted = len(profile.cost.per_answer), len(fit.regions)
-        if regions != wanted:
-            raise ValueError(f"field 'cost' has {regions} regions, not {wanted}")
+        if (regions := len(profile.cost.per_answer)) != len(fit.regions):
+            raise ValueError(f"field 'cost' has {regions} regions, not {len(fit.regions)}")
     with _reading(file, "field 'features' does not fit the estimator", AGAIN):
         if not fit.predicts_errors(profile.features):
             raise ValueError("it gives errors outside [0, 1]")
     return profile
-
-
-def _profile(content: dict[str, Any], measured: MeasuredPrompts) -> ModelProfile:
-    answers, features, cost = (_field(content, name, dict) for name in ("answers", "features", "cost"))
-    prices = content.get("prices")
-    return ModelProfile(
-        model=_field(content, "model", str),
-        features=_array(features["values"], np.float32).reshape(features["shape"]),
-        error=float(_field(content, "error", (int, float))),
-        error_spread=float(_field(content, "error_spread", (int, float))),
-        n=_field(content, "n", int),
-        cost=CallCost(
-            float(cost["per_token"]),
-            float(cost["per_cached_token"]),
-            _array(cost["per_answer"], np.float64),
-            float(cost.get("per_call", 0.0)),  # the first folders have none
-        ),
-        prices=None if prices is None else Prices(**prices),
-        capabilities=Capabilities(**_field(content, "capabilities", dict)),
-        measured=measured,
-        errors=_array(answers["errors"], np.float64),
-        usd=_array(answers["usd"], np.float64),
-        provenance=_field(content, "provenance", dict),
-    )
-
-
-def _array(values: list[float | None], dtype: Any) -> Array:
-    return np.array([np.nan if value is None else value for value in values], dtype)
-
-
-# --- The prompts that models were measured on -------------------------------------------------------------------------
 
 
 def _prompt_files(
@@ -529,13 +442,10 @@ def _prompt_files(
     """Return the two files of each set of prompts that `only` lets through; texts that only `folder` has stay there."""
     known = sorted((profile.measured for profile in profiles), key=lambda each: each.texts is not None)
     files = {}
-    for measured in {each.id: each for each in known}.values():  # each set once, with its texts if any model has them
-        if not only(measured):
-            continue
+    for measured in filter(only, {each.id: each for each in known}.values()):  # once, with its texts if any has them
         lines = Path("validation", f"{measured.id}.jsonl")
-        arrays = {"vectors": measured.vectors, "tokens": measured.tokens}
         more = {} if measured.known is None else {"known": measured.known}
-        files[lines.with_suffix(".npz")] = _to_npz({**arrays, **more})
+        files[lines.with_suffix(".npz")] = _to_npz({"vectors": measured.vectors, "tokens": measured.tokens, **more})
         if not (texts and measured.texts is None and folder is not None and (folder / lines).is_file()):
             files[lines] = _lines(measured.digests, measured.texts if texts else None)
     return files
@@ -562,13 +472,12 @@ def _read_prompts(fit: Fit, folder: Path, name: str) -> MeasuredPrompts:
     arrays, rows = _read_npz(packed), _rows(file)
     with _reading(packed):
         n, vectors, tokens, known = len(rows), arrays["vectors"], arrays["tokens"], arrays.get("known")
-        shapes = {"vectors": (n, fit.regions.centroids_.shape[1]), "tokens": (n,)}
+        width, n_known = fit.regions.centroids_.shape[1], len(fit.training_models)
         checks = {
-            each: arrays[each].shape == shape and np.isfinite(arrays[each]).all() for each, shape in shapes.items()
+            "vectors": vectors.shape == (n, width) and np.isfinite(vectors).all(),
+            "tokens": tokens.shape == (n,) and np.isfinite(tokens).all() and not (tokens < 0).any(),
+            "known": known is None or (known.shape == (n, n_known) and not ((known < 0) | (known > 1)).any()),
         }
-        checks["tokens"] = checks["tokens"] and not (tokens < 0).any()
-        if known is not None:
-            checks["known"] = known.shape == (n, len(fit.training_models)) and not ((known < 0) | (known > 1)).any()
         if wrong := [each for each, fine in checks.items() if not fine]:
             raise ValueError(f"field {wrong[0]!r} does not fit the {n} prompts or the router")
     with _reading(file):
@@ -620,8 +529,7 @@ def _to_json(value: Any, *, indent: int | None = 1) -> bytes:
     return (text + "\n").encode("utf-8", "surrogatepass")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    """Return the fields that `file` holds."""
+def _read_json(file: Path) -> Fields:
     with _reading(file, "cannot be read as JSON"):
         content = json.loads(_read(file).decode("utf-8", "surrogatepass"))
     with _reading(file):
@@ -657,7 +565,6 @@ def _to_npz(arrays: Arrays) -> bytes:
 
 
 def _read_npz(file: Path) -> Arrays:
-    """Return the arrays that `file` holds."""
     with _reading(file, "cannot be read"):
         content = _read(file)
         with zipfile.ZipFile(io.BytesIO(content)) as zipped:
