@@ -29,10 +29,9 @@ from unirouter_plugins.litellm.snapshot import PoolModels
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
 
-__all__ = [
-    *("AsyncStream", "CallRecord", "Member", "Members", "Stream", "acomplete", "astream", "check_parameters"),
-    *("complete", "configured", "load_router", "open_litellm", "pool_beside", "read_members", "record_of", "stream"),
-]
+__all__ = ["AsyncStream", "CallRecord", "Member", "Members", "Stream", "acomplete", "astream", "check_parameters"]
+__all__ += ["complete", "configured", "load_router", "open_litellm"]
+__all__ += ["pool_beside", "read_members", "record_of", "stream"]
 
 BESIDE = "pool.toml beside the router"
 """The default table of models: that file, where it exists."""

@@ -76,11 +76,9 @@ class Member:
     @classmethod
     def restored(cls, name: str, kept: Mapping[str, Any]) -> Member:
         """Return the member that a profile's provenance describes."""
-        kinds: dict[str, Any] = {
-            "examples": lambda each: tuple(map(tuple, each)),
-            "votes": lambda votes: Votes(**votes),
-        }
-        return cls(name, **{key: kinds.get(key, lambda same: same)(kept[key]) for key in _SHAPING if key in kept})
+        fields = {key: kept[key] for key in _SHAPING if key in kept}
+        fields["examples"] = tuple(map(tuple, kept.get("examples", ())))
+        return cls(name, **{**fields, "votes": Votes(**kept["votes"]) if kept.get("votes") else None})
 
     @property
     def is_program(self) -> bool:
@@ -279,9 +277,8 @@ _strict = with_config(ConfigDict(extra="forbid", strict=True))
 _Text = Annotated[str, _must(str.strip, "must not be empty")]
 _Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Template = _must(lambda text: text.count("{prompt}") == 1, "must have {prompt} once, where the prompt goes")
-_Variable = _must(
-    re.compile(r"[A-Za-z_]\w*").fullmatch, "must be the name of an environment variable, not the key itself"
-)
+_IsVariable = re.compile(r"[A-Za-z_]\w*").fullmatch
+_Variable = _must(_IsVariable, "must be the name of an environment variable, not the key itself")
 _VotesDiffer = _must(
     lambda entry: "votes" not in entry or entry.get("settings", {}).get("temperature") != 0,
     "has votes and settings.temperature = 0, which make every vote the same; raise it",

@@ -21,16 +21,10 @@ from unirouter_plugins.litellm.prices import Quote, quote
 
 M = TypeVar("M")
 
-_SHAPING = [
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "reasoning_effort",
-    "thinking",
-    "seed",
-    "stop",
-]
+_SHAPING = (
+    *("temperature", "top_p", "max_tokens", "max_completion_tokens"),
+    *("reasoning_effort", "thinking", "seed", "stop"),
+)
 """Parameters of a call that make its model another than was evaluated."""
 
 
