@@ -75,8 +75,7 @@ def pool_beside(folder: str | os.PathLike[str]) -> Path | None:
 def configured(router: UniRouter, members: Members) -> UniRouter:
     """Return the router with its pool as `members` has it; `router` stays as it is.
 
-    The table's prices and capabilities count in decisions, its settings in calls. A warning names each model that it
-    calls otherwise than it was evaluated.
+    Its prices and capabilities count in decisions. A warning names each model that is not called as it was evaluated.
     """
     profiles = {n: _configured(p, members[n]) if n in members else p for n, p in router.pool.items()}
     return router.with_pool(Pool(profiles))
@@ -261,11 +260,7 @@ async def acomplete(router: UniRouter, asked: str | Messages, **options: Any) ->
 def stream(router: UniRouter, asked: str | Messages, **options: Any) -> Stream:
     """Call a model as `complete` does, and return the answer's chunks once the first content has come.
 
-    Until then a failing model is followed by the next; after it, its failure is raised where it happens.
-
-    Examples
-    --------
-    ::
+    Until then a failing model is followed by the next; after it, its failure is raised where it happens::
 
         answer = stream(router, "Write a poem about the sea.")
         for chunk in answer:

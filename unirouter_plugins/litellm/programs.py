@@ -113,8 +113,8 @@ def _loaded(name: str, place: str) -> Any:
 class Programs:
     """The provider of programs: calls a member's own model, once or for every vote, with the caller's parameters.
 
-    The methods are those of `litellm.CustomLLM`. What they raise is what LiteLLM raised for the own model. Of all the
-    calls behind an answer, LiteLLM's callbacks see one, with the sum of their usage and cost.
+    The methods are those of `litellm.CustomLLM`; they raise what LiteLLM raised for the own model. Of all the calls
+    behind an answer, LiteLLM's callbacks see one, with the sum of their usage and cost.
     """
 
     def __init__(self) -> None:
