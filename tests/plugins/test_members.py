@@ -68,7 +68,7 @@ def test_a_table_is_read_field_by_field(table):
 
 
 def test_the_example_of_read_members_is_a_table(table):
-    lines = (read_members.__doc__ or "").split("::\n")[1].split("Parameters")[0]
+    lines = (read_members.__doc__ or "").split("::\n")[1].split("Raises")[0]
     members = table("\n".join(line[8:] for line in lines.splitlines()))
     assert list(members) == ["fast", "home", "careful"]
     assert members["careful"].template == "{prompt}\n\nThink step by step, then give the answer."

@@ -4,47 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import difflib
+import inspect
+import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
-from unirouter_core.exceptions import UnknownPriceError
+from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import ModelProfile, Pool
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.chat import Messages
-from unirouter_plugins.litellm.completion import RECORD, AsyncStream, LiteLLMCall, Stream, check_parameters
+from unirouter_plugins.litellm import prices
+from unirouter_plugins.litellm.chat import Chat, Messages
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import MEASURED_AS, SERVED_AS, Member, Members, read_members
-from unirouter_plugins.litellm.prices import capabilities
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.litellm.routed import CallRecord
+from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
+from unirouter_plugins.litellm.snapshot import PoolModels
 
 if TYPE_CHECKING:
-    from litellm import ModelResponse
+    from litellm import ModelResponse, ModelResponseStream
 
-__all__ = [
-    "AsyncStream",
-    "CallRecord",
-    "Member",
-    "Members",
-    "Stream",
-    "acomplete",
-    "astream",
-    "check_parameters",
-    "complete",
-    "configured",
-    "load_router",
-    "open_litellm",
-    "pool_beside",
-    "read_members",
-    "record_of",
-    "stream",
-]
+__all__ = ["AsyncStream", "CallRecord", "Member", "Members", "Stream", "acomplete", "astream", "check_parameters"]
+__all__ += ["complete", "configured", "load_router", "open_litellm"]
+__all__ += ["pool_beside", "read_members", "record_of", "stream"]
 
 BESIDE = "pool.toml beside the router"
 """The default table of models: that file, where it exists."""
+
+RECORD = "unirouter"
+"""Where a response's hidden parameters hold the record of its call."""
+
+TIMEOUT = 300.0
+"""Seconds until a call has failed and the next model is tried, where the caller gives none."""
+
+_NOT_A_PARAMETER = ("model", "messages", "stream", "api_base", "base_url", "api_key")
+"""What the router and the table decide; a key or an address of one model is not for the next."""
 
 
 # --- The router and its pool.toml -------------------------------------------------------------------------------------
@@ -55,22 +54,10 @@ def load_router(
 ) -> UniRouter:
     """Return the router in `folder`, its models called, priced and filtered as a `pool.toml` says.
 
-    Parameters
-    ----------
-    folder : path
-    pool : path or None
-        A `pool.toml`, see `unirouter_plugins.litellm.read_members`; when not given, the one beside the folder, if there
-        is one. None reads none. Models that it does not name are called as when they were evaluated.
-    **options
-        As in `UniRouter.load`.
-
-    A folder says where its models are called and which environment variable holds the key, as a table does; load only
-    those that you trust.
-
-    Raises
-    ------
-    ArtifactError, InvalidDataError
-        When the folder or the table cannot be used.
+    `pool` is the path of a `pool.toml` (see `read_members`), by default the one beside the folder, if there is one;
+    None reads none. Models that it does not name are called as when they were evaluated. `options` are those of
+    `UniRouter.load`. A folder says where its models are called and which environment variable holds the key: load only
+    those that you trust. Raises `ArtifactError` or `InvalidDataError` when the folder or the table cannot be used.
     """
     router = UniRouter.load(folder, **options)
     table = pool_beside(folder) if pool == BESIDE else pool
@@ -88,8 +75,7 @@ def pool_beside(folder: str | os.PathLike[str]) -> Path | None:
 def configured(router: UniRouter, members: Members) -> UniRouter:
     """Return the router with its pool as `members` has it; `router` stays as it is.
 
-    The table's prices and capabilities count in decisions, its settings in calls. A warning names each model that it
-    calls otherwise than it was evaluated.
+    Its prices and capabilities count in decisions. A warning names each model that is not called as it was evaluated.
     """
     profiles = {n: _configured(p, members[n]) if n in members else p for n, p in router.pool.items()}
     return router.with_pool(Pool(profiles))
@@ -102,10 +88,10 @@ def _configured(profile: ModelProfile, member: Member) -> ModelProfile:
             "onboard it again with --replace.",
             stacklevel=4,
         )
-    measured_as = profile.provenance.get(MEASURED_AS, profile.provenance.get(SERVED_AS))
-    kept = {} if measured_as is None else {MEASURED_AS: measured_as}
-    provenance = {**profile.provenance, SERVED_AS: member.served_as, **kept}
-    able = capabilities(member, profile)
+    provenance = {**profile.provenance, SERVED_AS: member.served_as}
+    if (measured_as := profile.provenance.get(MEASURED_AS, profile.provenance.get(SERVED_AS))) is not None:
+        provenance[MEASURED_AS] = measured_as
+    able = prices.capabilities(member, profile)
     profile = dataclasses.replace(profile, provenance=provenance, capabilities=able)
     if member.prices is None or member.prices == profile.prices:
         return profile
@@ -121,6 +107,95 @@ def _configured(profile: ModelProfile, member: Member) -> ModelProfile:
 
 
 # --- Calls ------------------------------------------------------------------------------------------------------------
+
+
+class _Arguments(PoolModels[dict[str, Any]]):
+    """The models of a pool as arguments of `litellm.completion`."""
+
+    def make(self, arguments: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
+        return arguments if is_last else {**arguments, "num_retries": 0, "max_retries": 0}
+
+
+_MODELS: WeakKeyDictionary[UniRouter, _Arguments] = WeakKeyDictionary()
+
+
+class LiteLLMCall(RoutedCall[dict[str, Any]]):
+    """A call through LiteLLM's functions."""
+
+    messages: list[Any]
+    shows_usage: bool
+
+    @classmethod
+    def of(
+        cls,
+        router: UniRouter,
+        asked: str | Messages,
+        *,
+        cost_weight: float | None = None,
+        models: Sequence[str] | None = None,
+        requires: Sequence[str] = (),
+        content_policy: bool = False,
+        streams: bool = False,
+        **parameters: Any,
+    ) -> LiteLLMCall:
+        """Return the call, its model picked."""
+        if isinstance(requires, str):
+            raise InvalidDataError(f"{requires!r} is one name, not a list of names; put it in a list.")
+        pool = _MODELS.setdefault(router, _Arguments())
+        snapshot = pool.snapshot(router)
+        check_parameters(parameters, snapshot.members.values())
+        parameters, options = {"timeout": TIMEOUT, **parameters}, parameters.get("stream_options") or {}
+        if streams:  # without usage its cost would not be known
+            parameters |= {"stream": True, "stream_options": {"include_usage": True, **options}}
+        chat = Chat.of(asked, parameters)
+        request: dict[str, Any] = {"cost_weight": cost_weight, "candidates": models, "requires": requires}
+        call = cls(pool, router, chat, content_policy=content_policy, parameters=parameters, **request)
+        call.messages, call.shows_usage = list(chat.messages), bool(options.get("include_usage"))
+        return call
+
+    def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of `litellm.completion`, where the model's price is known."""
+        name = self.attempts.model
+        member, profile = self.snapshot.members[name], self.snapshot.pool[name]
+        if SERVED_AS not in profile.provenance:
+            try:
+                open_litellm().get_llm_provider(member.model)
+            except Exception as unknown:
+                raise InvalidDataError(
+                    f"{name!r} is known by its record only, and LiteLLM knows no model of that name; say in pool.toml "
+                    f'how to call it: [models.{json.dumps(name)}] model = "provider/name".'
+                ) from unknown
+        if self.snapshot.quote(name) is None:
+            prices.require_quote(member, profile)  # which tells how to give one
+        return {**model, **self.parameters, "messages": self.messages}
+
+    def content(self, answer: Any) -> Content:
+        """Return what the first choice of a response, or of a chunk, holds."""
+        if not answer.choices:
+            return Content(False)
+        choice = answer.choices[0]
+        said = getattr(choice, "message", None) or getattr(choice, "delta", None)
+        kinds = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio", "images")
+        return Content(any(getattr(said, kind, None) for kind in kinds), choice.finish_reason)
+
+    def is_shown(self, part: Any) -> bool:
+        """Return whether a chunk has a choice, or the caller wants the usage, too."""
+        return bool(part.choices) or self.shows_usage
+
+    def usage_of(self, answer: Any) -> prices.Usage:
+        """Return the usage that a response tells."""
+        return prices.usage_of(answer)
+
+    def usd_of(self, answer: Any, usage: prices.Usage) -> float:
+        """Return what a response cost, as LiteLLM computes it where its prices count."""
+        quoted = self.snapshot.quote(self.attempts.model)
+        assert quoted is not None
+        return prices.usd_of(answer, quoted, usage)
+
+    def attach(self, answer: Any, record: CallRecord) -> Any:
+        """Return the response with the record among its hidden parameters."""
+        answer._hidden_params[RECORD] = record
+        return answer
 
 
 def complete(
@@ -149,25 +224,17 @@ def complete(
     content_policy : bool
         Whether a refusal by a provider's content filter is passed on to the next model.
     **parameters
-        As in `litellm.completion`: tools, response_format, temperature, max_tokens, timeout (300 seconds when not
-        given), drop_params and the like. What is given here wins over the settings that the model was evaluated with,
-        and the record says so.
-
-    Returns
-    -------
-    litellm.ModelResponse
-        `record_of` gives its decision, cost and failures.
+        As in `litellm.completion`: tools, response_format, temperature, max_tokens, timeout (default: 300 s) and the
+        like. They win over the settings that the model was evaluated with, and the record says so.
 
     Raises
     ------
     NoCandidateError
-        When no model of the pool can do what is asked.
+        When no model of the pool can do what is required.
     UnknownPriceError
         When the price of the model is not known, before it is called.
     InvalidDataError
-        When a parameter is known neither here nor to LiteLLM.
-    Exception
-        LiteLLM's own.
+        When a parameter is known neither here nor to LiteLLM. LiteLLM's own exceptions come as they are.
 
     Examples
     --------
@@ -193,11 +260,7 @@ async def acomplete(router: UniRouter, asked: str | Messages, **options: Any) ->
 def stream(router: UniRouter, asked: str | Messages, **options: Any) -> Stream:
     """Call a model as `complete` does, and return the answer's chunks once the first content has come.
 
-    Until then a failing model is followed by the next; after it, its failure is raised where it happens.
-
-    Examples
-    --------
-    ::
+    Until then a failing model is followed by the next; after it, its failure is raised where it happens::
 
         answer = stream(router, "Write a poem about the sea.")
         for chunk in answer:
@@ -205,22 +268,134 @@ def stream(router: UniRouter, asked: str | Messages, **options: Any) -> Stream:
         print(answer.record.model, answer.record.usd)
     """
     call = LiteLLMCall.of(router, asked, streams=True, **options)
-    return Stream(call, *call.begin(lambda arguments: open_litellm().completion(**arguments)))
+    begun, parts = call.begin(lambda arguments: open_litellm().completion(**arguments))
+    return Stream(call, parts, call.rest(begun, parts))
 
 
 async def astream(router: UniRouter, asked: str | Messages, **options: Any) -> AsyncStream:
     """Return the same as `stream`, asynchronously: ``async for chunk in await astream(...)``."""
     call = await asyncio.to_thread(LiteLLMCall.of, router, asked, streams=True, **options)
-    return AsyncStream(call, *await call.abegin(lambda arguments: open_litellm().acompletion(**arguments)))
+    begun, parts = await call.abegin(lambda arguments: open_litellm().acompletion(**arguments))
+    return AsyncStream(call, parts, call.arest(begun, parts))
 
 
 def record_of(response: Any) -> CallRecord:
-    """Return the record of the call that made a response of `complete` or `acomplete`.
-
-    Raises
-    ------
-    KeyError
-        When the response comes from elsewhere.
-    """
+    """Return the record of the call that made a response of `complete` or `acomplete`; `KeyError` for any other."""
     record: CallRecord = response._hidden_params[RECORD]
     return record
+
+
+# --- Streams ----------------------------------------------------------------------------------------------------------
+
+
+class _Streamed:
+    def __init__(self, call: LiteLLMCall, parts: Any, chunks: Any) -> None:
+        self._call, self._parts, self._chunks = call, parts, chunks
+        self.decision, self.model = call.decision, call.attempts.model
+
+    @property
+    def record(self) -> CallRecord | None:
+        """The record of the call; None until it has ended."""
+        return self._call.finished
+
+
+class Stream(_Streamed):
+    """LiteLLM's chunks of one answer, as they come; they can be iterated once.
+
+    Each has a choice. The chunk without choices that only tells the usage is part of the record; callers get it when
+    they give ``stream_options={"include_usage": True}`` themselves.
+
+    Attributes
+    ----------
+    decision : Decision
+    model : str
+        The one that answers.
+    record : CallRecord or None
+        The record of the call, once the last chunk has come, or the stream was closed; then without a cost.
+    """
+
+    def __iter__(self) -> Iterator[ModelResponseStream]:
+        return self
+
+    def __next__(self) -> ModelResponseStream:
+        chunk: ModelResponseStream = next(self._chunks)
+        return chunk
+
+    def close(self) -> None:
+        """End the answer here, and the connection to its provider."""
+        self._chunks.close()
+        self._parts.close()
+        self._call.finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncStream(_Streamed):
+    """LiteLLM's chunks of one answer, as they come; see `Stream`."""
+
+    def __aiter__(self) -> AsyncIterator[ModelResponseStream]:
+        return self
+
+    async def __anext__(self) -> ModelResponseStream:
+        chunk: ModelResponseStream = await anext(self._chunks)
+        return chunk
+
+    async def aclose(self) -> None:
+        """End the answer here, and the connection to its provider."""
+        await self._chunks.aclose()
+        await self._parts.aclose()
+        self._call.finish()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+# --- Parameters -------------------------------------------------------------------------------------------------------
+
+
+def check_parameters(parameters: Iterable[str], members: Iterable[Member], more: Iterable[str] = ()) -> None:
+    """Raise `InvalidDataError` where a parameter of a call is known neither to LiteLLM nor among `more`.
+
+    Those of a provider's own that LiteLLM knows are known where one of `members` is called there.
+    """
+    members = list(members)
+    for name in parameters:
+        if name in _NOT_A_PARAMETER and name not in more:
+            other = "use models=[...], or pool.toml for how they are called"
+            way = "use stream or astream" if name == "stream" else other
+            raise InvalidDataError(f"{name}= is not for the caller to give; {way}.")
+        if name in more or name in _parameters() or any(name in _provider_parameters(m.model) for m in members):
+            continue
+        nearest = difflib.get_close_matches(name, [*_parameters(), *more], 1)
+        guess = f"did you mean {nearest[0]}?" if nearest else "leave it out."
+        raise InvalidDataError(
+            f"{name}= is no parameter that LiteLLM knows; {guess} Give one of the provider's own in extra_body={{...}}."
+        )
+
+
+@cache
+def _parameters() -> frozenset[str]:
+    """Return the names of the parameters that LiteLLM knows for all providers."""
+    litellm = open_litellm()
+    named = inspect.signature(litellm.completion).parameters
+    ours = ("cost_weight", "models", "requires", "content_policy")
+    return frozenset([*named, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, *litellm.types.utils.all_litellm_params, *ours])
+
+
+@cache
+def _provider_parameters(model: str) -> frozenset[str]:
+    """Return the names of the parameters of a model's provider that LiteLLM knows."""
+    litellm = open_litellm()
+    try:
+        model, provider, *_ = litellm.get_llm_provider(model)
+        kind = litellm.utils.ProviderConfigManager.get_provider_chat_config(model, litellm.LlmProviders(provider))
+        return frozenset(name for each in type(kind).__mro__ for name in getattr(each, "__annotations__", {}))
+    except Exception:  # of any kind: an unknown model or provider
+        return frozenset()

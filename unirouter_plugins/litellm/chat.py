@@ -15,12 +15,8 @@ from unirouter_core.exceptions import InvalidDataError
 Message: TypeAlias = Mapping[str, Any]
 Messages: TypeAlias = Sequence[Message]
 
-PER_MESSAGE = 4
-"""Tokens that a chat format adds to each message: its role and its ends."""
-
-PER_IMAGE = 800
-"""Tokens of an image, about: providers count from 85 to some thousands by its size, which we do not fetch."""
-
+PER_MESSAGE = 4  # tokens that a chat format adds to each message: its role and its ends
+PER_IMAGE = 800  # tokens of an image, about: providers count from 85 to some thousands, by its size
 _TOOL_ROLES = ("tool", "function")
 
 
@@ -44,18 +40,17 @@ class Chat:
     def of(cls, asked: str | Messages, parameters: Mapping[str, Any] | None = None) -> Chat:
         """Return the chat of a prompt, or of messages; `parameters` are those of LiteLLM's `completion`.
 
-        Raises
-        ------
-        InvalidDataError
-            When a message is no mapping with a role, or there is nothing to route on.
+        Raises `InvalidDataError` when a message is no mapping with a role, or there is nothing to route on.
         """
         if isinstance(asked, Mapping):
             raise InvalidDataError(f"{asked!r:.60} is one message, not a list of messages; put it in a list.")
-        messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else [_as_mapping(m) for m in asked]
+        given = parameters or {}
+        each = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        # LiteLLM's own messages of earlier responses are pydantic models
+        messages = [m.model_dump(exclude_none=True) if hasattr(m, "model_dump") else m for m in each]
         for message in messages:
             if not isinstance(message, Mapping) or "role" not in message:
                 raise InvalidDataError(f"{message!r:.60} is no message; write {{'role': 'user', 'content': '...'}}.")
-        given = parameters or {}
         chat = cls(messages, given.get("tools") or given.get("functions") or (), given.get("response_format"))
         _ = chat.text
         return chat
@@ -70,13 +65,7 @@ class Chat:
 
     @cached_property
     def text(self) -> str:
-        """The newest text of the user; where there is none, of any role, else what is attached.
-
-        Raises
-        ------
-        InvalidDataError
-            When the chat holds no text and no attachment.
-        """
+        """The newest text of the user; where there is none, of any role, else what is attached."""
         if self.prompt:
             return self.prompt
         each = ("\n".join(texts_of(message.get("content"))) for message in reversed(self.messages))
@@ -138,36 +127,25 @@ class Chat:
         return tokens, {model: sent[place] for model, place in newest.items() if place}
 
 
-def _as_mapping(message: Any) -> Any:
-    """Return LiteLLM's own message of an earlier response as a mapping; anything else as it is."""
-    return message.model_dump(exclude_none=True) if hasattr(message, "model_dump") else message
-
-
 def newest_prompt(messages: Messages) -> int | None:
     """Return the position of the user's newest message that has text."""
-    for place in reversed(range(len(messages))):
-        if messages[place]["role"] == "user" and any(t.strip() for t in texts_of(messages[place].get("content"))):
-            return place
-    return None
+    users = (place for place in reversed(range(len(messages))) if messages[place]["role"] == "user")
+    return next((place for place in users if any(map(str.strip, texts_of(messages[place].get("content"))))), None)
 
 
 def texts_of(content: Any) -> Iterator[str]:
     """Yield the texts of a message's content, which is a text or a list of parts."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, Sequence):
-        for part in content:
-            if isinstance(part, str):
-                yield part
-            elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
-                yield part["text"]
+    parts = [content] if isinstance(content, str) else content if isinstance(content, Sequence) else ()
+    for part in parts:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(text, str):
+            yield text
 
 
 def _parts_of(message: Message) -> list[Mapping[str, Any]]:
     content = message.get("content")
-    if isinstance(content, str) or not isinstance(content, Sequence):
-        return []
-    return [part for part in content if isinstance(part, Mapping)]
+    parts = content if isinstance(content, Sequence) and not isinstance(content, str) else ()
+    return [part for part in parts if isinstance(part, Mapping)]
 
 
 def _n_images(message: Message) -> int:

@@ -21,15 +21,9 @@ class MissingKeyError(InvalidDataError):
 
 @cache
 def open_litellm() -> Any:
-    """Return the `litellm` module, imported offline and quietly when the first call needs it.
+    """Return the `litellm` module, imported when the first call needs it, without advertising on failures.
 
-    Before the import, its price map is set to the one it ships, and reading `.env` from the current folder is turned
-    off, unless the environment says otherwise; after it, advertising on failures and downloads of tokenizers are.
-
-    Raises
-    ------
-    ImportError
-        When LiteLLM is not installed.
+    It uses the price map that it ships, reads no `.env` and downloads no tokenizer, unless the environment says so.
     """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else it loads .env into the environment

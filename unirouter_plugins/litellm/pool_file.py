@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    NotRequired,  # pydantic wants its own before Python 3.12
-)
+from typing import Annotated, Any, NotRequired
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from unirouter_core.costs import Prices, TokenCounter
 from unirouter_core.exceptions import InvalidDataError
@@ -34,11 +31,10 @@ from unirouter_plugins.litellm.redaction import redacted
 SERVED_AS, MEASURED_AS = "served_as", "measured_as"
 """Where a profile's provenance says how the model is called, and how it was when evaluated, if that was otherwise."""
 
+_SHAPING = ("model", "api_base", "api_key_env", "settings", "system", "examples", "template", "votes")
+
 PROVIDER = "unirouter"
 """LiteLLM's name for the provider of programs."""
-
-MOST_SAMPLES = 100
-"""Votes of more samples are a typing error, and a bill."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +76,9 @@ class Member:
     @classmethod
     def restored(cls, name: str, kept: Mapping[str, Any]) -> Member:
         """Return the member that a profile's provenance describes."""
-        votes, examples = kept.get("votes"), kept.get("examples", ())
-        plain = {key: kept[key] for key in ("api_base", "api_key_env", "settings", "system", "template") if key in kept}
-        return cls(
-            name,
-            kept["model"],
-            **plain,
-            examples=tuple((prompt, answer) for prompt, answer in examples),
-            votes=None if votes is None else Votes(votes["samples"], votes["same"]),
-        )
+        fields = {key: kept[key] for key in _SHAPING if key in kept}
+        fields["examples"] = tuple(map(tuple, kept.get("examples", ())))
+        return cls(name, **{**fields, "votes": Votes(**kept["votes"]) if kept.get("votes") else None})
 
     @property
     def is_program(self) -> bool:
@@ -98,15 +88,10 @@ class Member:
     @cached_property
     def served_as(self) -> dict[str, Any]:
         """All that shapes its answers, JSON-able: what a profile keeps, and what is compared when it is called."""
-        shaping = {
-            "model": self.model,
-            "api_base": self.api_base,
-            "api_key_env": self.api_key_env,
+        shaping = {name: getattr(self, name) for name in _SHAPING} | {
             "settings": dict(self.settings),
-            "system": self.system,
             "examples": [list(example) for example in self.examples],
-            "template": self.template,
-            "votes": None if self.votes is None else dataclasses.asdict(self.votes),
+            "votes": self.votes and dataclasses.asdict(self.votes),
         }
         return {name: value for name, value in shaping.items() if value}
 
@@ -142,7 +127,7 @@ class Member:
         >>> voting.expanded_tokens(100.0, TokenCounter("characters / 4"))
         510.0
         """
-        turns = [text for example in self.examples for text in example] + ([self.system] if self.system else [])
+        turns = [*itertools.chain(*self.examples), *([self.system] if self.system else [])]
         added = _count((*turns, (self.template or "").replace("{prompt}", "")), counter) + PER_MESSAGE * len(turns)
         return (1 if self.votes is None else self.votes.samples) * (tokens + added)
 
@@ -152,11 +137,8 @@ class Member:
         if kept is None:
             return []
         names = {*self.served_as, *kept} - {"api_base", "api_key_env"}  # its address does not change what it is
-        return [
-            f"{name} is {_shown(self.served_as.get(name))} and was {_shown(kept.get(name))}"
-            for name in sorted(names)
-            if self.served_as.get(name) != kept.get(name)
-        ]
+        changed = (name for name in sorted(names) if self.served_as.get(name) != kept.get(name))
+        return [f"{name} is {_shown(self.served_as.get(name))} and was {_shown(kept.get(name))}" for name in changed]
 
 
 @lru_cache(maxsize=256)  # long examples take a millisecond to count, in every call
@@ -209,14 +191,7 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         [providers]
         mine = "my_package.my_module:handler"  # for model = "mine/..."
 
-    Parameters
-    ----------
-    path : path
-
-    Raises
-    ------
-    InvalidDataError
-        When the file is missing, is no TOML, or a value cannot be used; the model and the field are named.
+    Raises `InvalidDataError` when the file is missing, is no TOML, or a value cannot be used; the message names it.
     """
     place = Path(path)
     try:
@@ -226,28 +201,13 @@ def read_members(path: str | os.PathLike[str]) -> Members:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failed:
         raise InvalidDataError(f"{place} is not TOML: {failed}.") from failed
     try:
-        table = _table().validate_python(content)
+        table = TypeAdapter(_Table).validate_python(content)
     except ValidationError as failed:
         wrong = failed.errors(include_url=False)
         first = next((each for each in wrong if each["type"] == "extra_forbidden"), wrong[0])
         raise InvalidDataError(redacted(f"{place}: {_where(first)} {_why(first)}.")) from None
-    members = {name: _member(name, entry) for name, entry in table.get("models", {}).items()}
+    members = {name: Member(name, **entry) for name, entry in table.get("models", {}).items()}  # type: ignore[arg-type]
     return Members(members, table.get("providers", {}))
-
-
-def _member(name: str, entry: Mapping[str, Any]) -> Member:
-    kinds: dict[str, Any] = {
-        "prices": lambda prices: Prices(**prices),
-        "examples": lambda examples: tuple((example["prompt"], example["answer"]) for example in examples),
-        "votes": lambda votes: Votes(votes["samples"], votes.get("same", "text")),
-    }
-    return Member(name, **{key: kinds[key](value) if key in kinds else value for key, value in entry.items()})
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text
 
 
 def _address(url: str) -> str:
@@ -260,12 +220,6 @@ def _address(url: str) -> str:
     if parts.username or parts.password or _SECRET.search(parts.query):
         raise ValueError("must hold no key or password; name the environment variable that has it: api_key_env")
     return url
-
-
-def _template(template: str) -> str:
-    if template.count("{prompt}") != 1:
-        raise ValueError("must have {prompt} once, where the prompt goes")
-    return template
 
 
 def _grader(spec: Any) -> str:
@@ -310,25 +264,25 @@ def _names(settings: Any) -> Iterator[str]:
             yield from _names(value)
 
 
-def _matches(pattern: str, message: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
+def _must(holds: Callable[[Any], Any], message: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not holds(value):
             raise ValueError(message)
-        return text
+        return value
 
     return AfterValidator(check)
 
 
-def _votes_differ(entry: dict[str, Any]) -> dict[str, Any]:
-    if "votes" in entry and entry.get("settings", {}).get("temperature") == 0:
-        raise ValueError("has votes and settings.temperature = 0, which make every vote the same; raise it")
-    return entry
-
-
 _strict = with_config(ConfigDict(extra="forbid", strict=True))
-_Text = Annotated[str, AfterValidator(_not_empty)]
+_Text = Annotated[str, _must(str.strip, "must not be empty")]
 _Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Variable = _matches(r"[A-Za-z_]\w*", "must be the name of an environment variable, not the key itself")
+_Template = _must(lambda text: text.count("{prompt}") == 1, "must have {prompt} once, where the prompt goes")
+_IsVariable = re.compile(r"[A-Za-z_]\w*").fullmatch
+_Variable = _must(_IsVariable, "must be the name of an environment variable, not the key itself")
+_VotesDiffer = _must(
+    lambda entry: "votes" not in entry or entry.get("settings", {}).get("temperature") != 0,
+    "has votes and settings.temperature = 0, which make every vote the same; raise it",
+)
 
 
 @_strict
@@ -354,7 +308,7 @@ class _ExampleTable(TypedDict):
 
 @_strict
 class _VotesTable(TypedDict):
-    samples: Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
+    samples: Annotated[int, Field(ge=2, le=100)]  # more is a typing error, and a bill
     same: NotRequired[Annotated[Any, AfterValidator(_grader)]]
 
 
@@ -363,41 +317,31 @@ class _ModelTable(TypedDict):
     model: _Text
     api_base: NotRequired[Annotated[str, AfterValidator(_address)]]
     api_key_env: NotRequired[Annotated[str, _Variable]]
-    prices: NotRequired[_PricesTable]
+    prices: NotRequired[Annotated[_PricesTable, AfterValidator(lambda prices: Prices(**prices))]]
     capabilities: NotRequired[_CapabilitiesTable]
     settings: NotRequired[Annotated[dict[str, Any], AfterValidator(_settings)]]
     system: NotRequired[_Text]
-    examples: NotRequired[list[_ExampleTable]]
-    template: NotRequired[Annotated[str, AfterValidator(_template)]]
-    votes: NotRequired[_VotesTable]
+    examples: NotRequired[
+        Annotated[list[_ExampleTable], AfterValidator(lambda each: tuple((e["prompt"], e["answer"]) for e in each))]
+    ]
+    template: NotRequired[Annotated[str, _Template]]
+    votes: NotRequired[Annotated[_VotesTable, AfterValidator(lambda votes: Votes(**{"same": "text", **votes}))]]
 
 
-_ProviderName = Annotated[str, _matches(r"[\w.-]+", "must be a name of letters, digits, '_', '.' and '-'")]
-_Place = Annotated[str, _matches(r"[\w.]+:\w+", 'must be "module:object", where the provider is')]
+_IsName = _must(re.compile(r"[\w.-]+").fullmatch, "must be a name of letters, digits, '_', '.' and '-'")
+_IsPlace = _must(re.compile(r"[\w.]+:\w+").fullmatch, 'must be "module:object", where the provider is')
 
 
 @_strict
 class _Table(TypedDict, total=False):
-    models: dict[_Text, Annotated[_ModelTable, AfterValidator(_votes_differ)]]
-    providers: dict[_ProviderName, _Place]
-
-
-@lru_cache(maxsize=1)
-def _table() -> TypeAdapter[_Table]:
-    return TypeAdapter(_Table)
+    models: dict[_Text, Annotated[_ModelTable, _VotesDiffer]]
+    providers: dict[Annotated[str, _IsName], Annotated[str, _IsPlace]]
 
 
 _MUST = {
-    "dict_type": "a table",
-    "list_type": "a list",
-    "string_type": "a text in quotes",
-    "bool_type": "true or false",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than_equal": "at most {le:g}",
+    **{"dict_type": "a table", "list_type": "a list", "string_type": "a text in quotes", "bool_type": "true or false"},
+    **{"int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number"},
+    **{"greater_than_equal": "at least {ge:g}", "less_than_equal": "at most {le:g}"},
 }
 """What a value must be, by pydantic's name of the fault."""
 
@@ -420,13 +364,8 @@ def _why(wrong: ErrorDetails) -> str:
 
 def _known(wrong: ErrorDetails) -> str:
     """Return which names are known where an unknown one was given."""
-    where = wrong["loc"]
-    tables: dict[Any, Any] = {
-        "prices": _PricesTable,
-        "capabilities": _CapabilitiesTable,
-        "examples": _ExampleTable,
-        "votes": _VotesTable,
-    }
+    where, tables = wrong["loc"], dict[Any, Any](prices=_PricesTable, capabilities=_CapabilitiesTable)
+    tables |= {"examples": _ExampleTable, "votes": _VotesTable}
     if len(where) == 1:
         return "a pool.toml has [models.NAME] and [providers]"
     kind = next((tables[part] for part in reversed(where[2:-1]) if part in tables), _ModelTable)

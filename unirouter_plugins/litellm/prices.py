@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,7 @@ from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
 """Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
 
-_MOST_TOKENS = 10**9
-"""What a provider says beyond it is a fault of its own."""
-
-_SHOWN = 6  # digits of a price that are its own: the map's are per token, and 0.1 / 1e6 * 1e6 is not quite 0.1
+_MOST_TOKENS = 10**9  # more is a fault of the provider's
 
 
 @dataclass(frozen=True)
@@ -62,17 +60,13 @@ def require_quote(member: Member, profile: ModelProfile | None = None) -> Quote:
     """Return the prices of a model; raise `UnknownPriceError` when they are not known: never taken as $0."""
     found = quote(member, profile)
     if found is None:
+        name = member.name if re.fullmatch(r"[A-Za-z0-9_-]+", member.name) else f'"{member.name}"'
         raise UnknownPriceError(
             f"What {member.name!r} costs is not known to LiteLLM; give its prices, in USD per million tokens, in "
-            f'pool.toml: [models.{_key(member)}] model = "{member.model}", prices = {{ input = ..., output = ... }}, '
+            f'pool.toml: [models.{name}] model = "{member.model}", prices = {{ input = ..., output = ... }}, '
             "both 0 if it is free."
         )
     return found
-
-
-def _key(member: Member) -> str:
-    plain = member.name.replace("-", "").replace("_", "").isalnum() and member.name.isascii()
-    return member.name if plain else f'"{member.name}"'
 
 
 def listed_prices(member: Member) -> Prices | None:
@@ -86,34 +80,27 @@ def listed_prices(member: Member) -> Prices | None:
 
 
 def _per_million(per_token: Any) -> float:
-    return float(f"{float(per_token) * TOKENS_PER_PRICE:.{_SHOWN}g}")
+    # six digits are the price's own: the map's are per token, and 0.1 / 1e6 * 1e6 is not quite 0.1
+    return float(f"{float(per_token) * TOKENS_PER_PRICE:.6g}")
 
 
 def capabilities(member: Member, profile: ModelProfile | None = None) -> Capabilities:
     """Return what a model can do: as the user's table says, else as its profile, else as LiteLLM's map.
 
-    What nobody knows is taken as yes, as `Capabilities` does; but where the map has the model and says nothing of
-    tools or images, it has none. A model that was not asked, but recorded, has a profile that does not know.
+    What is not known is taken as yes, as `Capabilities` does; but where the map has the model and says nothing of
+    tools or images, it has none. The profile of a model that was recorded elsewhere does not know.
     """
-    knows = profile is not None and (SERVED_AS in profile.provenance or profile.capabilities != Capabilities())
-    if profile is not None and knows:
+    known: dict[str, Any] = {}
+    if profile is not None and (SERVED_AS in profile.provenance or profile.capabilities != Capabilities()):
         known = {name: getattr(profile.capabilities, name) for name in (*CAPABILITIES, "context_window")}
-    else:
-        known = _listed_capabilities(member)
+    elif listed := _listed(member):
+        known["tools"] = bool(listed.get("supports_function_calling"))
+        known["vision"] = bool(listed.get("supports_vision"))
+        if listed.get("supports_response_schema") is not None:
+            known["json"] = bool(listed["supports_response_schema"])
+        if window := listed.get("max_input_tokens"):
+            known["context_window"] = int(window)
     return Capabilities(**{**known, **member.capabilities})
-
-
-def _listed_capabilities(member: Member) -> dict[str, Any]:
-    listed = _listed(member)
-    if not listed:
-        return {}
-    known: dict[str, Any] = {"tools": bool(listed.get("supports_function_calling"))}
-    known["vision"] = bool(listed.get("supports_vision"))
-    if listed.get("supports_response_schema") is not None:
-        known["json"] = bool(listed["supports_response_schema"])
-    if window := listed.get("max_input_tokens"):
-        known["context_window"] = int(window)
-    return known
 
 
 def _listed(member: Member) -> dict[str, Any]:
@@ -167,8 +154,7 @@ def _count(value: Any) -> int:
 def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
     """Return the USD of an answer; NaN where the provider does not say how many tokens it took, 0 from a cache.
 
-    By the user's or the profile's prices; where LiteLLM's map gives them, as LiteLLM computes it, which knows more
-    kinds of tokens.
+    Where LiteLLM's prices count, as LiteLLM computes it, which knows more kinds of tokens.
     """
     hidden = getattr(response, "_hidden_params", None) or {}
     if hidden.get("cache_hit"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -27,13 +28,8 @@ VOTES = "unirouter_votes"
 _MOST_THREADS = 16  # samples at once in synchronous calls
 _LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one setting
 _SYSTEM = ("system", "developer")
-
-_OF_SOME = ("reasoning_effort", "thinking", "verbosity", "user")
-"""Parameters that a program passes on to its model, which LiteLLM takes from providers that it knows only."""
-
-_PLACE = "unirouter_from"
-"""Where an entry of ours in LiteLLM's provider table says what it was made from, so that it is known again."""
-
+_OF_SOME = ("reasoning_effort", "thinking", "verbosity", "user")  # LiteLLM takes them for providers that it knows only
+_PLACE = "unirouter_from"  # where our entries in LiteLLM's provider table say what they were made from
 _LOCK = threading.RLock()  # LiteLLM has one table for all threads
 
 
@@ -65,8 +61,8 @@ def register(members: Members | Iterable[Member]) -> None:
         members = members.values()
     programs = {member.called.removeprefix(f"{PROVIDER}/"): member for member in members if member.is_program}
     if programs:
-        provider = enter_provider(PROVIDER, f"{__name__}:{Programs.__name__}", _new_provider)
-        provider.members.update(programs)
+        kind = partial(type, "Provider", (Programs, open_litellm().CustomLLM), {})  # made here: LiteLLM loads late
+        enter_provider(PROVIDER, f"{__name__}:{Programs.__name__}", lambda: kind()()).members.update(programs)
 
 
 def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
@@ -114,15 +110,11 @@ def _loaded(name: str, place: str) -> Any:
     return provider
 
 
-def _new_provider() -> Any:
-    return type("Provider", (Programs, open_litellm().CustomLLM), {})()  # made here, since LiteLLM loads late
-
-
 class Programs:
     """The provider of programs: calls a member's own model, once or for every vote, with the caller's parameters.
 
-    The methods are those of `litellm.CustomLLM`. What they raise is what LiteLLM raised for the own model. Of all the
-    calls behind an answer, LiteLLM's callbacks see one, with the sum of their usage and cost.
+    The methods are those of `litellm.CustomLLM`; they raise what LiteLLM raised for the own model. Of all the calls
+    behind an answer, LiteLLM's callbacks see one, with the sum of their usage and cost.
     """
 
     def __init__(self) -> None:
@@ -151,34 +143,30 @@ class Programs:
             for chunk in _chunks(await _avote(votes, arguments)):
                 yield chunk
             return
-        end = None
+        end: list[Any] = []
         async with aclosing(await open_litellm().acompletion(**arguments)) as chunks:
             async for chunk in chunks:
-                if end is None and _is_end(chunk):
-                    end = chunk
-                else:
+                if end or not _is_end(chunk):
                     yield chunk
-        if end is not None:
-            yield end
+                else:
+                    end.append(chunk)
+        for chunk in end:
+            yield chunk
 
     def _call(self, model: str, messages: Messages, given: Mapping[str, Any]) -> tuple[Votes | None, dict[str, Any]]:
         """Return the votes there are, and what LiteLLM is given for the program's own model: the caller's wins."""
         if model not in self.members:
             message = f"{PROVIDER}/{model} is not registered; register its table, and call it by the name it has there."
-            raise open_litellm().NotFoundError(message=message, model=model, llm_provider=PROVIDER)
+            raise open_litellm().NotFoundError(message, model, PROVIDER)
         member, asked = self.members[model], given["optional_params"]
         try:
             own = member.arguments()
         except MissingKeyError as missing:  # which LiteLLM would take for a failing server
-            raise open_litellm().AuthenticationError(
-                message=str(missing), model=member.called, llm_provider=PROVIDER
-            ) from missing
+            raise open_litellm().AuthenticationError(str(missing), PROVIDER, member.called) from missing
         if any(limit in asked for limit in _LIMITS):
             own = {name: value for name, value in own.items() if name not in _LIMITS}
-        around = {
-            "extra_headers": given.get("headers"),
-            **{n: given.get(n) for n in ("api_base", "api_key", "timeout")},
-        }
+        around = {name: given.get(name) for name in ("api_base", "api_key", "timeout")}
+        around["extra_headers"] = given.get("headers")
         around["drop_params"] = (given.get("litellm_params") or {}).get("drop_params")
         around = {name: value for name, value in around.items() if value}
         return member.votes, {**around, **own, **asked, "messages": transformed(member, messages), "no-log": True}
@@ -205,26 +193,18 @@ def transformed(member: Member, messages: Messages) -> list[Message]:
     newest = newest_prompt(sent)
     if member.template is not None and newest is not None:
         sent[newest] = {**sent[newest], "content": _filled(sent[newest]["content"], member.template)}
-    if member.system:
-        sent = _with_system(sent, member.system)
+    if member.system and sent and sent[0]["role"] in _SYSTEM:
+        own = sent[0].get("content")
+        joined: Any = f"{member.system}\n\n{own}" if own else member.system
+        if own and not isinstance(own, str):  # a list of parts
+            joined = [{"type": "text", "text": member.system}, *own]
+        sent[0] = {**sent[0], "content": joined}
+    elif member.system:
+        sent.insert(0, {"role": "system", "content": member.system})
     begins = next((place for place, message in enumerate(sent) if message["role"] not in _SYSTEM), len(sent))
-    turns = [
-        {"role": role, "content": text}
-        for example in member.examples
-        for role, text in zip(("user", "assistant"), example, strict=True)
-    ]
+    texts = itertools.chain(*member.examples)
+    turns = [{"role": role, "content": text} for text, role in zip(texts, itertools.cycle(("user", "assistant")))]
     return [*sent[:begins], *turns, *sent[begins:]]
-
-
-def _with_system(messages: list[Message], system: str) -> list[Message]:
-    if not messages or messages[0]["role"] not in _SYSTEM:
-        return [{"role": "system", "content": system}, *messages]
-    own = messages[0].get("content")
-    if own and not isinstance(own, str):  # a list of parts
-        joined: Any = [{"type": "text", "text": system}, *own]
-    else:
-        joined = f"{system}\n\n{own}" if own else system
-    return [{**messages[0], "content": joined}, *messages[1:]]
 
 
 def _filled(content: Any, template: str) -> Any:
@@ -243,19 +223,18 @@ def _filled(content: Any, template: str) -> Any:
 
 def _vote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
     """Return the answer that most samples agree on."""
-    asks = [partial(open_litellm().completion, **sample) for sample in _samples(votes, arguments)]
-    calls: list[Future[Any]] = [Future() for _ in asks]
-    waiting = list(zip(asks, calls, strict=True))
+    waiting: list[tuple[dict[str, Any], Future[Any]]] = [(each, Future()) for each in _samples(votes, arguments)]
+    calls = [call for _, call in waiting]
 
     def ask_all() -> None:
         while waiting:
-            ask, call = waiting.pop(0)
+            sample, call = waiting.pop(0)
             try:
-                call.set_result(ask())
+                call.set_result(open_litellm().completion(**sample))
             except BaseException as failed:  # of any kind: it is raised, or noted, where the votes are counted
                 call.set_exception(failed)
 
-    for _ in range(min(len(asks), _MOST_THREADS)):
+    for _ in calls[:_MOST_THREADS]:
         # daemons, for an interrupt must not wait for them; a trace that is open here is open there
         threading.Thread(target=copy_context().run, args=[ask_all], daemon=True).start()
     try:
@@ -275,12 +254,12 @@ def _samples(votes: Votes, arguments: Mapping[str, Any]) -> list[dict[str, Any]]
     """Return the arguments of each sample; where there is a seed, each has its own."""
     if arguments.get("n") not in (None, 1):
         message = f"n={arguments['n']}: votes give the one answer that most samples agree on; leave out n."
-        raise open_litellm().BadRequestError(message=message, model=arguments["model"], llm_provider=PROVIDER)
+        raise open_litellm().BadRequestError(message, arguments["model"], PROVIDER)
     whole = {name: value for name, value in arguments.items() if name not in ("stream", "stream_options", "n")}
     whole["cache"] = {"no-cache": True}  # else all samples are one where LiteLLM's cache is on
-    seed = whole.get("seed")
-    seeds = [{} if seed is None else {"seed": seed + place} for place in range(votes.samples)]
-    return [{**whole, **own_seed} for own_seed in seeds]
+    if (seed := whole.get("seed")) is None:
+        return [whole] * votes.samples
+    return [{**whole, "seed": seed + place} for place in range(votes.samples)]
 
 
 def _elected(votes: Votes, arguments: Mapping[str, Any], outcomes: Sequence[Any]) -> Any:
@@ -314,24 +293,18 @@ class Ballot:
     def of(cls, response: Any) -> Ballot:
         """Return the vote in a LiteLLM response."""
         message = response.choices[0].message
-        calls = [[call.function.name, _parsed(call.function.arguments)] for call in message.tool_calls or ()]
+        calls = []
+        for call in message.tool_calls or ():
+            calls.append([call.function.name, call.function.arguments])
+            with suppress(ValueError):  # no JSON is compared as it is
+                calls[-1][1] = json.loads(call.function.arguments or "{}")
         return cls(message.content or "", json.dumps(calls, sort_keys=True) if calls else "")
 
     def agrees(self, other: Ballot, grader: Grader) -> bool:
-        """Return whether two answers are the same: either is right when the other is the reference.
-
-        Calls of tools are the same when their names and arguments are, whatever the text beside them.
-        """
+        """Return whether tool calls are the same, else whether either text is right when the other is the reference."""
         if self.calls or other.calls:
             return self.calls == other.calls
         return not grader(self.text, other.text) or not grader(other.text, self.text)
-
-
-def _parsed(arguments: str | None) -> Any:
-    try:
-        return json.loads(arguments or "{}")
-    except ValueError:
-        return arguments
 
 
 def elected(ballots: Sequence[Ballot], grader: Grader) -> tuple[int, int]:
@@ -389,14 +362,13 @@ def _is_end(chunk: Any) -> bool:
 
 def _end_last(chunks: Iterable[Any]) -> Iterator[Any]:
     """Yield a stream's chunks, the one that ends the answer last: usage follows it, and LiteLLM reads no further."""
-    end = None
+    end: list[Any] = []
     for chunk in chunks:
-        if end is None and _is_end(chunk):
-            end = chunk
-        else:
+        if end or not _is_end(chunk):
             yield chunk
-    if end is not None:
-        yield end
+        else:
+            end.append(chunk)
+    yield from end
 
 
 def _chunks(response: Any) -> Iterator[Any]:

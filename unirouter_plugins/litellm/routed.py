@@ -1,8 +1,4 @@
-"""One routed call: the model that the router picks, the next one when it fails, and the record of the call.
-
-Every plugin calls through this: what LiteLLM's functions, LangChain and LlamaIndex do differently are the hooks of
-`RoutedCall` and of `PoolModels`.
-"""
+"""One routed call, whichever framework makes it: the fallback from model to model, and the record of the call."""
 
 from __future__ import annotations
 
@@ -47,57 +43,34 @@ class NoAnswerError(UniRouterError):
 
 @dataclass(frozen=True)
 class CallRecord:
-    """Which model answered a call, why, and what it cost.
+    """Which model answered a call, why, and what it cost."""
 
-    Parameters
-    ----------
-    model : str
-        The one that answered.
-    decision : Decision
-    usd : float
-        What the call cost, responses without an answer included; NaN where the provider tells no tokens.
-    usage : Usage
-    seconds : float
-        Until the answer was whole, failed models' time included.
-    failures : dict of str to str
-        The models that failed before it, in order, and why.
-    differs : tuple of str
-        In which ways the model was called otherwise than when it was evaluated.
-    why : {"routed", "forced", "tool loop", "query"}
-        Why the first model was tried: the router picked it, or the caller, a tool loop or a query keeps to it.
-    """
-
-    model: str
+    model: str  # the one that answered
     decision: Decision
-    usd: float
+    usd: float  # empty responses included; NaN where the provider tells no tokens
     usage: Usage
-    seconds: float
-    failures: dict[str, str]
-    differs: tuple[str, ...]
-    why: str
+    seconds: float  # until the answer was whole, failed models' time included
+    failures: dict[str, str]  # the models that failed before it, in order, and why
+    differs: tuple[str, ...]  # how the call differs from those that the model was evaluated with
+    why: str  # why the first model was tried: "routed", "forced", "tool loop" or "query"
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
         decision, weight = self.decision, self.decision.cost_weight
         expected = decision if self.model == decision.model else decision.candidate(self.model)
+        told = {"usd": self.usd, "tokens_in": self.usage.tokens_in, "tokens_out": self.usage.tokens_out}
         return {
             "model": self.model,
             "why": self.why,
             "expected_error": expected.error,
             "expected_usd": expected.cost,
-            "usd": _known(self.usd),
-            "tokens_in": _known(self.usage.tokens_in),
-            "tokens_out": _known(self.usage.tokens_out),
+            **{name: None if math.isnan(number) else number for name, number in told.items()},
             "seconds": round(self.seconds, 3),
             "cost_weight": "inf" if math.isinf(weight) else weight,
             "region": decision.region,
             "failures": dict(self.failures),
             "differs": list(self.differs),
         }
-
-
-def _known(number: float) -> float | None:
-    return None if math.isnan(number) else number
 
 
 _NEWEST: ContextVar[list[Record]] = ContextVar("newest record")  # emptied by a newer call in a copied context
@@ -116,16 +89,8 @@ def last_decision() -> Record:
     """Return the record of the newest call made here: for answers that are parsed, and have no metadata.
 
     It knows of calls that were made or awaited in the current context. Steps of a chain or an agent, and other tasks,
-    run in contexts of their own: use `record_decisions` for theirs.
-
-    Raises
-    ------
-    LookupError
-        When no call was made here, or a newer one was made in a chain or task.
-
-    Examples
-    --------
-    ::
+    run in contexts of their own: use `record_decisions` for theirs. Raises `LookupError` when no call was made here, or
+    a newer one was made in a chain or task::
 
         person = llm.with_structured_output(Person).invoke("Ada Lovelace was born in 1815.")
         print(last_decision()["model"])
@@ -142,8 +107,6 @@ def last_decision() -> Record:
 def record_decisions() -> Iterator[list[Record]]:
     """Collect the records of all calls made in the block, those in chains, agents, threads and tasks included.
 
-    Examples
-    --------
     ::
 
         with record_decisions() as decisions:
@@ -214,12 +177,8 @@ class Attempts:
     def _may_be_next(self, model: str) -> bool:
         if model == self.model or model in self.failures or not self.decision.is_eligible(model):
             return False
-        return all(self._is_larger(model, small) for small in self._too_small)
-
-    def _is_larger(self, other: str, model: str) -> bool:
-        """Return whether `other` may take a prompt too long for `model`; a window not known may be larger."""
-        theirs, ours = self._windows.get(other), self._windows.get(model)
-        return theirs is None or ours is None or theirs > ours
+        window, too_small = self._windows.get(model), map(self._windows.get, self._too_small)
+        return window is None or all(small is None or window > small for small in too_small)
 
 
 @dataclass(frozen=True)
@@ -235,24 +194,7 @@ class RoutedCall(ABC, Generic[M]):
 
     A plugin gives the hooks `content`, `usage_of` and `attach`, and where it needs to `model_for`, `usd_of`, `scope`,
     `passed` and `is_shown`; it calls `run`, `arun`, `stream` or `astream` with a function that calls a model.
-
-    Parameters
-    ----------
-    models : PoolModels
-    router : UniRouter
-    chat : Chat
-    parameters : mapping
-        What the model is called with besides the chat.
-    candidates : sequence of str, optional
-        The models of the pool to choose among.
-    forced : str, optional
-        The model to call, whatever the router would choose.
-    kept : str, optional
-        The model that was picked before for what this call is a step of; a tool loop comes before it.
-    content_policy : bool
-        Whether a refusal by a provider's content filter is passed on to the next model.
-    **request
-        As in `Snapshot.decide`: text, cost_weight, requires, documents.
+    `request` is as in `Snapshot.decide`: text, cost_weight, requires, documents.
     """
 
     def __init__(
@@ -261,11 +203,11 @@ class RoutedCall(ABC, Generic[M]):
         router: UniRouter,
         chat: Chat,
         *,
-        parameters: Mapping[str, Any],
-        candidates: Sequence[str] | None = None,
-        forced: str | None = None,
-        kept: str | None = None,
-        content_policy: bool = False,
+        parameters: Mapping[str, Any],  # what the model is called with besides the chat
+        candidates: Sequence[str] | None = None,  # the models to choose among
+        forced: str | None = None,  # the model to call, whatever the router would choose
+        kept: str | None = None,  # the model of the query that this call is a step of; a tool loop comes before it
+        content_policy: bool = False,  # whether a refusal by a content filter is passed on to the next model
         **request: Any,
     ) -> None:
         self._began = time.perf_counter()
@@ -279,8 +221,6 @@ class RoutedCall(ABC, Generic[M]):
         self._usd_of_failures = 0.0
         self._telling: Any = None  # the part of a stream that tells the usage
         self.finished: CallRecord | None = None
-
-    # --- What a plugin gives ------------------------------------------------------------------------------------------
 
     @abstractmethod
     def content(self, answer: Any) -> Content:
@@ -484,16 +424,10 @@ class RoutedCall(ABC, Generic[M]):
     def record(self, answer: Any = None) -> CallRecord:
         """Return the record of the call as it stands, with the cost where `answer` tells its tokens."""
         model, usage = self.attempts.model, UNKNOWN if answer is None else self.usage_of(answer)
-        return CallRecord(
-            model=model,
-            decision=self.decision,
-            usd=self._usd_of_failures + (math.nan if answer is None else self.usd_of(answer, usage)),
-            usage=usage,
-            seconds=time.perf_counter() - self._began,
-            failures=dict(self.attempts.failures),
-            differs=self.snapshot.differs(model, {**self.models.settings, **self.parameters}),
-            why=self.why,
-        )
+        usd = self._usd_of_failures + (math.nan if answer is None else self.usd_of(answer, usage))
+        differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
+        seconds, failures = time.perf_counter() - self._began, dict(self.attempts.failures)
+        return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, self.why)
 
     def finish(self, answer: Any = None) -> CallRecord:
         """Return the record of the call, which has ended, and keep it; doing it again changes nothing."""

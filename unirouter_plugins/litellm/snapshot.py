@@ -61,26 +61,21 @@ class Snapshot:
     ) -> Decision:
         """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
 
-        Model m was sent k_m of the T tokens before (0 for most), and charges its price for cached tokens for them. So
-        the rule is the least of ::
+        Model m was sent k_m of the T tokens before (0 for one that has not answered in the conversation), and charges
+        its profile's price for cached tokens, where that is known, for them. So the rule is the least of ::
 
             error_m + cost_weight * ((T - k_m) * input_m + k_m * cached_input_m + answer_m)
 
-        and a conversation leaves model c for m only when what is gained at list prices is more than what is lost::
-
-            (error_c + cost_weight * cost_c) - (error_m + cost_weight * cost_m)
-                > cost_weight * (k_c * (input_c - cached_input_c) - k_m * (input_m - cached_input_m))
-
-        where k_m is 0 for a model that has not answered in the conversation. The prices are those of the profiles;
-        where no price for cached tokens is known, nothing is lost.
-
         What the chat requires is added to `requires`; `text` is routed on in the place of the chat's own.
         """
-        text, tokens_in, cached = chat.text if text is None else text, None, {}
+        text, cached = chat.text if text is None else text, {}
+        tokens_in: float | dict[str, float] | None = None
         if not (chat.is_bare and chat.messages[0]["content"] == text and not documents):
-            tokens, sent = chat.count_sent_before(self.router.fit_.token_counter)
+            counter = self.router.fit_.token_counter
+            tokens, sent = chat.count_sent_before(counter)
             cached = {model: count for model, count in sent.items() if model in self.pool}
-            tokens_in = self._expanded(tokens)
+            more = {m.name: m.expanded_tokens(tokens, counter) for m in self.members.values() if m.is_program}
+            tokens_in = {**dict.fromkeys(self.pool, tokens), **more} if more else tokens
         return self.router.route(
             text,
             cost_weight=cost_weight,
@@ -90,12 +85,6 @@ class Snapshot:
             tokens_in=tokens_in,
             cached_tokens=cached,
         )
-
-    def _expanded(self, tokens: float) -> float | dict[str, float]:
-        """Return the tokens that each model is sent of a chat of `tokens`: programs are sent more."""
-        counter = self.router.fit_.token_counter
-        more = {m.name: m.expanded_tokens(tokens, counter) for m in self.members.values() if m.is_program}
-        return {**dict.fromkeys(self.pool, tokens), **more} if more else tokens
 
     def quote(self, model: str) -> Quote | None:
         """Return the prices of a model; None where they are not known."""
@@ -113,11 +102,9 @@ class Snapshot:
         member, profile = self.members[model], self.pool[model]
         if model not in self._differences:
             self._differences[model] = member.differences(profile)
-        if SERVED_AS not in profile.provenance:
-            return tuple(self._differences[model])
         changed = [
             f"{name} is {parameters[name]!r} and was {member.settings.get(name, 'not given')!r}"
-            for name in _SHAPING
+            for name in (_SHAPING if SERVED_AS in profile.provenance else ())
             if name in parameters and parameters[name] != member.settings.get(name)
         ]
         return (*self._differences[model], *changed)
@@ -149,21 +136,17 @@ class PoolModels(ABC, Generic[M]):
 
     def snapshot(self, router: UniRouter) -> Snapshot:
         """Return the router's pool as it is now; it is made again when the pool has changed."""
-        pool = router.pool
-        if (
-            self._newest is None
-            or self._newest[0] is not pool
-            or self._newest[1].router.cost_weight != router.cost_weight
-        ):
-            self._newest = pool, self._snapshot(router, pool)
-        return self._newest[1]
-
-    def _snapshot(self, router: UniRouter, pool: Mapping[str, ModelProfile]) -> Snapshot:
+        pool, newest = router.pool, self._newest
+        if newest is not None and newest[0] is pool and newest[1].router.cost_weight == router.cost_weight:
+            return newest[1]
         if self.given is None:
-            return Snapshot.of(router)
-        able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
-        pool = Pool({n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able})
-        return Snapshot(router.with_pool(pool), pool, {})
+            made = Snapshot.of(router)
+        else:
+            able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
+            own = Pool({n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able})
+            made = Snapshot(router.with_pool(own), own, {})
+        self._newest = pool, made
+        return made
 
 
 def check_given(models: Any, router: Any, kind: type, what: str) -> None:
