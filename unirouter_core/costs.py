@@ -27,7 +27,7 @@ EXACT = 0.02  # recorded costs that two prices explain to this share are list pr
 
 @dataclass(frozen=True)
 class Prices:
-    """A model's prices in USD per million tokens.
+    """A model's prices in USD per million tokens. Raises `InvalidDataError` when a price is negative or not finite.
 
     Parameters
     ----------
@@ -35,11 +35,6 @@ class Prices:
         USD per million tokens of the prompt and of the answer.
     cached_input : float, optional
         USD per million prompt tokens that the provider has cached; `input` when not given.
-
-    Raises
-    ------
-    InvalidDataError
-        When a price is negative or not finite.
 
     Examples
     --------

@@ -19,6 +19,8 @@ SAME_QUALITY = 1e-9  # a curve this close below a quality has reached it, for th
 class Curve:
     """Mean quality over mean cost; between two points lie their mixtures, outside them it is flat.
 
+    Raises `InvalidDataError` when there is no point, shapes differ, or the costs do not increase.
+
     Parameters
     ----------
     costs : array (n_points,)
@@ -28,11 +30,6 @@ class Curve:
     cost_weights : array (n_points,)
         A cost_weight that gives the point: 0 for where the sweep starts, inf for where it ends, else the middle
         of the range that gives it, where rounding tips no choice.
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no point, shapes differ, or the costs do not increase.
 
     Examples
     --------
@@ -161,9 +158,10 @@ def sweep(
 ) -> Sweep:
     """Return each prompt's choices by the predictions at every cost_weight from 0 to inf, with their real outcomes.
 
-    The choice is argmin of error + cost_weight * cost; ties go to the cheaper model, then to the more accurate (on
-    the prompt, then on average), then to the first. There is no grid: a prompt's choice moves along the lower
-    envelope of its models' lines, and changes at finitely many cost_weights, all found exactly.
+    The choice is argmin of error + cost_weight * cost; ties go to the cheaper model, then to the more accurate (on the
+    prompt, then on average), then to the first. There is no grid: a prompt's choice moves along the lower envelope of
+    its models' lines, and changes at finitely many cost_weights, all found exactly. Raises `InvalidDataError` when
+    shapes do not fit, a number is missing or infinite, an error is outside [0, 1] or a cost below 0.
 
     Parameters
     ----------
@@ -175,11 +173,6 @@ def sweep(
         The models' real errors.
     costs : array (n_prompts, n_models) or (n_models,)
         Their real costs, in USD.
-
-    Raises
-    ------
-    InvalidDataError
-        When shapes do not fit, a number is missing or infinite, an error is outside [0, 1] or a cost below 0.
 
     Examples
     --------

@@ -34,9 +34,10 @@ Given: TypeAlias = Array | Any
 class Outcomes:
     """What each model did on each prompt. NaN means not known, and is never read as 0.
 
+    Raises `InvalidDataError` when shapes differ, a model stands twice, or a value is outside its range.
+
     Parameters
     ----------
-    prompts : sequence of str
     models : sequence of str
         Names, as LiteLLM calls them.
     errors : array (n_prompts, n_models)
@@ -49,11 +50,6 @@ class Outcomes:
         List prices, for the models where they are known.
     documents : sequence of Documents or sequence of str, optional
         What was retrieved for each prompt, and sent with it.
-
-    Raises
-    ------
-    InvalidDataError
-        When shapes differ, a model stands twice, or a value is outside its range.
 
     Examples
     --------
@@ -99,10 +95,7 @@ class Outcomes:
     def of(self, models: Sequence[str]) -> Outcomes:
         """Return the table of `models`, in that order.
 
-        Raises
-        ------
-        UnknownModelError
-            When one of them is not in the table.
+        Raises `UnknownModelError` when one of them is not in the table.
         """
         columns = [self.column(model) for model in models]
         return self._part(self.prompts, models, (slice(None), columns), self.documents)
@@ -113,13 +106,7 @@ class Outcomes:
         return Outcomes(prompts, models, **arrays, prices=prices, documents=documents)
 
     def column(self, model: str) -> int:
-        """Return the position of `model` among the models.
-
-        Raises
-        ------
-        UnknownModelError
-            When it is not in the table.
-        """
+        """Return the position of `model` among the models. Raises `UnknownModelError` when it is not in the table."""
         if model not in self.models:
             raise UnknownModelError(f"{model!r} is not in the table; it holds {', '.join(map(repr, self.models))}.")
         return self.models.index(model)
@@ -129,9 +116,10 @@ class Outcomes:
 class ValidationSet:
     """Prompts with their reference answers and graders.
 
+    Raises `InvalidDataError` when lengths differ, there are fewer than 2 prompts, or a prompt is empty.
+
     Parameters
     ----------
-    prompts : sequence of str
     references : sequence of str, optional
         The right answer to each prompt.
     graders : sequence of str, optional
@@ -143,11 +131,6 @@ class ValidationSet:
         reads it.
     known : Outcomes, optional
         What other models did on the same prompts. A router reads from it only the models it was trained on.
-
-    Raises
-    ------
-    InvalidDataError
-        When lengths differ, there are fewer than 2 prompts, or a prompt is empty.
 
     Examples
     --------
@@ -189,10 +172,10 @@ class ValidationSet:
 class Evaluation:
     """One model on a validation set. NaN means not known: a call that failed is no wrong answer.
 
+    Raises `InvalidDataError` when lengths differ, a value is outside its range, or fewer than 2 prompts have an answer.
+
     Parameters
     ----------
-    model : str
-    validation : ValidationSet
     errors : array (n_prompts,)
         In [0, 1]; the mean over the repeats.
     costs : array (n_prompts,), optional
@@ -209,11 +192,6 @@ class Evaluation:
     provenance : mapping, optional
         Date, grader, parameters, system prompt: whatever says how the numbers came about. JSON-able. The date
         is set to today's when it is not given.
-
-    Raises
-    ------
-    InvalidDataError
-        When lengths differ, a value is outside its range, or fewer than 2 prompts have an answer.
 
     Examples
     --------
@@ -262,14 +240,8 @@ class Evaluation:
         """Return the evaluation that a table of outcomes holds for `model`.
 
         The whole table becomes the validation set's `known` outcomes, so a router finds its training models' answers
-        there. Prices are those given, or the table's.
-
-        Raises
-        ------
-        UnknownModelError
-            When the model is not in the table.
-        InvalidDataError
-            When it has fewer than 2 answers there.
+        there. Prices are those given, or the table's. Raises `UnknownModelError` when the model is not in the table;
+        `InvalidDataError` when it has fewer than 2 answers there.
         """
         column = outcomes.column(model)
         return cls(
@@ -361,12 +333,12 @@ def read_outcomes(path: str | os.PathLike[str], *, prices: Mapping[str, Prices] 
 
     Other columns are ignored. A folder holds ``prompts.parquet`` (``prompt_id``, ``prompt``), ``scores.npz``
     (``scores``, ``models``, ``prompt_ids``; a score is a quality), ``costs.npz`` (``models`` and any of ``cost_usd``,
-    ``tokens_in``, ``tokens_out``) and ``meta.json`` (``prices_usd_per_mtok``: model to [input, output]).
-    Nothing is ever unpickled.
+    ``tokens_in``, ``tokens_out``) and ``meta.json`` (``prices_usd_per_mtok``: model to [input, output]). Nothing is
+    ever unpickled. Raises `InvalidDataError` when a line cannot be used, with the file, the line, the value and the
+    cure; `ImportError` when the file is Parquet and pyarrow is missing.
 
     Parameters
     ----------
-    path : str or path
     prices : mapping of model to Prices, optional
         List prices, before those of the folder. They fill in the costs that the file does not give, where both
         token counts are known; a cost in the file stays.
@@ -376,13 +348,6 @@ def read_outcomes(path: str | os.PathLike[str], *, prices: Mapping[str, Prices] 
     What is absent, empty or null is not known: NaN, never 0. Several lines of one prompt (the same text) and one model
     are repeats of a measurement: each number is the mean of those that are known. Prompts and models keep the order
     in which they first come; a folder keeps its rows as they are, repeats too, so that arrays beside it still fit.
-
-    Raises
-    ------
-    InvalidDataError
-        When a line cannot be used, with the file, the line, the value and the cure.
-    ImportError
-        When the file is Parquet and pyarrow is missing.
 
     Examples
     --------

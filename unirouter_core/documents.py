@@ -31,16 +31,12 @@ FARTHEST = 3.0  # standard deviations; a statistic beyond is an outlier, which w
 class Documents:
     """What was retrieved for one prompt.
 
+    Raises `InvalidDataError` when a text is no string, or a score is missing or infinite.
+
     Parameters
     ----------
-    texts : sequence of str
     scores : sequence of float, optional
         The retriever's, one for each text, in whatever unit it has; NaN where it gave none.
-
-    Raises
-    ------
-    InvalidDataError
-        When a text is no string, or a score is missing or infinite.
 
     Examples
     --------
@@ -185,7 +181,6 @@ class DocumentFeatures:
             The prompts' vectors.
         found : sequence of array (n_documents, d)
             Those of each prompt's documents.
-        documents : sequence of Documents
         """
         means = np.stack([rows.mean(0) if len(rows) else np.zeros(Q.shape[1], np.float32) for rows in found])
         unusual = np.nan_to_num((_statistics(Q, found, documents) - self.centres_) * self.weights_)

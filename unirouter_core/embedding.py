@@ -121,10 +121,7 @@ def _rows(returned: Any, name: str) -> Array:
 def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
     """Return the prompts' vectors with rows of length 1, float32, shape (n_prompts, d); rows of zeros stay.
 
-    Raises
-    ------
-    InvalidDataError
-        When the embedder returns another number of rows, or numbers that are not finite.
+    Raises `InvalidDataError` when the embedder returns another number of rows, or numbers that are not finite.
     """
     vectors = _rows(embedder.encode(list(prompts)), name_of(embedder))
     if vectors.ndim != 2 or len(vectors) != len(prompts) or not vectors.shape[1]:
@@ -274,8 +271,9 @@ class HashingEmbedder:
 
     Words, numbers, the digits in a number, punctuation marks, pairs of neighbours, and the number of words: each counts
     once a prompt. In a script without spaces each character is a word. A prompt's vector is the weighted sum of its
-    tokens' rows in one table, so `encode` needs numpy only. A prompt without any known token gets zeros.
-    Of a prompt beyond 65,536 characters, the first and the last 32,768 are read.
+    tokens' rows in one table, so `encode` needs numpy only. A prompt without any known token gets zeros. Of a prompt
+    beyond 65,536 characters, the first and the last 32,768 are read. Raises `InvalidDataError` when `dims` or
+    `features` is outside its range.
 
     Parameters
     ----------
@@ -296,11 +294,6 @@ class HashingEmbedder:
         What each token adds, in steps of `scales_`.
     scales_ : array of float32 (n_tokens,)
         The size of a step, which holds how rare the token is.
-
-    Raises
-    ------
-    InvalidDataError
-        When `dims` or `features` is outside its range.
 
     Examples
     --------

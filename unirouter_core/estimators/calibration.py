@@ -41,16 +41,13 @@ class Reliability:
 def reliability(predicted: npt.ArrayLike, errors: npt.ArrayLike, *, bins: int = BINS) -> Reliability:
     """Return the reliability of predicted errors, all prompts and models pooled.
 
+    Raises `InvalidDataError` when the shapes differ, or there is nothing to compare.
+
     Parameters
     ----------
     predicted, errors : array (n_prompts, n_models), or any other one shape
     bins : int
         Fewer when there are fewer predictions.
-
-    Raises
-    ------
-    InvalidDataError
-        When the shapes differ, or there is nothing to compare.
 
     Examples
     --------

@@ -90,11 +90,6 @@ def shrunken_means(labels: Labels, values: Array, k: int, prior: float) -> tuple
 class Regions:
     """About `k` k-means clusters of the training prompts, for costs and explanations, whatever the estimator.
 
-    Parameters
-    ----------
-    k : int
-    seed : int
-
     Examples
     --------
     >>> regions = Regions(k=2).fit(np.eye(3, dtype=np.float32)[[0, 0, 1, 1]])
@@ -144,14 +139,11 @@ def best_of(
     ----------
     candidates : iterable of Estimator
         Fitted when they are iterated over.
-    default : str
     X : array (n, d)
         Vectors of the prompts of `outcomes`.
-    outcomes : Outcomes, optional
     n_val : int or None
         The prompts each training model is measured on, in each of 4 draws; None for four fifths of all, once: the
         paper measures on all, and routes on the validation prompts, which an estimator does not have in `fit`.
-    seed : int
     """
     if outcomes is None:
         return None
@@ -207,9 +199,6 @@ class KMeansEstimator(OneClustering):
     rule : {"n_val", "paper"}
         Choose K with training models measured on `n_val` prompts, as a new model is, or, as the paper's
         Appendix F.1, on all training prompts, which picks K too large for a small validation set.
-    grid : sequence of int
-    n_val : int
-    seed : int
 
     Examples
     --------
@@ -264,7 +253,6 @@ class ShrunkenClustersEstimator:
         The numbers of clusters.
     prior : float
         How many answers the overall error counts for in each cluster.
-    seed : int
 
     Examples
     --------

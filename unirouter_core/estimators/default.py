@@ -55,7 +55,6 @@ class DefaultEstimator:
         more there are: as much as another member for ten of them.
     n_val : int
         The prompts that held-out training models are measured on while shift and standard errors are calibrated.
-    seed : int
 
     Examples
     --------
@@ -103,10 +102,7 @@ class DefaultEstimator:
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Fit the members on the vectors X (n, d); calibrate on the training models of `outcomes`.
 
-        Raises
-        ------
-        MissingOutcomesError
-            When no member can be used without outcomes.
+        Raises `MissingOutcomesError` when no member can be used without outcomes.
         """
         self._fit(X, outcomes, UNCALIBRATED)
         if outcomes is not None and len(outcomes.models) >= FEWEST_MODELS and len(X) >= FEWEST_PROMPTS:
@@ -136,10 +132,7 @@ class DefaultEstimator:
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
         """Return the members' features one after the other; NaN for a member that cannot measure this model.
 
-        Raises
-        ------
-        MissingOutcomesError
-            When no member can.
+        Raises `MissingOutcomesError` when no member can.
         """
         parts, missing = list[Array](), None
         for member, start, end in self._layout:

@@ -54,10 +54,7 @@ class KnownModelsEstimator:
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Learn the training models' errors on the vectors X (n, d); one without answers is taken as average.
 
-        Raises
-        ------
-        MissingOutcomesError
-            When there are no outcomes.
+        Raises `MissingOutcomesError` when there are no outcomes.
         """
         if outcomes is None or np.isnan(outcomes.errors).all():
             raise MissingOutcomesError(
@@ -71,12 +68,8 @@ class KnownModelsEstimator:
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
         """Return intercept, weights and one standard error, shape (n_training_models + 2,).
 
-        A training model's missing answers are replaced by its estimates γ_j; one without any gets no weight.
-
-        Raises
-        ------
-        MissingOutcomesError
-            When the training models' answers on these prompts are not given.
+        A training model's missing answers are replaced by its estimates γ_j; one without any gets no weight. Raises
+        `MissingOutcomesError` when the training models' answers on these prompts are not given.
         """
         if known is None or np.isnan(known).all():
             raise MissingOutcomesError(

@@ -31,8 +31,6 @@ class LearnedMapEstimator(OneClustering):
     ----------
     k : int, optional
         The number of clusters; when not given, chosen as `KMeansEstimator` does.
-    n_val : int
-    seed : int
 
     Examples
     --------
@@ -57,10 +55,7 @@ class LearnedMapEstimator(OneClustering):
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Cluster the vectors X (n, d), then learn θ from the training models' outcomes.
 
-        Raises
-        ------
-        MissingOutcomesError
-            When there are no outcomes.
+        Raises `MissingOutcomesError` when there are no outcomes.
         """
         if outcomes is None:
             raise MissingOutcomesError("LearnedMapEstimator needs training models' outcomes; fit it with them.")

@@ -98,7 +98,6 @@ def clairvoyant(X: Array, errors: Array, X_new: Array, *, seed: int = 0) -> Arra
     errors : array (n, m)
         The models' errors on them, NaN where not known.
     X_new : array (n_new, d)
-    seed : int
 
     Returns
     -------

@@ -57,10 +57,7 @@ class LowRankEstimator:
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Learn the axes from the training models' outcomes on the vectors X (n, d).
 
-        Raises
-        ------
-        MissingOutcomesError
-            When there are no outcomes.
+        Raises `MissingOutcomesError` when there are no outcomes.
         """
         if outcomes is None:
             raise MissingOutcomesError(

@@ -27,10 +27,8 @@ class NeighboursEstimator:
     ----------
     k : int, optional
         The number of neighbours; when not given, the one of `grid` by which the training models route best.
-    grid : sequence of int
     n_val : int
         The prompts that training models are measured on while `k` is chosen.
-    seed : int
 
     Examples
     --------

@@ -21,7 +21,8 @@ LEFT_OUT = 0.368
 class Bootstrap:
     """Draws of n prompts from n with replacement, and intervals of what the draws give.
 
-    Every method draws from the start, so one seed gives two routers the same prompts, draw by draw.
+    Every method draws from the start, so one seed gives two routers the same prompts, draw by draw. Raises
+    `InvalidDataError` when `level` is not inside (0, 1), or there is no trial.
 
     Parameters
     ----------
@@ -29,12 +30,6 @@ class Bootstrap:
         The share of the draws inside an interval, in (0, 1).
     trials : int
         How many draws to make.
-    seed : int
-
-    Raises
-    ------
-    InvalidDataError
-        When `level` is not inside (0, 1), or there is no trial.
 
     Examples
     --------
@@ -91,10 +86,7 @@ class Bootstrap:
     def mean_interval(self, differences: npt.ArrayLike) -> tuple[float, float]:
         """Return the interval of the mean of paired `differences` (n,), such as one router's errors minus another's.
 
-        Raises
-        ------
-        InvalidDataError
-            When there is no difference, or one is not finite.
+        Raises `InvalidDataError` when there is no difference, or one is not finite.
         """
         pairs = np.asarray(differences, np.float64)
         if pairs.ndim != 1 or not pairs.size or not np.isfinite(pairs).all():

@@ -72,11 +72,11 @@ def forecast(
     """Return what prompts will cost, with an interval.
 
     The router's expected costs are multiplied by the ratio of USD spent to USD expected on held-out prompts. Both the
-    held-out and the new prompts are draws; the bootstrap makes both.
+    held-out and the new prompts are draws; the bootstrap makes both. Raises `InvalidDataError` when there is no prompt,
+    or `level`, `trials` or `cost_weight` is outside its range; `NoCandidateError` when the pool is empty.
 
     Parameters
     ----------
-    router : UniRouter
     prompts : int or sequence of str
         How many prompts will come, like those that judge the router; or the prompts themselves, which is more exact.
     cost_weight : float, optional
@@ -87,13 +87,6 @@ def forecast(
         Of the interval.
     trials, seed : int
         Of the bootstrap.
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no prompt, or `level`, `trials` or `cost_weight` is outside its range.
-    NoCandidateError
-        When the pool is empty.
 
     Examples
     --------

@@ -33,7 +33,6 @@ class HeldOut:
 
     Parameters
     ----------
-    models : tuple of str
     predicted_errors, predicted_costs, errors, costs : array (n_prompts, n_models)
     fitted_on : bool
         Whether the router's prompt features were fitted on these prompts, which flatters it.
@@ -100,6 +99,9 @@ class HeldOut:
 def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, seed: int = 0) -> HeldOut:
     """Return predictions and truth for a router's pool on prompts its profiles were not measured on.
 
+    Raises `NoCandidateError` when the pool is empty; `InvalidDataError` when fewer than 20 prompts are left, or
+    outcomes are given beside a `HeldOut`.
+
     Parameters
     ----------
     router : UniRouter or HeldOut
@@ -111,13 +113,6 @@ def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, s
         router was fitted on judge it only when there are no others.
     seed : int
         Of the split into fifths.
-
-    Raises
-    ------
-    NoCandidateError
-        When the pool is empty.
-    InvalidDataError
-        When fewer than 20 prompts are left, or outcomes are given beside a `HeldOut`.
     """
     if isinstance(router, HeldOut):
         if outcomes is not None:

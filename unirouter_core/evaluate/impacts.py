@@ -60,7 +60,6 @@ class Impact:
 
     Parameters
     ----------
-    model : str
     kind : {"worth it", "not worth it", "never chosen", "the only model"}
         Prompts move to it and the mean of error + cost_weight * cost falls; prompts move and it does not fall; no
         prompt moves; there is no other model.
@@ -85,7 +84,6 @@ class Impact:
     dominated_by : str or None
         For a model never chosen: another that is expected to be at least as accurate and no dearer on
         `dominated_share` of the prompts.
-    dominated_share : float
     chosen_at : tuple of (float, float)
         For a model never chosen: ranges of cost_weight, at most one below the present one and one above, between whose
         ends some prompt would go to it.
@@ -165,27 +163,19 @@ def impact(
 ) -> Impact:
     """Return what `model`, already onboarded, changes in its pool, with intervals and a verdict.
 
-    Which prompts move is what the router does now on the model's validation prompts. What that gives is measured on
-    the answered validation prompts that the whole pool shares, as `held_out` predicts them; where they are fewer than
-    20, it is what the router expects on the model's own.
+    Which prompts move is what the router does now on the model's validation prompts. What that gives is measured on the
+    answered validation prompts that the whole pool shares, as `held_out` predicts them; where they are fewer than 20,
+    it is what the router expects on the model's own. Raises `UnknownModelError` when the model is not in the pool;
+    `InvalidDataError` when `cost_weight`, `level` or `trials` is outside its range.
 
     Parameters
     ----------
-    router : UniRouter
-    model : str
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
     level : float
         The share of cases that an interval holds.
     trials, seed : int
         Of the bootstrap.
-
-    Raises
-    ------
-    UnknownModelError
-        When the model is not in the pool.
-    InvalidDataError
-        When `cost_weight`, `level` or `trials` is outside its range.
 
     Examples
     --------

@@ -60,19 +60,15 @@ class Metrics:
 def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: bool = True) -> Metrics:
     """Return the metrics of `curve` on the test set it was made on.
 
+    Raises `InvalidDataError` as in `curves.sweep`, or when every model is free.
+
     Parameters
     ----------
-    curve : Curve
     errors : array (n_prompts, n_models)
     costs : array (n_prompts, n_models) or (n_models,)
         USD; the most expensive and the most accurate single model are read from these two.
     hull : bool
         Whether to measure the curve's upper concave hull, which mixtures of its points reach, or the curve itself.
-
-    Raises
-    ------
-    InvalidDataError
-        As in `curves.sweep`, or when every model is free.
 
     Examples
     --------
@@ -89,16 +85,12 @@ def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: 
 def mean_quality(curve: Curve, cheapest: float, dearest: float) -> float:
     """Return the hull's mean quality between two costs: RouterBench's AIQ (arXiv 2403.12031, §3).
 
+    Raises `InvalidDataError` when `dearest` is not above `cheapest`.
+
     Parameters
     ----------
-    curve : Curve
     cheapest, dearest : float
         Mean USD a prompt of the cheapest and of the most expensive model, the range that all routers are compared over.
-
-    Raises
-    ------
-    InvalidDataError
-        When `dearest` is not above `cheapest`.
 
     Examples
     --------
@@ -128,10 +120,7 @@ def choice_entropy(chosen: npt.ArrayLike) -> float:
 def sign_test_p(wins: int, losses: int) -> float:
     """Return the two-sided p of the sign test: how likely a fair coin is as uneven as this; leave ties out.
 
-    Raises
-    ------
-    InvalidDataError
-        When a count is negative.
+    Raises `InvalidDataError` when a count is negative.
 
     Examples
     --------

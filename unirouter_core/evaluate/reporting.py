@@ -176,9 +176,10 @@ def report(
 ) -> Report:
     """Return how good routing is, with intervals and a verdict, on prompts its profiles were not measured on.
 
+    Raises `InvalidDataError` when every model is free, or `level`, `trials` or `permutations` is outside its range.
+
     Parameters
     ----------
-    router : UniRouter or HeldOut
     outcomes : Outcomes, optional
         What the pool's models did on prompts of your own; see `held_out`.
     level : float
@@ -187,11 +188,6 @@ def report(
         Of the bootstrap.
     permutations : int
         Of the permutation test; the smallest p that it can show is 1 / (1 + permutations).
-
-    Raises
-    ------
-    InvalidDataError
-        When every model is free, or `level`, `trials` or `permutations` is outside its range.
     """
     boot = Bootstrap(level, trials, seed)
     held = held_out(router, outcomes, seed=seed)
@@ -238,10 +234,8 @@ def compare(held: HeldOut, rival: dict[str, float], boot: Bootstrap) -> Comparis
 
     Parameters
     ----------
-    held : HeldOut
     rival : dict of model to float
         Shares, which sum to 1.
-    boot : Bootstrap
     """
     shares = np.array([rival.get(model, 0.0) for model in held.models])
     qualities, costs, swept = 1 - held.errors @ shares, held.costs @ shares, held.sweep

@@ -120,7 +120,8 @@ def undecided(
     calls.
 
     The first model of a pool is decided only when all is answered: nothing can move, but later models are compared with
-    its answers.
+    its answers. Raises `InvalidDataError` when a setting is outside its range; `UnknownPriceError` as in
+    `UniRouter.onboard`.
 
     Parameters
     ----------
@@ -130,20 +131,10 @@ def undecided(
         Of all validation prompts, those without an answer yet NaN and not `failed`.
     share : float
         Of the validation prompts, that may go elsewhere after all answers.
-    confidence : float
-    draws : int
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
     vectors : array (n_prompts, d), optional
         The validation prompts' vectors, where they are known already.
-    seed : int
-
-    Raises
-    ------
-    InvalidDataError
-        When a setting is outside its range.
-    UnknownPriceError
-        As in `UniRouter.onboard`.
 
     Examples
     --------

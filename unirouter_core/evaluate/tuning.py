@@ -26,7 +26,6 @@ class Tuning:
     ----------
     goal : str
         In words.
-    cost_weight : float
     met : bool
         Whether any routing met the goal on the held-out prompts.
     quality, cost : float
@@ -174,9 +173,10 @@ def tune(
 ) -> Tuning:
     """Return the cost_weight that meets a goal at the least cost, and what it will really give.
 
+    Raises `InvalidDataError` when not exactly one goal is given, or it, `level` or `trials` is outside its range.
+
     Parameters
     ----------
-    router : UniRouter or HeldOut
     outcomes : Outcomes, optional
         What the pool's models did on prompts of your own; see `held_out`.
     keep_quality : float
@@ -189,11 +189,6 @@ def tune(
         The share of cases that an interval holds.
     trials, seed : int
         Of the bootstrap.
-
-    Raises
-    ------
-    InvalidDataError
-        When not exactly one goal is given, or it, `level` or `trials` is outside its range.
 
     Examples
     --------
