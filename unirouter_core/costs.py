@@ -121,12 +121,6 @@ def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
     A system prompt is the same however long the prompt is, another tokenizer counts longer prompts higher: a straight
     line, by least squares. Where that has no meaning (fewer than 10 calls, prompts of one length, a side of the line
     below 0), all is in the ratio; it is 1 where nothing is known.
-
-    Examples
-    --------
-    >>> counted = np.arange(1.0, 11.0)
-    >>> sent_tokens(counted, 100 + 2 * counted)
-    (100.0, 2.0)
     """
     both = ~np.isnan(tokens_in) & (counted > 0)
     counted, tokens_in = counted[both], tokens_in[both]
@@ -146,12 +140,6 @@ def usd_per_token(counted: Array, costs: Array) -> float:
     """Return the USD that each token of a prompt adds to a call of which only the USD is known; 0 where that is luck.
 
     From each prompt's tokens `counted` by the router (n,), and `costs` in USD; NaN is left out.
-
-    Examples
-    --------
-    >>> counted = np.arange(1.0, 11.0)
-    >>> usd_per_token(counted, 0.5 + 0.25 * counted)
-    0.25
     """
     known = ~np.isnan(costs)
     counted, costs = counted[known], costs[known]
@@ -167,14 +155,7 @@ def usd_per_token(counted: Array, costs: Array) -> float:
 
 
 def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices | None:
-    """Return the prices that recorded costs (n,) in USD were made with, or None when no two prices explain them.
-
-    Examples
-    --------
-    >>> tokens_out = np.arange(1, 11) * 1e6
-    >>> implied_prices(2.0 + 3.0 * tokens_out / 1e6, np.full(10, 1e6), tokens_out)
-    Prices(input=2.0, output=3.0, cached_input=None)
-    """
+    """Return the prices that recorded costs (n,) in USD were made with, or None when no two prices explain them."""
     known = ~np.isnan(costs + tokens_in + tokens_out)
     if known.sum() < FEWEST_CALLS or not costs[known].any():
         return None
@@ -210,11 +191,6 @@ class TokenCounter:
     ----------
     name : str, optional
         The count that models were measured with; another one here gives a warning, once.
-
-    Examples
-    --------
-    >>> TokenCounter(BY_CHARACTERS).count(["What is 2 + 2?"]).tolist()
-    [4.0]
     """
 
     def __init__(self, name: str | None = None) -> None:

@@ -173,12 +173,6 @@ def sweep(
         The models' real errors.
     costs : array (n_prompts, n_models) or (n_models,)
         Their real costs, in USD.
-
-    Examples
-    --------
-    >>> swept = sweep([[0.9, 0.1], [0.2, 0.1]], [1.0, 2.0], errors=[[1, 0], [0, 0]], costs=[1.0, 2.0])
-    >>> swept.prompts.tolist(), swept.cost_changes.tolist()
-    ([0, 1, 1, 0], [2.0, 2.0, -1.0, -1.0])
     """
     realised, paid = check_table(errors, costs)
     predicted = _full(predicted_errors, "Predicted error", realised.shape, -np.inf)
@@ -251,24 +245,13 @@ def zero_router_curve(
 
     It mixes the models on the upper concave hull of mean cost and mean quality on the validation set: those that the
     rule chooses when every prompt has the same predictions. `errors` and `costs` are of the test set, as in `sweep`.
-
-    Examples
-    --------
-    >>> zero_router_curve([[1, 0]], [1.0, 2.0], errors=[[1, 0], [0, 0]], costs=[1.0, 2.0]).qualities.tolist()
-    [0.5, 1.0]
     """
     known, paid = check_table(val_errors, val_costs)
     return deferral_curve(known.mean(0), paid.mean(0), errors, costs)
 
 
 def oracle_curve(errors: npt.ArrayLike, costs: npt.ArrayLike) -> Curve:
-    """Return the curve of a router that knows every outcome.
-
-    Examples
-    --------
-    >>> oracle_curve([[1, 0], [0, 0]], [1.0, 2.0]).costs.tolist()
-    [1.0, 1.5]
-    """
+    """Return the curve of a router that knows every outcome."""
     return deferral_curve(errors, costs, errors, costs)
 
 

@@ -48,12 +48,6 @@ def reliability(predicted: npt.ArrayLike, errors: npt.ArrayLike, *, bins: int = 
     predicted, errors : array (n_prompts, n_models), or any other one shape
     bins : int
         Fewer when there are fewer predictions.
-
-    Examples
-    --------
-    >>> found = reliability([0.1, 0.1, 0.6, 0.6], [0, 0, 1, 0], bins=2)
-    >>> found.seen.tolist(), round(found.expected_error, 3)
-    ([0.0, 0.5], 0.1)
     """
     expected, real = np.asarray(predicted, np.float64), np.asarray(errors, np.float64)
     if expected.shape != real.shape or not expected.size:
@@ -104,12 +98,6 @@ def interval_coverage(
     """Return how often ± `width` standard errors, with sampling noise, hold a model's error in a region.
 
     NaN when no region has 25 answers, or a standard error is NaN.
-
-    Examples
-    --------
-    >>> errors = np.tile([[0.0], [1.0]], (20, 1))
-    >>> interval_coverage(np.full((40, 1), 0.5), np.full((40, 1), 0.1), errors, np.zeros(40, int))
-    1.0
     """
     gaps = region_gaps(predicted, stderrs, errors, regions)
     return float("nan") if not len(gaps) or np.isnan(stderrs).any() else coverage(gaps, width=width)

@@ -88,15 +88,7 @@ def shrunken_means(labels: Labels, values: Array, k: int, prior: float) -> tuple
 
 @dataclass(eq=False)
 class Regions:
-    """About `k` k-means clusters of the training prompts, for costs and explanations, whatever the estimator.
-
-    Examples
-    --------
-    >>> regions = Regions(k=2).fit(np.eye(3, dtype=np.float32)[[0, 0, 1, 1]])
-    >>> labels, far = regions.locate(np.eye(3, dtype=np.float32))
-    >>> far.tolist()
-    [0.0, 0.0, 1.0]
-    """
+    """About `k` k-means clusters of the training prompts, for costs and explanations, whatever the estimator."""
 
     k: int = 20
     seed: int = 0
@@ -134,16 +126,6 @@ def best_of(
 
     None, with a warning that `default` is taken, when outcomes are given but hold fewer than 2 models that answered
     98 % of the prompts, 20 prompts that these models all answered, or no cost above $0.
-
-    Parameters
-    ----------
-    candidates : iterable of Estimator
-        Fitted when they are iterated over.
-    X : array (n, d)
-        Vectors of the prompts of `outcomes`.
-    n_val : int or None
-        The prompts each training model is measured on, in each of 4 draws; None for four fifths of all, once: the
-        paper measures on all, and routes on the validation prompts, which an estimator does not have in `fit`.
     """
     if outcomes is None:
         return None

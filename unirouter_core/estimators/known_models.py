@@ -30,16 +30,6 @@ class KnownModelsEstimator:
         On the weights' squared distance from `prior`; the intercept is free.
     prior : float
         The sum of the weights when nothing is known; spread evenly over the training models.
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
-    >>> wrong = np.array([[1, 0], [0, 0]] * 20)
-    >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = KnownModelsEstimator(ridge=0.1, penalty=0.1).fit(X, training)
-    >>> bard = estimator.profile(X, wrong[:, 0], known=wrong)
-    >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
-    [[1.0], [0.0]]
     """
 
     ridge: float = 10.0

@@ -31,16 +31,6 @@ class LearnedMapEstimator(OneClustering):
     ----------
     k : int, optional
         The number of clusters; when not given, chosen as `KMeansEstimator` does.
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
-    >>> wrong = np.array([[1, 0], [0, 0]] * 20)
-    >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = LearnedMapEstimator(k=2).fit(X, training)
-    >>> bard = estimator.profile(X, wrong[:, 0])
-    >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
-    [[1.0], [0.0]]
     """
 
     k: int | None = None

@@ -43,13 +43,6 @@ def fit_difficulty(X: Array, errors: Array) -> Array:
     """Return slopes and intercept (d + 1,) of the training models' mean error (n, m), given vectors (n, d).
 
     NaN is left out; a model without any answer does not count.
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 500]
-    >>> slopes = fit_difficulty(X, np.array([[1, 1], [0, 0]] * 500))
-    >>> difficulty(X[:2], slopes).round(1).tolist()
-    [1.0, 0.0]
     """
     axes, intercepts = fit_ridge(X, errors, DIFFICULTY_RIDGE)
     return np.append(np.nanmean(axes, axis=0), np.nanmean(intercepts)).astype(np.float32)
@@ -64,11 +57,6 @@ def shift_odds(errors: Array, shifts: Array) -> Array:
     """Return `errors` (n, m) with each row's odds of an error multiplied by e to the row's shift (n,).
 
     The most accurate model stays the same, 0 stays 0 and 1 stays 1.
-
-    Examples
-    --------
-    >>> shift_odds(np.array([[0.5, 1.0]]), np.log([3.0])).round(3).tolist()  # odds 1 : 1 become 3 : 1
-    [[0.75, 1.0]]
     """
     wrong = errors * np.exp(shifts)[:, None]
     return np.asarray(wrong / (wrong + (1 - errors)))

@@ -33,16 +33,6 @@ class LowRankEstimator:
         The penalty on the map from vectors to training models' errors.
     penalty : float
         The penalty on a new model's slopes; its intercept is free.
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
-    >>> wrong = np.array([[1, 0], [0, 0]] * 20)
-    >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = LowRankEstimator(rank=1, ridge=1.0, penalty=0.1).fit(X, training)
-    >>> bard = estimator.profile(X, wrong[:, 0])
-    >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
-    [[1.0], [0.0]]
     """
 
     rank: int = 2

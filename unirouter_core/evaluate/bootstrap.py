@@ -30,11 +30,6 @@ class Bootstrap:
         The share of the draws inside an interval, in (0, 1).
     trials : int
         How many draws to make.
-
-    Examples
-    --------
-    >>> Bootstrap().mean_interval([0.5, 0.5, 0.5])
-    (0.5, 0.5)
     """
 
     level: float = 0.9
@@ -118,16 +113,7 @@ class Bootstrap:
             yield Metrics.of(sweep.curve(counts).hull(), 1 - drawn[0], drawn[1])
 
     def metrics(self, sweep: Sweep, errors: npt.ArrayLike, costs: npt.ArrayLike) -> dict[str, tuple[float, float]]:
-        """Return the interval of each field of `Metrics`: how much the draw of test prompts moves it.
-
-        Examples
-        --------
-        >>> from unirouter_core.curves import sweep
-        >>> errors, costs = [[1, 0]] * 30 + [[0, 0]] * 70, [1.0, 2.0]
-        >>> low, high = Bootstrap(trials=200).metrics(sweep([0.3, 0.1], costs, errors, costs), errors, costs)["area"]
-        >>> 0.7 < low < 0.775 < high < 0.85
-        True
-        """
+        """Return the interval of each field of `Metrics`: how much the draw of test prompts moves it."""
         drawn = list(self.resample(sweep, errors, costs))
         return {
             field.name: self.interval(np.array([getattr(each, field.name) for each in drawn], np.float64))
