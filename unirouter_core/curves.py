@@ -114,17 +114,10 @@ class Curve:
 class Sweep:
     """Every prompt's choices as cost_weight grows from 0 to inf, as changes; made by `sweep`.
 
-    A prompt's choice at cost_weight 0 is its first change, from nothing. The changes are kept by prompt, so that
-    a bootstrap, which weights the prompts differently, needs another sum and not another sweep.
-
-    Parameters
-    ----------
-    prompts : array (n_changes,) of int
-        The prompt whose choice changes.
-    cost_weights : array (n_changes,)
-        Where it changes, non-decreasing; at that very cost_weight the new choice holds already.
-    quality_changes, cost_changes : array (n_changes,)
-        What the change adds to that prompt's quality and USD.
+    Change by change, (n_changes,): the prompt whose choice changes, at which cost_weight (non-decreasing; there the new
+    choice holds already), and what that adds to the prompt's quality and USD. A prompt's choice at cost_weight 0 is its
+    first change, from nothing. The changes are kept by prompt, so that a bootstrap, which weights the prompts
+    differently, needs another sum and not another sweep.
     """
 
     prompts: Labels

@@ -20,12 +20,8 @@ from unirouter_core.documents import Documents, GivenDocuments, check_documents
 from unirouter_core.embedding import Array, Labels, Mask, check_prompts
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 
-FEWEST = 2
-"""The smallest validation set; routing needs a few hundred prompts."""
-
-CELLS = ("errors", "costs", "tokens_in", "tokens_out")
-"""What may be known of each answer."""
-
+FEWEST = 2  # the smallest validation set; routing needs a few hundred prompts
+CELLS = ("errors", "costs", "tokens_in", "tokens_out")  # what may be known of each answer
 Given: TypeAlias = Array | Any
 """An array; a constructor takes anything that `numpy.array` takes, and None for what is not known."""
 
@@ -247,10 +243,7 @@ class Evaluation:
         return cls(
             model,
             ValidationSet(outcomes.prompts, documents=outcomes.documents, known=outcomes),
-            outcomes.errors[:, column],
-            outcomes.costs[:, column],
-            outcomes.tokens_in[:, column],
-            outcomes.tokens_out[:, column],
+            **{name: getattr(outcomes, name)[:, column] for name in CELLS},
             prices=outcomes.prices.get(model) if prices is None else prices,
             provenance={"date": "unknown", "source": "recorded outcomes"} if provenance is None else provenance,
         )

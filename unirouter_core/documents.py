@@ -137,18 +137,9 @@ class DocumentFeatures:
 
     The weights say how much each block counts where distances are taken; they are kept with a router. The documents'
     block is half the question's, because documents mostly repeat the question's topic. All statistics together weigh
-    as much as the question: whether the answer was found decides as much as what is asked. A prompt without documents
-    has zeros for what is not known.
-
-    Parameters
-    ----------
-    question, documents, statistics : float
-        The blocks' weights.
-
-    Attributes
-    ----------
-    centres_, weights_ : array (7,)
-        Of each of `STATISTICS`, the mean over the training prompts, and 1 / standard deviation; 0 where never known.
+    as much as the question: whether the answer was found decides as much as what the question is. A prompt without
+    documents has zeros for what is not known. `fit` keeps the mean of each of `STATISTICS` over the training prompts,
+    `centres_`, and 1 / standard deviation, `weights_`; both are 0 where never known.
     """
 
     question: float = 1.0
@@ -173,15 +164,7 @@ class DocumentFeatures:
         return self
 
     def join(self, Q: Array, found: Sequence[Array], documents: Sequence[Documents]) -> Array:
-        """Return the longer vectors, float32, (n, 2 * d + 7), rows of length 1.
-
-        Parameters
-        ----------
-        Q : array (n, d)
-            The prompts' vectors.
-        found : sequence of array (n_documents, d)
-            Those of each prompt's documents.
-        """
+        """Return the longer vectors, float32, (n, 2 * d + 7), rows of length 1; parameters as in `fit`."""
         means = np.stack([rows.mean(0) if len(rows) else np.zeros(Q.shape[1], np.float32) for rows in found])
         unusual = np.nan_to_num((_statistics(Q, found, documents) - self.centres_) * self.weights_)
         scaled = np.clip(unusual, -FARTHEST, FARTHEST) / math.sqrt(len(STATISTICS))  # about as long as a unit vector

@@ -15,13 +15,7 @@ PENALTY = 1.0  # on both squared coefficients: a few hundred answers do not move
 def fit_ridge(X: Array, Y: Array, alpha: float) -> tuple[Array, Array]:
     """Return axes (m, d) and intercepts (m,) with Y ≈ X @ axes.T + intercepts, the slopes penalised by alpha.
 
-    Parameters
-    ----------
-    X : array (n, d)
-    Y : array (n, m)
-        NaN is left out of its column's fit; a column without numbers gets slopes and an intercept of NaN.
-    alpha : float
-        The penalty on the squared slopes, on centred X.
+    NaN in Y (n, m) is left out of its column's fit; a column without numbers gets slopes and an intercept of NaN.
     """
     axes = np.full((Y.shape[1], X.shape[1]), np.nan, np.float32)
     intercepts = np.full(Y.shape[1], np.nan, np.float32)
@@ -86,11 +80,6 @@ def clairvoyant(X: Array, errors: Array, X_new: Array, *, seed: int = 0) -> Arra
     errors : array (n, m)
         The models' errors on them, NaN where not known.
     X_new : array (n_new, d)
-
-    Returns
-    -------
-    array (n_new, m)
-        In [0, 1].
 
     Examples
     --------

@@ -13,8 +13,7 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.metrics import Metrics
 from unirouter_core.exceptions import InvalidDataError
 
-LEFT_OUT = 0.368
-"""The share of the prompts that a draw leaves out, on average: 1 / e."""
+LEFT_OUT = 0.368  # the share of the prompts that a draw leaves out, on average: 1 / e
 
 
 @dataclass(frozen=True)

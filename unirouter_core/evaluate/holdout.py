@@ -17,14 +17,9 @@ from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool, a
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
 
-FOLDS = 5
-"""Each validation prompt is predicted by profiles measured on the other four fifths."""
-
-FEWEST_PROMPTS = 20
-"""Fewer held-out prompts say nothing about a goal."""
-
+FOLDS = 5  # each validation prompt is predicted by profiles measured on the other four fifths
+FEWEST_PROMPTS = 20  # fewer held-out prompts say nothing about a goal
 FITTED_ON = " The router was fitted on these prompts, so this is optimistic: evaluate it on others."
-"""What a verdict adds when there are no other prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,10 +186,8 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
             f"The pool's models share {len(names)} answered validation prompts, and at least {FEWEST_PROMPTS} "
             "are needed; onboard them on the same prompts, or give outcomes of other prompts."
         )
-    errors, usd = (
-        np.stack([column[at] for column, at in zip(columns, rows, strict=True)], axis=1)
-        for columns in ([profile.errors for profile in profiles], [profile.usd for profile in profiles])
-    )
+    errors = np.stack([p.errors[at] for p, at in zip(profiles, rows, strict=True)], axis=1)
+    usd = np.stack([p.usd[at] for p, at in zip(profiles, rows, strict=True)], axis=1)
     predicted, expected = np.empty(errors.shape), np.empty(errors.shape)
     folds = np.random.default_rng(seed).permutation(len(errors)) % FOLDS
     for fold in range(FOLDS):

@@ -25,13 +25,8 @@ from unirouter_core.pool import Pool
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import SAME_COST, TIE, check_cost_weight, choose, score
 
-NEARLY_ALL = 0.95
-"""A model is dominated by another that is as accurate and no dearer on this share of the prompts."""
-
-NO_CHANGE = 1e-9
-"""Means closer than this share of them are equal: sums round differently."""
-
-
+NEARLY_ALL = 0.95  # a model is dominated by another that is as accurate and no dearer on this share of the prompts
+NO_CHANGE = 1e-9  # means closer than this share of them are equal: sums round differently
 Kind: TypeAlias = Literal["worth it", "not worth it", "never chosen", "the only model"]
 
 

@@ -18,14 +18,9 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
 
-SURE = 0.05
-"""Routing pays when chance alone does as well at most this often."""
-
-NEARLY = 0.97
-"""The share of the most accurate model's quality that most applications can do with."""
-
-TINY = 1e-300
-"""Keeps a share of nothing from dividing by 0."""
+SURE = 0.05  # routing pays when chance alone does as well at most this often
+NEARLY = 0.97  # the share of the most accurate model's quality that most applications can do with
+TINY = 1e-300  # keeps a share of nothing from dividing by 0
 
 
 @dataclass(frozen=True)
@@ -227,15 +222,10 @@ def report(
 
 
 def compare(held: HeldOut, rival: dict[str, float], boot: Bootstrap) -> Comparison:
-    """Return what routing saves and gains beside a rival.
+    """Return what routing saves and gains beside a rival mixture, given as shares that sum to 1.
 
     Each draw chooses two cost_weights on the prompts it holds, the cheapest that reaches the rival's quality and the
     least that costs no more than it, and judges them on those that it leaves out.
-
-    Parameters
-    ----------
-    rival : dict of model to float
-        Shares, which sum to 1.
     """
     shares = np.array([rival.get(model, 0.0) for model in held.models])
     qualities, costs, swept = 1 - held.errors @ shares, held.costs @ shares, held.sweep
@@ -280,11 +270,9 @@ def _against_chance(held: HeldOut, boot: Bootstrap, test: Bootstrap) -> tuple[tu
     def area(curve: Curve) -> float:
         return curve.hull().area(dearest)
 
+    shuffled = (held.predicted_errors[order] for order in test.permutations(len(held)))
     by_chance = np.array(
-        [
-            area(sweep(held.predicted_errors[order], held.predicted_costs, held.errors, held.costs).curve())
-            for order in test.permutations(len(held))
-        ]
+        [area(sweep(errors, held.predicted_costs, held.errors, held.costs).curve()) for errors in shuffled]
     )
     climbed = max(float(np.mean(by_chance)) - area(held.mixture.curve()), 0.0)
     draws = (boot.resample(swept, held.errors, held.costs) for swept in (held.sweep, held.mixture))
