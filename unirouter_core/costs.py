@@ -68,16 +68,10 @@ class Prices:
 
 @dataclass(frozen=True, eq=False)
 class CallCost:
-    """What calls of one model are expected to cost: USD for each prompt token, each answer by region, and each call.
+    """What calls of one model are expected to cost, in USD.
 
-    Parameters
-    ----------
-    per_token, per_cached_token : float
-        USD for each prompt token that the router counts.
-    per_answer : array (n_regions,)
-        USD of the answer, or of all that does not grow with the prompt where only the whole call's is known.
-    per_call : float
-        USD of what is sent with every prompt, such as a system prompt.
+    For each prompt token that the router counts, cached or not; for each answer by region (n_regions,), or for all that
+    does not grow with the prompt where only the whole call's cost is known; and for what is sent with every prompt.
     """
 
     per_token: float

@@ -89,10 +89,7 @@ class Outcomes:
         return self._part([self.prompts[row] for row in rows], self.models, (rows,), documents)
 
     def of(self, models: Sequence[str]) -> Outcomes:
-        """Return the table of `models`, in that order.
-
-        Raises `UnknownModelError` when one of them is not in the table.
-        """
+        """Return the table of `models`, in that order; an unknown one is an `UnknownModelError`."""
         columns = [self.column(model) for model in models]
         return self._part(self.prompts, models, (slice(None), columns), self.documents)
 
@@ -218,9 +215,7 @@ class Evaluation:
         errors = np.where(flags["failed"], np.nan, self.errors)  # no answer is no wrong answer
         usable = int((~np.isnan(errors)).sum())
         if usable < FEWEST:
-            raise InvalidDataError(
-                f"{self.model!r} has {usable} usable answers; give at least {FEWEST} that did not fail."
-            )
+            raise InvalidDataError(f"{self.model!r} has {usable} usable answers; give at least {FEWEST}, not failed.")
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         _set(self, errors=errors, **flags, provenance={"date": today, **(self.provenance or {})})
 
@@ -502,9 +497,7 @@ def _read_file(path: Path) -> _Rows:
                 "a pickle runs whatever program it holds when it is opened, so it is never read; convert it once, in a "
                 f"place you trust it in, with pandas.read_pickle({path.name!r}).to_parquet({path.stem + '.parquet'!r})."
             )
-    raise InvalidDataError(
-        f"{path.suffix or 'a file without suffix'} is not read; give .jsonl, .csv, .parquet or a folder."
-    )
+    raise InvalidDataError(f"{path.suffix or 'a bare file'} is not read; give .jsonl, .csv, .parquet or a folder.")
 
 
 def _read_jsonl(path: Path) -> _Rows:
@@ -589,9 +582,7 @@ def _read_folder(folder: Path, given: Mapping[str, Prices]) -> Outcomes:
     scores = _arrays(folder / "scores.npz", ("scores", "models", "prompt_ids"))
     amounts = _arrays(folder / "costs.npz", ("models",))
     if scores["prompt_ids"].tolist() != prompts["prompt_id"]:
-        raise InvalidDataError(
-            "prompt_ids in scores.npz are not prompt_id in prompts.parquet; write both in one order."
-        )
+        raise InvalidDataError("prompt_ids in scores.npz are not those in prompts.parquet; write both in one order.")
     models, others = scores["models"].tolist(), amounts["models"].tolist()
     if odd := sorted({*models} ^ {*others}):
         raise InvalidDataError(f"model {odd[0]!r} is in only one of scores.npz and costs.npz; name it in both.")

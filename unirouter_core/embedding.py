@@ -119,10 +119,7 @@ def _rows(returned: Any, name: str) -> Array:
 
 
 def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
-    """Return the prompts' vectors with rows of length 1, float32, shape (n_prompts, d); rows of zeros stay.
-
-    Raises `InvalidDataError` when the embedder returns another number of rows, or numbers that are not finite.
-    """
+    """Return the prompts' vectors (n, d), float32, rows of length 1 or 0; others are an `InvalidDataError`."""
     vectors = _rows(embedder.encode(list(prompts)), name_of(embedder))
     if vectors.ndim != 2 or len(vectors) != len(prompts) or not vectors.shape[1]:
         raise InvalidDataError(

@@ -20,9 +20,7 @@ ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then
 INIT_SAMPLE = 1_000  # or ten a cluster: k-means++ on more takes longer than Lloyd itself and ends no better
 WITHOUT_OUTCOMES = 20  # K when there is nothing to choose it by
 REPEATS, SCORED, ROUTED = 4, 0.98, 3_000  # see `best_of`
-
-USUAL = 0.005
-"""A prompt less like any region than all but this share of the training prompts is far."""
+USUAL = 0.005  # a prompt less like any region than all but this share of the training prompts is far
 
 E = TypeVar("E", bound=Estimator)
 

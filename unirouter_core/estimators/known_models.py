@@ -42,14 +42,9 @@ class KnownModelsEstimator:
         check_settings(self, ridge=0, penalty=0, prior=0)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Learn the training models' errors on the vectors X (n, d); one without answers is taken as average.
-
-        Raises `MissingOutcomesError` when there are no outcomes.
-        """
+        """Learn the training models' errors on X (n, d); one without any is average, none a `MissingOutcomesError`."""
         if outcomes is None or np.isnan(outcomes.errors).all():
-            raise MissingOutcomesError(
-                "KnownModelsEstimator needs training models' outcomes; fit it with them or leave it out."
-            )
+            raise MissingOutcomesError("KnownModelsEstimator needs training models' outcomes; give them or omit it.")
         unanswered = np.isnan(outcomes.errors).all(axis=0)
         known = np.where(unanswered, np.nanmean(outcomes.errors), outcomes.errors)
         self.axes_, self.intercepts_ = fit_ridge(X, known, self.ridge)

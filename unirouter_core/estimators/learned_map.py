@@ -43,10 +43,7 @@ class LearnedMapEstimator(OneClustering):
         check_settings(self, k=1, n_val=2)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Cluster the vectors X (n, d), then learn θ from the training models' outcomes.
-
-        Raises `MissingOutcomesError` when there are no outcomes.
-        """
+        """Cluster X (n, d), then learn θ from the training models' outcomes; none is a `MissingOutcomesError`."""
         if outcomes is None:
             raise MissingOutcomesError("LearnedMapEstimator needs training models' outcomes; fit it with them.")
         clusters = KMeansEstimator(self.k, n_val=self.n_val, seed=self.seed).fit(X, outcomes)

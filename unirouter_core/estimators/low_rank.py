@@ -45,14 +45,9 @@ class LowRankEstimator:
         check_settings(self, rank=1, ridge=0, penalty=0)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Learn the axes from the training models' outcomes on the vectors X (n, d).
-
-        Raises `MissingOutcomesError` when there are no outcomes.
-        """
+        """Learn the axes from training models' outcomes on the vectors X (n, d); none is a `MissingOutcomesError`."""
         if outcomes is None:
-            raise MissingOutcomesError(
-                "LowRankEstimator needs training models' outcomes; fit it with them or leave it out."
-            )
+            raise MissingOutcomesError("LowRankEstimator needs training models' outcomes; give them or omit it.")
         slopes, intercepts = fit_ridge(X, outcomes.errors, self.ridge)
         slopes, intercepts = slopes[~np.isnan(intercepts)], intercepts[~np.isnan(intercepts)]
         fitted = (X @ slopes.T).astype(np.float64)

@@ -18,17 +18,10 @@ LEFT_OUT = 0.368  # the share of the prompts that a draw leaves out, on average:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Draws of n prompts from n with replacement, and intervals of what the draws give.
+    """Draws of n prompts from n with replacement, and intervals that hold the share `level`, in (0, 1), of the draws.
 
     Every method draws from the start, so one seed gives two routers the same prompts, draw by draw. Raises
     `InvalidDataError` when `level` is not inside (0, 1), or there is no trial.
-
-    Parameters
-    ----------
-    level : float
-        The share of the draws inside an interval, in (0, 1).
-    trials : int
-        How many draws to make.
     """
 
     level: float = 0.9
@@ -40,8 +33,6 @@ class Bootstrap:
             raise InvalidDataError(f"An interval needs trials, not {self.trials}; draw at least 1, better 1,000.")
         if not 0 < self.level < 1:
             raise InvalidDataError(f"The level of an interval is {self.level:g}; give a share between 0 and 1, as 0.9.")
-
-    # --- Draws ----------------------------------------------------------------------------------------------------
 
     def rows(self, n: int, stream: int | None = None) -> Iterator[Labels]:
         """Yield the rows of each draw, (n,); another `stream` gives other draws of the same seed."""
@@ -70,23 +61,16 @@ class Bootstrap:
         for _ in range(self.trials):
             yield generator.permutation(n)
 
-    # --- Intervals ------------------------------------------------------------------------------------------------
-
     def interval(self, values: npt.ArrayLike) -> tuple[float, float]:
         """Return the ends of the middle `level` of `values`, one for each draw."""
         low, high = np.quantile(np.asarray(values, np.float64), [(1 - self.level) / 2, (1 + self.level) / 2])
         return float(low), float(high)
 
     def mean_interval(self, differences: npt.ArrayLike) -> tuple[float, float]:
-        """Return the interval of the mean of paired `differences` (n,), such as one router's errors minus another's.
-
-        Raises `InvalidDataError` when there is no difference, or one is not finite.
-        """
+        """Return the interval of the mean of paired `differences` (n,), such as one router's errors minus another's."""
         pairs = np.asarray(differences, np.float64)
         if pairs.ndim != 1 or not pairs.size or not np.isfinite(pairs).all():
-            raise InvalidDataError(
-                f"Differences {pairs} must be one or more finite numbers; leave out pairs not known."
-            )
+            raise InvalidDataError(f"Differences {pairs} must be one or more finite numbers; leave out unknown pairs.")
         return self.interval([pairs[rows].mean() for rows in self.rows(len(pairs))])
 
     def fresh_interval(
@@ -100,8 +84,6 @@ class Bootstrap:
         centre = left_out_means.mean()
         low, high = self.interval(centre + (left_out_means - centre) * np.sqrt(LEFT_OUT / (1 - LEFT_OUT)))
         return max(low, lower), min(high, upper)
-
-    # --- Curves ---------------------------------------------------------------------------------------------------
 
     def resample(self, sweep: Sweep, errors: npt.ArrayLike, costs: npt.ArrayLike) -> Iterator[Metrics]:
         """Yield the metrics of each draw of the test set; parameters as in `metrics.measure`, for the sweep's curve."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, check_prompts
 from unirouter_core.evaluate.bootstrap import Bootstrap
-from unirouter_core.evaluate.holdout import as_json, held_out
+from unirouter_core.evaluate.holdout import Findings, held_out
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import check_cost_weight
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Findings):
     """What a number of prompts will cost when a router chooses the model of each.
 
     Parameters
@@ -53,10 +52,6 @@ class Forecast:
             f"{self.n_prompts:,} prompts will cost about ${self.n_prompts * self.cost:.4g}, and with a chance of "
             f"{self.level:.0%} between ${low:.4g} and ${high:.4g}."
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the forecast as JSON can hold it."""
-        return as_json(self)
 
 
 def forecast(

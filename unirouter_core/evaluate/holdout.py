@@ -24,18 +24,11 @@ FITTED_ON = " The router was fitted on these prompts, so this is optimistic: eva
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Predicted and real errors and costs on held-out prompts; made by `held_out`.
+    """Predicted and real errors and costs (n_prompts, n_models) on held-out prompts; made by `held_out`.
 
-    Parameters
-    ----------
-    predicted_errors, predicted_costs, errors, costs : array (n_prompts, n_models)
-    fitted_on : bool
-        Whether the router's prompt features were fitted on these prompts, which flatters it.
-    cost_weight : float
-        The router's own.
-    routed_errors, routed_costs : array (n_validation, n_models), optional
-        What the router itself predicts on its validation prompts, where `predicted_errors` and `predicted_costs` are
-        of profiles with a fifth of the answers left out: near a tie they choose differently.
+    `fitted_on` is whether the router's features were fitted on these prompts, which flatters it. `routed_errors` and
+    `routed_costs` are what the router itself predicts on its validation prompts, where the other predictions are of
+    profiles with a fifth of the answers left out: near a tie they choose differently.
     """
 
     models: tuple[str, ...]
@@ -118,17 +111,20 @@ def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, s
     return _cross_fitted(router, seed) if outcomes is None else _on_others(router, outcomes)
 
 
-def as_json(record: Any) -> dict[str, Any]:
-    """Return a record and its verdict as JSON can hold them: an infinite number is "inf"."""
+class Findings:
+    """A base of dataclasses that hold findings."""
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(each) for name, each in value.items()}
-        if isinstance(value, tuple):
-            return [plain(each) for each in value]
-        return "inf" if isinstance(value, float) and np.isinf(value) else value
+    def as_dict(self: Any) -> dict[str, Any]:
+        """Return the fields and the verdict as JSON can hold them: an infinite number is "inf"."""
 
-    return {**plain(dataclasses.asdict(record)), "verdict": record.verdict}
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: plain(each) for name, each in value.items()}
+            if isinstance(value, tuple):
+                return [plain(each) for each in value]
+            return "inf" if isinstance(value, float) and np.isinf(value) else value
+
+        return {**plain(dataclasses.asdict(self)), "verdict": self.verdict}
 
 
 def predict(router: UniRouter, pool: Pool, prompts: MeasuredPrompts, rows: Labels | None = None) -> Expected:

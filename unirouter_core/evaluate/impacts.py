@@ -15,8 +15,8 @@ from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.holdout import (
     FEWEST_PROMPTS,
     FITTED_ON,
+    Findings,
     HeldOut,
-    as_json,
     held_out,
     predict,
     shared_prompts,
@@ -50,7 +50,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Impact:
+class Impact(Findings):
     """What a model changes in its pool.
 
     Parameters
@@ -141,10 +141,6 @@ class Impact:
                 f"models of the pool share; they share {self.n_shared}."
             )
         return said + (FITTED_ON if self.fitted_on else "")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the impact as JSON can hold it."""
-        return as_json(self)
 
 
 def impact(

@@ -118,9 +118,7 @@ def choice_entropy(chosen: npt.ArrayLike) -> float:
 
 
 def sign_test_p(wins: int, losses: int) -> float:
-    """Return the two-sided p of the sign test: how likely a fair coin is as uneven as this; leave ties out.
-
-    Raises `InvalidDataError` when a count is negative.
+    """Return the two-sided p of the sign test, ties left out; a negative count is an `InvalidDataError`.
 
     Examples
     --------

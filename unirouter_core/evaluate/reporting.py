@@ -11,7 +11,7 @@ from unirouter_core.curves import Curve, sweep
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap, left_out
-from unirouter_core.evaluate.holdout import FITTED_ON, HeldOut, as_json, held_out
+from unirouter_core.evaluate.holdout import FITTED_ON, Findings, HeldOut, held_out
 from unirouter_core.evaluate.metrics import Metrics, measure
 from unirouter_core.evaluate.tuning import Goal
 from unirouter_core.exceptions import InvalidDataError
@@ -54,7 +54,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Report(Findings):
     """How good a router's routing is on held-out prompts, beside single models and their best mixture.
 
     Parameters
@@ -154,7 +154,7 @@ class Report:
             rows = zip(curve.costs.tolist(), curve.qualities.tolist(), curve.cost_weights.tolist(), strict=True)
             return [{"cost": c, "quality": q, "cost_weight": "inf" if np.isinf(w) else w} for c, q, w in rows]
 
-        found = as_json(self) | {"kind": self.kind, "pays": self.pays}
+        found = super().as_dict() | {"kind": self.kind, "pays": self.pays}
         found |= {"curve": points(self.curve.hull()), "mixture": points(self.mixture.hull())}
         models = {model: {"cost": cost, "quality": quality} for model, (cost, quality) in self.models.items()}
         return found | {"models": models}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +12,13 @@ from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap, left_out
 from unirouter_core.evaluate.forecasting import future_means
-from unirouter_core.evaluate.holdout import FITTED_ON, HeldOut, as_json, held_out
+from unirouter_core.evaluate.holdout import FITTED_ON, Findings, HeldOut, held_out
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Findings):
     """The cost_weight that serves a goal, and what it will really give.
 
     Parameters
@@ -89,10 +88,6 @@ class Tuning:
         if self.alternative is not None:
             parts.append(f"On these prompts, always using {self.alternative} is as good, within the noise.")
         return " ".join(parts) + (FITTED_ON if self.fitted_on else "")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the tuning as JSON can hold it."""
-        return as_json(self)
 
 
 @dataclass(frozen=True)
