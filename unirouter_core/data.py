@@ -22,8 +22,7 @@ from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 
 FEWEST = 2  # the smallest validation set; routing needs a few hundred prompts
 CELLS = ("errors", "costs", "tokens_in", "tokens_out")  # what may be known of each answer
-Given: TypeAlias = Array | Any
-"""An array; a constructor takes anything that `numpy.array` takes, and None for what is not known."""
+Given: TypeAlias = Array | Any  # a constructor takes anything that `numpy.array` takes, and None for what is not known
 
 
 @dataclass(frozen=True, eq=False)

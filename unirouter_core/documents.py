@@ -13,7 +13,7 @@ from unirouter_core.costs import TokenCounter
 from unirouter_core.embedding import Array, Embedder, embed, normalise
 from unirouter_core.exceptions import InvalidDataError
 
-STATISTICS = (
+STATISTICS = (  # of a retrieval, each in the unit of its standard deviation over the training prompts
     "documents, log",
     "characters, log",
     "highest retrieval score",
@@ -22,8 +22,6 @@ STATISTICS = (
     "cosine of the question with the documents' mean",
     "highest cosine of the question with a document",
 )
-"""The statistics of a retrieval, each in the unit of its standard deviation over the training prompts."""
-
 FARTHEST = 3.0  # standard deviations; a statistic beyond is an outlier, which would drown the question
 
 
@@ -81,8 +79,7 @@ class Documents:
         return len(self.texts)
 
 
-GivenDocuments: TypeAlias = Documents | Sequence[str]
-"""`Documents`, or the texts alone."""
+GivenDocuments: TypeAlias = Documents | Sequence[str]  # with retrieval scores, or the texts alone
 
 
 def check_documents(given: Sequence[GivenDocuments | None], n: int) -> tuple[Documents, ...]:
@@ -94,13 +91,7 @@ def check_documents(given: Sequence[GivenDocuments | None], n: int) -> tuple[Doc
 
 
 def as_one_prompt(prompt: str, documents: Sequence[str]) -> str:
-    r"""Return the plain form in which a prompt is sent with its documents: they come first, a blank line after each.
-
-    Examples
-    --------
-    >>> as_one_prompt("How long is the warranty?", ["Lamps have two years of warranty."])
-    'Lamps have two years of warranty.\n\nHow long is the warranty?'
-    """
+    """Return the plain form in which a prompt is sent with its documents: they come first, a blank line after each."""
     return "\n\n".join((*documents, prompt))
 
 

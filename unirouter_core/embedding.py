@@ -13,22 +13,15 @@ import numpy.typing as npt
 
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError
 
-Array: TypeAlias = npt.NDArray[np.floating[Any]]
-"""Floating-point numbers; each docstring gives shape and unit."""
-
+Array: TypeAlias = npt.NDArray[np.floating[Any]]  # each docstring gives shape and unit
 Mask: TypeAlias = npt.NDArray[np.bool_]
-"""Yes or no for each entry."""
+Labels: TypeAlias = npt.NDArray[np.integer[Any]]  # they index rows or clusters
 
-Labels: TypeAlias = npt.NDArray[np.integer[Any]]
-"""Integers that index rows or clusters."""
-
-CHECK_PROMPTS = (
+CHECK_PROMPTS = (  # a router keeps their vectors, to detect another embedder
     "What is 17 times 23?",
     "Write a short poem about the sea at night.",
     "def add(a, b): return a + b  # explain this function",
 )
-"""The three prompts whose vectors a router keeps, to detect another embedder."""
-
 SAME_VECTOR = 0.999  # vectors of one prompt with a smaller cosine come from another embedder
 
 
@@ -283,15 +276,6 @@ class HashingEmbedder:
     seed : int
         Of that choice and of the SVD.
 
-    Attributes
-    ----------
-    rows_ : array of uint16 (2^20,)
-        For each value of a hash, its row in the table, counted from 1; 0 is not known.
-    table_ : array of int8 (n_tokens, dims)
-        What each token adds, in steps of `scales_`.
-    scales_ : array of float32 (n_tokens,)
-        The size of a step, which holds how rare the token is.
-
     Examples
     --------
     >>> embedder = HashingEmbedder().fit(["Add 2 and 3.", "Add 4 and 5.", "A poem on rain.", "A poem on the sea."])
@@ -309,6 +293,8 @@ class HashingEmbedder:
         if self.dims < 1 or not 1 <= self.features < 2**16:
             raise InvalidDataError(f"dims={self.dims}, features={self.features}: give dims >= 1, features 1 to 65,535.")
 
+    # What `fit` sets: `rows_`, uint16 (2^20,), for each value of a hash its row in the table, from 1, 0 if unknown;
+    # `table_`, int8 (n_tokens, dims), what each token adds, in steps of `scales_`, float32 (n_tokens,): how rare it is.
     def fit(self, prompts: Sequence[str]) -> Self:
         """Learn the table from `prompts`; needs scikit-learn. Prompts without a word are an `InvalidDataError`."""
         from scipy.sparse import csr_array

@@ -268,9 +268,11 @@ class ShrunkenClustersEstimator:
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the mean over the clusterings of the errors in the nearest clusters (Φ is their indicator)."""
         rows, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
-        return Prediction(
-            _mean_of_rows(by_cluster[:n_clusters], rows), lambda: _mean_of_rows(by_cluster[n_clusters:], rows)
-        )
+
+        def mean(table: Array) -> Array:
+            return np.asarray(table.take(rows, axis=0).sum(axis=0) / len(rows))
+
+        return Prediction(mean(by_cluster[:n_clusters]), lambda: mean(by_cluster[n_clusters:]))
 
     def _nearest(self, X: Array) -> Labels:
         """Return the row in `centroids_` of each vector's nearest centroid in each clustering, (n_grid, n)."""
@@ -278,8 +280,3 @@ class ShrunkenClustersEstimator:
         near = closeness(X, self.centroids_, self.offsets_)
         within = [near[:, start:end].argmax(1) for start, end in pairwise(self.bounds_.tolist())]
         return np.asarray(np.array(within) + self.bounds_[:-1, None])
-
-
-def _mean_of_rows(table: Array, rows: Labels) -> Array:
-    """Return the mean over the clusterings of the rows of table (n_clusters, m) that `rows` (n_grid, n) names."""
-    return np.asarray(table.take(rows, axis=0).sum(axis=0) / len(rows))

@@ -68,18 +68,10 @@ def fit_shift(predicted: Array, difficulties: Array, errors: Array) -> tuple[flo
 
 
 def clairvoyant(X: Array, errors: Array, X_new: Array, *, seed: int = 0) -> Array:
-    """Return models' errors expected on new prompts from all of their answers: the mean of clusters and a ridge.
+    """Return errors expected on new prompts from all answers, (n_new, m) in [0, 1]: the mean of clusters and a ridge.
 
     The ceiling of what can be predicted of new models; `curves.deferral_curve` of it is the curve of the paper's
-    clairvoyant router.
-
-    Parameters
-    ----------
-    X : array (n, d)
-        Vectors of the training prompts.
-    errors : array (n, m)
-        The models' errors on them, NaN where not known.
-    X_new : array (n_new, d)
+    clairvoyant router. Errors (n, m) on the prompts of vectors X (n, d) are NaN where not known; X_new is (n_new, d).
 
     Examples
     --------

@@ -17,10 +17,7 @@ from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError, NotFittedError
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
-"""Arrays of any kind of number, by name."""
-
-Part = TypeVar("Part")
-"""An estimator or embedder."""
+Part = TypeVar("Part")  # an estimator or embedder
 
 
 @dataclass(eq=False)

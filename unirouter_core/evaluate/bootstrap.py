@@ -70,7 +70,7 @@ class Bootstrap:
         """Return the interval of the mean of paired `differences` (n,), such as one router's errors minus another's."""
         pairs = np.asarray(differences, np.float64)
         if pairs.ndim != 1 or not pairs.size or not np.isfinite(pairs).all():
-            raise InvalidDataError(f"Differences {pairs} must be one or more finite numbers; leave out unknown pairs.")
+            raise InvalidDataError(f"Differences {pairs} must be 1 or more finite numbers; leave out pairs not known.")
         return self.interval([pairs[rows].mean() for rows in self.rows(len(pairs))])
 
     def fresh_interval(

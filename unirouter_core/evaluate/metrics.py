@@ -85,12 +85,8 @@ def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: 
 def mean_quality(curve: Curve, cheapest: float, dearest: float) -> float:
     """Return the hull's mean quality between two costs: RouterBench's AIQ (arXiv 2403.12031, §3).
 
-    Raises `InvalidDataError` when `dearest` is not above `cheapest`.
-
-    Parameters
-    ----------
-    cheapest, dearest : float
-        Mean USD a prompt of the cheapest and of the most expensive model, the range that all routers are compared over.
+    All routers are compared between the mean USD of the cheapest and of the most expensive model; an `InvalidDataError`
+    when `dearest` is not above `cheapest`.
 
     Examples
     --------
