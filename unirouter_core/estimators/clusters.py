@@ -214,23 +214,9 @@ class KMeansEstimator(OneClustering):
 class ShrunkenClustersEstimator:
     """The mean over several k-means clusterings of the model's shrunken error in the prompt's cluster.
 
-    It differs from the paper's §5.1 in two ways that suit small validation sets: each cluster's error is shrunk to
-    the model's overall error as if by `prior` more answers, and all of `grid` is averaged instead of choosing one K.
-
-    Parameters
-    ----------
-    grid : sequence of int
-        The numbers of clusters.
-    prior : float
-        How many answers the overall error counts for in each cluster.
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
-    >>> clusters = ShrunkenClustersEstimator(grid=(2,), prior=2.0).fit(X)
-    >>> poet = clusters.profile(X, np.array([1.0, 1.0, 0.0, 0.0]))
-    >>> clusters.predict(X[[0, 2]], np.stack([poet])).errors.tolist()
-    [[0.75], [0.25]]
+    It differs from the paper's §5.1 in two ways that suit small validation sets: each cluster's error is shrunk to the
+    model's overall error as if by `prior` more answers, and all of `grid`, numbers of clusters, is averaged instead of
+    choosing one K.
     """
 
     grid: tuple[int, ...] = (5, 10, 20, 40, 80)

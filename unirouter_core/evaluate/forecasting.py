@@ -18,23 +18,10 @@ from unirouter_core.rule import check_cost_weight
 
 @dataclass(frozen=True)
 class Forecast(Findings):
-    """What a number of prompts will cost when a router chooses the model of each.
+    """What `n_prompts` new prompts will cost when a router chooses the model of each.
 
-    Parameters
-    ----------
-    n_prompts : int
-        The new prompts.
-    cost_weight : float
-        The error that one USD is worth in the choices.
-    cost : float
-        Mean USD a prompt.
-    cost_interval : tuple of float
-        What these very prompts will cost, mean USD a prompt: wider than the interval of a long-run mean, as they are a
-        draw too.
-    level : float
-        How often the interval holds what is spent.
-    n : int
-        The held-out prompts that this rests on.
+    `cost` is the mean USD a prompt. `cost_interval` is what these very prompts will cost, `level` of the time: wider
+    than the interval of a long-run mean, as they are a draw too. It rests on `n` held-out prompts.
     """
 
     n_prompts: int

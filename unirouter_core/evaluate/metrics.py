@@ -18,19 +18,11 @@ from unirouter_core.exceptions import InvalidDataError
 class Metrics:
     """The numbers of a curve; made by `measure`.
 
-    Parameters
-    ----------
-    area, area_half : float
-        Mean quality over cost from 0 to the most expensive model's; the same integral over the cheaper half, not
-        divided by 0.5 (Area and Area(50%) in the paper).
-    qnc, qnc_own : float
-        Quality-neutral cost: the least cost that reaches the quality of the most accurate single model, as a share of
-        the most expensive model's cost, and of that model's own. 1 when never reached; `qnc_own` also when that model
-        is free.
-    reached : bool
-        Whether the curve reaches that quality at all.
-    peak : float
-        The highest quality on the curve.
+    `area` is mean quality over cost from 0 to the most expensive model's, `area_half` the same integral over the
+    cheaper half, not divided by 0.5 (Area and Area(50%) in the paper). `qnc` is the quality-neutral cost, the least
+    that reaches the quality of the most accurate single model, as a share of the most expensive model's cost; `qnc_own`
+    is a share of that model's own. Both are 1 when never reached, `qnc_own` also when that model is free. `peak` is the
+    highest quality.
     """
 
     area: float

@@ -27,17 +27,10 @@ TINY = 1e-300  # keeps a share of nothing from dividing by 0
 class Comparison:
     """Routing beside a rival that does not read the prompt, judged on prompts its cost_weights were not chosen on.
 
-    Parameters
-    ----------
-    rival : dict of model to float
-        The share of the prompts that the rival sends to each model.
-    quality, cost : float
-        The rival's mean quality, and mean USD a prompt.
-    saving : tuple of float or None
-        The interval of the share of the rival's cost that routing saves at the rival's quality; None when the rival is
-        free, or routing that costs less falls short of its quality.
-    gain : tuple of float
-        The interval of the routing's quality minus the rival's, at the rival's cost.
+    `rival` holds the share of the prompts that goes to each model; `quality` and `cost`, mean USD a prompt, are its
+    own. `saving` is the interval of the share of that cost that routing saves at the rival's quality; None when the
+    rival is free, or routing that costs less falls short of its quality. `gain` is that of the quality it gains at
+    equal cost.
     """
 
     rival: dict[str, float]
