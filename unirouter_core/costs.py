@@ -27,7 +27,7 @@ EXACT = 0.02  # recorded costs that two prices explain to this share are list pr
 
 @dataclass(frozen=True)
 class Prices:
-    """A model's prices in USD per million tokens.
+    """A model's prices in USD per million tokens. Raises `InvalidDataError` when a price is negative or not finite.
 
     Parameters
     ----------
@@ -35,11 +35,6 @@ class Prices:
         USD per million tokens of the prompt and of the answer.
     cached_input : float, optional
         USD per million prompt tokens that the provider has cached; `input` when not given.
-
-    Raises
-    ------
-    InvalidDataError
-        When a price is negative or not finite.
 
     Examples
     --------
@@ -73,16 +68,10 @@ class Prices:
 
 @dataclass(frozen=True, eq=False)
 class CallCost:
-    """What calls of one model are expected to cost: USD for each prompt token, each answer by region, and each call.
+    """What calls of one model are expected to cost, in USD.
 
-    Parameters
-    ----------
-    per_token, per_cached_token : float
-        USD for each prompt token that the router counts.
-    per_answer : array (n_regions,)
-        USD of the answer, or of all that does not grow with the prompt where only the whole call's is known.
-    per_call : float
-        USD of what is sent with every prompt, such as a system prompt.
+    For each prompt token that the router counts, cached or not; for each answer by region (n_regions,), or for all that
+    does not grow with the prompt where only the whole call's cost is known; and for what is sent with every prompt.
     """
 
     per_token: float
@@ -126,12 +115,6 @@ def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
     A system prompt is the same however long the prompt is, another tokenizer counts longer prompts higher: a straight
     line, by least squares. Where that has no meaning (fewer than 10 calls, prompts of one length, a side of the line
     below 0), all is in the ratio; it is 1 where nothing is known.
-
-    Examples
-    --------
-    >>> counted = np.arange(1.0, 11.0)
-    >>> sent_tokens(counted, 100 + 2 * counted)
-    (100.0, 2.0)
     """
     both = ~np.isnan(tokens_in) & (counted > 0)
     counted, tokens_in = counted[both], tokens_in[both]
@@ -151,12 +134,6 @@ def usd_per_token(counted: Array, costs: Array) -> float:
     """Return the USD that each token of a prompt adds to a call of which only the USD is known; 0 where that is luck.
 
     From each prompt's tokens `counted` by the router (n,), and `costs` in USD; NaN is left out.
-
-    Examples
-    --------
-    >>> counted = np.arange(1.0, 11.0)
-    >>> usd_per_token(counted, 0.5 + 0.25 * counted)
-    0.25
     """
     known = ~np.isnan(costs)
     counted, costs = counted[known], costs[known]
@@ -172,14 +149,7 @@ def usd_per_token(counted: Array, costs: Array) -> float:
 
 
 def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices | None:
-    """Return the prices that recorded costs (n,) in USD were made with, or None when no two prices explain them.
-
-    Examples
-    --------
-    >>> tokens_out = np.arange(1, 11) * 1e6
-    >>> implied_prices(2.0 + 3.0 * tokens_out / 1e6, np.full(10, 1e6), tokens_out)
-    Prices(input=2.0, output=3.0, cached_input=None)
-    """
+    """Return the prices that recorded costs (n,) in USD were made with, or None when no two prices explain them."""
     known = ~np.isnan(costs + tokens_in + tokens_out)
     if known.sum() < FEWEST_CALLS or not costs[known].any():
         return None
@@ -215,11 +185,6 @@ class TokenCounter:
     ----------
     name : str, optional
         The count that models were measured with; another one here gives a warning, once.
-
-    Examples
-    --------
-    >>> TokenCounter(BY_CHARACTERS).count(["What is 2 + 2?"]).tolist()
-    [4.0]
     """
 
     def __init__(self, name: str | None = None) -> None:

@@ -19,6 +19,8 @@ SAME_QUALITY = 1e-9  # a curve this close below a quality has reached it, for th
 class Curve:
     """Mean quality over mean cost; between two points lie their mixtures, outside them it is flat.
 
+    Raises `InvalidDataError` when there is no point, shapes differ, or the costs do not increase.
+
     Parameters
     ----------
     costs : array (n_points,)
@@ -28,11 +30,6 @@ class Curve:
     cost_weights : array (n_points,)
         A cost_weight that gives the point: 0 for where the sweep starts, inf for where it ends, else the middle
         of the range that gives it, where rounding tips no choice.
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no point, shapes differ, or the costs do not increase.
 
     Examples
     --------
@@ -117,17 +114,10 @@ class Curve:
 class Sweep:
     """Every prompt's choices as cost_weight grows from 0 to inf, as changes; made by `sweep`.
 
-    A prompt's choice at cost_weight 0 is its first change, from nothing. The changes are kept by prompt, so that
-    a bootstrap, which weights the prompts differently, needs another sum and not another sweep.
-
-    Parameters
-    ----------
-    prompts : array (n_changes,) of int
-        The prompt whose choice changes.
-    cost_weights : array (n_changes,)
-        Where it changes, non-decreasing; at that very cost_weight the new choice holds already.
-    quality_changes, cost_changes : array (n_changes,)
-        What the change adds to that prompt's quality and USD.
+    Change by change, (n_changes,): the prompt whose choice changes, at which cost_weight (non-decreasing; there the new
+    choice holds already), and what that adds to the prompt's quality and USD. A prompt's choice at cost_weight 0 is its
+    first change, from nothing. The changes are kept by prompt, so that a bootstrap, which weights the prompts
+    differently, needs another sum and not another sweep.
     """
 
     prompts: Labels
@@ -161,9 +151,10 @@ def sweep(
 ) -> Sweep:
     """Return each prompt's choices by the predictions at every cost_weight from 0 to inf, with their real outcomes.
 
-    The choice is argmin of error + cost_weight * cost; ties go to the cheaper model, then to the more accurate (on
-    the prompt, then on average), then to the first. There is no grid: a prompt's choice moves along the lower
-    envelope of its models' lines, and changes at finitely many cost_weights, all found exactly.
+    The choice is argmin of error + cost_weight * cost; ties go to the cheaper model, then to the more accurate (on the
+    prompt, then on average), then to the first. There is no grid: a prompt's choice moves along the lower envelope of
+    its models' lines, and changes at finitely many cost_weights, all found exactly. Raises `InvalidDataError` when
+    shapes do not fit, a number is missing or infinite, an error is outside [0, 1] or a cost below 0.
 
     Parameters
     ----------
@@ -175,17 +166,6 @@ def sweep(
         The models' real errors.
     costs : array (n_prompts, n_models) or (n_models,)
         Their real costs, in USD.
-
-    Raises
-    ------
-    InvalidDataError
-        When shapes do not fit, a number is missing or infinite, an error is outside [0, 1] or a cost below 0.
-
-    Examples
-    --------
-    >>> swept = sweep([[0.9, 0.1], [0.2, 0.1]], [1.0, 2.0], errors=[[1, 0], [0, 0]], costs=[1.0, 2.0])
-    >>> swept.prompts.tolist(), swept.cost_changes.tolist()
-    ([0, 1, 1, 0], [2.0, 2.0, -1.0, -1.0])
     """
     realised, paid = check_table(errors, costs)
     predicted = _full(predicted_errors, "Predicted error", realised.shape, -np.inf)
@@ -258,24 +238,13 @@ def zero_router_curve(
 
     It mixes the models on the upper concave hull of mean cost and mean quality on the validation set: those that the
     rule chooses when every prompt has the same predictions. `errors` and `costs` are of the test set, as in `sweep`.
-
-    Examples
-    --------
-    >>> zero_router_curve([[1, 0]], [1.0, 2.0], errors=[[1, 0], [0, 0]], costs=[1.0, 2.0]).qualities.tolist()
-    [0.5, 1.0]
     """
     known, paid = check_table(val_errors, val_costs)
     return deferral_curve(known.mean(0), paid.mean(0), errors, costs)
 
 
 def oracle_curve(errors: npt.ArrayLike, costs: npt.ArrayLike) -> Curve:
-    """Return the curve of a router that knows every outcome.
-
-    Examples
-    --------
-    >>> oracle_curve([[1, 0], [0, 0]], [1.0, 2.0]).costs.tolist()
-    [1.0, 1.5]
-    """
+    """Return the curve of a router that knows every outcome."""
     return deferral_curve(errors, costs, errors, costs)
 
 

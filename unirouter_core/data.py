@@ -20,23 +20,19 @@ from unirouter_core.documents import Documents, GivenDocuments, check_documents
 from unirouter_core.embedding import Array, Labels, Mask, check_prompts
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 
-FEWEST = 2
-"""The smallest validation set; routing needs a few hundred prompts."""
-
-CELLS = ("errors", "costs", "tokens_in", "tokens_out")
-"""What may be known of each answer."""
-
-Given: TypeAlias = Array | Any
-"""An array; a constructor takes anything that `numpy.array` takes, and None for what is not known."""
+FEWEST = 2  # the smallest validation set; routing needs a few hundred prompts
+CELLS = ("errors", "costs", "tokens_in", "tokens_out")  # what may be known of each answer
+Given: TypeAlias = Array | Any  # a constructor takes anything that `numpy.array` takes, and None for what is not known
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
     """What each model did on each prompt. NaN means not known, and is never read as 0.
 
+    Raises `InvalidDataError` when shapes differ, a model stands twice, or a value is outside its range.
+
     Parameters
     ----------
-    prompts : sequence of str
     models : sequence of str
         Names, as LiteLLM calls them.
     errors : array (n_prompts, n_models)
@@ -49,11 +45,6 @@ class Outcomes:
         List prices, for the models where they are known.
     documents : sequence of Documents or sequence of str, optional
         What was retrieved for each prompt, and sent with it.
-
-    Raises
-    ------
-    InvalidDataError
-        When shapes differ, a model stands twice, or a value is outside its range.
 
     Examples
     --------
@@ -97,13 +88,7 @@ class Outcomes:
         return self._part([self.prompts[row] for row in rows], self.models, (rows,), documents)
 
     def of(self, models: Sequence[str]) -> Outcomes:
-        """Return the table of `models`, in that order.
-
-        Raises
-        ------
-        UnknownModelError
-            When one of them is not in the table.
-        """
+        """Return the table of `models`, in that order; an unknown one is an `UnknownModelError`."""
         columns = [self.column(model) for model in models]
         return self._part(self.prompts, models, (slice(None), columns), self.documents)
 
@@ -113,13 +98,7 @@ class Outcomes:
         return Outcomes(prompts, models, **arrays, prices=prices, documents=documents)
 
     def column(self, model: str) -> int:
-        """Return the position of `model` among the models.
-
-        Raises
-        ------
-        UnknownModelError
-            When it is not in the table.
-        """
+        """Return the position of `model` among the models. Raises `UnknownModelError` when it is not in the table."""
         if model not in self.models:
             raise UnknownModelError(f"{model!r} is not in the table; it holds {', '.join(map(repr, self.models))}.")
         return self.models.index(model)
@@ -129,9 +108,10 @@ class Outcomes:
 class ValidationSet:
     """Prompts with their reference answers and graders.
 
+    Raises `InvalidDataError` when lengths differ, there are fewer than 2 prompts, or a prompt is empty.
+
     Parameters
     ----------
-    prompts : sequence of str
     references : sequence of str, optional
         The right answer to each prompt.
     graders : sequence of str, optional
@@ -143,11 +123,6 @@ class ValidationSet:
         reads it.
     known : Outcomes, optional
         What other models did on the same prompts. A router reads from it only the models it was trained on.
-
-    Raises
-    ------
-    InvalidDataError
-        When lengths differ, there are fewer than 2 prompts, or a prompt is empty.
 
     Examples
     --------
@@ -189,10 +164,10 @@ class ValidationSet:
 class Evaluation:
     """One model on a validation set. NaN means not known: a call that failed is no wrong answer.
 
+    Raises `InvalidDataError` when lengths differ, a value is outside its range, or fewer than 2 prompts have an answer.
+
     Parameters
     ----------
-    model : str
-    validation : ValidationSet
     errors : array (n_prompts,)
         In [0, 1]; the mean over the repeats.
     costs : array (n_prompts,), optional
@@ -209,11 +184,6 @@ class Evaluation:
     provenance : mapping, optional
         Date, grader, parameters, system prompt: whatever says how the numbers came about. JSON-able. The date
         is set to today's when it is not given.
-
-    Raises
-    ------
-    InvalidDataError
-        When lengths differ, a value is outside its range, or fewer than 2 prompts have an answer.
 
     Examples
     --------
@@ -244,9 +214,7 @@ class Evaluation:
         errors = np.where(flags["failed"], np.nan, self.errors)  # no answer is no wrong answer
         usable = int((~np.isnan(errors)).sum())
         if usable < FEWEST:
-            raise InvalidDataError(
-                f"{self.model!r} has {usable} usable answers; give at least {FEWEST} that did not fail."
-            )
+            raise InvalidDataError(f"{self.model!r} has {usable} usable answers; give at least {FEWEST}, not failed.")
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         _set(self, errors=errors, **flags, provenance={"date": today, **(self.provenance or {})})
 
@@ -262,23 +230,14 @@ class Evaluation:
         """Return the evaluation that a table of outcomes holds for `model`.
 
         The whole table becomes the validation set's `known` outcomes, so a router finds its training models' answers
-        there. Prices are those given, or the table's.
-
-        Raises
-        ------
-        UnknownModelError
-            When the model is not in the table.
-        InvalidDataError
-            When it has fewer than 2 answers there.
+        there. Prices are those given, or the table's. Raises `UnknownModelError` when the model is not in the table;
+        `InvalidDataError` when it has fewer than 2 answers there.
         """
         column = outcomes.column(model)
         return cls(
             model,
             ValidationSet(outcomes.prompts, documents=outcomes.documents, known=outcomes),
-            outcomes.errors[:, column],
-            outcomes.costs[:, column],
-            outcomes.tokens_in[:, column],
-            outcomes.tokens_out[:, column],
+            **{name: getattr(outcomes, name)[:, column] for name in CELLS},
             prices=outcomes.prices.get(model) if prices is None else prices,
             provenance={"date": "unknown", "source": "recorded outcomes"} if provenance is None else provenance,
         )
@@ -361,12 +320,12 @@ def read_outcomes(path: str | os.PathLike[str], *, prices: Mapping[str, Prices] 
 
     Other columns are ignored. A folder holds ``prompts.parquet`` (``prompt_id``, ``prompt``), ``scores.npz``
     (``scores``, ``models``, ``prompt_ids``; a score is a quality), ``costs.npz`` (``models`` and any of ``cost_usd``,
-    ``tokens_in``, ``tokens_out``) and ``meta.json`` (``prices_usd_per_mtok``: model to [input, output]).
-    Nothing is ever unpickled.
+    ``tokens_in``, ``tokens_out``) and ``meta.json`` (``prices_usd_per_mtok``: model to [input, output]). Nothing is
+    ever unpickled. Raises `InvalidDataError` when a line cannot be used, with the file, the line, the value and the
+    cure; `ImportError` when the file is Parquet and pyarrow is missing.
 
     Parameters
     ----------
-    path : str or path
     prices : mapping of model to Prices, optional
         List prices, before those of the folder. They fill in the costs that the file does not give, where both
         token counts are known; a cost in the file stays.
@@ -376,13 +335,6 @@ def read_outcomes(path: str | os.PathLike[str], *, prices: Mapping[str, Prices] 
     What is absent, empty or null is not known: NaN, never 0. Several lines of one prompt (the same text) and one model
     are repeats of a measurement: each number is the mean of those that are known. Prompts and models keep the order
     in which they first come; a folder keeps its rows as they are, repeats too, so that arrays beside it still fit.
-
-    Raises
-    ------
-    InvalidDataError
-        When a line cannot be used, with the file, the line, the value and the cure.
-    ImportError
-        When the file is Parquet and pyarrow is missing.
 
     Examples
     --------
@@ -544,9 +496,7 @@ def _read_file(path: Path) -> _Rows:
                 "a pickle runs whatever program it holds when it is opened, so it is never read; convert it once, in a "
                 f"place you trust it in, with pandas.read_pickle({path.name!r}).to_parquet({path.stem + '.parquet'!r})."
             )
-    raise InvalidDataError(
-        f"{path.suffix or 'a file without suffix'} is not read; give .jsonl, .csv, .parquet or a folder."
-    )
+    raise InvalidDataError(f"{path.suffix or 'a bare file'} is not read; give .jsonl, .csv, .parquet or a folder.")
 
 
 def _read_jsonl(path: Path) -> _Rows:
@@ -631,9 +581,7 @@ def _read_folder(folder: Path, given: Mapping[str, Prices]) -> Outcomes:
     scores = _arrays(folder / "scores.npz", ("scores", "models", "prompt_ids"))
     amounts = _arrays(folder / "costs.npz", ("models",))
     if scores["prompt_ids"].tolist() != prompts["prompt_id"]:
-        raise InvalidDataError(
-            "prompt_ids in scores.npz are not prompt_id in prompts.parquet; write both in one order."
-        )
+        raise InvalidDataError("prompt_ids in scores.npz are not those in prompts.parquet; write both in one order.")
     models, others = scores["models"].tolist(), amounts["models"].tolist()
     if odd := sorted({*models} ^ {*others}):
         raise InvalidDataError(f"model {odd[0]!r} is in only one of scores.npz and costs.npz; name it in both.")

@@ -13,7 +13,7 @@ from unirouter_core.costs import TokenCounter
 from unirouter_core.embedding import Array, Embedder, embed, normalise
 from unirouter_core.exceptions import InvalidDataError
 
-STATISTICS = (
+STATISTICS = (  # of a retrieval, each in the unit of its standard deviation over the training prompts
     "documents, log",
     "characters, log",
     "highest retrieval score",
@@ -22,8 +22,6 @@ STATISTICS = (
     "cosine of the question with the documents' mean",
     "highest cosine of the question with a document",
 )
-"""The statistics of a retrieval, each in the unit of its standard deviation over the training prompts."""
-
 FARTHEST = 3.0  # standard deviations; a statistic beyond is an outlier, which would drown the question
 
 
@@ -31,16 +29,12 @@ FARTHEST = 3.0  # standard deviations; a statistic beyond is an outlier, which w
 class Documents:
     """What was retrieved for one prompt.
 
+    Raises `InvalidDataError` when a text is no string, or a score is missing or infinite.
+
     Parameters
     ----------
-    texts : sequence of str
     scores : sequence of float, optional
         The retriever's, one for each text, in whatever unit it has; NaN where it gave none.
-
-    Raises
-    ------
-    InvalidDataError
-        When a text is no string, or a score is missing or infinite.
 
     Examples
     --------
@@ -85,8 +79,7 @@ class Documents:
         return len(self.texts)
 
 
-GivenDocuments: TypeAlias = Documents | Sequence[str]
-"""`Documents`, or the texts alone."""
+GivenDocuments: TypeAlias = Documents | Sequence[str]  # with retrieval scores, or the texts alone
 
 
 def check_documents(given: Sequence[GivenDocuments | None], n: int) -> tuple[Documents, ...]:
@@ -98,13 +91,7 @@ def check_documents(given: Sequence[GivenDocuments | None], n: int) -> tuple[Doc
 
 
 def as_one_prompt(prompt: str, documents: Sequence[str]) -> str:
-    r"""Return the plain form in which a prompt is sent with its documents: they come first, a blank line after each.
-
-    Examples
-    --------
-    >>> as_one_prompt("How long is the warranty?", ["Lamps have two years of warranty."])
-    'Lamps have two years of warranty.\n\nHow long is the warranty?'
-    """
+    """Return the plain form in which a prompt is sent with its documents: they come first, a blank line after each."""
     return "\n\n".join((*documents, prompt))
 
 
@@ -141,18 +128,9 @@ class DocumentFeatures:
 
     The weights say how much each block counts where distances are taken; they are kept with a router. The documents'
     block is half the question's, because documents mostly repeat the question's topic. All statistics together weigh
-    as much as the question: whether the answer was found decides as much as what is asked. A prompt without documents
-    has zeros for what is not known.
-
-    Parameters
-    ----------
-    question, documents, statistics : float
-        The blocks' weights.
-
-    Attributes
-    ----------
-    centres_, weights_ : array (7,)
-        Of each of `STATISTICS`, the mean over the training prompts, and 1 / standard deviation; 0 where never known.
+    as much as the question: whether the answer was found decides as much as what the question is. A prompt without
+    documents has zeros for what is not known. `fit` keeps the mean of each of `STATISTICS` over the training prompts,
+    `centres_`, and 1 / standard deviation, `weights_`; both are 0 where never known.
     """
 
     question: float = 1.0
@@ -177,16 +155,7 @@ class DocumentFeatures:
         return self
 
     def join(self, Q: Array, found: Sequence[Array], documents: Sequence[Documents]) -> Array:
-        """Return the longer vectors, float32, (n, 2 * d + 7), rows of length 1.
-
-        Parameters
-        ----------
-        Q : array (n, d)
-            The prompts' vectors.
-        found : sequence of array (n_documents, d)
-            Those of each prompt's documents.
-        documents : sequence of Documents
-        """
+        """Return the longer vectors, float32, (n, 2 * d + 7), rows of length 1; parameters as in `fit`."""
         means = np.stack([rows.mean(0) if len(rows) else np.zeros(Q.shape[1], np.float32) for rows in found])
         unusual = np.nan_to_num((_statistics(Q, found, documents) - self.centres_) * self.weights_)
         scaled = np.clip(unusual, -FARTHEST, FARTHEST) / math.sqrt(len(STATISTICS))  # about as long as a unit vector

@@ -13,22 +13,15 @@ import numpy.typing as npt
 
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError
 
-Array: TypeAlias = npt.NDArray[np.floating[Any]]
-"""Floating-point numbers; each docstring gives shape and unit."""
-
+Array: TypeAlias = npt.NDArray[np.floating[Any]]  # each docstring gives shape and unit
 Mask: TypeAlias = npt.NDArray[np.bool_]
-"""Yes or no for each entry."""
+Labels: TypeAlias = npt.NDArray[np.integer[Any]]  # they index rows or clusters
 
-Labels: TypeAlias = npt.NDArray[np.integer[Any]]
-"""Integers that index rows or clusters."""
-
-CHECK_PROMPTS = (
+CHECK_PROMPTS = (  # a router keeps their vectors, to detect another embedder
     "What is 17 times 23?",
     "Write a short poem about the sea at night.",
     "def add(a, b): return a + b  # explain this function",
 )
-"""The three prompts whose vectors a router keeps, to detect another embedder."""
-
 SAME_VECTOR = 0.999  # vectors of one prompt with a smaller cosine come from another embedder
 
 
@@ -119,13 +112,7 @@ def _rows(returned: Any, name: str) -> Array:
 
 
 def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
-    """Return the prompts' vectors with rows of length 1, float32, shape (n_prompts, d); rows of zeros stay.
-
-    Raises
-    ------
-    InvalidDataError
-        When the embedder returns another number of rows, or numbers that are not finite.
-    """
+    """Return the prompts' vectors (n, d), float32, rows of length 1 or 0; others are an `InvalidDataError`."""
     vectors = _rows(embedder.encode(list(prompts)), name_of(embedder))
     if vectors.ndim != 2 or len(vectors) != len(prompts) or not vectors.shape[1]:
         raise InvalidDataError(
@@ -274,8 +261,9 @@ class HashingEmbedder:
 
     Words, numbers, the digits in a number, punctuation marks, pairs of neighbours, and the number of words: each counts
     once a prompt. In a script without spaces each character is a word. A prompt's vector is the weighted sum of its
-    tokens' rows in one table, so `encode` needs numpy only. A prompt without any known token gets zeros.
-    Of a prompt beyond 65,536 characters, the first and the last 32,768 are read.
+    tokens' rows in one table, so `encode` needs numpy only. A prompt without any known token gets zeros. Of a prompt
+    beyond 65,536 characters, the first and the last 32,768 are read. Raises `InvalidDataError` when `dims` or
+    `features` is outside its range.
 
     Parameters
     ----------
@@ -287,20 +275,6 @@ class HashingEmbedder:
         How much text `fit` reads; when there is more, it reads prompts chosen at random.
     seed : int
         Of that choice and of the SVD.
-
-    Attributes
-    ----------
-    rows_ : array of uint16 (2^20,)
-        For each value of a hash, its row in the table, counted from 1; 0 is not known.
-    table_ : array of int8 (n_tokens, dims)
-        What each token adds, in steps of `scales_`.
-    scales_ : array of float32 (n_tokens,)
-        The size of a step, which holds how rare the token is.
-
-    Raises
-    ------
-    InvalidDataError
-        When `dims` or `features` is outside its range.
 
     Examples
     --------
@@ -319,6 +293,8 @@ class HashingEmbedder:
         if self.dims < 1 or not 1 <= self.features < 2**16:
             raise InvalidDataError(f"dims={self.dims}, features={self.features}: give dims >= 1, features 1 to 65,535.")
 
+    # What `fit` sets: `rows_`, uint16 (2^20,), for each value of a hash its row in the table, from 1, 0 if unknown;
+    # `table_`, int8 (n_tokens, dims), what each token adds, in steps of `scales_`, float32 (n_tokens,): how rare it is.
     def fit(self, prompts: Sequence[str]) -> Self:
         """Learn the table from `prompts`; needs scikit-learn. Prompts without a word are an `InvalidDataError`."""
         from scipy.sparse import csr_array

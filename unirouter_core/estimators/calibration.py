@@ -19,14 +19,7 @@ FEWEST_IN_REGION = 25  # a region's true error is known only up to its own sampl
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Predicted and real errors in bins of equal counts, from the smallest prediction to the largest.
-
-    Parameters
-    ----------
-    predicted, seen : array (n_bins,)
-        Mean predicted and mean real error of each bin.
-    counts : array (n_bins,) of int
-    """
+    """Mean predicted and real error, and count, of bins of equal counts from the smallest prediction to the largest."""
 
     predicted: Array
     seen: Array
@@ -39,25 +32,7 @@ class Reliability:
 
 
 def reliability(predicted: npt.ArrayLike, errors: npt.ArrayLike, *, bins: int = BINS) -> Reliability:
-    """Return the reliability of predicted errors, all prompts and models pooled.
-
-    Parameters
-    ----------
-    predicted, errors : array (n_prompts, n_models), or any other one shape
-    bins : int
-        Fewer when there are fewer predictions.
-
-    Raises
-    ------
-    InvalidDataError
-        When the shapes differ, or there is nothing to compare.
-
-    Examples
-    --------
-    >>> found = reliability([0.1, 0.1, 0.6, 0.6], [0, 0, 1, 0], bins=2)
-    >>> found.seen.tolist(), round(found.expected_error, 3)
-    ([0.0, 0.5], 0.1)
-    """
+    """Return the reliability of predicted errors, prompts and models pooled; `InvalidDataError` when shapes differ."""
     expected, real = np.asarray(predicted, np.float64), np.asarray(errors, np.float64)
     if expected.shape != real.shape or not expected.size:
         raise InvalidDataError(f"Predicted errors of shape {expected.shape} and errors of shape {real.shape} differ.")
@@ -70,16 +45,7 @@ def reliability(predicted: npt.ArrayLike, errors: npt.ArrayLike, *, bins: int = 
 def region_gaps(predicted: Array, stderrs: Array, errors: Array, regions: Labels) -> Array:
     """Return, for each (region, model) with enough answers: real minus predicted error, its stderr, sampling variance.
 
-    Parameters
-    ----------
-    predicted, stderrs, errors : array (n_prompts, n_models)
-        Errors that are NaN are left out.
-    regions : array (n_prompts,)
-        Numbered from 0.
-
-    Returns
-    -------
-    array (n_pairs, 3)
+    Predictions, stderrs and errors are (n_prompts, n_models), an error of NaN left out; the result is (n_pairs, 3).
     """
     gaps = errors - predicted
     columns = np.concatenate([gaps, gaps**2, np.where(np.isnan(errors), np.nan, stderrs)], axis=1)
@@ -107,12 +73,6 @@ def interval_coverage(
     """Return how often ± `width` standard errors, with sampling noise, hold a model's error in a region.
 
     NaN when no region has 25 answers, or a standard error is NaN.
-
-    Examples
-    --------
-    >>> errors = np.tile([[0.0], [1.0]], (20, 1))
-    >>> interval_coverage(np.full((40, 1), 0.5), np.full((40, 1), 0.1), errors, np.zeros(40, int))
-    1.0
     """
     gaps = region_gaps(predicted, stderrs, errors, regions)
     return float("nan") if not len(gaps) or np.isnan(stderrs).any() else coverage(gaps, width=width)

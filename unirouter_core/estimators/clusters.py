@@ -20,9 +20,7 @@ ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then
 INIT_SAMPLE = 1_000  # or ten a cluster: k-means++ on more takes longer than Lloyd itself and ends no better
 WITHOUT_OUTCOMES = 20  # K when there is nothing to choose it by
 REPEATS, SCORED, ROUTED = 4, 0.98, 3_000  # see `best_of`
-
-USUAL = 0.005
-"""A prompt less like any region than all but this share of the training prompts is far."""
+USUAL = 0.005  # a prompt less like any region than all but this share of the training prompts is far
 
 E = TypeVar("E", bound=Estimator)
 
@@ -61,21 +59,9 @@ def cluster_sums(labels: Labels, values: Array, k: int) -> tuple[Array, Array]:
 
 
 def shrunken_means(labels: Labels, values: Array, k: int, prior: float) -> tuple[Array, Array]:
-    """Return each cluster's mean, shrunk to the overall mean as by `prior` more answers, and its standard error.
+    """Return each cluster's mean, shrunk to the overall one as by `prior` more answers, and its standard error, (k, m).
 
-    Parameters
-    ----------
-    labels : array (n,)
-    values : array (n, m)
-        In [0, 1]; NaN is left out.
-    k : int
-        The number of clusters.
-    prior : float
-        0 gives plain means; an empty cluster has the overall mean in any case.
-
-    Returns
-    -------
-    means, stderrs : array (k, m)
+    Values (n, m) are in [0, 1], NaN left out. A prior of 0 gives plain means; an empty cluster has the overall mean.
     """
     sums, counts = cluster_sums(labels, values, k)
     overall = sums.sum(0) / np.maximum(counts.sum(0), 1)
@@ -88,20 +74,7 @@ def shrunken_means(labels: Labels, values: Array, k: int, prior: float) -> tuple
 
 @dataclass(eq=False)
 class Regions:
-    """About `k` k-means clusters of the training prompts, for costs and explanations, whatever the estimator.
-
-    Parameters
-    ----------
-    k : int
-    seed : int
-
-    Examples
-    --------
-    >>> regions = Regions(k=2).fit(np.eye(3, dtype=np.float32)[[0, 0, 1, 1]])
-    >>> labels, far = regions.locate(np.eye(3, dtype=np.float32))
-    >>> far.tolist()
-    [0.0, 0.0, 1.0]
-    """
+    """About `k` k-means clusters of the training prompts, for costs and explanations, whatever the estimator."""
 
     k: int = 20
     seed: int = 0
@@ -138,20 +111,9 @@ def best_of(
     """Return the fitted candidate that routes training models with the largest mean Area (paper App. F.1).
 
     None, with a warning that `default` is taken, when outcomes are given but hold fewer than 2 models that answered
-    98 % of the prompts, 20 prompts that these models all answered, or no cost above $0.
-
-    Parameters
-    ----------
-    candidates : iterable of Estimator
-        Fitted when they are iterated over.
-    default : str
-    X : array (n, d)
-        Vectors of the prompts of `outcomes`.
-    outcomes : Outcomes, optional
-    n_val : int or None
-        The prompts each training model is measured on, in each of 4 draws; None for four fifths of all, once: the
-        paper measures on all, and routes on the validation prompts, which an estimator does not have in `fit`.
-    seed : int
+    98 % of the prompts, 20 prompts that these models all answered, or no cost above $0. Each training model is measured
+    on `n_val` prompts, in each of 4 draws; with None on four fifths of all, once: the paper measures on all, and routes
+    on the validation prompts, which an estimator does not have in `fit`.
     """
     if outcomes is None:
         return None
@@ -207,9 +169,6 @@ class KMeansEstimator(OneClustering):
     rule : {"n_val", "paper"}
         Choose K with training models measured on `n_val` prompts, as a new model is, or, as the paper's
         Appendix F.1, on all training prompts, which picks K too large for a small validation set.
-    grid : sequence of int
-    n_val : int
-    seed : int
 
     Examples
     --------
@@ -255,24 +214,9 @@ class KMeansEstimator(OneClustering):
 class ShrunkenClustersEstimator:
     """The mean over several k-means clusterings of the model's shrunken error in the prompt's cluster.
 
-    It differs from the paper's §5.1 in two ways that suit small validation sets: each cluster's error is shrunk to
-    the model's overall error as if by `prior` more answers, and all of `grid` is averaged instead of choosing one K.
-
-    Parameters
-    ----------
-    grid : sequence of int
-        The numbers of clusters.
-    prior : float
-        How many answers the overall error counts for in each cluster.
-    seed : int
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
-    >>> clusters = ShrunkenClustersEstimator(grid=(2,), prior=2.0).fit(X)
-    >>> poet = clusters.profile(X, np.array([1.0, 1.0, 0.0, 0.0]))
-    >>> clusters.predict(X[[0, 2]], np.stack([poet])).errors.tolist()
-    [[0.75], [0.25]]
+    It differs from the paper's §5.1 in two ways that suit small validation sets: each cluster's error is shrunk to the
+    model's overall error as if by `prior` more answers, and all of `grid`, numbers of clusters, is averaged instead of
+    choosing one K.
     """
 
     grid: tuple[int, ...] = (5, 10, 20, 40, 80)
@@ -310,9 +254,11 @@ class ShrunkenClustersEstimator:
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the mean over the clusterings of the errors in the nearest clusters (Φ is their indicator)."""
         rows, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
-        return Prediction(
-            _mean_of_rows(by_cluster[:n_clusters], rows), lambda: _mean_of_rows(by_cluster[n_clusters:], rows)
-        )
+
+        def mean(table: Array) -> Array:
+            return np.asarray(table.take(rows, axis=0).sum(axis=0) / len(rows))
+
+        return Prediction(mean(by_cluster[:n_clusters]), lambda: mean(by_cluster[n_clusters:]))
 
     def _nearest(self, X: Array) -> Labels:
         """Return the row in `centroids_` of each vector's nearest centroid in each clustering, (n_grid, n)."""
@@ -320,8 +266,3 @@ class ShrunkenClustersEstimator:
         near = closeness(X, self.centroids_, self.offsets_)
         within = [near[:, start:end].argmax(1) for start, end in pairwise(self.bounds_.tolist())]
         return np.asarray(np.array(within) + self.bounds_[:-1, None])
-
-
-def _mean_of_rows(table: Array, rows: Labels) -> Array:
-    """Return the mean over the clusterings of the rows of table (n_clusters, m) that `rows` (n_grid, n) names."""
-    return np.asarray(table.take(rows, axis=0).sum(axis=0) / len(rows))

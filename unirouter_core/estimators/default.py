@@ -55,7 +55,6 @@ class DefaultEstimator:
         more there are: as much as another member for ten of them.
     n_val : int
         The prompts that held-out training models are measured on while shift and standard errors are calibrated.
-    seed : int
 
     Examples
     --------
@@ -101,13 +100,7 @@ class DefaultEstimator:
         return [type(member).__name__ for member, width in zip(self.members, self.widths_, strict=True) if width == 0]
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Fit the members on the vectors X (n, d); calibrate on the training models of `outcomes`.
-
-        Raises
-        ------
-        MissingOutcomesError
-            When no member can be used without outcomes.
-        """
+        """Fit the members on X (n, d), and calibrate; none that can be used is a `MissingOutcomesError`."""
         self._fit(X, outcomes, UNCALIBRATED)
         if outcomes is not None and len(outcomes.models) >= FEWEST_MODELS and len(X) >= FEWEST_PROMPTS:
             self._calibrate(X, outcomes)
@@ -134,13 +127,7 @@ class DefaultEstimator:
             raise MissingOutcomesError(f"{', '.join(self.left_out)} need training models' outcomes; fit with them.")
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        """Return the members' features one after the other; NaN for a member that cannot measure this model.
-
-        Raises
-        ------
-        MissingOutcomesError
-            When no member can.
-        """
+        """Return the members' features in a row, NaN where one cannot measure this model; raise where none can."""
         parts, missing = list[Array](), None
         for member, start, end in self._layout:
             try:

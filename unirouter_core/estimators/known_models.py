@@ -30,16 +30,6 @@ class KnownModelsEstimator:
         On the weights' squared distance from `prior`; the intercept is free.
     prior : float
         The sum of the weights when nothing is known; spread evenly over the training models.
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
-    >>> wrong = np.array([[1, 0], [0, 0]] * 20)
-    >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = KnownModelsEstimator(ridge=0.1, penalty=0.1).fit(X, training)
-    >>> bard = estimator.profile(X, wrong[:, 0], known=wrong)
-    >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
-    [[1.0], [0.0]]
     """
 
     ridge: float = 10.0
@@ -52,17 +42,9 @@ class KnownModelsEstimator:
         check_settings(self, ridge=0, penalty=0, prior=0)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Learn the training models' errors on the vectors X (n, d); one without answers is taken as average.
-
-        Raises
-        ------
-        MissingOutcomesError
-            When there are no outcomes.
-        """
+        """Learn the training models' errors on X (n, d); one without any is average, none a `MissingOutcomesError`."""
         if outcomes is None or np.isnan(outcomes.errors).all():
-            raise MissingOutcomesError(
-                "KnownModelsEstimator needs training models' outcomes; fit it with them or leave it out."
-            )
+            raise MissingOutcomesError("KnownModelsEstimator needs training models' outcomes; give them or omit it.")
         unanswered = np.isnan(outcomes.errors).all(axis=0)
         known = np.where(unanswered, np.nanmean(outcomes.errors), outcomes.errors)
         self.axes_, self.intercepts_ = fit_ridge(X, known, self.ridge)
@@ -71,12 +53,8 @@ class KnownModelsEstimator:
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
         """Return intercept, weights and one standard error, shape (n_training_models + 2,).
 
-        A training model's missing answers are replaced by its estimates γ_j; one without any gets no weight.
-
-        Raises
-        ------
-        MissingOutcomesError
-            When the training models' answers on these prompts are not given.
+        A training model's missing answers are replaced by its estimates γ_j; one without any gets no weight. Raises
+        `MissingOutcomesError` when the training models' answers on these prompts are not given.
         """
         if known is None or np.isnan(known).all():
             raise MissingOutcomesError(

@@ -31,18 +31,6 @@ class LearnedMapEstimator(OneClustering):
     ----------
     k : int, optional
         The number of clusters; when not given, chosen as `KMeansEstimator` does.
-    n_val : int
-    seed : int
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
-    >>> wrong = np.array([[1, 0], [0, 0]] * 20)
-    >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = LearnedMapEstimator(k=2).fit(X, training)
-    >>> bard = estimator.profile(X, wrong[:, 0])
-    >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
-    [[1.0], [0.0]]
     """
 
     k: int | None = None
@@ -55,13 +43,7 @@ class LearnedMapEstimator(OneClustering):
         check_settings(self, k=1, n_val=2)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Cluster the vectors X (n, d), then learn θ from the training models' outcomes.
-
-        Raises
-        ------
-        MissingOutcomesError
-            When there are no outcomes.
-        """
+        """Cluster X (n, d), then learn θ from the training models' outcomes; none is a `MissingOutcomesError`."""
         if outcomes is None:
             raise MissingOutcomesError("LearnedMapEstimator needs training models' outcomes; fit it with them.")
         clusters = KMeansEstimator(self.k, n_val=self.n_val, seed=self.seed).fit(X, outcomes)

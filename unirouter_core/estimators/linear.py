@@ -15,13 +15,7 @@ PENALTY = 1.0  # on both squared coefficients: a few hundred answers do not move
 def fit_ridge(X: Array, Y: Array, alpha: float) -> tuple[Array, Array]:
     """Return axes (m, d) and intercepts (m,) with Y ≈ X @ axes.T + intercepts, the slopes penalised by alpha.
 
-    Parameters
-    ----------
-    X : array (n, d)
-    Y : array (n, m)
-        NaN is left out of its column's fit; a column without numbers gets slopes and an intercept of NaN.
-    alpha : float
-        The penalty on the squared slopes, on centred X.
+    NaN in Y (n, m) is left out of its column's fit; a column without numbers gets slopes and an intercept of NaN.
     """
     axes = np.full((Y.shape[1], X.shape[1]), np.nan, np.float32)
     intercepts = np.full(Y.shape[1], np.nan, np.float32)
@@ -43,13 +37,6 @@ def fit_difficulty(X: Array, errors: Array) -> Array:
     """Return slopes and intercept (d + 1,) of the training models' mean error (n, m), given vectors (n, d).
 
     NaN is left out; a model without any answer does not count.
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 500]
-    >>> slopes = fit_difficulty(X, np.array([[1, 1], [0, 0]] * 500))
-    >>> difficulty(X[:2], slopes).round(1).tolist()
-    [1.0, 0.0]
     """
     axes, intercepts = fit_ridge(X, errors, DIFFICULTY_RIDGE)
     return np.append(np.nanmean(axes, axis=0), np.nanmean(intercepts)).astype(np.float32)
@@ -64,11 +51,6 @@ def shift_odds(errors: Array, shifts: Array) -> Array:
     """Return `errors` (n, m) with each row's odds of an error multiplied by e to the row's shift (n,).
 
     The most accurate model stays the same, 0 stays 0 and 1 stays 1.
-
-    Examples
-    --------
-    >>> shift_odds(np.array([[0.5, 1.0]]), np.log([3.0])).round(3).tolist()  # odds 1 : 1 become 3 : 1
-    [[0.75, 1.0]]
     """
     wrong = errors * np.exp(shifts)[:, None]
     return np.asarray(wrong / (wrong + (1 - errors)))
@@ -86,24 +68,10 @@ def fit_shift(predicted: Array, difficulties: Array, errors: Array) -> tuple[flo
 
 
 def clairvoyant(X: Array, errors: Array, X_new: Array, *, seed: int = 0) -> Array:
-    """Return models' errors expected on new prompts from all of their answers: the mean of clusters and a ridge.
+    """Return errors expected on new prompts from all answers, (n_new, m) in [0, 1]: the mean of clusters and a ridge.
 
     The ceiling of what can be predicted of new models; `curves.deferral_curve` of it is the curve of the paper's
-    clairvoyant router.
-
-    Parameters
-    ----------
-    X : array (n, d)
-        Vectors of the training prompts.
-    errors : array (n, m)
-        The models' errors on them, NaN where not known.
-    X_new : array (n_new, d)
-    seed : int
-
-    Returns
-    -------
-    array (n_new, m)
-        In [0, 1].
+    clairvoyant router. Errors (n, m) on the prompts of vectors X (n, d) are NaN where not known; X_new is (n_new, d).
 
     Examples
     --------

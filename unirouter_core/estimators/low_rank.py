@@ -33,16 +33,6 @@ class LowRankEstimator:
         The penalty on the map from vectors to training models' errors.
     penalty : float
         The penalty on a new model's slopes; its intercept is free.
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 1] * 20]
-    >>> wrong = np.array([[1, 0], [0, 0]] * 20)
-    >>> training = Outcomes(["a sum", "a poem"] * 20, ["poet", "sage"], wrong)
-    >>> estimator = LowRankEstimator(rank=1, ridge=1.0, penalty=0.1).fit(X, training)
-    >>> bard = estimator.profile(X, wrong[:, 0])
-    >>> estimator.predict(X[:2], np.stack([bard])).errors.round().tolist()
-    [[1.0], [0.0]]
     """
 
     rank: int = 2
@@ -55,17 +45,9 @@ class LowRankEstimator:
         check_settings(self, rank=1, ridge=0, penalty=0)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        """Learn the axes from the training models' outcomes on the vectors X (n, d).
-
-        Raises
-        ------
-        MissingOutcomesError
-            When there are no outcomes.
-        """
+        """Learn the axes from training models' outcomes on the vectors X (n, d); none is a `MissingOutcomesError`."""
         if outcomes is None:
-            raise MissingOutcomesError(
-                "LowRankEstimator needs training models' outcomes; fit it with them or leave it out."
-            )
+            raise MissingOutcomesError("LowRankEstimator needs training models' outcomes; give them or omit it.")
         slopes, intercepts = fit_ridge(X, outcomes.errors, self.ridge)
         slopes, intercepts = slopes[~np.isnan(intercepts)], intercepts[~np.isnan(intercepts)]
         fitted = (X @ slopes.T).astype(np.float64)

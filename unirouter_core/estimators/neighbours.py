@@ -27,18 +27,8 @@ class NeighboursEstimator:
     ----------
     k : int, optional
         The number of neighbours; when not given, the one of `grid` by which the training models route best.
-    grid : sequence of int
     n_val : int
         The prompts that training models are measured on while `k` is chosen.
-    seed : int
-
-    Examples
-    --------
-    >>> X = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
-    >>> estimator = NeighboursEstimator(k=2).fit(X)
-    >>> poet = estimator.profile(X, np.array([1.0, 1.0, 0.0, 0.0]))
-    >>> estimator.predict(X[[0, 2]], np.stack([poet])).errors.tolist()
-    [[1.0], [0.0]]
     """
 
     k: int | None = None

@@ -17,23 +17,12 @@ from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError, NotFittedError
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
-"""Arrays of any kind of number, by name."""
-
-Part = TypeVar("Part")
-"""An estimator or embedder."""
+Part = TypeVar("Part")  # an estimator or embedder
 
 
 @dataclass(eq=False)
 class Prediction:
-    """Expected errors of m models on n prompts, with standard errors that are computed when first read.
-
-    Parameters
-    ----------
-    errors : array (n, m)
-        In [0, 1].
-    make_stderrs : callable
-        Returns the standard errors (n, m); most decisions never need them.
-    """
+    """Expected errors (n, m) of m models on n prompts; their standard errors are computed when first read."""
 
     errors: Array
     make_stderrs: Callable[[], Array]
@@ -56,16 +45,9 @@ class Estimator(Protocol):
         ...
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        """Return a model's features Ψ(h) from its errors on a validation set.
+        """Return a model's features Ψ(h) from its errors (n,), none NaN, on validation prompts of vectors X (n, d).
 
-        Parameters
-        ----------
-        X : array (n, d)
-            Vectors of the validation prompts.
-        errors : array (n,)
-            The model's errors on them, none NaN.
-        known : array (n, n_training_models), optional
-            The training models' errors on the same prompts, NaN where not known.
+        `known` holds the training models' errors on the same prompts, (n, n_training_models), NaN where not known.
         """
         ...
 

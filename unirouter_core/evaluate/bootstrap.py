@@ -13,33 +13,15 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.metrics import Metrics
 from unirouter_core.exceptions import InvalidDataError
 
-LEFT_OUT = 0.368
-"""The share of the prompts that a draw leaves out, on average: 1 / e."""
+LEFT_OUT = 0.368  # the share of the prompts that a draw leaves out, on average: 1 / e
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Draws of n prompts from n with replacement, and intervals of what the draws give.
+    """Draws of n prompts from n with replacement, and intervals that hold the share `level`, in (0, 1), of the draws.
 
-    Every method draws from the start, so one seed gives two routers the same prompts, draw by draw.
-
-    Parameters
-    ----------
-    level : float
-        The share of the draws inside an interval, in (0, 1).
-    trials : int
-        How many draws to make.
-    seed : int
-
-    Raises
-    ------
-    InvalidDataError
-        When `level` is not inside (0, 1), or there is no trial.
-
-    Examples
-    --------
-    >>> Bootstrap().mean_interval([0.5, 0.5, 0.5])
-    (0.5, 0.5)
+    Every method draws from the start, so one seed gives two routers the same prompts, draw by draw. Raises
+    `InvalidDataError` when `level` is not inside (0, 1), or there is no trial.
     """
 
     level: float = 0.9
@@ -51,8 +33,6 @@ class Bootstrap:
             raise InvalidDataError(f"An interval needs trials, not {self.trials}; draw at least 1, better 1,000.")
         if not 0 < self.level < 1:
             raise InvalidDataError(f"The level of an interval is {self.level:g}; give a share between 0 and 1, as 0.9.")
-
-    # --- Draws ----------------------------------------------------------------------------------------------------
 
     def rows(self, n: int, stream: int | None = None) -> Iterator[Labels]:
         """Yield the rows of each draw, (n,); another `stream` gives other draws of the same seed."""
@@ -81,26 +61,16 @@ class Bootstrap:
         for _ in range(self.trials):
             yield generator.permutation(n)
 
-    # --- Intervals ------------------------------------------------------------------------------------------------
-
     def interval(self, values: npt.ArrayLike) -> tuple[float, float]:
         """Return the ends of the middle `level` of `values`, one for each draw."""
         low, high = np.quantile(np.asarray(values, np.float64), [(1 - self.level) / 2, (1 + self.level) / 2])
         return float(low), float(high)
 
     def mean_interval(self, differences: npt.ArrayLike) -> tuple[float, float]:
-        """Return the interval of the mean of paired `differences` (n,), such as one router's errors minus another's.
-
-        Raises
-        ------
-        InvalidDataError
-            When there is no difference, or one is not finite.
-        """
+        """Return the interval of the mean of paired `differences` (n,), such as one router's errors minus another's."""
         pairs = np.asarray(differences, np.float64)
         if pairs.ndim != 1 or not pairs.size or not np.isfinite(pairs).all():
-            raise InvalidDataError(
-                f"Differences {pairs} must be one or more finite numbers; leave out pairs not known."
-            )
+            raise InvalidDataError(f"Differences {pairs} must be 1 or more finite numbers; leave out pairs not known.")
         return self.interval([pairs[rows].mean() for rows in self.rows(len(pairs))])
 
     def fresh_interval(
@@ -115,8 +85,6 @@ class Bootstrap:
         low, high = self.interval(centre + (left_out_means - centre) * np.sqrt(LEFT_OUT / (1 - LEFT_OUT)))
         return max(low, lower), min(high, upper)
 
-    # --- Curves ---------------------------------------------------------------------------------------------------
-
     def resample(self, sweep: Sweep, errors: npt.ArrayLike, costs: npt.ArrayLike) -> Iterator[Metrics]:
         """Yield the metrics of each draw of the test set; parameters as in `metrics.measure`, for the sweep's curve."""
         known, paid = check_table(errors, costs)
@@ -126,16 +94,7 @@ class Bootstrap:
             yield Metrics.of(sweep.curve(counts).hull(), 1 - drawn[0], drawn[1])
 
     def metrics(self, sweep: Sweep, errors: npt.ArrayLike, costs: npt.ArrayLike) -> dict[str, tuple[float, float]]:
-        """Return the interval of each field of `Metrics`: how much the draw of test prompts moves it.
-
-        Examples
-        --------
-        >>> from unirouter_core.curves import sweep
-        >>> errors, costs = [[1, 0]] * 30 + [[0, 0]] * 70, [1.0, 2.0]
-        >>> low, high = Bootstrap(trials=200).metrics(sweep([0.3, 0.1], costs, errors, costs), errors, costs)["area"]
-        >>> 0.7 < low < 0.775 < high < 0.85
-        True
-        """
+        """Return the interval of each field of `Metrics`: how much the draw of test prompts moves it."""
         drawn = list(self.resample(sweep, errors, costs))
         return {
             field.name: self.interval(np.array([getattr(each, field.name) for each in drawn], np.float64))

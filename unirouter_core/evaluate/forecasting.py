@@ -4,38 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, check_prompts
 from unirouter_core.evaluate.bootstrap import Bootstrap
-from unirouter_core.evaluate.holdout import as_json, held_out
+from unirouter_core.evaluate.holdout import Findings, held_out
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import check_cost_weight
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What a number of prompts will cost when a router chooses the model of each.
+class Forecast(Findings):
+    """What `n_prompts` new prompts will cost when a router chooses the model of each.
 
-    Parameters
-    ----------
-    n_prompts : int
-        The new prompts.
-    cost_weight : float
-        The error that one USD is worth in the choices.
-    cost : float
-        Mean USD a prompt.
-    cost_interval : tuple of float
-        What these very prompts will cost, mean USD a prompt: wider than the interval of a long-run mean, as they are a
-        draw too.
-    level : float
-        How often the interval holds what is spent.
-    n : int
-        The held-out prompts that this rests on.
+    `cost` is the mean USD a prompt. `cost_interval` is what these very prompts will cost, `level` of the time: wider
+    than the interval of a long-run mean, as they are a draw too. It rests on `n` held-out prompts.
     """
 
     n_prompts: int
@@ -54,10 +40,6 @@ class Forecast:
             f"{self.level:.0%} between ${low:.4g} and ${high:.4g}."
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the forecast as JSON can hold it."""
-        return as_json(self)
-
 
 def forecast(
     router: UniRouter,
@@ -72,11 +54,11 @@ def forecast(
     """Return what prompts will cost, with an interval.
 
     The router's expected costs are multiplied by the ratio of USD spent to USD expected on held-out prompts. Both the
-    held-out and the new prompts are draws; the bootstrap makes both.
+    held-out and the new prompts are draws; the bootstrap makes both. Raises `InvalidDataError` when there is no prompt,
+    or `level`, `trials` or `cost_weight` is outside its range; `NoCandidateError` when the pool is empty.
 
     Parameters
     ----------
-    router : UniRouter
     prompts : int or sequence of str
         How many prompts will come, like those that judge the router; or the prompts themselves, which is more exact.
     cost_weight : float, optional
@@ -87,13 +69,6 @@ def forecast(
         Of the interval.
     trials, seed : int
         Of the bootstrap.
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no prompt, or `level`, `trials` or `cost_weight` is outside its range.
-    NoCandidateError
-        When the pool is empty.
 
     Examples
     --------

@@ -17,31 +17,18 @@ from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool, a
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
 
-FOLDS = 5
-"""Each validation prompt is predicted by profiles measured on the other four fifths."""
-
-FEWEST_PROMPTS = 20
-"""Fewer held-out prompts say nothing about a goal."""
-
+FOLDS = 5  # each validation prompt is predicted by profiles measured on the other four fifths
+FEWEST_PROMPTS = 20  # fewer held-out prompts say nothing about a goal
 FITTED_ON = " The router was fitted on these prompts, so this is optimistic: evaluate it on others."
-"""What a verdict adds when there are no other prompts."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Predicted and real errors and costs on held-out prompts; made by `held_out`.
+    """Predicted and real errors and costs (n_prompts, n_models) on held-out prompts; made by `held_out`.
 
-    Parameters
-    ----------
-    models : tuple of str
-    predicted_errors, predicted_costs, errors, costs : array (n_prompts, n_models)
-    fitted_on : bool
-        Whether the router's prompt features were fitted on these prompts, which flatters it.
-    cost_weight : float
-        The router's own.
-    routed_errors, routed_costs : array (n_validation, n_models), optional
-        What the router itself predicts on its validation prompts, where `predicted_errors` and `predicted_costs` are
-        of profiles with a fifth of the answers left out: near a tie they choose differently.
+    `fitted_on` is whether the router's features were fitted on these prompts, which flatters it. `routed_errors` and
+    `routed_costs` are what the router itself predicts on its validation prompts, where the other predictions are of
+    profiles with a fifth of the answers left out: near a tie they choose differently.
     """
 
     models: tuple[str, ...]
@@ -100,6 +87,9 @@ class HeldOut:
 def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, seed: int = 0) -> HeldOut:
     """Return predictions and truth for a router's pool on prompts its profiles were not measured on.
 
+    Raises `NoCandidateError` when the pool is empty; `InvalidDataError` when fewer than 20 prompts are left, or
+    outcomes are given beside a `HeldOut`.
+
     Parameters
     ----------
     router : UniRouter or HeldOut
@@ -111,13 +101,6 @@ def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, s
         router was fitted on judge it only when there are no others.
     seed : int
         Of the split into fifths.
-
-    Raises
-    ------
-    NoCandidateError
-        When the pool is empty.
-    InvalidDataError
-        When fewer than 20 prompts are left, or outcomes are given beside a `HeldOut`.
     """
     if isinstance(router, HeldOut):
         if outcomes is not None:
@@ -128,17 +111,20 @@ def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, s
     return _cross_fitted(router, seed) if outcomes is None else _on_others(router, outcomes)
 
 
-def as_json(record: Any) -> dict[str, Any]:
-    """Return a record and its verdict as JSON can hold them: an infinite number is "inf"."""
+class Findings:
+    """A base of dataclasses that hold findings."""
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(each) for name, each in value.items()}
-        if isinstance(value, tuple):
-            return [plain(each) for each in value]
-        return "inf" if isinstance(value, float) and np.isinf(value) else value
+    def as_dict(self: Any) -> dict[str, Any]:
+        """Return the fields and the verdict as JSON can hold them: an infinite number is "inf"."""
 
-    return {**plain(dataclasses.asdict(record)), "verdict": record.verdict}
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: plain(each) for name, each in value.items()}
+            if isinstance(value, tuple):
+                return [plain(each) for each in value]
+            return "inf" if isinstance(value, float) and np.isinf(value) else value
+
+        return {**plain(dataclasses.asdict(self)), "verdict": self.verdict}
 
 
 def predict(router: UniRouter, pool: Pool, prompts: MeasuredPrompts, rows: Labels | None = None) -> Expected:
@@ -196,10 +182,8 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
             f"The pool's models share {len(names)} answered validation prompts, and at least {FEWEST_PROMPTS} "
             "are needed; onboard them on the same prompts, or give outcomes of other prompts."
         )
-    errors, usd = (
-        np.stack([column[at] for column, at in zip(columns, rows, strict=True)], axis=1)
-        for columns in ([profile.errors for profile in profiles], [profile.usd for profile in profiles])
-    )
+    errors = np.stack([p.errors[at] for p, at in zip(profiles, rows, strict=True)], axis=1)
+    usd = np.stack([p.usd[at] for p, at in zip(profiles, rows, strict=True)], axis=1)
     predicted, expected = np.empty(errors.shape), np.empty(errors.shape)
     folds = np.random.default_rng(seed).permutation(len(errors)) % FOLDS
     for fold in range(FOLDS):

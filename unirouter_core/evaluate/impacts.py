@@ -15,8 +15,8 @@ from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.holdout import (
     FEWEST_PROMPTS,
     FITTED_ON,
+    Findings,
     HeldOut,
-    as_json,
     held_out,
     predict,
     shared_prompts,
@@ -25,13 +25,8 @@ from unirouter_core.pool import Pool
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import SAME_COST, TIE, check_cost_weight, choose, score
 
-NEARLY_ALL = 0.95
-"""A model is dominated by another that is as accurate and no dearer on this share of the prompts."""
-
-NO_CHANGE = 1e-9
-"""Means closer than this share of them are equal: sums round differently."""
-
-
+NEARLY_ALL = 0.95  # a model is dominated by another that is as accurate and no dearer on this share of the prompts
+NO_CHANGE = 1e-9  # means closer than this share of them are equal: sums round differently
 Kind: TypeAlias = Literal["worth it", "not worth it", "never chosen", "the only model"]
 
 
@@ -55,12 +50,11 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Impact:
+class Impact(Findings):
     """What a model changes in its pool.
 
     Parameters
     ----------
-    model : str
     kind : {"worth it", "not worth it", "never chosen", "the only model"}
         Prompts move to it and the mean of error + cost_weight * cost falls; prompts move and it does not fall; no
         prompt moves; there is no other model.
@@ -85,7 +79,6 @@ class Impact:
     dominated_by : str or None
         For a model never chosen: another that is expected to be at least as accurate and no dearer on
         `dominated_share` of the prompts.
-    dominated_share : float
     chosen_at : tuple of (float, float)
         For a model never chosen: ranges of cost_weight, at most one below the present one and one above, between whose
         ends some prompt would go to it.
@@ -149,10 +142,6 @@ class Impact:
             )
         return said + (FITTED_ON if self.fitted_on else "")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the impact as JSON can hold it."""
-        return as_json(self)
-
 
 def impact(
     router: UniRouter,
@@ -165,27 +154,19 @@ def impact(
 ) -> Impact:
     """Return what `model`, already onboarded, changes in its pool, with intervals and a verdict.
 
-    Which prompts move is what the router does now on the model's validation prompts. What that gives is measured on
-    the answered validation prompts that the whole pool shares, as `held_out` predicts them; where they are fewer than
-    20, it is what the router expects on the model's own.
+    Which prompts move is what the router does now on the model's validation prompts. What that gives is measured on the
+    answered validation prompts that the whole pool shares, as `held_out` predicts them; where they are fewer than 20,
+    it is what the router expects on the model's own. Raises `UnknownModelError` when the model is not in the pool;
+    `InvalidDataError` when `cost_weight`, `level` or `trials` is outside its range.
 
     Parameters
     ----------
-    router : UniRouter
-    model : str
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
     level : float
         The share of cases that an interval holds.
     trials, seed : int
         Of the bootstrap.
-
-    Raises
-    ------
-    UnknownModelError
-        When the model is not in the pool.
-    InvalidDataError
-        When `cost_weight`, `level` or `trials` is outside its range.
 
     Examples
     --------

@@ -18,19 +18,11 @@ from unirouter_core.exceptions import InvalidDataError
 class Metrics:
     """The numbers of a curve; made by `measure`.
 
-    Parameters
-    ----------
-    area, area_half : float
-        Mean quality over cost from 0 to the most expensive model's; the same integral over the cheaper half, not
-        divided by 0.5 (Area and Area(50%) in the paper).
-    qnc, qnc_own : float
-        Quality-neutral cost: the least cost that reaches the quality of the most accurate single model, as a share of
-        the most expensive model's cost, and of that model's own. 1 when never reached; `qnc_own` also when that model
-        is free.
-    reached : bool
-        Whether the curve reaches that quality at all.
-    peak : float
-        The highest quality on the curve.
+    `area` is mean quality over cost from 0 to the most expensive model's, `area_half` the same integral over the
+    cheaper half, not divided by 0.5 (Area and Area(50%) in the paper). `qnc` is the quality-neutral cost, the least
+    that reaches the quality of the most accurate single model, as a share of the most expensive model's cost; `qnc_own`
+    is a share of that model's own. Both are 1 when never reached, `qnc_own` also when that model is free. `peak` is the
+    highest quality.
     """
 
     area: float
@@ -60,19 +52,15 @@ class Metrics:
 def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: bool = True) -> Metrics:
     """Return the metrics of `curve` on the test set it was made on.
 
+    Raises `InvalidDataError` as in `curves.sweep`, or when every model is free.
+
     Parameters
     ----------
-    curve : Curve
     errors : array (n_prompts, n_models)
     costs : array (n_prompts, n_models) or (n_models,)
         USD; the most expensive and the most accurate single model are read from these two.
     hull : bool
         Whether to measure the curve's upper concave hull, which mixtures of its points reach, or the curve itself.
-
-    Raises
-    ------
-    InvalidDataError
-        As in `curves.sweep`, or when every model is free.
 
     Examples
     --------
@@ -89,16 +77,8 @@ def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: 
 def mean_quality(curve: Curve, cheapest: float, dearest: float) -> float:
     """Return the hull's mean quality between two costs: RouterBench's AIQ (arXiv 2403.12031, §3).
 
-    Parameters
-    ----------
-    curve : Curve
-    cheapest, dearest : float
-        Mean USD a prompt of the cheapest and of the most expensive model, the range that all routers are compared over.
-
-    Raises
-    ------
-    InvalidDataError
-        When `dearest` is not above `cheapest`.
+    All routers are compared between the mean USD of the cheapest and of the most expensive model; an `InvalidDataError`
+    when `dearest` is not above `cheapest`.
 
     Examples
     --------
@@ -126,12 +106,7 @@ def choice_entropy(chosen: npt.ArrayLike) -> float:
 
 
 def sign_test_p(wins: int, losses: int) -> float:
-    """Return the two-sided p of the sign test: how likely a fair coin is as uneven as this; leave ties out.
-
-    Raises
-    ------
-    InvalidDataError
-        When a count is negative.
+    """Return the two-sided p of the sign test, ties left out; a negative count is an `InvalidDataError`.
 
     Examples
     --------

@@ -11,38 +11,26 @@ from unirouter_core.curves import Curve, sweep
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap, left_out
-from unirouter_core.evaluate.holdout import FITTED_ON, HeldOut, as_json, held_out
+from unirouter_core.evaluate.holdout import FITTED_ON, Findings, HeldOut, held_out
 from unirouter_core.evaluate.metrics import Metrics, measure
 from unirouter_core.evaluate.tuning import Goal
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
 
-SURE = 0.05
-"""Routing pays when chance alone does as well at most this often."""
-
-NEARLY = 0.97
-"""The share of the most accurate model's quality that most applications can do with."""
-
-TINY = 1e-300
-"""Keeps a share of nothing from dividing by 0."""
+SURE = 0.05  # routing pays when chance alone does as well at most this often
+NEARLY = 0.97  # the share of the most accurate model's quality that most applications can do with
+TINY = 1e-300  # keeps a share of nothing from dividing by 0
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Routing beside a rival that does not read the prompt, judged on prompts its cost_weights were not chosen on.
 
-    Parameters
-    ----------
-    rival : dict of model to float
-        The share of the prompts that the rival sends to each model.
-    quality, cost : float
-        The rival's mean quality, and mean USD a prompt.
-    saving : tuple of float or None
-        The interval of the share of the rival's cost that routing saves at the rival's quality; None when the rival is
-        free, or routing that costs less falls short of its quality.
-    gain : tuple of float
-        The interval of the routing's quality minus the rival's, at the rival's cost.
+    `rival` holds the share of the prompts that goes to each model; `quality` and `cost`, mean USD a prompt, are its
+    own. `saving` is the interval of the share of that cost that routing saves at the rival's quality; None when the
+    rival is free, or routing that costs less falls short of its quality. `gain` is that of the quality it gains at
+    equal cost.
     """
 
     rival: dict[str, float]
@@ -59,7 +47,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Report(Findings):
     """How good a router's routing is on held-out prompts, beside single models and their best mixture.
 
     Parameters
@@ -159,7 +147,7 @@ class Report:
             rows = zip(curve.costs.tolist(), curve.qualities.tolist(), curve.cost_weights.tolist(), strict=True)
             return [{"cost": c, "quality": q, "cost_weight": "inf" if np.isinf(w) else w} for c, q, w in rows]
 
-        found = as_json(self) | {"kind": self.kind, "pays": self.pays}
+        found = super().as_dict() | {"kind": self.kind, "pays": self.pays}
         found |= {"curve": points(self.curve.hull()), "mixture": points(self.mixture.hull())}
         models = {model: {"cost": cost, "quality": quality} for model, (cost, quality) in self.models.items()}
         return found | {"models": models}
@@ -176,9 +164,10 @@ def report(
 ) -> Report:
     """Return how good routing is, with intervals and a verdict, on prompts its profiles were not measured on.
 
+    Raises `InvalidDataError` when every model is free, or `level`, `trials` or `permutations` is outside its range.
+
     Parameters
     ----------
-    router : UniRouter or HeldOut
     outcomes : Outcomes, optional
         What the pool's models did on prompts of your own; see `held_out`.
     level : float
@@ -187,11 +176,6 @@ def report(
         Of the bootstrap.
     permutations : int
         Of the permutation test; the smallest p that it can show is 1 / (1 + permutations).
-
-    Raises
-    ------
-    InvalidDataError
-        When every model is free, or `level`, `trials` or `permutations` is outside its range.
     """
     boot = Bootstrap(level, trials, seed)
     held = held_out(router, outcomes, seed=seed)
@@ -231,17 +215,10 @@ def report(
 
 
 def compare(held: HeldOut, rival: dict[str, float], boot: Bootstrap) -> Comparison:
-    """Return what routing saves and gains beside a rival.
+    """Return what routing saves and gains beside a rival mixture, given as shares that sum to 1.
 
     Each draw chooses two cost_weights on the prompts it holds, the cheapest that reaches the rival's quality and the
     least that costs no more than it, and judges them on those that it leaves out.
-
-    Parameters
-    ----------
-    held : HeldOut
-    rival : dict of model to float
-        Shares, which sum to 1.
-    boot : Bootstrap
     """
     shares = np.array([rival.get(model, 0.0) for model in held.models])
     qualities, costs, swept = 1 - held.errors @ shares, held.costs @ shares, held.sweep
@@ -286,11 +263,9 @@ def _against_chance(held: HeldOut, boot: Bootstrap, test: Bootstrap) -> tuple[tu
     def area(curve: Curve) -> float:
         return curve.hull().area(dearest)
 
+    shuffled = (held.predicted_errors[order] for order in test.permutations(len(held)))
     by_chance = np.array(
-        [
-            area(sweep(held.predicted_errors[order], held.predicted_costs, held.errors, held.costs).curve())
-            for order in test.permutations(len(held))
-        ]
+        [area(sweep(errors, held.predicted_costs, held.errors, held.costs).curve()) for errors in shuffled]
     )
     climbed = max(float(np.mean(by_chance)) - area(held.mixture.curve()), 0.0)
     draws = (boot.resample(swept, held.errors, held.costs) for swept in (held.sweep, held.mixture))

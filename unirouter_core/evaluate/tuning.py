@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,20 +12,19 @@ from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap, left_out
 from unirouter_core.evaluate.forecasting import future_means
-from unirouter_core.evaluate.holdout import FITTED_ON, HeldOut, as_json, held_out
+from unirouter_core.evaluate.holdout import FITTED_ON, Findings, HeldOut, held_out
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Findings):
     """The cost_weight that serves a goal, and what it will really give.
 
     Parameters
     ----------
     goal : str
         In words.
-    cost_weight : float
     met : bool
         Whether any routing met the goal on the held-out prompts.
     quality, cost : float
@@ -90,10 +88,6 @@ class Tuning:
         if self.alternative is not None:
             parts.append(f"On these prompts, always using {self.alternative} is as good, within the noise.")
         return " ".join(parts) + (FITTED_ON if self.fitted_on else "")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the tuning as JSON can hold it."""
-        return as_json(self)
 
 
 @dataclass(frozen=True)
@@ -174,9 +168,10 @@ def tune(
 ) -> Tuning:
     """Return the cost_weight that meets a goal at the least cost, and what it will really give.
 
+    Raises `InvalidDataError` when not exactly one goal is given, or it, `level` or `trials` is outside its range.
+
     Parameters
     ----------
-    router : UniRouter or HeldOut
     outcomes : Outcomes, optional
         What the pool's models did on prompts of your own; see `held_out`.
     keep_quality : float
@@ -189,11 +184,6 @@ def tune(
         The share of cases that an interval holds.
     trials, seed : int
         Of the bootstrap.
-
-    Raises
-    ------
-    InvalidDataError
-        When not exactly one goal is given, or it, `level` or `trials` is outside its range.
 
     Examples
     --------
