@@ -31,15 +31,14 @@ from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.langchain.messages import CONFIG_SPECS, chat_of, messages_of, per_call, text_of
 from unirouter_plugins.langchain.pool_models import ChatCall, ChatModels, Prepared
-from unirouter_plugins.langchain.structured import StructuredOutput
 from unirouter_plugins.litellm import BESIDE, load_router
 from unirouter_plugins.litellm.snapshot import check_given
 
 _OWN = ("callbacks", "tags", "metadata", "name", "verbose", "profile", "custom_get_token_ids")
 """Fields of LangChain's chat models that are the router's own; all others belong to the models of the pool."""
 
-_TOOLS = "unirouter_tools"
-"""Under which name a binding keeps what `bind_tools` was given, beside the tools in OpenAI's form."""
+_TOOLS, _SCHEMA = "unirouter_tools", "unirouter_schema"
+"""Under which names a binding keeps what `bind_tools` and `with_structured_output` were given."""
 
 AT_ONCE = 16
 """How many decisions an event loop hands to threads at once: a burst of hundreds would keep it from its other tasks."""
@@ -197,17 +196,19 @@ class RouterRunnable(BaseChatModel):
         input: LanguageModelInput,
         config: RunnableConfig | None,
         kwargs: Mapping[str, Any],
-        *,
-        prepare: Callable[[BaseChatModel], Runnable[Any, Any]] | None = None,
         sent: Mapping[str, Any] | None = None,
     ) -> ChatCall:
         """Return a call of the picked model, yet to be made.
 
-        `kwargs` is what the model is called with besides; its `model` is the pool's name of the one to call. `prepare`
-        makes of the chat model what is called, and `sent` is what that sends with the messages, in OpenAI's form.
+        `kwargs` is what the model is called with besides; its `model` is the pool's name of the one to call. `sent` is
+        what is sent with the messages, in OpenAI's form.
         """
         parameters, config = dict(kwargs), ensure_config(config)
-        if (bound := parameters.pop(_TOOLS, None)) is not None:
+        bound, schema, prepare = parameters.pop(_TOOLS, None), parameters.pop(_SCHEMA, None), None
+        if schema is not None:
+            prepare = partial(_hold_to, *schema)
+            sent = self._sent_beside(*schema)
+        elif bound is not None:
             tools, options = bound
             sent, prepare = {**options, **parameters}, lambda model: model.bind_tools(tools, **options)
             del parameters["tools"]
@@ -227,9 +228,10 @@ class RouterRunnable(BaseChatModel):
             forced=forced,
             content_policy=self.content_policy,
             parameters=parameters,
-            messages=messages,
+            messages=messages if schema is None else input,  # traces of the parsing chain show its input
             config=config,
             prepare=prepare,
+            is_parsed=schema is not None,
         )
 
     async def abegin(self, *args: Any, **options: Any) -> ChatCall:
@@ -328,7 +330,7 @@ class RouterRunnable(BaseChatModel):
     def with_structured_output(
         self, schema: Any, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
-        """Return what routes, then holds the picked model to a schema in that model's own way.
+        """Return the router bound to a schema, to which the picked model holds in its own way.
 
         Parameters
         ----------
@@ -339,8 +341,19 @@ class RouterRunnable(BaseChatModel):
         **kwargs
             As the chat models of the pool take them: `method`, `strict`.
         """
-        default_method = "json_schema" if self.models is None else None  # that of ChatLiteLLM; others have their own
-        return StructuredOutput(self, schema, {"include_raw": include_raw, **kwargs}, default_method)
+        options = {"include_raw": include_raw, **kwargs}
+        return self.bind(**{_SCHEMA: (schema, options)}).with_types(output_type=Any)
+
+    def _sent_beside(self, schema: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is sent for a schema, in OpenAI's form; nothing is required where the method is not known."""
+        if schema is None:
+            return {"response_format": {"type": "json_object"}}
+        tool = convert_to_openai_tool(schema)
+        method = options.get("method") or ("json_schema" if self.models is None else None)  # that of ChatLiteLLM
+        if method == "function_calling":
+            return {"tools": [tool]}
+        function = tool["function"]
+        return {"response_format": function if method is None else {"type": "json_schema", "json_schema": function}}
 
     # --- LangChain's v3 events ----------------------------------------------------------------------------------------
 
@@ -448,6 +461,10 @@ def _is_default(name: str, value: Any) -> bool:
     """Return whether a field of LangChain's chat models is given as it would be anyway: copies are made like that."""
     field = BaseChatModel.model_fields.get(name)
     return field is not None and value == field.get_default(call_default_factory=True)
+
+
+def _hold_to(schema: Any, options: Mapping[str, Any], model: BaseChatModel) -> Runnable[LanguageModelInput, Any]:
+    return model.with_structured_output(schema, **options)
 
 
 def as_openai_tool(tool: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, Callbacks
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, LLMResult
@@ -170,21 +170,25 @@ class ChatCall(RoutedCall[BaseChatModel]):
     def __init__(
         self,
         *args: Any,
-        messages: list[BaseMessage],
+        messages: LanguageModelInput,
         config: RunnableConfig,
         prepare: Callable[[BaseChatModel], Runnable[Any, Any]] | None = None,
+        is_parsed: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.messages, self.tokens = messages, Tokens()
-        self._config, self._prepare, self._usage = config, prepare, cast("UsageMetadata | None", None)
-        self._has_last = False
+        self.messages, self._config, self._prepare = messages, config, prepare
+        self._tokens = Tokens() if is_parsed else None
+        self._usage: UsageMetadata | None = None
+        self._has_last = is_parsed  # parsed answers have no place for the record
 
     def model_for(self, model: BaseChatModel) -> Prepared:
         """Return the prepared model and its config: the caller's, with the decision in the run's metadata."""
         model = self.models.with_run(model)
         known = {n: value for n, value in self.record().as_dict().items() if value is not None and n != "seconds"}
         config: RunnableConfig = {**self._config, "metadata": {**self._config.get("metadata", {}), METADATA: known}}
+        if self._tokens is not None:
+            config["callbacks"] = joined(config.get("callbacks"), [self._tokens])
         if self.attempts.failures:
             config.pop("run_id", None)  # the failed run has it
         return Prepared(model if self._prepare is None else self._prepare(model), config)
@@ -222,7 +226,8 @@ class ChatCall(RoutedCall[BaseChatModel]):
         message = _message_of(answer)
         if isinstance(message, AIMessageChunk):
             return self._usage or message.usage_metadata  # the chunks' sum
-        return self.tokens.usage if message is None else getattr(message, "usage_metadata", None)
+        usage = getattr(message, "usage_metadata", None)
+        return usage if message is not None or self._tokens is None else self._tokens.usage
 
     def attach(self, answer: Any, record: CallRecord) -> Any:
         """Return a copy of the answer with the record on its messages; caches share the messages themselves."""
