@@ -21,14 +21,9 @@ from unirouter_plugins.cli.pool import onboard_recorded
 if TYPE_CHECKING:
     from unirouter_plugins.onboarding import Onboarded, Plan, Progress
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
-
-NOT_ADDED = 3
-"""The exit code when a model was evaluated and not added."""
-
-LIVE, RECORDED = "Evaluate models", "From recorded results"
-"""The groups of options in the help."""
+INTERRUPTED = 130  # the exit code after Ctrl-C
+NOT_ADDED = 3  # the exit code when a model was evaluated and not added
+LIVE, RECORDED = "Evaluate models", "From recorded results"  # the groups of options in the help
 
 
 def onboard(
@@ -76,8 +71,7 @@ def onboard(
         Path | None, typer.Option(metavar="FILE", help="The judge's prompt.", rich_help_panel=LIVE)
     ] = None,
     reference_model: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Model that generates missing references.", rich_help_panel=LIVE),
+        str | None, typer.Option(metavar="MODEL", help="Model that generates missing references.", rich_help_panel=LIVE)
     ] = None,
     pool: PoolFile = None,
     store: Annotated[

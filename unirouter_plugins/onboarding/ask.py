@@ -35,24 +35,13 @@ except ImportError as missing:
 
 T = TypeVar("T")
 
-ATTEMPTS = 6
-"""How often a call is made before it has failed."""
-
-LONGEST_PAUSE = 60.0
-"""The most seconds between two attempts, where the provider does not say."""
-
-LONGEST_WAIT = 600.0
-"""A provider that asks to wait longer than these seconds is not called again."""
-
+ATTEMPTS = 6  # how often a call is made before it has failed
+LONGEST_PAUSE = 60.0  # the most seconds between two attempts, where the provider does not say
+LONGEST_WAIT = 600.0  # a provider that asks to wait longer than these seconds is not called again
+# Seconds after LiteLLM's timeout that end a call which is kept alive by blanks: it counts from the last byte
 TIMEOUT_GRACE = 1.0
-"""Seconds after LiteLLM's timeout that end a call which is kept alive by blanks: it counts from the last byte."""
-
-OTHER_TOKENIZERS = 2.0
-"""How many tokens a provider may charge for one that is counted here."""
-
-ROUNDING = 1e-9
-"""Sums of USD that differ by this share are one."""
-
+OTHER_TOKENIZERS = 2.0  # how many tokens a provider may charge for one that is counted here
+ROUNDING = 1e-9  # sums of USD that differ by this share are one
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -71,9 +60,6 @@ class CallFailedError(UniRouterError, RuntimeError):
     ) -> None:
         super().__init__(said)
         self.kind, self.member, self.failure, self.status = kind, member, failure, status
-
-
-# --- Options ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +134,6 @@ class OnboardingOptions:
             raise InvalidDataError(f"budget={self.budget!r} must be a finite number of USD, >= 0, or None.")
         if self.judge_prompt is not None and self.judge is None:
             raise InvalidDataError("A judge prompt is for a judge; name one.")
-
-
-# --- Budget -----------------------------------------------------------------------------------------------------------
 
 
 class Budget:
@@ -231,9 +214,6 @@ class Hold:
     def _give_back(self) -> None:
         left, self.left = self.left, 0.0
         self._budget.settle(left, 0.0)
-
-
-# --- Calls ------------------------------------------------------------------------------------------------------------
 
 
 class Caller:
@@ -394,9 +374,6 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-# --- Failures ---------------------------------------------------------------------------------------------------------
 
 
 def _may_pass(failed: BaseException) -> bool:

@@ -19,14 +19,9 @@ from unirouter_plugins.onboarding.judge import VERDICTS, Grading
 from unirouter_plugins.onboarding.questions import Questions
 from unirouter_plugins.onboarding.run import Run
 
-VERDICT_TOKENS = (10.0, 200.0)
-"""Tokens of a judge's reason and verdict."""
-
-USUAL_TOKENS = (10.0, 400.0)
-"""Tokens of an answer where no model of the pool tells: from a word to half a page."""
-
-WIDER = 1.5
-"""A new model's answers may be so many times shorter or longer than those of the pool."""
+VERDICT_TOKENS = (10.0, 200.0)  # tokens of a judge's reason and verdict
+USUAL_TOKENS = (10.0, 400.0)  # tokens of an answer where no model of the pool tells: from a word to half a page
+WIDER = 1.5  # a new model's answers may be so many times shorter or longer than those of the pool
 
 
 @dataclass(frozen=True)

@@ -23,21 +23,12 @@ from unirouter_plugins.onboarding.ask import Caller, CallFailedError, Hold, shap
 from unirouter_plugins.onboarding.questions import Question, digest_of, holds_json, is_short, suitable_grader
 from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, Grade
 
-JUDGE_VERSION = 1
-"""Part of every judge's key; raised when blocks are written or verdicts are read differently."""
-
-ERRORS = {"correct": 0.0, "part": 0.5, "incorrect": 1.0}
-"""The error that each verdict means, by its beginning."""
-
-NO_REFERENCE = "(No right answer is known.)"
-"""What a judge reads where a question has no reference."""
-
-VERDICTS = 2
-"""How often a judge is called for a verdict that can be read."""
-
+JUDGE_VERSION = 1  # part of every judge's key; raised when blocks are written or verdicts are read differently
+ERRORS = {"correct": 0.0, "part": 0.5, "incorrect": 1.0}  # the error that each verdict means, by its beginning
+NO_REFERENCE = "(No right answer is known.)"  # what a judge reads where a question has no reference
+VERDICTS = 2  # how often a judge is called for a verdict that can be read
+# The grader_key where no judge grades and the reference is a model's; raised when `with_reference` changes
 AGREEMENT = "agreement v1"
-"""The grader_key where no judge grades and the reference is a model's; raised when `with_reference` changes."""
-
 _PLACE = re.compile(r"^\{(prompt|reference|answer)\}[ \t]*$", re.MULTILINE)
 _VERDICT = re.compile(
     r"[\s*_`#\-–—]*verdict[\s*_`]*[:：=–—-]?[\s*_`\"'(\[]*"
@@ -58,9 +49,6 @@ class NoGradeError(UniRouterError, RuntimeError):
 
 class UngradableError(UniRouterError, RuntimeError):
     """A question that nothing can grade: what the reference model answers cannot serve as a reference."""
-
-
-# --- The judge --------------------------------------------------------------------------------------------------------
 
 
 def read_judge_prompt(path: str | os.PathLike[str] | None = None) -> str:
@@ -176,9 +164,6 @@ def parse_verdict(text: str) -> float | None:
     return ERRORS[found.pop()] if len(found) == 1 and verdicts[-1] is not None else None
 
 
-# --- Its trial on known pairs -----------------------------------------------------------------------------------------
-
-
 def trial_questions(judge: Judge, questions: Sequence[Question], n: int = 10, seed: int = 0) -> list[Question]:
     """Return questions for the judge itself: verdicts on `n` right answers and, after each, on a wrong one.
 
@@ -218,9 +203,6 @@ def trial_result(questions: Sequence[Question], errors: Mapping[tuple[int, int],
     )
     said = f"The judge accepted {accepted} of {right} right answers and refused {refused} of {wrong} wrong ones."
     return said, 5 * accepted >= 4 * right and 5 * refused >= 4 * wrong
-
-
-# --- References from a model ------------------------------------------------------------------------------------------
 
 
 def with_reference(question: Question, answer: str, *, judged: bool) -> Question | None:
@@ -264,9 +246,6 @@ def worth(*, reference_model: str | None = None, judge: str | None = None, ungra
     else:
         said = f"Where no right answer was given, the grades are the opinion of {judge}."
     return said + (f" {ungraded} prompts could not be graded and do not count." if ungraded else "")
-
-
-# --- Grading ----------------------------------------------------------------------------------------------------------
 
 
 class Grading:

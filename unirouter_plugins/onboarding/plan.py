@@ -22,24 +22,17 @@ from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
 from unirouter_plugins.litellm.prices import Quote, capabilities, listed_prices, require_quote
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.onboarding.ask import (
-    Budget,
-    Caller,
-    OnboardingOptions,
-    PreflightError,
-    check_first,
-)
+from unirouter_plugins.onboarding.ask import Budget, Caller, OnboardingOptions, PreflightError, check_first
 from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
 from unirouter_plugins.onboarding.questions import Questions, read_questions
 from unirouter_plugins.onboarding.run import Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
 
+# Answers before the first look at whether more are needed, and from one look to the next
 FIRST_CHECK, NEXT_CHECK = 50, 25
-"""Answers before the first look at whether more are needed, and from one look to the next."""
-
+# How often the first call of a model is made: somebody waits for it, and what is wrong with it rarely passes
 FIRST_ATTEMPTS = 3
-"""How often the first call of a model is made: somebody waits for it, and what is wrong with it rarely passes."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +93,6 @@ class Onboarded:
             **measured,
             **{name: None if part is None else part.as_dict() for name, part in parts.items()},
         }
-
-
-# --- Plan -------------------------------------------------------------------------------------------------------------
 
 
 def plan_onboarding(router: UniRouter, models: Sequence[str], options: OnboardingOptions | None = None) -> Plan:
@@ -285,8 +275,6 @@ class Plan:
         if not passes:
             raise PreflightError(f"{said} That is too few to trust it; take another judge, or another prompt for it.")
         return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
-
-    # --- One model ----------------------------------------------------------------------------------------------------
 
     async def _onboard(self, run: Run, tried: str) -> Onboarded:
         looked = await self._ask(run)

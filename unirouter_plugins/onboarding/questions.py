@@ -27,19 +27,10 @@ from unirouter_plugins.litellm.chat import Chat, Messages
 
 T = TypeVar("T")
 
-JUDGE = "judge"
-"""What a line names as its grader when a judge is to grade it."""
-
-FEW = 50
-"""A file with fewer prompts is warned of."""
-
-MOST_WORDS = 5
-"""A longer reference is free text: a right answer rarely has the very words of a whole sentence."""
-
+JUDGE = "judge"  # what a line names as its grader when a judge is to grade it
+FEW = 50  # a file with fewer prompts is warned of
+MOST_WORDS = 5  # a longer reference is free text: a right answer rarely has the very words of a whole sentence
 UNNAMED = "the question"
-
-
-# --- Questions --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -247,8 +238,6 @@ class Questions(Sequence[Question]):
         )
 
 
-# --- Graders ----------------------------------------------------------------------------------------------------------
-
 _GROUPED = r"\d{1,3}(?:[,.' ]\d{3})+(?:[.,]\d+)?"
 _NUMBER = re.compile(rf"[-+−]?\s?[$€£¥₹]?\s?(?:{_GROUPED}|\d+(?:[.,]\d+)?|\d+\s?/\s?\d+)\s?[%$€£¥₹°]?")
 _LETTER = re.compile(r"\(?[A-J][).]?|\(?[A-J]\)\s.*")
@@ -308,8 +297,6 @@ def _reads_reference(grader: Grader) -> bool:
             return bool(grader.parameters.get("compare", True))
     return True
 
-
-# --- Validation files -------------------------------------------------------------------------------------------------
 
 _TEXT = "a text"
 _EXPECTED: Mapping[str, tuple[str, type | tuple[type, ...], type | None]] = {

@@ -18,15 +18,10 @@ from unirouter_plugins.onboarding.judge import Grading, NoGradeError, Ungradable
 from unirouter_plugins.onboarding.questions import Question
 from unirouter_plugins.onboarding.store import Answer, AnswerStore
 
-TOO_MANY = 0.2
-"""A larger share of failed calls leaves prompts out that have something in common: no fair evaluation."""
-
-IN_A_ROW = 10
-"""So many failures in a row are no bad luck: the provider is down, or a key has been withdrawn."""
-
+TOO_MANY = 0.2  # a larger share of failed calls leaves prompts out that have something in common: no fair evaluation
+IN_A_ROW = 10  # so many failures in a row are no bad luck: the provider is down, or a key has been withdrawn
+# A model that the budget leaves with fewer is not onboarded: its error is not known to better than 7 %
 FEWEST_ANSWERS = 50
-"""A model that the budget leaves with fewer is not onboarded: its error is not known to better than 7 %."""
-
 Job = tuple[int, int]
 """One answer: the row of its question, and the number of the repeat."""
 
@@ -101,8 +96,6 @@ class Run:
                     self.errors[row, repeat] = grade.error
         self.calls.done, self.grades.done = len(self.answers), len(self.errors)
 
-    # --- Counts -----------------------------------------------------------------------------------------------------
-
     @property
     def model(self) -> str:
         """The model's name in the pool."""
@@ -137,8 +130,6 @@ class Run:
 
     def _is_reference(self, job: Job) -> bool:
         return job[1] == 0 and self._grading.is_reference(self.caller, self.questions[job[0]])
-
-    # --- Calls ------------------------------------------------------------------------------------------------------
 
     @property
     def is_stopped(self) -> bool:
@@ -199,8 +190,6 @@ class Run:
             await asyncio.gather(*kept)
         self.errors[job] = grade.error
         self.grades.count()
-
-    # --- Results ----------------------------------------------------------------------------------------------------
 
     def evaluation(self, validation: ValidationSet, provenance: Mapping[str, Any]) -> Evaluation:
         """Return what the model did so far; questions not asked yet are NaN and not `failed`."""

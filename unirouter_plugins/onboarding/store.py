@@ -25,9 +25,8 @@ try:
 except ImportError as missing:
     raise ImportError("SQLAlchemy or tenacity is missing: pip install 'unirouter[litellm]'.") from missing
 
+# Seconds that a writer waits for another process's lock on the SQLite file before it logs so, and before it fails
 LOCK_NOTICE, LOCK_TIMEOUT = 5.0, 600.0
-"""Seconds that a writer waits for another process's lock on the SQLite file before it logs so, and before it fails."""
-
 _LOG = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 _CURES = {
@@ -40,9 +39,6 @@ _ADVISORY_LOCK = 0x756E69  # two processes that open a new PostgreSQL database m
 
 class StoreError(UniRouterError, RuntimeError):
     """A store of answers that cannot be opened, read or written."""
-
-
-# --- Records ----------------------------------------------------------------------------------------------------------
 
 
 _TOKENS = ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens")
@@ -108,9 +104,6 @@ def _check_amounts(record: Answer | Grade, *names: str) -> None:
         object.__setattr__(record, name, float(value))
 
 
-# --- Tables -----------------------------------------------------------------------------------------------------------
-
-
 class Text(sa.TypeDecorator[str]):
     """Any string. NUL and lone surrogates, which databases refuse, are kept in Python's escapes behind a mark."""
 
@@ -173,9 +166,6 @@ _FROM_VERSION_0_1 = """
     DROP TABLE unirouter_schema
 """
 """Statements that bring the six tables of version 0.1 into two."""
-
-
-# --- Store ------------------------------------------------------------------------------------------------------------
 
 
 class AnswerStore:
@@ -373,9 +363,6 @@ def _json(value: object) -> str | None:
         return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
     except (TypeError, ValueError) as failed:
         raise InvalidDataError(f"Chats and settings must be JSON-able ({failed}).") from failed
-
-
-# --- Places -----------------------------------------------------------------------------------------------------------
 
 
 def shown(place: str | Path) -> str:
