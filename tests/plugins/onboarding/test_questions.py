@@ -172,9 +172,9 @@ def test_a_reference_model_needs_no_judge_for_bare_prompts(write):
         ({**SUM, "documents": ["a", 5]}, r"documents\[1\] is 5; documents must be a list of texts"),
         ({**SUM, "documents": "a"}, "documents is 'a'; documents must be a list of texts"),
         ({"messages": "x"}, "messages is 'x'; messages must be a list of messages"),
-        ({"messages": []}, "no text from the user"),
+        ({"messages": []}, "no text to route on"),
         ({"messages": [{"content": "x"}]}, "is no message"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "no text from the user"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "no text to route on"),
         (
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
             "line 2: The last message is of role 'assistant', not the user's; leave the answer out",
