@@ -233,6 +233,7 @@ def suitable_grader(reference: str) -> Grader | None:
     True
     """
     text = bare(reference)
+    fits: dict[str, Callable[[str], object]]
     fits = {"choice": _LETTER.fullmatch, "number": _NUMBER.fullmatch, "json": holds_json, "text": is_short}
     specs: list[Any] = [{"grader": "choice", "options": pair} for pair in _PAIRS if normalised(text) in pair]
     specs += [name for name, fit in fits.items() if fit(text)]

@@ -254,9 +254,10 @@ class AnswerStore:
         pending = [kept for *_, kept in group if kept.set_running_or_notify_cancel()]
 
         def insert(connection: sa.Connection) -> None:
-            for at, statement in ((1, self._insert_answers), (2, self._insert_grades)):
-                if rows := [entry[at] for entry in group if entry[at] is not None]:
-                    connection.execute(statement, rows)
+            if answers := [row for _, row, _, _ in group if row is not None]:
+                connection.execute(self._insert_answers, answers)
+            if grades := [row for _, _, row, _ in group if row is not None]:
+                connection.execute(self._insert_grades, grades)
 
         try:
             if group:
