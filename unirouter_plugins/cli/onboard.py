@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,100 +20,60 @@ from unirouter_plugins.cli.options import FLAG, Json, NoTexts, PoolFile, Router,
 from unirouter_plugins.cli.pool import onboard_recorded
 
 if TYPE_CHECKING:
-    from unirouter_plugins.onboarding import Onboarded, Plan, Progress
+    from unirouter_plugins.onboarding import Plan, Progress
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
+INTERRUPTED = 130  # the exit code after Ctrl-C
+NOT_ADDED = 3  # the exit code when a model was evaluated and not added
+LIVE, RECORDED = "Evaluate models", "From recorded results"  # the groups of options in the help
 
-NOT_ADDED = 3
-"""The exit code when a model was evaluated and not added."""
 
-LIVE, RECORDED = "Evaluate models", "From recorded results"
-"""The groups of options in the help."""
+def _option(panel: str, metavar: str, text: str, *names: str, **limits: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, **limits)
+
+
+_live, _recorded = functools.partial(_option, LIVE), functools.partial(_option, RECORDED)
+_VALIDATION = "Prompts, references and graders (.jsonl), or bare prompts (.txt); 300 of ours when not given."
+_STORE = "A file or database URL for the answers; evaluations.sqlite beside the router when not given."
+_STARTER = "Begin with ready-made prompt features if ROUTER does not exist."
+_REPLACE = "Evaluate models of the pool again."
+_UNTIL_DECIDED = "Stop when more answers would hardly matter."
+_MODELS = "As pool.toml or LiteLLM calls them."
 
 
 def onboard(
     context: typer.Context,
     router: Router,
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="As pool.toml or LiteLLM calls them.")
-    ] = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", metavar=FLAG, help="Evaluate models of the pool again.")
-    ] = False,
-    starter: Annotated[
-        bool,
-        typer.Option("--starter", metavar=FLAG, help="Begin with ready-made prompt features if ROUTER does not exist."),
-    ] = False,
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help=_MODELS)] = None,
+    replace: Annotated[bool, typer.Option("--replace", metavar=FLAG, help=_REPLACE)] = False,
+    starter: Annotated[bool, typer.Option("--starter", metavar=FLAG, help=_STARTER)] = False,
     no_texts: NoTexts = False,
     as_json: Json = False,
-    validation: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Prompts, references and graders (.jsonl), or bare prompts (.txt); 300 of ours when not given.",
-            rich_help_panel=LIVE,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar=FLAG, help="Show the bill and stop.", rich_help_panel=LIVE)
-    ] = False,
-    budget: Annotated[float | None, typer.Option(metavar="USD", help="Maximum spend.", rich_help_panel=LIVE)] = None,
-    concurrency: Annotated[int, typer.Option(metavar="N", min=1, help="Concurrent calls.", rich_help_panel=LIVE)] = 8,
-    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Answers to each prompt.", rich_help_panel=LIVE)] = 1,
-    max_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Maximum length of an answer.", rich_help_panel=LIVE)
-    ] = 1024,
-    until_decided: Annotated[
-        bool,
-        typer.Option(
-            "--until-decided", metavar=FLAG, help="Stop when more answers would hardly matter.", rich_help_panel=LIVE
-        ),
-    ] = False,
-    judge: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="LLM judge for free-text answers.", rich_help_panel=LIVE)
-    ] = None,
-    judge_prompt: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The judge's prompt.", rich_help_panel=LIVE)
-    ] = None,
-    reference_model: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Model that generates missing references.", rich_help_panel=LIVE),
-    ] = None,
+    validation: Annotated[Path | None, _live("FILE", _VALIDATION)] = None,
+    dry_run: Annotated[bool, _live(FLAG, "Show the bill and stop.", "--dry-run")] = False,
+    budget: Annotated[float | None, _live("USD", "Maximum spend.")] = None,
+    concurrency: Annotated[int, _live("N", "Concurrent calls.", min=1)] = 8,
+    repeats: Annotated[int, _live("N", "Answers to each prompt.", min=1)] = 1,
+    max_tokens: Annotated[int, _live("N", "Maximum length of an answer.", min=1)] = 1024,
+    until_decided: Annotated[bool, _live(FLAG, _UNTIL_DECIDED, "--until-decided")] = False,
+    judge: Annotated[str | None, _live("MODEL", "LLM judge for free-text answers.")] = None,
+    judge_prompt: Annotated[Path | None, _live("FILE", "The judge's prompt.")] = None,
+    reference_model: Annotated[str | None, _live("MODEL", "Model that generates missing references.")] = None,
     pool: PoolFile = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLACE",
-            help="A file or database URL for the answers; evaluations.sqlite beside the router when not given.",
-            rich_help_panel=LIVE,
-        ),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, help="Per-call timeout.", rich_help_panel=LIVE)
-    ] = 120,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", metavar=FLAG, help="Skip the cost confirmation.", rich_help_panel=LIVE)
-    ] = False,
-    recorded: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Recorded answers of the models.", rich_help_panel=RECORDED)
-    ] = None,
-    every: Annotated[
-        bool,
-        typer.Option(
-            "--all", metavar=FLAG, help="All models of FILE that are not in the pool.", rich_help_panel=RECORDED
-        ),
-    ] = False,
-    price_in: Annotated[
-        float | None, typer.Option(metavar="USD", help="Per million prompt tokens.", rich_help_panel=RECORDED)
-    ] = None,
-    price_out: Annotated[
-        float | None, typer.Option(metavar="USD", help="Per million answer tokens.", rich_help_panel=RECORDED)
-    ] = None,
+    store: Annotated[str | None, _live("PLACE", _STORE)] = None,
+    timeout: Annotated[float, _live("SECONDS", "Per-call timeout.", min=1)] = 120,
+    yes: Annotated[bool, _live(FLAG, "Skip the cost confirmation.", "--yes", "-y")] = False,
+    recorded: Annotated[Path | None, _recorded("FILE", "Recorded answers of the models.")] = None,
+    every: Annotated[bool, _recorded(FLAG, "All models of FILE that are not in the pool.", "--all")] = False,
+    price_in: Annotated[float | None, _recorded("USD", "Per million prompt tokens.")] = None,
+    price_out: Annotated[float | None, _recorded("USD", "Per million answer tokens.")] = None,
 ) -> None:
     """Add models to a router by evaluating them (cost shown first) or from recorded results (--recorded)."""
     if recorded is not None:
-        _refuse_others(context, recorded)
+        live = [p for p in context.command.params if getattr(p, "rich_help_panel", None) == LIVE]
+        given = [p for p in live if str(context.get_parameter_source(str(p.name))).endswith("COMMANDLINE")]
+        if given:
+            cure = f"leave it out, or leave out --recorded {recorded}"
+            raise InvalidDataError(f"{given[0].opts[0]} is for evaluating models; {cure}.")
     elif every or price_in is not None or price_out is not None:
         raise InvalidDataError("--all, --price-in and --price-out go with --recorded FILE; prices are in pool.toml.")
     if not router.exists() and not starter:
@@ -122,18 +83,8 @@ def onboard(
         )
     into = UniRouter.load(router) if router.exists() else UniRouter.starter()
     if recorded is not None:
-        onboard_recorded(
-            into,
-            router,
-            models,
-            recorded,
-            every,
-            price_in,
-            price_out,
-            replace=replace,
-            no_texts=no_texts,
-            as_json=as_json,
-        )
+        prices, how = (price_in, price_out), {"replace": replace, "no_texts": no_texts, "as_json": as_json}
+        onboard_recorded(into, router, models, recorded, every, *prices, **how)
         return
     if not models:
         raise InvalidDataError("Name the models to evaluate, or give recorded results with --recorded FILE.")
@@ -144,16 +95,6 @@ def onboard(
     with show.working("Counting tokens"):
         plan = _plan(context, into, models)
     _onboard(plan, into, router, dry_run=dry_run, sure=yes, as_json=as_json)
-
-
-def _refuse_others(context: typer.Context, recorded: Path) -> None:
-    """Raise `InvalidDataError` when an option of live evaluation was given beside a record."""
-    live = [p for p in context.command.params if getattr(p, "rich_help_panel", None) == LIVE]
-    given = [p for p in live if str(context.get_parameter_source(str(p.name))).endswith("COMMANDLINE")]
-    if given:
-        raise InvalidDataError(
-            f"{given[0].opts[0]} is for evaluating models; leave it out, or leave out --recorded {recorded}."
-        )
 
 
 def _plan(context: typer.Context, into: UniRouter, models: list[str]) -> Plan:
@@ -169,6 +110,8 @@ def _plan(context: typer.Context, into: UniRouter, models: list[str]) -> Plan:
 
 def _onboard(plan: Plan, into: UniRouter, router: Path, *, dry_run: bool, sure: bool, as_json: bool) -> None:
     """Show the bill, evaluate the models, save the router after each, and show the results."""
+    from unirouter_plugins.onboarding import run_onboarding
+
     bill, options = plan.bill, plan.options
     if not as_json:
         show.bill(bill, options.budget)
@@ -187,7 +130,8 @@ def _onboard(plan: Plan, into: UniRouter, router: Path, *, dry_run: bool, sure: 
             raise InvalidDataError(f"The expected cost is {between}; confirm with --yes, or set a limit with --budget.")
         typer.confirm("Go on?", abort=True, err=True)
     try:
-        done = _run(plan, router, quiet=as_json)
+        with _bar() as progress, _ending_as_by_ctrl_c():
+            done = run_onboarding(plan, progress, folder=router, onboarded=None if as_json else show.onboarded)
     except KeyboardInterrupt:
         spent = f"Stopped after spending {show.usd(plan.spent_usd)} at most"  # calls in flight count at their worst
         show.say(f"\n{spent}. Answers are kept in {plan.place}; run the same command to resume.", err=True, wrap=False)
@@ -201,22 +145,11 @@ def _onboard(plan: Plan, into: UniRouter, router: Path, *, dry_run: bool, sure: 
         raise typer.Exit(NOT_ADDED)
 
 
-def _run(plan: Plan, router: Path, *, quiet: bool) -> list[Onboarded]:
-    """Run a plan with a progress bar, save its router in `router` after each model, and show each unless `quiet`."""
-    from unirouter_plugins.onboarding import run_onboarding
-
-    with _bar() as progress, _ending_as_by_ctrl_c():
-        return run_onboarding(plan, progress, folder=router, onboarded=None if quiet else show.onboarded)
-
-
 @contextmanager
 def _ending_as_by_ctrl_c() -> Iterator[None]:
     """Take SIGTERM, and SIGHUP of a closed terminal, as Ctrl-C: what was answered is kept, what is spent is shown."""
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {}
-    for name in names:
-        number = getattr(signal, name)
-        before[number] = signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT)) for number in numbers}
     try:
         yield
     finally:

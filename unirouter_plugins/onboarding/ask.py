@@ -35,24 +35,12 @@ except ImportError as missing:
 
 T = TypeVar("T")
 
-ATTEMPTS = 6
-"""How often a call is made before it has failed."""
-
-LONGEST_PAUSE = 60.0
-"""The most seconds between two attempts, where the provider does not say."""
-
-LONGEST_WAIT = 600.0
-"""A provider that asks to wait longer than these seconds is not called again."""
-
-TIMEOUT_GRACE = 1.0
-"""Seconds after LiteLLM's timeout that end a call which is kept alive by blanks: it counts from the last byte."""
-
-OTHER_TOKENIZERS = 2.0
-"""How many tokens a provider may charge for one that is counted here."""
-
-ROUNDING = 1e-9
-"""Sums of USD that differ by this share are one."""
-
+ATTEMPTS = 6  # how often a call is made before it has failed
+LONGEST_PAUSE = 60.0  # the most seconds between two attempts, where the provider does not say
+LONGEST_WAIT = 600.0  # a provider that asks to wait longer than these seconds is not called again
+TIMEOUT_GRACE = 1.0  # seconds after LiteLLM's timeout, which counts from the last byte, that end a call
+OTHER_TOKENIZERS = 2.0  # how many tokens a provider may charge for one that is counted here
+ROUNDING = 1e-9  # sums of USD that differ by this share are one
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -61,19 +49,13 @@ class OverBudgetError(UniRouterError, RuntimeError):
 
 
 class CallFailedError(UniRouterError, RuntimeError):
-    """A call that failed after all attempts: what was said, in one line without keys, by whom, and of which kind.
-
-    The provider's exception itself, whose name is the kind, is not kept: its text may hold a key.
-    """
+    """A call that failed after all attempts. The provider's exception, named by `kind`, may hold a key: not kept."""
 
     def __init__(
-        self, said: str, kind: str, member: Member, failure: Failure = Failure.SERVER, status: int = 0
+        self, text: str, kind: str, member: Member, failure: Failure = Failure.SERVER, status: int = 0
     ) -> None:
-        super().__init__(said)
+        super().__init__(text)
         self.kind, self.member, self.failure, self.status = kind, member, failure, status
-
-
-# --- Options ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +99,6 @@ class OnboardingOptions:
         Of the order of the prompts, and of the answers that a judge is tried on.
     retry_pause : float
         Seconds before a failed call is made again, doubled each time, where the provider does not say.
-
     """
 
     validation: Questions | str | os.PathLike[str] | None = None
@@ -150,19 +131,9 @@ class OnboardingOptions:
             raise InvalidDataError("A judge prompt is for a judge; name one.")
 
 
-# --- Budget -----------------------------------------------------------------------------------------------------------
-
-
 class Budget:
-    """The USD that a run may cost: the worst of each call is reserved before it is made.
+    """The USD that a run may cost, None without limit: the worst of each call is reserved before it is made.
 
-    Parameters
-    ----------
-    usd : float, optional
-        None is without limit.
-
-    Examples
-    --------
     >>> async def call(budget):
     ...     async with budget.hold() as hold:
     ...         await hold.ensure(0.02)  # the call at its worst
@@ -233,9 +204,6 @@ class Hold:
         self._budget.settle(left, 0.0)
 
 
-# --- Calls ------------------------------------------------------------------------------------------------------------
-
-
 class Caller:
     """Calls one model, always with the same settings; `max_tokens` is that of the options when not given."""
 
@@ -260,19 +228,12 @@ class Caller:
         self._usual_pause = wait_exponential(pause, LONGEST_PAUSE) + wait_random(0, pause)
         self._most_in, self._most_out = OTHER_TOKENIZERS, float(self.max_tokens)
 
-    @property
-    def reasons(self) -> bool:
-        """Whether LiteLLM knows the model to think before it answers."""
-        return bool(open_litellm().supports_reasoning(model=self.member.model))
-
     @cached_property
     def _arguments(self) -> dict[str, Any]:
         """What LiteLLM is given besides the messages; it retries nothing itself, nor answers from a cache."""
         if self.member.is_program:
             register([self.member])
-            given = {"model": self.member.called}
-        else:
-            given = self.member.arguments()
+        given = {"model": self.member.called} if self.member.is_program else self.member.arguments()
         limit = {} if any(name in given for name in _LIMITS) else {"max_tokens": self.max_tokens}
         return {**given, **limit, "timeout": self._timeout, "num_retries": 0, "max_retries": 0, "caching": False}
 
@@ -291,17 +252,18 @@ class Caller:
         `CallFailedError` when the last attempt has failed, `OverBudgetError` when there is not enough for the next one.
         """
         tokens = self.tokens(question)
-        stop, retry = stop_after_attempt(attempts), retry_if_exception(_may_pass)
+        soon = retry_if_exception(lambda e: classify(e).may_pass and (retry_after(e) or 0.0) <= LONGEST_WAIT)
+        stop = stop_after_attempt(attempts)
         try:
-            async for attempt in AsyncRetrying(stop=stop, retry=retry, wait=self._wait, reraise=True):
+            async for attempt in AsyncRetrying(stop=stop, retry=soon, wait=self._wait, reraise=True):
                 with attempt:
                     await hold.ensure(self.worst(tokens) + ahead)
                     response, seconds = await self._attempt(question.messages, tokens, hold)
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
-            how = classify(failed), status_of(failed)
-            failure = CallFailedError(self._said(failed), type(failed).__name__, self.member, *how)
+            text = redacted(described(failed), [key] if (key := self.member.key()) else [])
+            failure = CallFailedError(text, type(failed).__name__, self.member, classify(failed), status_of(failed))
         else:
             answer = self._answer(response, seconds)
             hold.spend(self.worst(tokens), usd=answer.usd)
@@ -317,10 +279,10 @@ class Caller:
     def _wait(self, state: RetryCallState) -> float:
         """Return the seconds before the next attempt; a provider that was called too fast pauses all calls."""
         failed = state.outcome.exception() if state.outcome is not None else None
-        asked = None if failed is None else retry_after(failed)
-        if failed is None or (asked is None and classify(failed) is not Failure.RATE_LIMIT):
+        pause = None if failed is None else retry_after(failed)
+        if failed is None or (pause is None and classify(failed) is not Failure.RATE_LIMIT):
             return self._usual_pause(state)
-        self._resumes = max(self._resumes, time.monotonic() + (self._usual_pause(state) if asked is None else asked))
+        self._resumes = max(self._resumes, time.monotonic() + (self._usual_pause(state) if pause is None else pause))
         return 0.0
 
     async def _attempt(self, messages: Sequence[Message], tokens: float, hold: Hold) -> tuple[Any, float]:
@@ -352,21 +314,17 @@ class Caller:
             usage, choice = usage_of(response), next(iter(response.choices), None)
             usd = usd_of(response, self.quoted, usage)
             text, finish = ("", None) if choice is None else (choice.message.content or "", choice.finish_reason)
+        names = ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens")
+        tokens: dict[str, Any] = {name: getattr(usage, name) if usage.is_known else None for name in names}
         return Answer(
-            text=text,
-            tokens_in=usage.tokens_in if usage.is_known else None,
-            tokens_out=usage.tokens_out if usage.is_known else None,
-            reasoning_tokens=usage.reasoning_tokens if usage.is_known else None,
-            cached_tokens=usage.cached_tokens if usage.is_known else None,
+            text,
+            **tokens,
             usd=None if math.isnan(usd) else usd,
             seconds=seconds,
             finish=finish,
             refused=finish == "content_filter" or is_refusal(text),
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         )
-
-    def _said(self, failed: Exception) -> str:
-        return redacted(described(failed), [key] if (key := self.member.key()) else [])
 
 
 def settings_of(member: Member, max_tokens: int) -> dict[str, Any]:
@@ -396,14 +354,6 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-# --- Failures ---------------------------------------------------------------------------------------------------------
-
-
-def _may_pass(failed: BaseException) -> bool:
-    """Return whether to retry: whether the failure may pass, and soon."""
-    return classify(failed).may_pass and (retry_after(failed) or 0.0) <= LONGEST_WAIT
-
-
 class PreflightError(UniRouterError, RuntimeError):
     """The first call of a model failed, before more was spent; the message names the cure."""
 
@@ -416,7 +366,6 @@ def check_first(failed: BaseException | None) -> None:
 
 
 def _cure(failed: CallFailedError) -> str:
-    """Return what to do about a failure of this kind."""
     member, said = failed.member, str(failed).lower()
     if "provider not provided" in said:
         return "write the model with its provider, as LiteLLM does: openai/gpt-4.1-mini"
@@ -443,7 +392,6 @@ def _cure(failed: CallFailedError) -> str:
 
 
 def _key_variables(member: Member) -> str:
-    """Return the environment variables that hold the key."""
     if member.api_key_env is not None:
         return member.api_key_env
     litellm = open_litellm()

@@ -13,20 +13,16 @@ from unirouter_core.costs import TOKENS_PER_PRICE, Prices
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
+from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS
 from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller
 from unirouter_plugins.onboarding.judge import VERDICTS, Grading
 from unirouter_plugins.onboarding.questions import Questions
 from unirouter_plugins.onboarding.run import Run
 
-VERDICT_TOKENS = (10.0, 200.0)
-"""Tokens of a judge's reason and verdict."""
-
-USUAL_TOKENS = (10.0, 400.0)
-"""Tokens of an answer where no model of the pool tells: from a word to half a page."""
-
-WIDER = 1.5
-"""A new model's answers may be so many times shorter or longer than those of the pool."""
+VERDICT_TOKENS = (10.0, 200.0)  # tokens of a judge's reason and verdict
+USUAL_TOKENS = (10.0, 400.0)  # tokens of an answer where no model of the pool tells: from a word to half a page
+WIDER = 1.5  # a new model's answers may be so many times shorter or longer than those of the pool
 
 
 @dataclass(frozen=True)
@@ -39,23 +35,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Item:
-    """What one model does on the bill.
+    """What one model does on the bill: `calls` to make, those `paid` for already, and their expected tokens.
 
-    Parameters
-    ----------
-    model : str
-    role : {"measured", "reference", "judge"}
-    calls, paid : int
-        Calls to make, and those that are paid for already.
-    tokens_in, tokens_out : float, Spread
-        Prompt tokens of the calls to make, as counted here, and tokens of their answers, as expected.
-    max_tokens : int
-        The most tokens of one answer.
-    usd, usd_longest, usd_worst : Spread, float, float
-        As expected; when every answer is as long as it may be, and the provider's tokenizer finds twice the tokens;
-        when every call, besides, is made as often as it may be and billed each time.
-    prices, price_source : Prices, str
-        USD per million tokens, from "pool.toml", "profile" or "LiteLLM".
+    `max_tokens` is that of one answer; `usd` is as expected, `usd_longest` when every answer is as long as it may be
+    and the provider's tokenizer finds twice the tokens, `usd_worst` when every call, besides, is billed for all its
+    attempts; `prices` are from "pool.toml", "profile" or "LiteLLM" (`price_source`).
     """
 
     model: str
@@ -91,7 +75,7 @@ class Bill:
 
     @property
     def usd(self) -> Spread:
-        """What is expected."""
+        """The expected cost."""
         return Spread(sum(item.usd.low for item in self.items), sum(item.usd.high for item in self.items))
 
     @property
@@ -106,9 +90,8 @@ class Bill:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the bill as JSON can hold it."""
-        whole = {"calls": self.calls, "usd": dataclasses.asdict(self.usd)}
-        most = {"usd_longest": self.usd_longest, "usd_worst": self.usd_worst}
-        return {**dataclasses.asdict(self), **whole, **most}
+        usd = {"usd": dataclasses.asdict(self.usd), "usd_longest": self.usd_longest, "usd_worst": self.usd_worst}
+        return {**dataclasses.asdict(self), "calls": self.calls, **usd}
 
 
 class Lengths:
@@ -117,18 +100,18 @@ class Lengths:
     def __init__(self, router: UniRouter, regions: Labels) -> None:
         by_model = [tokens for profile in router.pool.values() if (tokens := _answer_tokens(profile)) is not None]
         self.is_assumed = not by_model
+        self._low, self._high = (np.full(len(regions), tokens) for tokens in USUAL_TOKENS)
         if by_model:
             each = np.stack([tokens[regions] for tokens in by_model])
             self._low, self._high = each.min(axis=0) / WIDER, each.max(axis=0) * WIDER
-        else:
-            self._low, self._high = (np.full(len(regions), tokens) for tokens in USUAL_TOKENS)
 
     def of(self, rows: Sequence[int], caller: Caller) -> Spread:
         """Return the tokens of the caller's answers to these questions together."""
         each = (np.minimum(tokens[list(rows)], caller.max_tokens).sum() for tokens in (self._low, self._high))
         low, high = (caller.samples * float(total) for total in each)
         longest = float(caller.samples * len(rows) * caller.max_tokens)
-        return Spread(low, longest if caller.reasons else high)  # a model that thinks may take all that it is allowed
+        reasons = open_litellm().supports_reasoning(model=caller.member.model)
+        return Spread(low, longest if reasons else high)  # a model that thinks may take all that it is allowed
 
     def usual(self, row: int, max_tokens: float) -> float:
         """Return the tokens of one answer to the question in this row, as many as likely."""
@@ -184,17 +167,8 @@ def _item(
     """Return what one model does, by the prompt tokens of each call to make, and the USD of each at worst."""
     prices, sent = caller.quoted.prices, sum(tokens_in)
     longest = sum(map(caller.worst, tokens_in) if worst is None else worst)
+    usd = Spread(prices.cost(sent, tokens_out.low), prices.cost(sent, tokens_out.high))
+    name, limit, source = caller.member.name, caller.max_tokens, caller.quoted.source
     return Item(
-        model=caller.member.name,
-        role=role,
-        calls=len(tokens_in),
-        paid=paid,
-        tokens_in=sent,
-        tokens_out=tokens_out,
-        max_tokens=caller.max_tokens,
-        usd=Spread(prices.cost(sent, tokens_out.low), prices.cost(sent, tokens_out.high)),
-        usd_longest=longest,
-        usd_worst=attempts * longest,
-        prices=prices,
-        price_source=caller.quoted.source,
+        name, role, len(tokens_in), paid, sent, tokens_out, limit, usd, longest, attempts * longest, prices, source
     )

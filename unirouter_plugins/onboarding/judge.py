@@ -20,24 +20,14 @@ from unirouter_plugins.graders import Grader, is_refusal
 from unirouter_plugins.graders.text import bare, fenced, final_part, first_line, normalised
 from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.onboarding.ask import Caller, CallFailedError, Hold, shaping_of
-from unirouter_plugins.onboarding.questions import Question, digest_of, holds_json, is_short, suitable_grader
+from unirouter_plugins.onboarding.questions import Question, digest_of, holds_json, is_short, read_text, suitable_grader
 from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, Grade
 
-JUDGE_VERSION = 1
-"""Part of every judge's key; raised when blocks are written or verdicts are read differently."""
-
-ERRORS = {"correct": 0.0, "part": 0.5, "incorrect": 1.0}
-"""The error that each verdict means, by its beginning."""
-
-NO_REFERENCE = "(No right answer is known.)"
-"""What a judge reads where a question has no reference."""
-
-VERDICTS = 2
-"""How often a judge is called for a verdict that can be read."""
-
-AGREEMENT = "agreement v1"
-"""The grader_key where no judge grades and the reference is a model's; raised when `with_reference` changes."""
-
+JUDGE_VERSION = 1  # part of every judge's key; raised when blocks are written or verdicts are read differently
+ERRORS = {"correct": 0.0, "part": 0.5, "incorrect": 1.0}  # the error that each verdict means, by its beginning
+NO_REFERENCE = "(No right answer is known.)"  # what a judge reads where a question has no reference
+VERDICTS = 2  # how often a judge is called for a verdict that can be read
+AGREEMENT = "agreement v1"  # the grader_key without a judge where a model gives the reference; see `with_reference`
 _PLACE = re.compile(r"^\{(prompt|reference|answer)\}[ \t]*$", re.MULTILINE)
 _VERDICT = re.compile(
     r"[\s*_`#\-–—]*verdict[\s*_`]*[:：=–—-]?[\s*_`\"'(\[]*"
@@ -51,16 +41,13 @@ _VERBATIM = ("text", "exact", "contains")  # compare words, so a sentence around
 class NoGradeError(UniRouterError, RuntimeError):
     """A judge or a reference model that failed: a grade is missing, which is no wrong answer; `kind` tells how."""
 
-    def __init__(self, said: str, kind: str) -> None:
-        super().__init__(said)
+    def __init__(self, text: str, kind: str) -> None:
+        super().__init__(text)
         self.kind = kind
 
 
 class UngradableError(UniRouterError, RuntimeError):
     """A question that nothing can grade: what the reference model answers cannot serve as a reference."""
-
-
-# --- The judge --------------------------------------------------------------------------------------------------------
 
 
 def read_judge_prompt(path: str | os.PathLike[str] | None = None) -> str:
@@ -69,40 +56,29 @@ def read_judge_prompt(path: str | os.PathLike[str] | None = None) -> str:
     ``{prompt}`` and ``{answer}`` stand in it once each, alone on a line, and so may ``{reference}``; without it the
     judge judges alone. It must ask for a last line "VERDICT: CORRECT", "VERDICT: PARTLY" or "VERDICT: INCORRECT".
 
-    Examples
-    --------
     >>> read_judge_prompt().splitlines()[0]
     'You grade an answer to a prompt. The only thing that counts is whether it is right.'
     """
     place = resources.files(__package__) / "judge.md" if path is None else Path(path)
-    try:
-        text = place.read_bytes().decode("utf-8-sig")
-    except OSError as failed:
-        raise InvalidDataError(f"{place} cannot be read: {failed.strerror}.") from failed
-    except UnicodeDecodeError as failed:
-        raise InvalidDataError(f"{place} is not UTF-8 (byte {failed.start}); save it as UTF-8.") from failed
+    text = read_text(place, str(place))[1]
     _check_prompt(text, str(place))
     return text
 
 
 def _check_prompt(text: str, name: str) -> None:
-    alone = _PLACE.findall(text)
     for place in ("prompt", "answer", "reference"):
-        mark, n = f"{{{place}}}", alone.count(place)
+        mark, n = f"{{{place}}}", _PLACE.findall(text).count(place)
         if text.count(mark) != n or n > 1 or (n == 0 and place != "reference"):
             raise InvalidDataError(f"{name}: {mark} must stand in it once, alone on a line.")
     if "VERDICT:" not in text:
-        raise InvalidDataError(
-            f'{name}: it must ask for a last line "VERDICT: CORRECT", "... PARTLY" or "... INCORRECT".'
-        )
+        verdicts = '"VERDICT: CORRECT", "... PARTLY" or "... INCORRECT"'
+        raise InvalidDataError(f"{name}: it must ask for a last line {verdicts}.")
 
 
 @dataclass(frozen=True)
 class Judge:
     """A model that grades: how it is called, its prompt (see `read_judge_prompt`), and its room to reason in.
 
-    Examples
-    --------
     >>> judge = Judge(Member("critic", "openai/gpt-4.1"))
     >>> asked = judge.asks(Question("Capital of Italy?", "Rome"), "Rome, of course.")
     >>> [line for line in asked.prompt.splitlines() if line.startswith(">")]
@@ -144,9 +120,7 @@ def _quoted(text: str) -> str:
 def _written(question: Question) -> str:
     """Return a question's chat as one text; a bare prompt as it is."""
     written = [(message["role"], "\n".join(_parts(message.get("content")))) for message in question.messages]
-    if len(written) == 1:
-        return written[0][1]
-    return "\n\n".join(f"[{role}]\n{text}" for role, text in written)
+    return written[0][1] if len(written) == 1 else "\n\n".join(f"[{role}]\n{text}" for role, text in written)
 
 
 def _parts(content: Any) -> Iterator[str]:
@@ -163,8 +137,6 @@ def parse_verdict(text: str) -> float | None:
     It is the last line: VERDICT, and CORRECT (0), PARTLY (.5) or INCORRECT (1). None is a failed call of the judge and
     never a wrong answer of the model.
 
-    Examples
-    --------
     >>> parse_verdict("Both say Rome.\n\n**Verdict: correct.**")
     0.0
     >>> parse_verdict("It looks right to me.") is None
@@ -176,15 +148,13 @@ def parse_verdict(text: str) -> float | None:
     return ERRORS[found.pop()] if len(found) == 1 and verdicts[-1] is not None else None
 
 
-# --- Its trial on known pairs -----------------------------------------------------------------------------------------
-
-
 def trial_questions(judge: Judge, questions: Sequence[Question], n: int = 10, seed: int = 0) -> list[Question]:
     """Return questions for the judge itself: verdicts on `n` right answers and, after each, on a wrong one.
 
     Right answers are references, wrong ones the references of other questions, of a similar kind where there are any.
     """
     rng, made = random.Random(seed), []
+    trial = Grader("trial v1", lambda said, verdict: parse_verdict(said) != ERRORS[verdict])
     known = [question for question in questions if question.reference is not None]
     picked = sorted(rng.sample(known, len(known)), key=lambda question: question.grader is not None)
     for question in picked[:n]:
@@ -192,8 +162,8 @@ def trial_questions(judge: Judge, questions: Sequence[Question], n: int = 10, se
         similar = sorted(rng.sample(known, len(known)), key=lambda other: _differs(question, other))
         others = [other.reference or "" for other in similar]
         wrong = (w for w in others if normalised(w) != normalised(right) and (grader is None or grader(w, right) == 1))
-        made.append(_trial_question(judge, question, right, "correct"))
-        made += [_trial_question(judge, question, answer, "incorrect") for answer in itertools.islice(wrong, 1)]
+        pairs = [(right, "correct"), *((answer, "incorrect") for answer in itertools.islice(wrong, 1))]
+        made += [judge.asks(question, answer, reference=verdict, grader=trial) for answer, verdict in pairs]
     return made
 
 
@@ -202,11 +172,6 @@ def _differs(one: Question, other: Question) -> int:
     graders = [question.grader or suitable_grader(question.reference or "") for question in (one, other)]
     names = [grader and grader.name for grader in graders]
     return (one.fields.get("family") != other.fields.get("family")) + (names[0] != names[1])
-
-
-def _trial_question(judge: Judge, question: Question, answer: str, verdict: str) -> Question:
-    grader = Grader("trial v1", lambda said, right: parse_verdict(said) != ERRORS[right])
-    return judge.asks(question, answer, reference=verdict, grader=grader)
 
 
 def trial_result(questions: Sequence[Question], errors: Mapping[tuple[int, int], float]) -> tuple[str, bool]:
@@ -218,9 +183,6 @@ def trial_result(questions: Sequence[Question], errors: Mapping[tuple[int, int],
     )
     said = f"The judge accepted {accepted} of {right} right answers and refused {refused} of {wrong} wrong ones."
     return said, 5 * accepted >= 4 * right and 5 * refused >= 4 * wrong
-
-
-# --- References from a model ------------------------------------------------------------------------------------------
 
 
 def with_reference(question: Question, answer: str, *, judged: bool) -> Question | None:
@@ -248,25 +210,23 @@ def with_reference(question: Question, answer: str, *, judged: bool) -> Question
 
 
 def worth(*, reference_model: str | None = None, judge: str | None = None, ungraded: int = 0) -> str:
-    """Return what grades of prompts without a right answer are worth, in a sentence or two.
-
-    Examples
-    --------
-    >>> worth(judge="openai/gpt-4.1")
-    'Where no right answer was given, the grades are the opinion of openai/gpt-4.1.'
-    """
+    """Return what grades of prompts without a right answer are worth, in a sentence or two."""
+    said = f"the grades are the opinion of {judge}."
     if reference_model is not None:
         how = f"by the judge {judge}" if judge is not None else "where that is short or marked as final"
         said = (
-            f"Where no right answer was given, the grades say how far a model agrees with what {reference_model} "
-            f"answered, compared {how}: its mistakes count as right, and no model can be seen to do better."
+            f"the grades say how far a model agrees with what {reference_model} answered, compared {how}: its mistakes "
+            "count as right, and no model can be seen to do better."
         )
-    else:
-        said = f"Where no right answer was given, the grades are the opinion of {judge}."
-    return said + (f" {ungraded} prompts could not be graded and do not count." if ungraded else "")
+    ending = f" {ungraded} prompts could not be graded and do not count." if ungraded else ""
+    return f"Where no right answer was given, {said}{ending}"
 
 
-# --- Grading ----------------------------------------------------------------------------------------------------------
+async def _call(role: str, caller: Caller, question: Question, hold: Hold) -> Answer:
+    try:
+        return await caller(question, hold)
+    except CallFailedError as failed:
+        raise NoGradeError(f"The {role} {caller.member.name} failed: {failed}", failed.kind) from failed
 
 
 class Grading:
@@ -279,8 +239,7 @@ class Grading:
         judge_caller: Caller | None = None,
         references: Caller | None = None,
     ) -> None:
-        self.judge, self.judge_caller, self.references = judge, judge_caller, references
-        self._store = store
+        self.store, self.judge, self.judge_caller, self.references = store, judge, judge_caller, references
         self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._answers: dict[str, Answer] = {}
         if references is not None:
@@ -320,16 +279,11 @@ class Grading:
             return question
         async with self._asking[question.digest]:
             if question.digest not in self._answers:
-                try:
-                    answer = await caller(question, hold)
-                except CallFailedError as failed:
-                    said = f"The reference model {caller.member.name} failed: {failed}"
-                    raise NoGradeError(said, failed.kind) from failed
-                await keep(self._store, caller, question, answer)
+                answer = await _call("reference model", caller, question, hold)
+                await self.keep(caller, question, answer)
                 self._answers[question.digest] = answer
         if (found := self._referenced(question)) is None:
-            said = f"What {caller.member.name} answers to {question.name} cannot serve as a reference."
-            raise UngradableError(said)
+            raise UngradableError(f"What {caller.member.name} answers to {question.name} cannot serve as a reference.")
         return found
 
     async def grade(self, question: Question, answer: str, hold: Hold) -> Grade:
@@ -341,10 +295,7 @@ class Grading:
             raise InvalidDataError(f"{question.name} has no grader but a judge; name one.")
         asked, usd = self.judge.asks(question, answer), 0.0
         for _ in range(VERDICTS):
-            try:
-                reply = await caller(asked, hold)
-            except CallFailedError as failed:
-                raise NoGradeError(f"The judge {caller.member.name} failed: {failed}", failed.kind) from failed
+            reply = await _call("judge", caller, asked, hold)
             usd += reply.usd or 0.0
             if (error := parse_verdict(reply.text or "")) is not None:
                 return Grade(error, usd, reply.text or "")
@@ -362,18 +313,17 @@ class Grading:
             return 0.0
         return self.judge_caller.worst(self.judge_tokens(question, answer_tokens))
 
-
-def keep(
-    store: AnswerStore,
-    caller: Caller,
-    question: Question,
-    answer: Answer | None,
-    grader_key: str | None = None,
-    grade: Grade | None = None,
-    repeat: int = 0,
-) -> asyncio.Future[None]:
-    """Hand an answer to a question, a grade of one, or both to the store; return what is done when they are on disk."""
-    key = AnswerKey(caller.member.name, question.digest, caller.settings_digest, repeat)
-    chat, settings = (None, None) if answer is None else (question.messages, caller.settings)
-    added = store.add(key, answer, chat=chat, settings=settings, grader_key=grader_key, grade=grade)
-    return asyncio.wrap_future(added)
+    def keep(
+        self,
+        caller: Caller,
+        question: Question,
+        answer: Answer | None,
+        grader_key: str | None = None,
+        grade: Grade | None = None,
+        repeat: int = 0,
+    ) -> asyncio.Future[None]:
+        """Hand an answer, a grade, or both to the store; return a future that is done when they are on disk."""
+        key = AnswerKey(caller.member.name, question.digest, caller.settings_digest, repeat)
+        chat, settings = (None, None) if answer is None else (question.messages, caller.settings)
+        added = self.store.add(key, answer, chat=chat, settings=settings, grader_key=grader_key, grade=grade)
+        return asyncio.wrap_future(added)

@@ -22,32 +22,20 @@ from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
 from unirouter_plugins.litellm.prices import Quote, capabilities, listed_prices, require_quote
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.onboarding.ask import (
-    Budget,
-    Caller,
-    OnboardingOptions,
-    PreflightError,
-    check_first,
-)
+from unirouter_plugins.onboarding.ask import Budget, Caller, OnboardingOptions, PreflightError, check_first
 from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
 from unirouter_plugins.onboarding.questions import Questions, read_questions
 from unirouter_plugins.onboarding.run import Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
 
-FIRST_CHECK, NEXT_CHECK = 50, 25
-"""Answers before the first look at whether more are needed, and from one look to the next."""
-
-FIRST_ATTEMPTS = 3
-"""How often the first call of a model is made: somebody waits for it, and what is wrong with it rarely passes."""
+FIRST_CHECK, NEXT_CHECK = 50, 25  # answers before the first check whether more are needed, and between checks
+FIRST_ATTEMPTS = 3  # of a model's first call: a user waits for it, and what is wrong with it rarely passes
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the evaluation of a model is: answers graded, failed or not gradable, of those that there are to be.
-
-    `spent_usd` is that of the whole run so far; a bill not known counts at its worst.
-    """
+    """How many of a model's answers are graded, failed or ungradable; `spent_usd` is the whole run's, at worst."""
 
     model: str
     done: int
@@ -89,20 +77,12 @@ class Onboarded:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, without the evaluation and the profile's arrays."""
         apart = ("profile", "evaluation", "impact", "undecided")
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
-        profile = self.profile
-        measured = {} if profile is None else {"error": profile.error, "provenance": dict(profile.provenance)}
+        plain = {name: value for name, value in vars(self).items() if name not in apart}
+        measured: dict[str, Any] = {"notes": list(self.notes), "onboarded": self.profile is not None}
+        if self.profile is not None:
+            measured |= {"error": self.profile.error, "provenance": dict(self.profile.provenance)}
         parts = {"impact": self.impact, "undecided": self.undecided}
-        return {
-            **plain,
-            "notes": list(self.notes),
-            "onboarded": profile is not None,
-            **measured,
-            **{name: None if part is None else part.as_dict() for name, part in parts.items()},
-        }
-
-
-# --- Plan -------------------------------------------------------------------------------------------------------------
+        return plain | measured | {name: None if part is None else part.as_dict() for name, part in parts.items()}
 
 
 def plan_onboarding(router: UniRouter, models: Sequence[str], options: OnboardingOptions | None = None) -> Plan:
@@ -141,14 +121,17 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 
 
 class Plan:
-    """What onboarding some models will take; `plan_onboarding` makes it, `run` does it.
-
-    `bill` is what it will cost, `spent_usd` what the last run did cost.
-    """
+    """What onboarding some models will take: `bill` is its expected cost, `spent_usd` that of the last `run`."""
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
         self.options, self.spent_usd = options, 0.0
-        self.models = _checked_models(router, models, replace=options.replace)
+        if isinstance(models, str):
+            raise InvalidDataError(f"{models!r} is one name, not a list of names; put it in a list.")
+        if not models:
+            raise InvalidDataError("No model is named; name at least one.")
+        if known := [name for name in models if name in router.pool and not options.replace]:
+            raise InvalidDataError(f"{known[0]!r} is in the pool already; pass replace=True to evaluate it again.")
+        self.models = list(dict.fromkeys(models))
         pool = options.pool
         pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
         self._router, reference = router, options.reference_model
@@ -191,21 +174,16 @@ class Plan:
         options, callers = self.options, dict[str, Caller]()
 
         def caller(member: Member, max_tokens: int | None = None) -> Caller:
-            how: dict[str, Any] = {
-                "counter": self._router.fit_.token_counter,
-                "budget": budget,
-                "max_tokens": max_tokens,
-            }
-            made = Caller(member, self._quotes[member.name], options, **how)
+            quote, counter = self._quotes[member.name], self._router.fit_.token_counter
+            made = Caller(member, quote, options, counter=counter, budget=budget, max_tokens=max_tokens)
             return callers.setdefault(f"{member.name} {made.settings_digest}", made)
 
         judge, reference, trial = self._judge, self._reference, None
         judges = None if judge is None else caller(judge.member, judge.max_tokens)
         grading = Grading(store, judge, judges, None if reference is None else caller(reference))
         if judges is not None and self._trial:
-            trial = Run(judges, self._trial, Grading(store), store)
-        how: dict[str, Any] = {"repeats": options.repeats, "told": told}
-        runs = [Run(caller(member), self._questions, grading, store, **how) for member in self._members]
+            trial = Run(judges, self._trial, Grading(store))
+        runs = [Run(caller(member), self._questions, grading, options.repeats, told) for member in self._members]
         return runs, trial, grading
 
     async def run(
@@ -286,12 +264,11 @@ class Plan:
             raise PreflightError(f"{said} That is too few to trust it; take another judge, or another prompt for it.")
         return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
 
-    # --- One model ----------------------------------------------------------------------------------------------------
-
     async def _onboard(self, run: Run, tried: str) -> Onboarded:
         looked = await self._ask(run)
         stopped = run.why_stopped(looked)
         evaluation = profile = changed = None
+        answers = run.answers.values()
         if not (reason := run.why_not_onboarded(stopped)):
             try:
                 evaluation = self._evaluation(run)
@@ -311,8 +288,8 @@ class Plan:
             failed=run.calls.failed,
             judge_failures=run.grades.failed,
             ungradable=len(run.ungradable),
-            truncated=sum(answer.truncated for answer in run.answers.values()),
-            refused=sum(answer.refused for answer in run.answers.values()),
+            truncated=sum(answer.truncated for answer in answers),
+            refused=sum(answer.refused for answer in answers),
             spent_usd=run.spent,
             stopped=stopped,
             undecided=looked,
@@ -326,8 +303,7 @@ class Plan:
         if not options.until_decided:
             await run.ask(self._order, options.concurrency)
             return None
-        looked: Undecided | None = None
-        upto = 0
+        looked, upto = None, 0
         while upto < n and not run.is_stopped and not (looked is not None and looked.decided):
             upto, begin = min(max(upto + NEXT_CHECK, FIRST_CHECK), n), upto
             await run.ask(self._order[begin:upto], options.concurrency)
@@ -379,17 +355,6 @@ class Plan:
                 "measure on others."
             )
         return notes
-
-
-def _checked_models(router: UniRouter, models: Sequence[str], *, replace: bool) -> list[str]:
-    if isinstance(models, str):
-        raise InvalidDataError(f"{models!r} is one name, not a list of names; put it in a list.")
-    if not models:
-        raise InvalidDataError("No model is named; name at least one.")
-    for name in models:
-        if name in router.pool and not replace:
-            raise InvalidDataError(f"{name!r} is in the pool already; pass replace=True to evaluate it again.")
-    return list(dict.fromkeys(models))
 
 
 def _member(router: UniRouter, table: Members, name: str) -> Member:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -27,44 +28,21 @@ from unirouter_plugins.litellm.chat import Chat, Messages
 
 T = TypeVar("T")
 
-JUDGE = "judge"
-"""What a line names as its grader when a judge is to grade it."""
-
-FEW = 50
-"""A file with fewer prompts is warned of."""
-
-MOST_WORDS = 5
-"""A longer reference is free text: a right answer rarely has the very words of a whole sentence."""
-
+JUDGE = "judge"  # what a line names as its grader when a judge is to grade it
+FEW = 50  # a file with fewer prompts is warned of
+MOST_WORDS = 5  # a longer reference is free text: a right answer rarely has the very words of a whole sentence
 UNNAMED = "the question"
-
-
-# --- Questions --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and how to grade answers to it.
+    """A prompt, and how to grade answers to it: by a `grader`, or by a judge where that is None.
 
-    Parameters
-    ----------
-    prompt : str
-        The text to route on; with `messages` their newest text from the user when not given.
-    reference : str, optional
-        A right answer.
-    grader : Grader, optional
-        None leaves it to a judge.
-    messages : sequence of mapping, optional
-        The whole chat that is sent; its last message is the user's. The prompt alone when not given.
-    documents : tuple of str, optional
-        What was retrieved for the prompt, sent before it; `messages` are sent as they are, and should hold it.
-    name : str
-        For messages.
-    fields : mapping
-        The other fields of its line.
+    `prompt` is the text to route on; with `messages` their newest text from the user when not given. `messages` is the
+    whole chat that is sent, and ends with the user's; the prompt alone when not given. `documents` were retrieved for
+    the prompt and are sent before it; `messages` are sent as they are, and should hold them. `reference` is a right
+    answer, `name` stands in exceptions, `fields` are the other fields of its line.
 
-    Examples
-    --------
     >>> from unirouter_plugins.graders import parse_grader
     >>> question = Question("What is 2 + 2?", "4", parse_grader("number"))
     >>> question.messages, question.error("It is 4."), question.error("It is 5.")
@@ -88,12 +66,7 @@ class Question:
             )
         object.__setattr__(self, "messages", tuple(dict(message) for message in chat.messages))
         object.__setattr__(self, "prompt", self.prompt if self.prompt.strip() else chat.prompt)
-        try:
-            hash(self)
-        except (TypeError, ValueError) as failed:
-            raise InvalidDataError(
-                f"The messages are not JSON-able ({failed}); give texts and plain parts."
-            ) from failed
+        hash(self)  # raises unless the messages are JSON-able
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -101,8 +74,12 @@ class Question:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of the chat, in hexadecimal: the key of its answers in a store."""
-        chat = json.dumps(self.messages, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return digest_of(chat)
+        how: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+        try:
+            return digest_of(json.dumps(self.messages, **how))
+        except (TypeError, ValueError) as failed:
+            reason = f"The messages are not JSON-able ({failed}); give texts and plain parts."
+            raise InvalidDataError(reason) from failed
 
     def count_tokens(self, counter: TokenCounter) -> float:
         """Return the tokens of the chat; they are counted once."""
@@ -159,17 +136,8 @@ def digest_of(text: str) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Questions(Sequence[Question]):
-    """Questions, each chat once.
+    """Questions, each chat once; `source` is the file's name and digest, for a profile's provenance.
 
-    Parameters
-    ----------
-    questions : sequence of Question
-        Of several with the same chat, the first is kept.
-    source : str
-        For a profile's provenance: the name of the file and the digest of its content.
-
-    Examples
-    --------
     >>> from unirouter_plugins.graders import parse_grader
     >>> sums = Questions([Question(f"What is {n} + {n}?", str(2 * n), parse_grader("number")) for n in range(50)])
     >>> len(sums), sums[3].reference
@@ -231,29 +199,26 @@ class Questions(Sequence[Question]):
             )
 
     def _count(self, some: Sequence[Question]) -> str:
-        first = f" (the first is {some[0].name})"
-        return f"{len(some)} of {len(self)} prompts{first} {'has' if len(some) == 1 else 'have'}"
+        verb = "has" if len(some) == 1 else "have"
+        return f"{len(some)} of {len(self)} prompts (the first is {some[0].name}) {verb}"
 
     def validation_set(self) -> ValidationSet:
         """Return them as a router keeps them; a missing reference is "", and the grader of a judge's "judge"."""
-        documents = [question.documents or () for question in self]
-        is_bare = all(Chat.of(question.messages).is_bare for question in self)
+        documents = [q.documents or () for q in self]
         return ValidationSet(
-            [question.prompt for question in self],
-            [question.reference or "" for question in self] if any(q.reference is not None for q in self) else None,
-            [JUDGE if question.grader is None else question.grader.spec for question in self],
-            None if is_bare else [question.messages for question in self],
+            [q.prompt for q in self],
+            [q.reference or "" for q in self] if any(q.reference is not None for q in self) else None,
+            [JUDGE if q.grader is None else q.grader.spec for q in self],
+            None if all(Chat.of(q.messages).is_bare for q in self) else [q.messages for q in self],
             documents if any(documents) else None,
         )
 
-
-# --- Graders ----------------------------------------------------------------------------------------------------------
 
 _GROUPED = r"\d{1,3}(?:[,.' ]\d{3})+(?:[.,]\d+)?"
 _NUMBER = re.compile(rf"[-+−]?\s?[$€£¥₹]?\s?(?:{_GROUPED}|\d+(?:[.,]\d+)?|\d+\s?/\s?\d+)\s?[%$€£¥₹°]?")
 _LETTER = re.compile(r"\(?[A-J][).]?|\(?[A-J]\)\s.*")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]{1,2}")  # Thai, Lao, kana, Chinese: two are a word
-_PAIRS = (("yes", "no"), ("true", "false"))
+_PAIRS = (["yes", "no"], ["true", "false"])
 
 
 def suitable_grader(reference: str) -> Grader | None:
@@ -262,25 +227,17 @@ def suitable_grader(reference: str) -> Grader | None:
     A lone letter from A to J is an option ("choice"), as are yes and no, true and false; a lone number is a "number";
     an object or a list is "json"; any other text of at most five words is "text".
 
-    Examples
-    --------
     >>> [suitable_grader(text).spec for text in ("42", "C", "New York")]
     ['number', 'choice', 'text']
     >>> suitable_grader("Bring it back within 30 days, with the receipt.") is None
     True
     """
-    text, spec = bare(reference), None
-    if (labels := next((pair for pair in _PAIRS if normalised(text) in pair), None)) is not None:
-        spec = json.dumps({"grader": "choice", "options": list(labels)})
-    elif _LETTER.fullmatch(text):
-        spec = "choice"
-    elif _NUMBER.fullmatch(text):
-        spec = "number"
-    elif holds_json(text):
-        spec = "json"
-    elif is_short(text):
-        spec = "text"
-    grader = None if spec is None else parse_grader(spec)
+    text = bare(reference)
+    fits: dict[str, Callable[[str], object]]
+    fits = {"choice": _LETTER.fullmatch, "number": _NUMBER.fullmatch, "json": holds_json, "text": is_short}
+    specs: list[Any] = [{"grader": "choice", "options": pair} for pair in _PAIRS if normalised(text) in pair]
+    specs += [name for name, fit in fits.items() if fit(text)]
+    grader = parse_grader(specs[0]) if specs else None
     return None if grader is None or grader(reference, reference) else grader
 
 
@@ -299,19 +256,13 @@ def holds_json(text: str) -> bool:
 
 def _reads_reference(grader: Grader) -> bool:
     """Return whether a grader compares with a reference; others hold the answer to what they were made with."""
-    match grader.name:
-        case "regex" | "constraints":
-            return False
-        case "contains":
-            return not grader.parameters
-        case "json":
-            return bool(grader.parameters.get("compare", True))
-    return True
+    if grader.name == "json":
+        return bool(grader.parameters.get("compare", True))
+    return grader.name not in ("regex", "constraints") and not (grader.name == "contains" and grader.parameters)
 
-
-# --- Validation files -------------------------------------------------------------------------------------------------
 
 _TEXT = "a text"
+# Of each field of a line: what it must be, in words and as types of the value and of its items
 _EXPECTED: Mapping[str, tuple[str, type | tuple[type, ...], type | None]] = {
     "prompt": (_TEXT, str, None),
     "messages": ('a list of messages, [{"role": "user", "content": "..."}]', list, dict),
@@ -320,7 +271,6 @@ _EXPECTED: Mapping[str, tuple[str, type | tuple[type, ...], type | None]] = {
     "grader": ('a name or {"grader": name, ...}', (str, dict), None),
     "documents": ("a list of texts", list, str),
 }
-"""Of each field of a line: what it must be, in words and as types of the value and of its items."""
 
 
 def read_questions(
@@ -345,24 +295,9 @@ def read_questions(
     other fields are ignored. A ``.txt`` has one bare prompt a line. Every reference must be a right answer by its own
     grader.
 
-    Parameters
-    ----------
-    path : path, optional
-        UTF-8.
-    functions : mapping of name to function (answer, reference) -> error, optional
-        Graders of your own, for lines that name them.
-    embedder : Embedder, optional
-        For the grader "similarity".
-    judged : bool
-        Whether there is a judge.
+    `functions` are graders of your own, (answer, reference) -> error, by the names that lines give; `embedder` is for
+    the grader "similarity"; `judged` says whether there is a judge. An `InvalidDataError` names file, line and value.
 
-    Raises
-    ------
-    InvalidDataError
-        When the file cannot be read or a line cannot be used, with the file, the line, the value and the cure.
-
-    Examples
-    --------
     >>> starter = read_questions()
     >>> len(starter), starter[0].prompt, starter[0].reference
     (300, 'Repeat this word and write nothing else: lantern', 'lantern')
@@ -371,13 +306,7 @@ def read_questions(
     shown = place.name if path is None else str(path)
     if not place.name.lower().endswith((".jsonl", ".txt")):
         raise InvalidDataError(f"{shown} is neither .jsonl nor .txt; write one object or one prompt a line.")
-    try:
-        content = place.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as failed:
-        raise InvalidDataError(f"{shown} cannot be read: {failed.strerror}.") from failed
-    except UnicodeDecodeError as failed:
-        raise InvalidDataError(f"{shown} is not UTF-8 (byte {failed.start}); save it as UTF-8.") from failed
+    content, text = read_text(place, shown)
     is_json, questions = place.name.lower().endswith(".jsonl"), []
     try:
         for number, line in enumerate(io.StringIO(text, newline=None), 1):
@@ -389,10 +318,20 @@ def read_questions(
     except InvalidDataError as failed:
         raise InvalidDataError(f"{shown}: {failed}") from failed
     if len(read) < FEW:
-        warnings.warn(
-            f"{place.name} holds {len(read)} prompts, too few to say much of a model; a few hundred do.", stacklevel=2
-        )
+        said = f"{place.name} holds {len(read)} prompts, too few to say much of a model; a few hundred do."
+        warnings.warn(said, stacklevel=2)
     return read
+
+
+def read_text(place: Path | Traversable, shown: str) -> tuple[bytes, str]:
+    """Return a UTF-8 file's content and text; exceptions name it as `shown`."""
+    try:
+        content = place.read_bytes()
+        return content, content.decode("utf-8-sig")
+    except OSError as failed:
+        raise InvalidDataError(f"{shown} cannot be read: {failed.strerror}.") from failed
+    except UnicodeDecodeError as failed:
+        raise InvalidDataError(f"{shown} is not UTF-8 (byte {failed.start}); save it as UTF-8.") from failed
 
 
 def _question(
@@ -404,10 +343,9 @@ def _question(
         raise InvalidDataError(f'line {number}: {line!r:.60} is no object; write {{"prompt": "..."}}.')
     given = {name: line[name] for name in _EXPECTED if line.get(name) is not None}
     others = {name: value for name, value in line.items() if name not in _EXPECTED}
-    place = f"line {number}"
     for name, value in given.items():
-        _check_field(name, value, place)
-    place += f" ({others['id']!s:.40})" if others.get("id") is not None else ""
+        _check_field(name, value, f"line {number}")
+    place = f"line {number}" + (f" ({others['id']!s:.40})" if others.get("id") is not None else "")
     if "messages" in given and "system" in given:
         raise InvalidDataError(f"{place}: it has system and messages; put the system text into the messages.")
     if "messages" not in given and "prompt" not in given:
@@ -418,12 +356,11 @@ def _question(
     system = [{"role": "system", "content": given["system"]}] if given.get("system") else []
     chat = given.get("messages") or [*system, {"role": "user", "content": as_one_prompt(prompt, documents or ())}]
     try:
-        if grader in (JUDGE, {"grader": JUDGE}):
-            program = None
-        elif grader is not None:
+        program = None
+        if grader is not None and grader not in (JUDGE, {"grader": JUDGE}):
             program = parse_grader(grader, functions=functions, embedder=embedder)
-        else:
-            program = None if judged or reference is None else suitable_grader(reference)
+        elif grader is None and reference is not None and not judged:
+            program = suitable_grader(reference)
         question = Question(prompt, reference, program, chat, documents, place, others)
     except InvalidDataError as failed:
         raise InvalidDataError(f"{place}: {failed}") from failed
@@ -458,13 +395,10 @@ def _record(line: str, number: int) -> object:
     try:
         record = json.loads(line, parse_constant=refuse)
         json.dumps(record, ensure_ascii=False).encode()
+        return record
     except UnicodeEncodeError as failed:
-        half = ascii(failed.object[failed.start])
-        raise InvalidDataError(
-            f"line {number}: {half} is half of a character; write the whole character, or both halves."
-        ) from failed
+        said = f"{failed.object[failed.start]!a} is half of a character; write the whole character, or both halves."
+        raise InvalidDataError(f"line {number}: {said}") from failed
     except (ValueError, RecursionError) as failed:
-        raise InvalidDataError(
-            f"line {number}: {line[:60]!r} is not JSON ({failed}); write one object a line."
-        ) from failed
-    return record
+        said = f"{line[:60]!r} is not JSON ({failed}); write one object a line."
+        raise InvalidDataError(f"line {number}: {said}") from failed

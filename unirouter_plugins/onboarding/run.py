@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,21 +15,14 @@ from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.stopping import Undecided
 from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller, CallFailedError, Hold, OverBudgetError, together
-from unirouter_plugins.onboarding.judge import Grading, NoGradeError, UngradableError, keep
+from unirouter_plugins.onboarding.judge import Grading, NoGradeError, UngradableError
 from unirouter_plugins.onboarding.questions import Question
-from unirouter_plugins.onboarding.store import Answer, AnswerStore
+from unirouter_plugins.onboarding.store import Answer
 
-TOO_MANY = 0.2
-"""A larger share of failed calls leaves prompts out that have something in common: no fair evaluation."""
-
-IN_A_ROW = 10
-"""So many failures in a row are no bad luck: the provider is down, or a key has been withdrawn."""
-
-FEWEST_ANSWERS = 50
-"""A model that the budget leaves with fewer is not onboarded: its error is not known to better than 7 %."""
-
-Job = tuple[int, int]
-"""One answer: the row of its question, and the number of the repeat."""
+TOO_MANY = 0.2  # a larger share of failed calls leaves prompts out that have something in common: no fair evaluation
+IN_A_ROW = 10  # this number of failures in a row is no bad luck: the provider is down, or a key has been withdrawn
+FEWEST_ANSWERS = 50  # a model that the budget leaves with fewer has an error not known to better than 7 %
+Job = tuple[int, int]  # one answer: the row of its question, and the number of the repeat
 
 
 @dataclass
@@ -73,35 +67,29 @@ class Run:
         caller: Caller,
         questions: Sequence[Question],
         grading: Grading,
-        store: AnswerStore,
-        *,
         repeats: int = 1,
         told: Callable[[Run], None] = lambda _: None,
     ) -> None:
-        self.caller, self.questions, self.repeats = caller, questions, repeats
+        self.caller, self.questions, self.repeats, self.told = caller, questions, repeats, told
         self.calls, self.grades = Tally("calls"), Tally("grades")
         self.n_asked, self.spent = 0, 0.0
         self.out_of_budget: str | None = None
-        self.told = told
-        self._grading, self._store = grading, store
+        self._grading = grading
         self._keys = [grading.key(question) for question in questions]
         self.answers: dict[Job, Answer] = {}
         self.errors: dict[Job, float] = {}
         self.failed: set[Job] = set()
         self.ungradable = {row for row, question in enumerate(questions) if grading.cannot_grade(question)}
-        answers = store.answers(self.model, caller.settings_digest)
-        grades = store.grades(self.model, caller.settings_digest)
-        for row, question in enumerate(questions):
-            for repeat in range(repeats):
-                answer = answers.get((question.digest, repeat))
-                grade = grades.get((question.digest, repeat, self._keys[row]))
-                if answer is not None and (grade is not None or answer.text is not None):
-                    self.answers[row, repeat] = answer
-                if answer is not None and grade is not None:
+        answers = grading.store.answers(self.model, caller.settings_digest)
+        grades = grading.store.grades(self.model, caller.settings_digest)
+        for (row, question), repeat in itertools.product(enumerate(questions), range(repeats)):
+            answer = answers.get((question.digest, repeat))
+            grade = grades.get((question.digest, repeat, self._keys[row]))
+            if answer is not None and (grade is not None or answer.text is not None):
+                self.answers[row, repeat] = answer
+                if grade is not None:
                     self.errors[row, repeat] = grade.error
         self.calls.done, self.grades.done = len(self.answers), len(self.errors)
-
-    # --- Counts -----------------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> str:
@@ -125,10 +113,9 @@ class Run:
 
     def jobs(self, rows: Iterable[int]) -> Iterator[Job]:
         """Yield the answers to these questions that are still to be asked for or graded, row by row."""
-        for row in rows:
-            for job in ((row, repeat) for repeat in range(self.repeats)):
-                if not (job in self.errors or job in self.failed or row in self.ungradable):
-                    yield job
+        for job in itertools.product(rows, range(self.repeats)):
+            if not (job in self.errors or job in self.failed or job[0] in self.ungradable):
+                yield job
 
     def to_ask(self) -> list[Job]:
         """Return the answers that are not paid for yet, nor as the reference model's."""
@@ -137,8 +124,6 @@ class Run:
 
     def _is_reference(self, job: Job) -> bool:
         return job[1] == 0 and self._grading.is_reference(self.caller, self.questions[job[0]])
-
-    # --- Calls ------------------------------------------------------------------------------------------------------
 
     @property
     def is_stopped(self) -> bool:
@@ -187,20 +172,18 @@ class Run:
         if answer is None:
             ahead = self._grading.worst(question, self.caller.max_tokens)
             answer = await self.caller(self.questions[row], hold, ahead=ahead, attempts=attempts)
-            kept.append(keep(self._store, self.caller, question, answer, repeat=repeat))
+            kept.append(self._grading.keep(self.caller, question, answer, repeat=repeat))
             self.n_asked += 1
         if job not in self.answers:
             self.answers[job] = answer
             self.calls.count()
         try:
             grade = await self._grading.grade(question, answer.text or "", hold)
-            kept.append(keep(self._store, self.caller, question, None, self._keys[row], grade, repeat))
+            kept.append(self._grading.keep(self.caller, question, None, self._keys[row], grade, repeat))
         finally:
             await asyncio.gather(*kept)
         self.errors[job] = grade.error
         self.grades.count()
-
-    # --- Results ----------------------------------------------------------------------------------------------------
 
     def evaluation(self, validation: ValidationSet, provenance: Mapping[str, Any]) -> Evaluation:
         """Return what the model did so far; questions not asked yet are NaN and not `failed`."""
@@ -243,10 +226,8 @@ class Run:
             if too_many or (stopped == "failures" and tally.is_hopeless(self.n_jobs)):
                 return f"{tally}; when that is mended, run the same again: what was answered is kept."
         if stopped == "budget" and self.n_answered < min(FEWEST_ANSWERS, len(self.questions)):
-            return (
-                f"The budget ended after {self.n_answered} answers, and fewer than {FEWEST_ANSWERS} say too little. "
-                f"{self.out_of_budget}"
-            )
+            ended = f"The budget ended after {self.n_answered} answers, and fewer than {FEWEST_ANSWERS} say too little."
+            return f"{ended} {self.out_of_budget}"
         return ""
 
 

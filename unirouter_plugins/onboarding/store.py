@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 
@@ -25,9 +25,7 @@ try:
 except ImportError as missing:
     raise ImportError("SQLAlchemy or tenacity is missing: pip install 'unirouter[litellm]'.") from missing
 
-LOCK_NOTICE, LOCK_TIMEOUT = 5.0, 600.0
-"""Seconds that a writer waits for another process's lock on the SQLite file before it logs so, and before it fails."""
-
+LOCK_NOTICE, LOCK_TIMEOUT = 5.0, 600.0  # seconds of waiting for a lock on the SQLite file: until a warning, a failure
 _LOG = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 _CURES = {
@@ -42,10 +40,7 @@ class StoreError(UniRouterError, RuntimeError):
     """A store of answers that cannot be opened, read or written."""
 
 
-# --- Records ----------------------------------------------------------------------------------------------------------
-
-
-_TOKENS = ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens")
+_AMOUNTS = ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens", "usd", "seconds")
 
 
 class AnswerKey(NamedTuple):
@@ -77,7 +72,7 @@ class Answer:
     date: str
 
     def __post_init__(self) -> None:
-        _check_amounts(self, *_TOKENS, "usd", "seconds")
+        _check_amounts(self, *_AMOUNTS)
 
     @property
     def truncated(self) -> bool:
@@ -101,36 +96,30 @@ class Grade:
 
 def _check_amounts(record: Answer | Grade, *names: str) -> None:
     for name in names:
-        if (value := getattr(record, name)) is None:
-            continue
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise InvalidDataError(f"{name} of {type(record).__name__} is {value!r}; it must be finite and >= 0.")
-        object.__setattr__(record, name, float(value))
+        if (value := getattr(record, name)) is not None:
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InvalidDataError(f"{name} of {type(record).__name__} is {value!r}; it must be finite and >= 0.")
+            object.__setattr__(record, name, float(value))
 
 
-# --- Tables -----------------------------------------------------------------------------------------------------------
-
-
-class Text(sa.TypeDecorator[str]):
+class _Text(sa.TypeDecorator[str]):
     """Any string. NUL and lone surrogates, which databases refuse, are kept in Python's escapes behind a mark."""
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: object) -> str | None:
-        """Return what the database keeps."""
         is_plain = value is None or re.search(r"[\0\ud800-\udfff]|\Aescaped:", value) is None
         return value if is_plain else f"escaped:{value}".encode("unicode_escape").decode("ascii")
 
     def process_result_value(self, value: str | None, dialect: object) -> str | None:
-        """Return the string that was kept."""
         if value is None or not value.startswith("escaped:"):
             return value
         return value.removeprefix("escaped:").encode("ascii").decode("unicode_escape")
 
 
 def _key() -> list[sa.Column[Any]]:
-    texts = [sa.Column(name, Text, primary_key=True) for name in AnswerKey._fields[:3]]
+    texts = [sa.Column(name, _Text, primary_key=True) for name in ("model", "prompt", "settings")]
     return [*texts, sa.Column("repeat", sa.Integer, primary_key=True, autoincrement=False)]
 
 
@@ -139,29 +128,25 @@ _answers = sa.Table(
     "answers",
     _tables,
     *_key(),
-    sa.Column(
-        "chat_json", sa.Text
-    ),  # what the digests `prompt` and `settings` stand for, for people who read the table
-    sa.Column("settings_json", Text),
-    sa.Column("text", Text),
-    *(sa.Column(name, sa.Double) for name in (*_TOKENS, "usd", "seconds")),
-    sa.Column("finish", Text),
+    sa.Column("chat_json", sa.Text),  # what the digest `prompt` stands for, for people who read the table
+    sa.Column("settings_json", _Text),
+    sa.Column("text", _Text),
+    *(sa.Column(name, sa.Double) for name in _AMOUNTS),
+    sa.Column("finish", _Text),
     sa.Column("refused", sa.Boolean, nullable=False),
-    sa.Column("date", Text, nullable=False),
+    sa.Column("date", _Text, nullable=False),
 )
 _grades = sa.Table(
     "grades",
     _tables,
     *_key(),
-    sa.Column("grader", Text, primary_key=True),  # the digest of grader_key, which may be too long for an index
-    sa.Column("grader_key", Text, nullable=False),
+    sa.Column("grader", _Text, primary_key=True),  # the digest of grader_key, which may be too long for an index
+    sa.Column("grader_key", _Text, nullable=False),
     sa.Column("error", sa.Double),
     sa.Column("usd", sa.Double),
-    sa.Column("note", Text, nullable=False),
+    sa.Column("note", _Text, nullable=False),
 )
-Row: TypeAlias = dict[str, Any]
-_ANSWER = [_answers.c[field.name] for field in fields(Answer)]
-_GRADE = [_grades.c[field.name] for field in fields(Grade)]
+# Statements that bring the six tables of version 0.1 into two
 _FROM_VERSION_0_1 = """
     ALTER TABLE answers RENAME TO answers_1; ALTER TABLE grades RENAME TO grades_1; CREATE;
     INSERT INTO answers SELECT model, prompt, settings, repeat, chat_json, settings_json, text, tokens_in, tokens_out,
@@ -172,34 +157,17 @@ _FROM_VERSION_0_1 = """
     DROP TABLE grades_1; DROP TABLE answers_1; DROP TABLE graders; DROP TABLE prompts; DROP TABLE settings;
     DROP TABLE unirouter_schema
 """
-"""Statements that bring the six tables of version 0.1 into two."""
-
-
-# --- Store ------------------------------------------------------------------------------------------------------------
 
 
 class AnswerStore:
-    """Answers and their grades, for people to read, too; several processes may share it.
+    """Answers and their grades, which people may read and several processes share.
 
-    One thread writes: what is added while a transaction is committed goes into the next one. Leaving the block waits
-    until all is on disk.
+    One thread writes: what is added during a transaction goes into the next one. Leaving the block waits for the disk.
 
-    Parameters
-    ----------
-    place : str or path
-        A file, or a URL such as ``postgresql://user:password@host/database``.
-    texts : bool
-        False keeps no text of prompts, answers and judges' notes. Texts that are there already stay.
-    create : bool
-        False makes neither file nor tables where there are none, and then reads nothing.
+    `place` is a file, or a URL such as ``postgresql://user:password@host/database``. Without `texts`, no text of
+    prompts, answers and judges' notes is kept; those already there stay. Without `create`, neither file nor tables are
+    made where there are none, and nothing is read. No message of a `StoreError` shows a password or a text.
 
-    Raises
-    ------
-    StoreError
-        When it cannot be opened, read or written, then and later; no message shows a password or a text.
-
-    Examples
-    --------
     >>> import tempfile
     >>> key = AnswerKey("poet", prompt="5f2a", settings="09c1")
     >>> answer = Answer("4", 9, 1, None, None, usd=2e-6, seconds=0.4, finish="stop", refused=False, date="2026-11-23")
@@ -213,7 +181,7 @@ class AnswerStore:
         url = _url(place)
         is_file, file = url.get_backend_name() == "sqlite", Path(url.database or "")
         self.texts, self.shown, self._engine = texts, shown(place), _engine(url)
-        self._waiting: deque[tuple[AnswerKey, Row | None, Row | None, Future[None]]] = deque()
+        self._waiting: deque[tuple[AnswerKey, dict[str, Any] | None, dict[str, Any] | None, Future[None]]] = deque()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._is_empty = not create and is_file and not file.exists() and file.parent.is_dir()
         try:
@@ -244,17 +212,13 @@ class AnswerStore:
 
     def answers(self, model: str, settings: str) -> dict[tuple[str, int], Answer]:
         """Return the answers of a model with these settings, by prompt and repeat."""
-        columns = (_answers.c.prompt, _answers.c.repeat, *_ANSWER)
-        return {
-            (prompt, repeat): Answer(*row) for prompt, repeat, *row in self._read(_answers, columns, model, settings)
-        }
+        rows = self._read(_answers, ["prompt", "repeat"], Answer, model, settings)
+        return {(prompt, repeat): Answer(*row) for prompt, repeat, *row in rows}
 
     def grades(self, model: str, settings: str) -> dict[tuple[str, int, str], Grade]:
         """Return the grades of these answers, by prompt, repeat and grader_key."""
-        columns = (_grades.c.prompt, _grades.c.repeat, _grades.c.grader_key, *_GRADE)
-        return {
-            (prompt, at, key): Grade(*row) for prompt, at, key, *row in self._read(_grades, columns, model, settings)
-        }
+        rows = self._read(_grades, ["prompt", "repeat", "grader_key"], Grade, model, settings)
+        return {(prompt, repeat, key): Grade(*row) for prompt, repeat, key, *row in rows}
 
     def add(
         self,
@@ -268,8 +232,7 @@ class AnswerStore:
     ) -> Future[None]:
         """Keep an answer, a grade, or both; return at once a future that is done when they are on disk.
 
-        What is there already stays; only an answer without its text is replaced. The future may be cancelled: what was
-        given is kept all the same.
+        What is there already stays; only an answer without its text is replaced. Cancelling the future undoes nothing.
         """
         row = graded = None
         if answer is not None:
@@ -288,28 +251,28 @@ class AnswerStore:
         """Commit all that waits, together."""
         # In one order everywhere: two processes that wait for each other's rows would wait for ever.
         group = sorted((self._waiting.popleft() for _ in range(len(self._waiting))), key=lambda entry: entry[0])
-        answers = [row for _, row, _, _ in group if row is not None]
-        grades = [row for _, _, row, _ in group if row is not None]
+        pending = [kept for *_, kept in group if kept.set_running_or_notify_cancel()]
 
         def insert(connection: sa.Connection) -> None:
-            for statement, rows in ((self._insert_answers, answers), (self._insert_grades, grades)):
-                if rows:
-                    connection.execute(statement, rows)
+            if answers := [row for _, row, _, _ in group if row is not None]:
+                connection.execute(self._insert_answers, answers)
+            if grades := [row for _, _, row, _ in group if row is not None]:
+                connection.execute(self._insert_grades, grades)
 
-        heard = [kept for *_, kept in group if kept.set_running_or_notify_cancel()]
         try:
             if group:
                 self._write(insert)
         except BaseException as failed:
-            for kept in heard:
+            for kept in pending:
                 kept.set_exception(failed)
         else:
-            for kept in heard:
+            for kept in pending:
                 kept.set_result(None)
 
-    def _read(self, table: sa.Table, columns: Sequence[Any], model: str, settings: str) -> Sequence[Any]:
+    def _read(self, table: sa.Table, keys: list[str], record: type[Any], model: str, settings: str) -> Sequence[Any]:
         if self._is_empty:
             return ()
+        columns = [table.c[name] for name in (*keys, *(field.name for field in fields(record)))]
         statement = sa.select(*columns).where(table.c.model == model, table.c.settings == settings)
         with self._failures(), self._engine.connect() as connection:
             return connection.execute(statement).all()
@@ -317,18 +280,15 @@ class AnswerStore:
     def _write(self, change: Callable[[sa.Connection], object], *, begin: bool = True) -> None:
         """Make a change in one transaction, on disk afterwards or undone; wait while another process holds the lock."""
 
-        def say_locked(state: RetryCallState) -> None:
+        def warn(state: RetryCallState) -> None:
             if state.attempt_number == 1:
                 _LOG.warning("%s is locked by another process; waiting for it.", self.shown)
 
-        stop, locked = stop_after_delay(LOCK_TIMEOUT), retry_if_exception(_is_locked)
-        retrying = Retrying(retry=locked, stop=stop, before_sleep=say_locked, reraise=True)
+        locked, stop = retry_if_exception(_is_locked), stop_after_delay(LOCK_TIMEOUT)
         with self._failures():
-            for attempt in retrying:
-                with attempt, self._engine.connect() as connection:
-                    connection.execution_options(writes=begin)
-                    with connection.begin():
-                        change(connection)
+            for attempt in Retrying(retry=locked, stop=stop, before_sleep=warn, reraise=True):
+                with attempt, self._engine.connect().execution_options(writes=begin) as connection, connection.begin():
+                    change(connection)
 
     def _open(self, connection: sa.Connection, *, create: bool) -> None:
         """Check that the tables are ours; make them, or bring those of version 0.1 into their shape."""
@@ -348,10 +308,7 @@ class AnswerStore:
                 _tables.create_all(connection)
         elif others := set(found) - set(_tables.tables):
             raise StoreError(f"{self.shown} holds other tables ({min(others)!r}); give a place of the answers' own.")
-        elif any(
-            {column["name"] for column in inspector.get_columns(name)} != set(table.c.keys())
-            for name, table in _tables.tables.items()
-        ):
+        elif any({c["name"] for c in inspector.get_columns(n)} != set(t.c.keys()) for n, t in _tables.tables.items()):
             raise StoreError(f"{self.shown} was written by another version of unirouter; upgrade it, or name another.")
 
     @contextmanager
@@ -375,32 +332,25 @@ def _json(value: object) -> str | None:
         raise InvalidDataError(f"Chats and settings must be JSON-able ({failed}).") from failed
 
 
-# --- Places -----------------------------------------------------------------------------------------------------------
-
-
 def shown(place: str | Path) -> str:
     """Return the place of a store as messages show it: a path, or a URL without the password.
 
-    Examples
-    --------
     >>> shown("postgresql://ada:secret@localhost/answers?password=secret")
     'postgresql://ada:***@localhost/answers'
     """
     url = _url(place)
-    if url.get_backend_name() == "sqlite":
+    if (name := url.get_backend_name()) == "sqlite":
         return str(url.database)
-    plain = url.set(drivername=url.get_backend_name(), query={})  # a query may hold the password, too
-    return plain.render_as_string(hide_password=True)
+    return url.set(drivername=name, query={}).render_as_string(hide_password=True)  # a query may hold the password, too
 
 
 def _url(place: str | Path) -> sa.URL:
     """Return the URL of a path or a URL, checked, with the driver that is used here. No message shows a password."""
-    if isinstance(place, Path) or "://" not in place:
-        return sa.URL.create(_DRIVERS["sqlite"], database=_file(str(place)))
-    if place.count("@") > 1:
+    is_path = isinstance(place, Path) or "://" not in place
+    if not is_path and str(place).count("@") > 1:
         raise InvalidDataError("The database's URL has more than one @; write one within a user or password as %40.")
     try:
-        url = sa.make_url(place)
+        url = sa.URL.create("sqlite", database=str(place)) if is_path else sa.make_url(str(place))
     except (sa.exc.ArgumentError, ValueError):
         # The text of the exception, and of its cause, may quote the password.
         raise InvalidDataError(
@@ -411,13 +361,9 @@ def _url(place: str | Path) -> sa.URL:
         raise InvalidDataError(f"{name!r} databases are not supported; give a file or a postgresql:// URL.")
     if name != "sqlite":
         return url.set(drivername=_DRIVERS[name], query={"connect_timeout": "10", **url.query})
-    return url.set(drivername=_DRIVERS[name], database=_file(url.database))
-
-
-def _file(path: str | None) -> str:
-    if not path or path == ":memory:":
-        raise InvalidDataError(f"{path or ''!r} is no file that keeps answers; give a path such as answers.sqlite.")
-    return path
+    if (path := url.database or "") in ("", ":memory:"):
+        raise InvalidDataError(f"{path!r} is no file that keeps answers; give a path such as answers.sqlite.")
+    return url.set(drivername=_DRIVERS[name])
 
 
 def _engine(url: sa.URL) -> sa.Engine:
@@ -429,17 +375,15 @@ def _engine(url: sa.URL) -> sa.Engine:
             raise ImportError("psycopg is missing: pip install 'unirouter[postgres]'.") from missing
     waits = {} if "timeout" in url.query else {"timeout": LOCK_NOTICE}
     engine = sa.create_engine(url, hide_parameters=True, connect_args=waits)
-    sa.event.listen(engine, "connect", _prepare)
-    sa.event.listen(engine, "begin", _begin)
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # Python's driver would begin where it thinks fit
+        connection.execute("PRAGMA synchronous=FULL")  # what is committed is on disk
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("writes"):  # what begins by reading fails if another has written
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
     return engine
-
-
-def _prepare(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # Python's driver would begin where it thinks fit
-    connection.execute("PRAGMA synchronous=FULL")  # what is committed is on disk
-
-
-def _begin(connection: sa.Connection) -> None:
-    """Begin a transaction that writes as such: one that begins by reading fails when another has written meanwhile."""
-    if connection.get_execution_options().get("writes"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
