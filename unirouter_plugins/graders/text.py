@@ -78,7 +78,7 @@ _REFUSAL = re.compile(
     r"|(?:against|violates?) (?:my|our) (?:guidelines|policy|policies|programming)"
     r"|(?:ich kann|tut mir leid).{0,40}\bnicht (?:helfen|beantworten|weiterhelfen|unterstützen|erfüllen)"
     r"|je (?:ne peux|suis désolée?).{0,40}\b(?:pas|aider) ?(?:vous |t')?(?:aider|répondre|fournir|à cela)?"
-    r"|(?:no puedo|lo siento).{0,40}\b(?:ayudar|responder|proporcionar|cumplir))",
+    r"|(?:no puedo|lo siento).{0,40}\b(?:ayudar|responder|proporcionar|cumplir))"
 )
 
 

@@ -63,12 +63,7 @@ def _packaged_weights() -> Path | None:
 
 @contextmanager
 def serve_model(
-    weights: str | Path | None = None,
-    *,
-    slots: int = 4,
-    context: int = 1024,
-    threads: int = 1,
-    timeout: float = 60.0,
+    weights: str | Path | None = None, *, slots: int = 4, context: int = 1024, threads: int = 1, timeout: float = 60.0
 ) -> Iterator[LocalModel]:
     """Serve a language model on a free port of this machine while the block runs.
 
