@@ -24,14 +24,7 @@ _NUMBERS = count()
 
 @dataclass(frozen=True)
 class ScriptedCall:
-    """A call that a scripted model was given.
-
-    Parameters
-    ----------
-    model : str
-    messages : sequence of mapping
-        As LiteLLM was given them.
-    """
+    """A call that a scripted model was given, with the messages that LiteLLM was given."""
 
     model: str
     messages: Messages
