@@ -15,8 +15,7 @@ from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.local.provider import Messages, newest_prompt, text_provider
 
-Answer: TypeAlias = str | Exception | Callable[[str], str]
-"""What a model answers: always this text, always this failure, or what a function of the newest prompt returns."""
+Answer: TypeAlias = str | Exception | Callable[[str], str]  # always the same, or a function of the newest prompt
 
 _POOLS: dict[str, ScriptedPool] = {}
 _NUMBERS = count()

@@ -52,7 +52,6 @@ def write_page(
 
 
 def _figures(rows: pd.DataFrame, trials: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Yield a table's pictures, each with a name for its file."""
     if rows["n_val"].nunique() > 1:
         yield f"{rows['table'].iloc[0]}-area", draw_areas(rows)
     for n_val, part in trials.groupby("n_val", sort=False):

@@ -80,7 +80,6 @@ class _Shell:
 
 
 def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
-    """Run the commands in the demo's folder, and return what came of them, as JSON can hold it."""
     names = [f"mock-{name}" if missing and name != "calculator" else name for name in MODELS]
     _introduce(folder, names, missing)
     show.say(f"\n$ cd {folder}", "bold cyan", wrap=False)

@@ -15,11 +15,8 @@ from unirouter_core.exceptions import ArtifactError, InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
 
-EXAMPLES = Path(":examples:")
-"""What ROUTER is with --example."""
-
-FLAG = " "
-"""The metavar of an option without a value; typer writes <bool> there."""
+EXAMPLES = Path(":examples:")  # what ROUTER is with --example
+FLAG = " "  # the metavar of an option without a value; typer writes <bool> there
 
 
 def flag(text: str, *names: str, **how: Any) -> Any:

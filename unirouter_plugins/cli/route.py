@@ -19,8 +19,7 @@ from unirouter_plugins.cli import options, show
 if TYPE_CHECKING:
     from unirouter_plugins.litellm import Stream
 
-SLICE = 8_192
-"""Prompts routed between two steps of the progress bar."""
+SLICE = 8_192  # prompts routed between two steps of the progress bar
 
 
 def route(

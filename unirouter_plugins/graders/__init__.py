@@ -93,8 +93,7 @@ _SPECS: dict[str, type[Spec]] = {
     **{"json": JsonSpec, "constraints": Constraints, "similarity": Similarity},
 }
 
-GRADERS = tuple(_SPECS)
-"""The names that `parse_grader` knows without being given functions."""
+GRADERS = tuple(_SPECS)  # the names that `parse_grader` knows without being given functions
 
 
 def parse_grader(
@@ -157,7 +156,6 @@ def parse_grader(
 
 
 def _read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the name and the parameters of a spec."""
     fields: Any = spec
     if isinstance(spec, str):
         if not spec.lstrip().startswith("{"):

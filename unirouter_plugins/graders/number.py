@@ -143,7 +143,6 @@ def _is_only_number(line: str, decimal: str) -> bool:
 
 
 def _numbers(line: str, decimal: str) -> list[Number]:
-    """Return the numbers on a line, in order."""
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE // 2]}\n{line[-_LONGEST_LINE // 2 :]}"
     return [number for found in _NUMBER.finditer(line) if (number := _read(found, decimal)) is not None]
@@ -188,5 +187,4 @@ def _ungrouped(digits: str, decimal: str) -> str | None:
 
 
 def _from_words(found: re.Match[str]) -> Number:
-    """Return 23 for "twenty-three"."""
     return Number(Fraction(sum(_WORDS[word.lower()] for word in found.groups() if word)))
