@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -88,9 +88,9 @@ def tune(
         raise InvalidDataError("The examples cannot be saved; leave out --save, or name a ROUTER of your own.")
     tuned = options.load(router)
     with show.working("Tuning"):
-        goal = {"keep_quality": keep_quality, "usd_per_1000": usd_per_1000, "usd_per_error": usd_per_error}
+        usd: dict[str, Any] = {"usd_per_1000": usd_per_1000, "usd_per_error": usd_per_error}
         outcomes = None if data is None else read_outcomes(data)
-        tuning = unirouter_core.tune(tuned, **goal, outcomes=outcomes, level=show.LEVEL)
+        tuning = unirouter_core.tune(tuned, keep_quality=keep_quality, **usd, outcomes=outcomes, level=show.LEVEL)
     saved = save and tuning.met
     if saved:
         newest = UniRouter.load(router)  # tuning took a while, and others may have saved
