@@ -22,11 +22,8 @@ except ImportError as missing:
 
 ROUTING, MIXTURE, MODEL, TEXT = "#0b6e99", "#9a9a9a", "#d1495b", "#333333"
 
-WIDE_RANGE = 30
-"""Costs whose largest is this many times the smallest stand on a logarithmic axis."""
-
-ITERATIONS = 500
-"""Of moving names apart: a time limit would draw another picture on another machine."""
+WIDE_RANGE = 30  # costs whose largest is this many times the smallest stand on a logarithmic axis
+ITERATIONS = 500  # of moving names apart: a time limit would draw another picture on another machine
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:

@@ -15,8 +15,7 @@ from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.local.provider import Messages, newest_prompt, text_provider
 
-Answer: TypeAlias = str | Exception | Callable[[str], str]
-"""What a model answers: always this text, always this failure, or what a function of the newest prompt returns."""
+Answer: TypeAlias = str | Exception | Callable[[str], str]  # always the same, or a function of the newest prompt
 
 PROVIDER = "unirouter-scripted"
 """The name under which LiteLLM knows scripted pools."""
@@ -27,14 +26,7 @@ _NUMBERS = count()
 
 @dataclass(frozen=True)
 class ScriptedCall:
-    """A call that a scripted model was given.
-
-    Parameters
-    ----------
-    model : str
-    messages : sequence of mapping
-        As LiteLLM was given them.
-    """
+    """A call that a scripted model was given, with the messages that LiteLLM was given."""
 
     model: str
     messages: Messages

@@ -9,31 +9,20 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
+from unirouter_core import estimators
 from unirouter_core.embedding import Array
-from unirouter_core.estimators import (
-    DefaultEstimator,
-    Estimator,
-    KMeansEstimator,
-    KnownModelsEstimator,
-    LearnedMapEstimator,
-    LowRankEstimator,
-    NeighboursEstimator,
-    ShrunkenClustersEstimator,
-)
+from unirouter_core.estimators import Estimator
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.bench.protocol import N_VALS, Case, Recorded, reachable, split
 from unirouter_plugins.bench.results import CLAIRVOYANT, DEFAULT, ZERO, record
 
 BEFORE = (ZERO, "models' hull", "single model", "random")
 AFTER = (CLAIRVOYANT, "oracle")
-"""References, and whether they stand before or after the methods; every trial has them."""
-
-POINTS = ("single model", "random")
-"""References that cannot trade quality for cost."""
+"""References that stand before and after the methods; every trial has them."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +49,19 @@ class Method:
         return self.make(**({"n_val": n_val} if takes_n_val else {}) | dict(self.settings))
 
 
-METHODS = (
-    Method("nearest neighbours", NeighboursEstimator),
-    Method("k-means (paper)", KMeansEstimator, {"rule": "paper", "n_val": 400}),  # N_val changes nothing: one fit
-    Method("k-means", KMeansEstimator),
-    Method("learned map", LearnedMapEstimator),
-    Method("shrunken clusters", ShrunkenClustersEstimator),
-    Method("low rank", LowRankEstimator),
-    Method("known models", KnownModelsEstimator),
-    Method(DEFAULT, DefaultEstimator),
-)
-"""The paper's four methods, K chosen by the paper's rule and by one that knows N_val; our three, and what a router uses
-by default."""
+NEEDS_KNOWN = "known models"  # the method that needs the known models' answers on the validation prompts
 
-NEEDS_KNOWN = "known models"
-"""A method that needs the known models' answers on the validation prompts."""
+METHODS = (
+    Method("nearest neighbours", estimators.NeighboursEstimator),
+    Method("k-means (paper)", estimators.KMeansEstimator, {"rule": "paper", "n_val": 400}),  # one fit for every N_val
+    Method("k-means", estimators.KMeansEstimator),
+    Method("learned map", estimators.LearnedMapEstimator),
+    Method("shrunken clusters", estimators.ShrunkenClustersEstimator),
+    Method("low rank", estimators.LowRankEstimator),
+    Method(NEEDS_KNOWN, estimators.KnownModelsEstimator),
+    Method(DEFAULT, estimators.DefaultEstimator),
+)
+"""The paper's four methods (K by the paper's rule and by one that knows N_val), our three, a router's default."""
 
 
 def methods_named(names: Sequence[str], own: Sequence[Method] = ()) -> tuple[Method, ...]:
@@ -95,19 +82,13 @@ def methods_named(names: Sequence[str], own: Sequence[Method] = ()) -> tuple[Met
         return re.sub(r"[-_\s]+", " ", name).strip().lower()
 
     known = {key(method.name): method for method in METHODS}
-    unknown = [name for name in names if key(name) not in known]
-    if unknown:
+    if unknown := [name for name in names if key(name) not in known]:
         raise InvalidDataError(f"{unknown[0]!r} is no method; there are {', '.join(m.name for m in METHODS)}.")
     found = (*(known[key(name)] for name in names), *own)
     every = [*(method.name for method in found), *BEFORE, *AFTER]
-    twice = [name for name in every if every.count(name) > 1]
-    if twice:
+    if twice := [name for name in every if every.count(name) > 1]:
         raise InvalidDataError(f"Two methods are called {twice[0]!r}; name each once.")
     return found
-
-
-Key: TypeAlias = tuple[int, int, str]
-"""N_val, trial and method."""
 
 
 @dataclass(frozen=True)
@@ -144,20 +125,11 @@ def benchmark(
     *,
     trials: int = 400,
     processes: int = 1,
-    done: Collection[Key] = frozenset(),
+    done: Collection[tuple[int, int, str]] = frozenset(),
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the records of each trial, in order; a trial is a random split of models and prompts.
 
-    Parameters
-    ----------
-    table : Recorded
-    settings : Settings, optional
-    trials : int
-        400 in the paper.
-    processes : int
-        Changes no number but the seconds.
-    done : collection of (n_val, trial, method)
-        What needs no second run; a trial with nothing left to run is an empty list.
+    `processes` change no number but the seconds; `done` has the (n_val, trial, method) that need no second run.
 
     Raises
     ------
@@ -181,7 +153,7 @@ def benchmark(
 
 
 def run_trial(
-    table: Recorded, settings: Settings, trial: int, *, done: Collection[Key] = frozenset()
+    table: Recorded, settings: Settings, trial: int, *, done: Collection[tuple[int, int, str]] = frozenset()
 ) -> list[dict[str, Any]]:
     """Return the records of one trial; those in `done` are left out."""
     from threadpoolctl import threadpool_limits
@@ -197,7 +169,7 @@ def run_trial(
             if name in methods:
                 found = _estimated(case, methods[name], n, settings.known, fitted)
             else:
-                found = record(case, *_reference(case, name, n, seed), point=name in POINTS)
+                found = record(case, *_reference(case, name, n, seed), point=name in ("single model", "random"))
             records.append({"table": table.name, "n_val": n, "trial": trial, "method": name, **found})
         return records
 
@@ -221,11 +193,11 @@ def _estimated(
 
 def _reference(case: Case, name: str, n_val: int, seed: Sequence[int]) -> tuple[Array, Array]:
     """Return the errors and costs that a reference expects, (m,) or (n_test, m)."""
+    n, m = case.errors.shape
     if name == "models' hull":
-        return case.errors.mean(axis=0), np.broadcast_to(case.costs, case.errors.shape).mean(axis=0)
+        return case.errors.mean(axis=0), np.broadcast_to(case.costs, (n, m)).mean(axis=0)
     if name == "random":
-        drawn = np.random.default_rng([*seed, 1]).integers(case.errors.shape[1], size=len(case.errors))
-        return 1 - np.eye(case.errors.shape[1])[drawn], case.costs
+        return 1 - np.eye(m)[np.random.default_rng([*seed, 1]).integers(m, size=n)], case.costs
     if name == CLAIRVOYANT:
         return case.clairvoyant_errors, case.expected_costs(n_val)
     if name == "oracle":

@@ -21,11 +21,8 @@ EMPHASIS: dict[str, dict[str, Any]] = {
     DEFAULT: {"color": ROUTING, "lw": 2.6, "zorder": 3},
     ZERO: {"color": MIXTURE, "lw": 1.8, "ls": (0, (4, 2))},
     CLAIRVOYANT: {"color": "#111111", "lw": 1.4, "ls": (0, (1, 1.5))},
-}
-"""What is looked for first; every other method is a thin line."""
-
-HIDDEN = ("oracle", "models' hull")
-"""Not drawn: far above everything, and nearly on the zero router."""
+}  # every other method is a thin line
+HIDDEN = ("oracle", "models' hull")  # not drawn: far above everything, and nearly on the zero router
 
 
 def write_page(
@@ -33,13 +30,7 @@ def write_page(
 ) -> list[Path]:
     """Write ``index.html`` and each picture as an .svg file of its own; return the paths.
 
-    Parameters
-    ----------
-    standings : DataFrame
-    records : sequence of mapping
-        Those the standings were made from.
-    about : mapping of table to sentence
-    folder : path
+    The standings were made from `records`; `about` has a sentence for each table.
     """
     trials, tables, written = pd.DataFrame(records), [], []
     for name, sentence in about.items():
@@ -60,11 +51,7 @@ def write_page(
     return [*written, folder / "index.html"]
 
 
-# --- Pictures ---------------------------------------------------------------------------------------------------------
-
-
 def _figures(rows: pd.DataFrame, trials: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Yield a table's pictures, each with a name for its file."""
     if rows["n_val"].nunique() > 1:
         yield f"{rows['table'].iloc[0]}-area", draw_areas(rows)
     for n_val, part in trials.groupby("n_val", sort=False):

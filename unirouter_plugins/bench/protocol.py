@@ -22,46 +22,23 @@ from unirouter_core.fit import call_cost, with_prices
 N_VALS = (50, 100, 200, 400)
 """The paper's sizes of a validation set."""
 
-ANSWERED = 0.98
-"""A model with a smaller share of the prompts answered is left out: it would cost the others their prompts."""
-
-FEWEST_MODELS, FEWEST_PROMPTS = 6, 200
-"""With fewer, nothing is left of a third of them to judge by."""
-
-TEST_SHARE, KNOWN_SHARE = 0.3, 2 / 3
-"""The share of the prompts that judge, and of the models that are known."""
-
-FEWEST_NEW = 2
-"""New models to choose between."""
-
+ANSWERED = 0.98  # a model with a smaller share of the prompts answered would cost the others their prompts
+FEWEST_MODELS, FEWEST_PROMPTS = 6, 200  # with fewer, nothing is left of a third of them to judge by
+TEST_SHARE, KNOWN_SHARE = 0.3, 2 / 3  # of the prompts, and of the models
+FEWEST_NEW = 2  # models to choose between
 _VARIANT = re.compile(r"(-fc(-any|-auto)?|@[^@]*)$", re.IGNORECASE)
-
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """Outcomes without gaps; made by `recorded`.
-
-    Parameters
-    ----------
-    name : str
-    outcomes : Outcomes
-    X : array (n, d) or None
-        Vectors of the prompts, of length 1; None for those that the default embedder learns in each trial from the
-        training prompts.
-    left_out : tuple of str
-        The models without enough answers, or without costs.
-    """
+    """Outcomes without gaps; made by `recorded`."""
 
     name: str
     outcomes: Outcomes
-    X: Array | None
-    left_out: tuple[str, ...]
+    X: Array | None  # unit vectors (n, d) of the prompts; None: the default embedder learns them in each trial
+    left_out: tuple[str, ...]  # the models without enough answers, or without costs
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
         return len(self.outcomes)
 
     @property
@@ -86,15 +63,8 @@ def recorded(name: str, outcomes: Outcomes, vectors: Array | None = None, *, eve
     """Return the part of `outcomes` that every method can be judged by.
 
     It holds the models with at least 98 % of the prompts answered and a mean cost above 0, and the prompts that all of
-    these answered; of duplicate prompts the first, so that none is both trained on and judged.
-
-    Parameters
-    ----------
-    name : str
-    outcomes : Outcomes
-    vectors : array (n_prompts, d), optional
-    every_cost : bool
-        Keep only prompts whose costs are all known, as per-prompt costs need.
+    these answered; of duplicate prompts the first, so that none is both trained on and judged. `vectors` are
+    (n_prompts, d); `every_cost` keeps only prompts whose costs are all known, as per-prompt costs need.
 
     Raises
     ------
@@ -117,9 +87,6 @@ def recorded(name: str, outcomes: Outcomes, vectors: Array | None = None, *, eve
     X = None if vectors is None else normalise(as_rows(vectors, n))[rows]
     left_out = tuple(model for model in outcomes.models if model not in models)
     return Recorded(name, outcomes.of(models).rows(rows), X, left_out)
-
-
-# --- Splits -----------------------------------------------------------------------------------------------------------
 
 
 class Split(NamedTuple):
@@ -163,14 +130,8 @@ def reachable(n_vals: Sequence[int], n_prompts: int) -> tuple[list[int], list[in
 def split(models: Sequence[str], n_prompts: int, seed: Sequence[int], groups: Mapping[str, str] | None = None) -> Split:
     """Return a random split: two thirds of the models known, twins on one side; 60 / 10 / 30 % of the prompts.
 
-    Parameters
-    ----------
-    models : sequence of str
-    n_prompts : int
-        Where a tenth is fewer than 400, the split is 50 / 20 / 30 %.
-    seed : sequence of int
-    groups : mapping of model to group, optional
-        Models of one group stay together; those it does not name are grouped as `twins` does.
+    Where a tenth of the prompts is fewer than 400, they are split 50 / 20 / 30 %. Models that `groups` puts in one
+    group stay together; those it does not name are grouped as `twins` does.
 
     Raises
     ------
@@ -196,9 +157,6 @@ def split(models: Sequence[str], n_prompts: int, seed: Sequence[int], groups: Ma
     return Split(
         np.flatnonzero(is_known), np.flatnonzero(~is_known), *np.split(order, [n_train, n_train + n_validation])
     )
-
-
-# --- One trial --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,12 +22,8 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.rule import choose
 from unirouter_plugins.bench.protocol import Case
 
-DEFAULT = "default"
-"""The method that the others are compared with."""
-
-ZERO, CLAIRVOYANT = "zero router", "clairvoyant"
-"""The two ends of the gap that a method closes."""
-
+DEFAULT = "default"  # the method that the others are compared with
+ZERO, CLAIRVOYANT = "zero router", "clairvoyant"  # the two ends of the gap that a method closes
 NUMBERS = (
     *("area", "area_half", "qnc", "qnc_own", "reached", "peak", "raw_area", "aiq", "brier", "ece", "covered"),
     *("mu", "mu_cost", "v_r", "v_b", "e_p", "seconds"),
@@ -40,11 +36,9 @@ SCALARS = ("table", "n_val", "trial", "method", *NUMBERS)
 SERIES = ("curve", "predicted", "seen")
 """What a record keeps for pictures: quality at the costs of `GRID`, and bins of predicted and of real errors."""
 
+# Shares of the most expensive model's cost; the cheapest models cost thousandths of it.
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 31), np.geomspace(1e-3, 1, 31)]).round(4))
-"""Shares of the most expensive model's cost; the cheapest models cost thousandths of it."""
-
-DIGITS, TINY, NAN = 5, 1e-12, float("nan")
-"""Decimals of a series; the difference of Areas that is a tie; what a method does not have."""
+DIGITS, TINY, NAN = 5, 1e-12, math.nan  # decimals of a series; Areas this near are a tie; what a method does not have
 
 
 def record(
@@ -70,21 +64,16 @@ def record(
         curve = Curve(np.array([paid]), np.array([1 - errors[at, chosen].mean(dtype=np.float64)]), np.array([0.0]))
     else:
         curve = deferral_curve(predicted, expected_costs, errors, costs)
-    metrics = dataclasses.asdict(measure(curve, errors, costs))
     found = {
-        **metrics,
+        **dataclasses.asdict(measure(curve, errors, costs)),
         "raw_area": measure(curve, errors, costs, hull=False).area,
         "aiq": mean_quality(curve, cheapest, dearest) if cheapest < dearest else NAN,
         **dict.fromkeys(("brier", "ece", "covered"), NAN),
-        "mu": mu,
-        "mu_cost": float(paid / dearest),
+        **{"mu": mu, "mu_cost": float(paid / dearest), "e_p": choice_entropy(chosen)},
         "v_r": mu / case.highest if case.highest else NAN,
         "v_b": mu / accurate if accurate else NAN,
-        "e_p": choice_entropy(chosen),
         "seconds": seconds,
-        "curve": _series(curve.hull().quality_at(GRID * dearest)),
-        "predicted": [],
-        "seen": [],
+        **{"curve": _series(curve.hull().quality_at(GRID * dearest)), "predicted": [], "seen": []},
     }
     if point:
         found |= {**dict.fromkeys(("area", "area_half", "raw_area", "aiq"), NAN), "curve": []}
@@ -102,9 +91,6 @@ def record(
 
 def _series(values: Array) -> list[float]:
     return list(values.round(DIGITS).tolist())
-
-
-# --- Comparison -------------------------------------------------------------------------------------------------------
 
 
 def standings(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
@@ -141,19 +127,13 @@ def _compared(part: pd.DataFrame) -> pd.DataFrame:
         compared = method != DEFAULT and not np.isnan(away).any()
         rows.append(
             {
-                "table": own["table"].iloc[0],
-                "n_val": own["n_val"].iloc[0],
-                "method": method,
-                "trials": len(own),
+                **{"table": own["table"].iloc[0], "n_val": own["n_val"].iloc[0]},
+                **{"method": method, "trials": len(own)},
                 **{name: float(own[name].to_numpy(np.float64).mean()) for name in NUMBERS},
                 "area_stderr": float(area.std(ddof=1) / len(area) ** 0.5) if len(area) > 1 else NAN,
                 "gap_closed": _gap_closed(area, areas),
-                "ahead": ahead,
-                "behind": behind,
-                "p": sign_test_p(ahead, behind) if compared else NAN,
-                "by": float(away.mean()),
-                "by_low": low,
-                "by_high": high,
+                **{"ahead": ahead, "behind": behind, "p": sign_test_p(ahead, behind) if compared else NAN},
+                **{"by": float(away.mean()), "by_low": low, "by_high": high},
             }
         )
     return pd.DataFrame(rows)
@@ -166,46 +146,34 @@ def _gap_closed(area: Array, areas: pd.DataFrame) -> float:
     return float((area - areas[ZERO].to_numpy()).mean() / gap) if gap > TINY else NAN
 
 
+_HEADS = (
+    *("method", "Area", "±", "50 %", "QNC", "own", "reach", "peak", "AIQ", "Brier", "ECE", "covers", "gap", "ahead"),
+    *("p", "by", "90 % interval", "μ", "V_R", "V_B", "E_p", "s"),
+)
+_NUMBERS = {"Area": "area", "±": "area_stderr", "50 %": "area_half", "peak": "peak", "AIQ": "aiq", "Brier": "brier"}
+_SHARES = {"QNC": "qnc", "own": "qnc_own", "reach": "reached", "covers": "covered", "gap": "gap_closed"}
+
+
 def shown(standings: pd.DataFrame) -> pd.DataFrame:
     """Return the standings as text under the headings of docs/benchmark.md, blank where there is no number."""
     rows = []
     for row in standings.to_dict("records"):
-        compared = row["method"] != DEFAULT and not math.isnan(row["by"])
-        by, low, high = (decimals(row[name], sign="+") for name in ("by", "by_low", "by_high"))
-        rows.append(
-            {
-                "method": row["method"],
-                "Area": decimals(row["area"]),
-                "±": decimals(row["area_stderr"]),
-                "50 %": decimals(row["area_half"]),
-                "QNC": percent(row["qnc"]),
-                "own": percent(row["qnc_own"]),
-                "reach": percent(row["reached"]),
-                "peak": decimals(row["peak"]),
-                "AIQ": decimals(row["aiq"]),
-                "Brier": decimals(row["brier"]),
-                "ECE": decimals(row["ece"], 3),
-                "covers": percent(row["covered"]),
-                "gap": percent(row["gap_closed"]),
-                "ahead": f"{row['ahead']}/{row['ahead'] + row['behind']}" if compared else "",
-                "p": decimals(row["p"], 3) if compared else "",
-                "by": by if compared else "",
-                "90 % interval": f"{low} to {high}" if compared else "",
-                "μ": decimals(row["mu"]),
-                "V_R": decimals(row["v_r"], 3),
-                "V_B": decimals(row["v_b"], 3),
-                "E_p": decimals(row["e_p"], 2),
-                "s": f"{row['seconds']:.1f}" if row["seconds"] else "",
-            }
-        )
-    return pd.DataFrame(rows)
+        cells = {"method": row["method"], "μ": decimals(row["mu"])}
+        cells |= {head: decimals(row[name]) for head, name in _NUMBERS.items()}
+        cells |= {head: percent(row[name]) for head, name in _SHARES.items()}
+        cells |= {head: decimals(row[head.lower()], 3) for head in ("ECE", "V_R", "V_B")}
+        cells |= {"E_p": decimals(row["e_p"], 2), "s": f"{row['seconds']:.1f}" if row["seconds"] else ""}
+        if row["method"] != DEFAULT and not math.isnan(row["by"]):
+            by, low, high = (decimals(row[name], sign="+") for name in ("by", "by_low", "by_high"))
+            cells |= {"ahead": f"{row['ahead']}/{row['ahead'] + row['behind']}", "p": decimals(row["p"], 3), "by": by}
+            cells["90 % interval"] = f"{low} to {high}"
+        rows.append([cells.get(head, "") for head in _HEADS])
+    return pd.DataFrame(rows, columns=list(_HEADS))
 
 
 def decimals(value: float, digits: int = 4, sign: str = "") -> str:
     """Return a number as tables show it, without the 0 before the point; nothing for NaN.
 
-    Examples
-    --------
     >>> decimals(0.61234), decimals(-0.5, 1), decimals(1.0), decimals(float("nan"))
     ('.6123', '-.5', '1.0000', '')
     """
@@ -215,27 +183,17 @@ def decimals(value: float, digits: int = 4, sign: str = "") -> str:
 def percent(value: float) -> str:
     """Return a share in per cent, small ones to a tenth; nothing for NaN.
 
-    Examples
-    --------
     >>> percent(0.875), percent(0.0026), percent(float("nan"))
     ('88%', '0.3%', '')
     """
     return "" if math.isnan(value) else f"{value:.{1 if 0 < value < 0.1 else 0}%}"
 
 
-# --- Files ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class TrialFiles:
     """The folder of one benchmark: trials are appended as they end, so that a killed run can be resumed.
 
-    Parameters
-    ----------
-    folder : path
-        Made where it does not exist.
-    setup : mapping
-        Settings that all trials of the folder share, kept in each line.
+    The folder is made; `setup` has the settings that all of its trials share, kept in each line.
     """
 
     folder: Path

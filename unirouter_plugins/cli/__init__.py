@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from unirouter_core.exceptions import UniRouterError
 from unirouter_plugins.cli import bench, demo, evaluate, onboard, pool, route, show
-from unirouter_plugins.cli.options import FLAG, ExampleCommand, RouterCommand
+from unirouter_plugins.cli.options import ExampleCommand, RouterCommand, flag
 
 BAD_INPUT = 2
 _UNUSABLE = (UniRouterError, ImportError, OSError, UnicodeDecodeError)
@@ -59,25 +59,20 @@ app = typer.Typer(
     "routing that does not pay (report), or a model that was not added (onboard); 130 interrupted.",
 )
 
-for _cls, _name, _command, _example in (
-    (RouterCommand, "fit", evaluate.fit, "fit my.router answers.jsonl"),
-    (
-        RouterCommand,
-        "onboard",
-        onboard.onboard,
-        "onboard my.router openai/gpt-4.1-mini --validation mine.jsonl --budget 2",
-    ),
-    (ExampleCommand, "models", pool.list_models, "models my.router"),
-    (RouterCommand, "retire", pool.retire, "retire my.router openai/gpt-4.1-mini"),
-    (ExampleCommand, "route", route.route, 'route my.router "What is 17 times 23?" --explain'),
-    (RouterCommand, "ask", route.ask, 'ask my.router "What is 17 times 23?"'),
-    (ExampleCommand, "tune", evaluate.tune, "tune my.router --keep-quality 0.97 --save"),
-    (ExampleCommand, "report", evaluate.report, "report my.router --png curve.png"),
-    (RouterCommand, "prices", pool.prices, "prices my.router --refresh"),
-    (TyperCommand, "bench", bench.bench, "bench answers.jsonl --trials 40"),
-    (TyperCommand, "demo", demo.demo, "demo --folder unirouter-demo"),
+for _cls, _command, _example in (
+    (RouterCommand, evaluate.fit, "fit my.router answers.jsonl"),
+    (RouterCommand, onboard.onboard, "onboard my.router openai/gpt-4.1-mini --validation mine.jsonl --budget 2"),
+    (ExampleCommand, pool.list_models, "models my.router"),
+    (RouterCommand, pool.retire, "retire my.router openai/gpt-4.1-mini"),
+    (ExampleCommand, route.route, 'route my.router "What is 17 times 23?" --explain'),
+    (RouterCommand, route.ask, 'ask my.router "What is 17 times 23?"'),
+    (ExampleCommand, evaluate.tune, "tune my.router --keep-quality 0.97 --save"),
+    (ExampleCommand, evaluate.report, "report my.router --png curve.png"),
+    (RouterCommand, pool.prices, "prices my.router --refresh"),
+    (TyperCommand, bench.bench, "bench answers.jsonl --trials 40"),
+    (TyperCommand, demo.demo, "demo --folder unirouter-demo"),
 ):
-    app.command(_name, cls=_cls, epilog=f"Example: unirouter {_example}")(_command)
+    app.command(_example.split()[0], cls=_cls, epilog=f"Example: unirouter {_example}")(_command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -95,9 +90,6 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", "-V", metavar=FLAG, callback=_show_version, is_eager=True, help="Show the version and exit."
-        ),
+        bool, flag("Show the version and exit.", "--version", "-V", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None: ...

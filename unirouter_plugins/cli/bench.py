@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.cli.options import Json, split
-from unirouter_plugins.cli.show import console as open_console
-from unirouter_plugins.cli.show import each, emit, working
-from unirouter_plugins.cli.show import table as empty_table
+from unirouter_plugins.cli import options, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +21,8 @@ if TYPE_CHECKING:
 
 VECTORS, LEARNED = "minilm.npy", "default"
 
-CURVES = ("Area", "50 %", "QNC", "own", "reach", "peak", "AIQ", "Brier", "ECE")
+CURVES = ("Area", "50 %", "QNC", "own", "reach", "peak", "AIQ", "Brier", "ECE")  # the two tables' columns
 COMPARED = ("covers", "gap", "ahead", "p", "by", "90 % interval", "s")
-"""The columns of the two tables on a terminal."""
 
 
 def bench(
@@ -66,7 +62,7 @@ def bench(
         Path,
         typer.Option("--out", metavar="FOLDER", help="For trials, table and page; rerun to resume an interrupted run."),
     ] = Path("bench"),
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare routing methods on recorded outcomes: new models, random splits, paired."""
     from unirouter_plugins.bench import METHODS, N_VALS, Settings, TrialFiles, methods_named, reachable, standings
@@ -76,24 +72,23 @@ def bench(
     if costs not in ("mean", "per-prompt"):
         raise InvalidDataError(f"--costs is {costs!r}; it is mean or per-prompt.")
     every = [method.name for method in METHODS if known or method.name != NEEDS_KNOWN]
-    names = split(methods)
-    chosen = methods_named(every if names is None else names, [_own(name) for name in estimator or []])
+    chosen = methods_named(options.split(methods) or every, [_own(name) for name in estimator or []])
     cost_kind = cast("Literal['mean', 'per-prompt']", costs)
     settings = Settings(sorted(set(n_val or N_VALS)), chosen, seed, cost_kind, known)
-    with working("Reading"):
+    with show.working("Reading"):
         tables = _read(data, embedder, every_cost=costs == "per-prompt")
     most = max(len(table) for table in tables)
     if not reachable(settings.n_vals, most)[0]:
-        raise InvalidDataError(
-            f"N_val {min(settings.n_vals)} is more than {most} prompts reach; give a smaller --n-val."
-        )
+        raise InvalidDataError(f"N_val {min(settings.n_vals)} is more than {most} prompts reach; lower --n-val.")
     files = TrialFiles(out, {"seed": seed, "costs": costs, "known": known})
-    records = [record for table in tables for record in _run(table, settings, files, trials, processes or _cores())]
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    records = [record for table in tables for record in _run(table, settings, files, trials, processes)]
     found, about = standings(records), {table.name: str(table) for table in tables}
     written = [*files.export(records), *write_page(found, records, about, out)]
     if as_json:
         rows = found.astype(object).where(found.notna(), None).to_dict("records")
-        emit({"out": str(out), "tables": about, "standings": rows})
+        show.emit({"out": str(out), "tables": about, "standings": rows})
         return
     _show(found, tables, settings)
     pictures = sum(path.suffix == ".svg" for path in written)
@@ -112,12 +107,9 @@ def _own(name: str) -> Method:
         method = Method(attribute, getattr(importlib.import_module(module), attribute))
         made = method.estimator(n_val=max(N_VALS))
     except (ImportError, SyntaxError, AttributeError, TypeError, ValueError) as missing:
-        raise InvalidDataError(
-            f"--estimator {name} cannot be loaded ({missing}); write package.module:Class, of a class that needs no "
-            "arguments."
-        ) from missing
-    lacking = [each for each in ("fit", "profile", "predict") if not callable(getattr(made, each, None))]
-    if lacking:
+        cure = "write package.module:Class, of a class that needs no arguments."
+        raise InvalidDataError(f"--estimator {name} cannot be loaded ({missing}); {cure}") from missing
+    if lacking := [each for each in ("fit", "profile", "predict") if not callable(getattr(made, each, None))]:
         raise InvalidDataError(f"--estimator {name} has no {lacking[0]}; an estimator has fit, profile and predict.")
     return method
 
@@ -154,15 +146,11 @@ def _run(table: Recorded, settings: Settings, files: TrialFiles, trials: int, pr
     records = [each for each in there if each["trial"] < trials and (each["n_val"], each["method"]) in places]
     done = {(each["n_val"], each["trial"], each["method"]) for each in records}
     results = benchmark(table, settings, trials=trials, processes=processes, done=done)
-    with each(range(trials), f"{table.name}: trials") as steps:
+    with show.each(range(trials), f"{table.name}: trials") as steps:
         for _, made in zip(steps, results, strict=True):
             files.append(made, table.digest)
             records += made
     return sorted(records, key=lambda row: (row["n_val"], places[row["n_val"], row["method"]], row["trial"]))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _show(found: pd.DataFrame, tables: Sequence[Recorded], settings: Settings) -> None:
@@ -170,7 +158,7 @@ def _show(found: pd.DataFrame, tables: Sequence[Recorded], settings: Settings) -
     from unirouter_plugins.bench import DEFAULT, reachable, shown
     from unirouter_plugins.bench.protocol import validation_share
 
-    console = open_console()
+    console = show.console()
     for table in tables:
         console.print(f"{table.name}: {table}", style="bold", soft_wrap=True)
         for n in reachable(settings.n_vals, len(table))[1]:
@@ -179,7 +167,7 @@ def _show(found: pd.DataFrame, tables: Sequence[Recorded], settings: Settings) -
         for n_val, part in found[found["table"] == table.name].groupby("n_val"):
             console.print(f"\nN_val {n_val}, {part['trials'].iloc[0]} trials", style="bold")
             for columns in (CURVES, COMPARED):
-                drawn = empty_table("method", *(f">{heading}" for heading in columns))
+                drawn = show.table("method", *(f">{heading}" for heading in columns))
                 for cells in shown(part)[["method", *columns]].to_numpy():
                     drawn.add_row(*cells, style="bold" if cells[0] == DEFAULT else "")
                 console.print(drawn, "")

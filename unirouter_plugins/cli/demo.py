@@ -23,38 +23,26 @@ from unirouter_plugins.cli import show
 from unirouter_plugins.cli.options import Json
 from unirouter_plugins.local.server import CURE, LocalModel, available, serve_model
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
-
-MODELS = {
+INTERRUPTED = 130  # the exit code after Ctrl-C
+MODELS = {  # the pool, as pool.toml calls it
     "smol": "the model, called once",
     "smol-votes": "the same, with worked examples: the majority of five answers",
     "calculator": "a program that only does arithmetic",
 }
-"""The pool, as pool.toml calls it."""
-
-FAMILIES = ("arithmetic", "vocabulary", "yes_no", "classification")
-"""Of the packaged prompts: those with a short answer that a model of 135 million parameters sometimes gets right."""
-
-EASIEST = 1
-"""Of 1 to 5: what is harder, such a model mostly gets wrong."""
-
-MOCK = LocalModel("yes", "")
-"""What stands in pool.toml where the model cannot be served: a model of the provider mock, which answers "yes"."""
+# Of the packaged prompts: short answers that a model of 135 million parameters sometimes gets right; difficulty 1 to 5.
+FAMILIES, EASIEST = ("arithmetic", "vocabulary", "yes_no", "classification"), 1
+MOCK = LocalModel("yes", "")  # in pool.toml where no model can be served: the provider mock answers "yes"
 
 
 def demo(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where its files go.")] = Path(
-        "unirouter-demo"
-    ),
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where its files go.")] = Path("unirouter-demo"),
     as_json: Json = False,
 ) -> None:
     """Route between a real small model, the same one with votes, and a calculator: offline, without a key."""
     if folder.is_dir() and any(folder.iterdir()):
-        raise InvalidDataError(
-            f"{folder} is not empty, and what is in it may be yours by now; remove it, or name another folder."
-        )
+        yours = "is not empty, and what is in it may be yours by now; remove it, or name another folder."
+        raise InvalidDataError(f"{folder} {yours}")
     missing = available()
     model: Any = nullcontext(MOCK) if missing else serve_model(slots=2)
     try:
@@ -92,7 +80,6 @@ class _Shell:
 
 
 def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
-    """Run the commands in the demo's folder, and return what came of them, as JSON can hold it."""
     names = [f"mock-{name}" if missing and name != "calculator" else name for name in MODELS]
     _introduce(folder, names, missing)
     show.say(f"\n$ cd {folder}", "bold cyan", wrap=False)
@@ -112,9 +99,7 @@ def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
     picture = "" if find_spec("matplotlib") is None else " --png curve.png"
     code, report = shell.run(f"report my.router --data outcomes.jsonl{picture}", may_fail=True)
     if not picture:
-        show.say(
-            "There is no picture of the curve: matplotlib is missing: pip install 'unirouter[report]'.", wrap=False
-        )
+        show.say("No picture of the curve: matplotlib is missing: pip install 'unirouter[report]'.", wrap=False)
     _conclude(folder, missing, pays=code == 0)
     made = {"folder": str(folder), "mock": missing, "prices": "assumed", "tuning": tuning, "routed": routed}
     return {**made, "asked": asked, "report": report, **(onboarded or {})}
@@ -155,9 +140,6 @@ def _conclude(folder: Path, missing: str | None, *, pays: bool) -> None:
         f"For your own models, change two lines of each in {folder / 'pool.toml'} (it says which), put your prompts "
         "into the .jsonl files, remove my.router and judge.router, and run the commands above in that folder."
     )
-
-
-# --- Its files --------------------------------------------------------------------------------------------------------
 
 
 def write_files(folder: Path, served: LocalModel) -> None:

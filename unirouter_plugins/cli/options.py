@@ -15,11 +15,14 @@ from unirouter_core.exceptions import ArtifactError, InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
 
-EXAMPLES = Path(":examples:")
-"""What ROUTER is with --example."""
+EXAMPLES = Path(":examples:")  # what ROUTER is with --example
+FLAG = " "  # the metavar of an option without a value; typer writes <bool> there
 
-FLAG = " "
-"""The metavar of an option without a value; typer writes <bool> there."""
+
+def flag(text: str, *names: str, **how: Any) -> Any:
+    """Return an option without a value, with its help."""
+    return typer.Option(*names, metavar=FLAG, help=text, **how)
+
 
 Router = Annotated[
     Path, typer.Argument(metavar="ROUTER", help="Router folder; --router ROUTER, anywhere, does the same.")
@@ -32,10 +35,8 @@ RouterOrExample = Annotated[
         "example models.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON on stdout and nothing else.")]
-NoTexts = Annotated[
-    bool, typer.Option("--no-texts", "--no-text", metavar=FLAG, help="Keep digests of prompts and answers, no text.")
-]
+Json = Annotated[bool, flag("Print JSON on stdout and nothing else.", "--json")]
+NoTexts = Annotated[bool, flag("Keep digests of prompts and answers, no text.", "--no-texts", "--no-text")]
 Data = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Recorded outcomes to judge by; the router's own by default.")
 ]
@@ -61,10 +62,9 @@ class RouterCommand(TyperCommand):
         except typer.BadParameter as wrong:
             if getattr(wrong.param, "name", None) != "router":
                 raise
-            example = ", or give --example for recorded example models" if self.takes_example else ""
-            raise InvalidDataError(
-                f"ROUTER is missing; name its folder: unirouter {self.name} ROUTER{example}."
-            ) from wrong
+            example = ", or give --example for recorded example models" * self.takes_example
+            missing = f"ROUTER is missing; name its folder: unirouter {self.name} ROUTER{example}."
+            raise InvalidDataError(missing) from wrong
 
 
 class ExampleCommand(RouterCommand):
@@ -84,9 +84,6 @@ def _router_first(args: list[str], takes_example: bool) -> list[str]:
             value, end = (value, place + 1) if has_value else (args[place + 1], place + 2)
             return [value, *args[:place], *args[end:]]
     return args
-
-
-# --- Routers ----------------------------------------------------------------------------------------------------------
 
 
 def existing(folder: Path) -> Path:
@@ -110,7 +107,7 @@ def load(folder: Path) -> UniRouter:
 
 
 def named(folder: Path) -> str:
-    """Return what JSON calls the router in `folder`."""
+    """Return the router's name in JSON."""
     return "starter" if folder == EXAMPLES else str(folder)
 
 
@@ -119,9 +116,6 @@ def pool_file(folder: Path, given: Path | None) -> Path | None:
     from unirouter_plugins.litellm import pool_beside
 
     return pool_beside(folder) if given is None else given
-
-
-# --- Values -----------------------------------------------------------------------------------------------------------
 
 
 def split(names: str | None) -> list[str] | None:
@@ -152,7 +146,11 @@ def read_prompts(path: Path) -> list[str]:
     for place, line in enumerate((line.rstrip("\n") for line in text), 1):
         if not line.strip():
             continue
-        prompt = _parsed(line, f"{path}: line {place}") if path.suffix == ".jsonl" else line
+        try:
+            prompt = json.loads(line) if path.suffix == ".jsonl" else line
+        except ValueError as failure:
+            wrong = f"{path}: line {place}: {line[:60]!r} is not JSON; write one object a line."
+            raise InvalidDataError(wrong) from failure
         prompt = prompt.get("prompt") if isinstance(prompt, dict) else prompt
         if not isinstance(prompt, str) or not prompt.strip():
             raise InvalidDataError(f'{path}: line {place}: {line[:60]!r} holds no prompt; write {{"prompt": "..."}}.')
@@ -160,13 +158,6 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise InvalidDataError(f"{path} holds no prompts; give at least one a line.")
     return prompts
-
-
-def _parsed(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as failure:
-        raise InvalidDataError(f"{place}: {line[:60]!r} is not JSON; write one object a line.") from failure
 
 
 def decoded(given: bytes, what: str) -> str:

@@ -15,31 +15,20 @@ from unirouter_core.data import Evaluation, Outcomes, read_outcomes
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.cli import show
-from unirouter_plugins.cli.options import (
-    FLAG,
-    Json,
-    PoolFile,
-    Router,
-    RouterOrExample,
-    existing,
-    load,
-    named,
-    pool_file,
-)
+from unirouter_plugins.cli import options, show
 
 if TYPE_CHECKING:
     from unirouter_plugins.litellm.pool_file import Members
 
 
-def list_models(router: RouterOrExample, as_json: Json = False) -> None:
+def list_models(router: options.RouterOrExample, as_json: options.Json = False) -> None:
     """List the models of a router: quality, cost, when and on what they were evaluated."""
-    held = load(router)
+    held = options.load(router)
     profiles = list(held.pool.values())
     if as_json:
-        weight = show.weight_json(held.cost_weight)
-        emitted = {"router": named(router), "cost_weight": weight}
-        show.emit({**emitted, "models": [show.profile_row(profile) for profile in profiles]})
+        rows = [show.profile_row(profile) for profile in profiles]
+        weight = "inf" if np.isinf(held.cost_weight) else held.cost_weight
+        show.emit({"router": options.named(router), "cost_weight": weight, "models": rows})
     elif profiles:
         show.models(profiles)
     else:
@@ -47,12 +36,12 @@ def list_models(router: RouterOrExample, as_json: Json = False) -> None:
 
 
 def retire(
-    router: Router,
+    router: options.Router,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to remove.")],
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Remove a model from a router; the others stay as they are."""
-    held = load(router)
+    held = options.load(router)
     held.retire(model)
     held.save(router)
     if as_json:
@@ -61,24 +50,21 @@ def retire(
         show.say(f"{model} is retired; {router} holds {', '.join(held.pool) or 'no model'}.")
 
 
-# --- Prices -----------------------------------------------------------------------------------------------------------
-
-
 def prices(
-    router: Router,
-    pool: PoolFile = None,
+    router: options.Router,
+    pool: options.PoolFile = None,
     refresh: Annotated[
         bool,
-        typer.Option("--refresh", metavar=FLAG, help="Write today's prices, from pool.toml or LiteLLM, into ROUTER."),
+        options.flag("Write today's prices, from pool.toml or LiteLLM, into ROUTER.", "--refresh"),
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the models' prices and their source: pool.toml, the day of evaluation, LiteLLM's price map."""
-    folder = existing(router)
+    folder = options.existing(router)
     with show.working("Reading prices"):
         from unirouter_plugins.litellm.pool_file import Members, read_members
 
-        table = pool_file(folder, pool)
+        table = options.pool_file(folder, pool)
         members = Members({}) if table is None else read_members(table)
         held = UniRouter.load(folder)
         rows = [_price_row(profile, members) for profile in held.pool.values()]
@@ -136,9 +122,6 @@ def _refresh(router: UniRouter, rows: list[dict[str, Any]]) -> tuple[list[str], 
         except UnknownPriceError as unpriced:
             kept[model] = str(unpriced)
     return changed, kept
-
-
-# --- Onboarding from recorded outcomes --------------------------------------------------------------------------------
 
 
 def onboard_recorded(
@@ -200,10 +183,8 @@ def _onboard(router: UniRouter, evaluation: Evaluation) -> ModelProfile:
     try:
         return router.onboard(evaluation, capabilities=None if before is None else before.capabilities, replace=True)
     except UnknownPriceError as unpriced:
-        raise UnknownPriceError(
-            f"The cost of {evaluation.model!r} is unknown; add a cost column (USD), or tokens_in and tokens_out with "
-            "--price-in and --price-out."
-        ) from unpriced
+        cure = "add a cost column (USD), or tokens_in and tokens_out with --price-in and --price-out."
+        raise UnknownPriceError(f"The cost of {evaluation.model!r} is unknown; {cure}") from unpriced
 
 
 def _given_prices(price_in: float | None, price_out: float | None, models: Sequence[str]) -> Prices | None:

@@ -14,52 +14,35 @@ import typer
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UniRouterError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decisions
-from unirouter_plugins.cli import show
-from unirouter_plugins.cli.options import (
-    FLAG,
-    CostWeight,
-    Json,
-    Models,
-    PoolFile,
-    Router,
-    RouterOrExample,
-    existing,
-    load,
-    named,
-    pool_file,
-    prompt_of,
-    read_prompts,
-    split,
-)
+from unirouter_plugins.cli import options, show
 
 if TYPE_CHECKING:
     from unirouter_plugins.litellm import Stream
 
-SLICE = 8_192
-"""Prompts routed between two steps of the progress bar."""
+SLICE = 8_192  # prompts routed between two steps of the progress bar
 
 
 def route(
-    router: RouterOrExample,
+    router: options.RouterOrExample,
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Many prompts: one a line, or .jsonl with a prompt each.")
     ] = None,
-    cost_weight: CostWeight = None,
-    models: Models = None,
+    cost_weight: options.CostWeight = None,
+    models: options.Models = None,
     requires: Annotated[str | None, typer.Option(metavar="A,B", help="Capabilities: tools, vision, json.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", metavar=FLAG, help="Show what the choice rests on.")] = False,
+    explain: Annotated[bool, options.flag("Show what the choice rests on.", "--explain")] = False,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", metavar=FLAG, help="Print JSON on stdout and nothing else; with --file, a line each."),
+        bool, options.flag("Print JSON on stdout and nothing else; with --file, a line each.", "--json")
     ] = False,
 ) -> None:
     """Choose the model for a prompt: the lowest expected error + cost weight * USD."""
     if (prompt is None) == (file is None):
         raise InvalidDataError("Give ROUTER and one of: a prompt, - for stdin, --file with many prompts.")
-    prompts = [prompt_of(str(prompt))] if file is None else read_prompts(file)
-    chosen_by = load(router)
-    how: dict[str, Any] = {"cost_weight": cost_weight, "models": split(models), "requires": split(requires) or ()}
+    prompts = [options.prompt_of(str(prompt))] if file is None else options.read_prompts(file)
+    chosen_by = options.load(router)
+    how: dict[str, Any] = {"cost_weight": cost_weight, "models": options.split(models)}
+    how["requires"] = options.split(requires) or ()
     if file is not None and not explain:
         made = _in_slices(chosen_by, prompts, how)
         if as_json:
@@ -76,7 +59,7 @@ def route(
                 show.decision(decision, "" if file is None else text, why)
                 continue
             row = {"prompt": text, "error": decision.error, "cost": decision.cost, **(why or decision).as_dict()}
-            show.emit(row if file is not None else {"router": named(router), **row}, line=file is not None)
+            show.emit(row if file is not None else {"router": options.named(router), **row}, line=file is not None)
 
 
 def _in_slices(router: UniRouter, prompts: Sequence[str], how: dict[str, Any]) -> Decisions:
@@ -93,40 +76,39 @@ def _in_slices(router: UniRouter, prompts: Sequence[str], how: dict[str, Any]) -
     return Decisions(parts[0].pool_models, **arrays, decide=lambda at: parts[at // SLICE][at % SLICE])
 
 
-# --- ask --------------------------------------------------------------------------------------------------------------
-
-
 class CallError(UniRouterError, RuntimeError):
     """No model could answer."""
 
 
 def ask(
-    router: Router,
+    router: options.Router,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")],
-    pool: PoolFile = None,
+    pool: options.PoolFile = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt.")] = None,
-    cost_weight: CostWeight = None,
-    models: Models = None,
+    cost_weight: options.CostWeight = None,
+    models: options.Models = None,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, help="Maximum tokens of the answer.")] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=1, help="Per-call timeout; after it the next model is called.")
     ] = 300,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Route a prompt and stream the answer to stdout; model, reason and cost go to stderr."""
-    folder, text = existing(router), prompt_of(prompt)
+    folder, text = options.existing(router), options.prompt_of(prompt)
     with show.working("Loading"):
         from unirouter_plugins.litellm import load_router, stream
         from unirouter_plugins.litellm.failures import open_litellm
 
         open_litellm()  # takes seconds, which are not the model's
 
-        table = load_router(folder, pool_file(folder, pool))
+        table = load_router(folder, options.pool_file(folder, pool))
         system_message = [] if system is None else [{"role": "system", "content": system}]
         messages = [*system_message, {"role": "user", "content": text}]
         how: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
         with _in_a_sentence():
-            answer = stream(table, messages, cost_weight=cost_weight, models=split(models), timeout=timeout, **how)
+            answer = stream(
+                table, messages, cost_weight=cost_weight, models=options.split(models), timeout=timeout, **how
+            )
     with _in_a_sentence(), answer:
         said = _streamed(answer, quietly=as_json)
     if answer.record is None:

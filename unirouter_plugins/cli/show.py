@@ -32,33 +32,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TEXT_WIDTH = 88
-"""Columns of the longest line of text; tables may be wider where the terminal is."""
-
+# What a model or a file must not write to a terminal: it may set its title, its colours, or worse.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What a model or a file must not write to a terminal: it may set its title, its colours, or worse."""
-
-CANDIDATES_SHOWN, PROMPTS_SHOWN, POINTS_SHOWN = 5, 20, 8
-"""Of a ranking, of many prompts, of a curve; --json has them all."""
-
-LEVEL, NORMAL = 0.9, 1.645
-"""Of the intervals that are shown, and the standard errors to each side of it."""
-
-UNLIKE = 0.05
-"""Prompts whose similarity is less have no words in common worth showing."""
-
-PER_1000 = ">$/1,000"
-"""USD per 1,000 calls."""
-
-
-# --- Text, progress and JSON ------------------------------------------------------------------------------------------
+TEXT_WIDTH = 88  # columns of text; tables may be wider where the terminal is
+CANDIDATES_SHOWN, PROMPTS_SHOWN, POINTS_SHOWN = 5, 20, 8  # of a ranking, of many prompts, of a curve
+LEVEL, NORMAL = 0.9, 1.645  # of the intervals that are shown, and the standard errors to each side of it
+UNLIKE = 0.05  # prompts whose similarity is less have no words in common worth showing
+PER_1000 = ">$/1,000"  # USD per 1,000 calls
 
 
 def console(*, err: bool = False) -> Console:
-    """Return stdout or stderr as rich prints to it; where both are one terminal, one console for both.
-
-    What is printed to the console of a progress bar stands above it.
-    """
+    """Return stdout or stderr as rich prints to it; where both are one terminal, one console, so bars stay below."""
     return _console(err and not _one_terminal())
 
 
@@ -79,7 +63,7 @@ def _console(err: bool) -> Console:
 
 
 def reset() -> None:
-    """Forget the consoles: the next ones have the width and the streams of then."""
+    """Forget the consoles, whose width and streams may have changed."""
     _one_terminal.cache_clear()
     _console.cache_clear()
 
@@ -147,14 +131,9 @@ def table(*heads: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
     return made
 
 
-# --- Values as text ---------------------------------------------------------------------------------------------------
-
-
 def usd(amount: float) -> str:
     """Return USD in three digits, or to the cent, and never in powers of ten.
 
-    Examples
-    --------
     >>> usd(0), usd(0.0000123), usd(0.5), usd(1234.5)
     ('$0', '$0.0000123', '$0.500', '$1,234.50')
     """
@@ -173,13 +152,7 @@ def quality(error: float, stderr: float) -> str:
 
 
 def weight(cost_weight: float) -> str:
-    """Return a cost_weight in three digits, and never in powers of ten.
-
-    Examples
-    --------
-    >>> weight(66.6667), weight(42618.0), weight(float("inf"))
-    ('66.7', '42,600', 'inf')
-    """
+    """Return a cost_weight in three digits and never in powers of ten, such as "66.7", "42,600" or "inf"."""
     return f"{float(f'{cost_weight:.3g}'):,.10g}"
 
 
@@ -196,11 +169,6 @@ def one_line(prompt: str) -> Text:
     return Text(CONTROL.sub("", shortened(prompt)), no_wrap=True, overflow="ellipsis")
 
 
-def weight_json(cost_weight: float) -> float | str:
-    """Return a cost_weight as JSON can hold it."""
-    return "inf" if np.isinf(cost_weight) else cost_weight
-
-
 def _rule(cost_weight: float) -> str:
     return "lowest cost" if np.isinf(cost_weight) else f"lowest error + {weight(cost_weight)} * USD"
 
@@ -208,9 +176,6 @@ def _rule(cost_weight: float) -> str:
 def _few(names: Sequence[str]) -> str:
     more = len(names) - CANDIDATES_SHOWN
     return ", ".join(names[:CANDIDATES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-# --- Models -----------------------------------------------------------------------------------------------------------
 
 
 def profile_row(profile: ModelProfile) -> dict[str, Any]:
@@ -253,13 +218,8 @@ def models(profiles: Sequence[ModelProfile]) -> None:
     console().print(table(*columns, rows=zip(*columns.values(), strict=True)))
     same = [f"{head.lstrip('>')}: {cells[0]}" for head, cells in varying.items() if head not in columns]
     sources = sorted({str(p.provenance["source"]) for p in profiles if "source" in p.provenance})
-    about = [
-        *same,
-        f"source: {'; '.join(sources) or 'unknown'}",
-        f"±: {LEVEL:.0%} interval",
-        "$/1,000: per 1,000 calls",
-    ]
-    say(f"{'. '.join(about)}.", "dim")
+    about = [*same, f"source: {'; '.join(sources) or 'unknown'}", f"±: {LEVEL:.0%} interval"]
+    say(f"{'. '.join(about)}. $/1,000: per 1,000 calls.", "dim")
 
 
 def _lacking(capabilities: Capabilities) -> str:
@@ -293,9 +253,8 @@ def bill(made: Bill, budget: float | None) -> None:
         "USD": [f"{usd(item.usd.low)} to {usd(item.usd.high)}" for item in made.items],
         ">at most": [usd(item.usd_longest) for item in made.items],
     }
-    for optional in ("role", ">cached"):
-        if not any(cell not in ("", "0") for cell in columns[optional]):
-            del columns[optional]
+    optional = {"role", ">cached"}
+    columns = {head: cells for head, cells in columns.items() if head not in optional or set(cells) - {"", "0"}}
     console().print(table(*columns, rows=zip(*columns.values(), strict=True)))
     limits = " or ".join(f"{n:,}" for n in sorted({item.max_tokens for item in made.items}))
     expected = f"{made.calls:,} calls: {usd(made.usd.low)} to {usd(made.usd.high)} expected"
@@ -333,9 +292,6 @@ def onboarded(one: Onboarded) -> None:
     say()
 
 
-# --- Decisions --------------------------------------------------------------------------------------------------------
-
-
 def decision(made: Decision, prompt: str = "", why: Explanation | None = None) -> None:
     """Print the chosen model and the next ones; with `why`, all of them and what the choice rests on."""
     if prompt:
@@ -343,15 +299,12 @@ def decision(made: Decision, prompt: str = "", why: Explanation | None = None) -
     say(made.model, "bold green")
     candidates = [row for row in made.ranking if row.excluded is None]
     shown = candidates[: None if why else CANDIDATES_SHOWN]
-    columns = {
-        **({">#": [str(place) for place in range(1, len(shown) + 1)]} if why else {}),
-        "model": [row.model for row in shown],
-        ">quality": [quality(row.error, row.stderr) for row in shown],
-        **({">answers": [f"{row.n:,}" for row in shown]} if why else {}),
-        PER_1000: [usd(1000 * row.cost) for row in shown],
-        ">score": [f"{row.score:.3g}" for row in shown],
-    }
-    console().print(table(*columns, rows=zip(*columns.values(), strict=True)))
+    columns = table(*([">#"] if why else []), "model", ">quality", *([">answers"] if why else []), PER_1000, ">score")
+    for place, row in enumerate(shown, 1):
+        value, cost = quality(row.error, row.stderr), usd(1000 * row.cost)
+        named = [str(place), row.model, value, f"{row.n:,}"] if why else [row.model, value]
+        columns.add_row(*named, cost, f"{row.score:.3g}")
+    console().print(columns)
     if left_out := len(candidates) - len(shown):
         say(f"… and {left_out} more; --explain shows all.", "dim")
     excluded = [row for row in made.ranking if row.excluded is not None]
@@ -378,16 +331,13 @@ def _grounds(why: Explanation, ranked: Sequence[str]) -> None:
     first = ranked[:CANDIDATES_SHOWN]
     sets = {profile.measured.id: profile.measured for profile in why.decision.pool.values()}.values()
     digests = {digest for measured in sets if measured.texts is None for digest in measured.digests}
-    rows = [
-        (
-            f"{near.similarity:.2f}",
-            one_line("(text not kept)" if near.prompt in digests else near.prompt),
-            *(f"{1 - near.errors[model]:.0%}" if model in near.errors else "-" for model in first),
-        )
-        for near in why.neighbours
-    ]
+    nearest = table(">similarity", "prompt", *(f">{place}" for place in range(1, len(first) + 1)))
+    for near in why.neighbours:
+        text = one_line("(text not kept)" if near.prompt in digests else near.prompt)
+        qualities = (f"{1 - near.errors[model]:.0%}" if model in near.errors else "-" for model in first)
+        nearest.add_row(f"{near.similarity:.2f}", text, *qualities)
     say(f"\nQuality of models 1 to {len(first)} on the most similar validation prompts (-: not evaluated):")
-    console().print(table(">similarity", "prompt", *(f">{place}" for place in range(1, len(first) + 1)), rows=rows))
+    console().print(nearest)
 
 
 def decision_rows(prompts: Sequence[str], made: Decisions) -> Iterator[dict[str, Any]]:
@@ -400,11 +350,10 @@ def decision_rows(prompts: Sequence[str], made: Decisions) -> Iterator[dict[str,
 
 def decisions(prompts: Sequence[str], made: Decisions) -> None:
     """Print the first decisions on many prompts, and the share of each model."""
-    first = islice(decision_rows(prompts, made), PROMPTS_SHOWN)
-    rows = [
-        (row["model"], percent(1 - row["error"]), usd(1000 * row["cost"]), one_line(row["prompt"])) for row in first
-    ]
-    console().print(table("model", ">quality", PER_1000, "prompt", rows=rows))
+    shown = table("model", ">quality", PER_1000, "prompt")
+    for row in islice(decision_rows(prompts, made), PROMPTS_SHOWN):
+        shown.add_row(row["model"], percent(1 - row["error"]), usd(1000 * row["cost"]), one_line(row["prompt"]))
+    console().print(shown)
     if (left_out := len(prompts) - PROMPTS_SHOWN) > 0:
         say(f"… and {left_out:,} more; --json writes them all.", "dim")
     say()
@@ -432,10 +381,10 @@ def call(record: CallRecord) -> None:
     if record.differs:
         say(f"Called otherwise than it was evaluated: {'; '.join(record.differs)}.", err=True)
     spent = "unknown: the provider reports no tokens" if np.isnan(record.usd) else usd(record.usd)
-    most = dearest(record)
-    beside = (
-        "" if most["model"] == record.model else f"; {most['model']}, the most expensive: {usd(most['expected_usd'])}"
-    )
+    if (most := dearest(record))["model"] == record.model:
+        beside = ""
+    else:
+        beside = f"; {most['model']}, the most expensive: {usd(most['expected_usd'])}"
     say(f"cost {spent} (expected {usd(answered.cost)}{beside})", err=True)
 
 
@@ -445,17 +394,13 @@ def dearest(record: CallRecord) -> dict[str, Any]:
     return {"model": most.model, "expected_usd": most.cost}
 
 
-# --- Goals and verdicts -----------------------------------------------------------------------------------------------
-
-
 def tuning(made: Tuning) -> None:
     """Print what a goal's cost_weight gives, beside the most accurate model alone."""
     met = "Goal" if made.met else "Goal that cannot be met"
     say(f"{met}: {made.goal} (met in {made.met_share:.0%} of resamplings)", "bold")
-    low, high = made.quality_interval
-    least, most = made.cost_interval
-    intervals = f"{percent(low)} to {percent(high)}", f"{usd(1000 * least)} to {usd(1000 * most)}"
-    routing = "routing", percent(made.quality), intervals[0], usd(1000 * made.cost), intervals[1]
+    qualities = " to ".join(map(percent, made.quality_interval))
+    costs = " to ".join(usd(1000 * cost) for cost in made.cost_interval)
+    routing = "routing", percent(made.quality), qualities, usd(1000 * made.cost), costs
     single = made.single_model, percent(made.single_quality), "", usd(1000 * made.single_cost), ""
     interval = f">{LEVEL:.0%} interval"
     console().print(table("", ">quality", interval, PER_1000, interval, rows=[routing, single]))
@@ -475,21 +420,12 @@ def report(made: Report) -> None:
     curve = table(PER_1000, ">quality", "", ">best mixture", ">cost weight")
     for at in points.tolist():
         cost, value = float(hull.costs[at]), float(hull.qualities[at])
-        bar = Bar(max(high - low, 1e-9), 0, value - low, width=20)
-        curve.add_row(
-            usd(1000 * cost),
-            percent(value),
-            bar,
-            percent(float(mixture.quality_at(cost))),
-            weight(hull.cost_weights[at]),
-        )
-    rows: list[tuple[float, str, float, float | None]]
-    rows = [(value, model, cost, made.shares.get(model, 0)) for model, (cost, value) in made.models.items()]
-    rows.append((made.quality, f"routing at cost weight {weight(made.cost_weight)}", made.cost, None))
+        bar, mixed = Bar(max(high - low, 1e-9), 0, value - low, width=20), float(mixture.quality_at(cost))
+        curve.add_row(usd(1000 * cost), percent(value), bar, percent(mixed), weight(hull.cost_weights[at]))
+    rows = [(value, model, cost, percent(made.shares.get(model, 0))) for model, (cost, value) in made.models.items()]
+    rows.append((made.quality, f"routing at cost weight {weight(made.cost_weight)}", made.cost, ""))
     alone = table("always", PER_1000, ">quality", ">routing's share")
     for value, name, cost, share in sorted(rows, key=lambda row: -row[0]):
-        cells = name, usd(1000 * cost), percent(value), "" if share is None else percent(share)
-        alone.add_row(*cells, style="bold" if share is None else "")
-    for part in (curve, "", alone):
-        console().print(part)
+        alone.add_row(name, usd(1000 * cost), percent(value), share, style="" if share else "bold")
+    console().print(curve, "", alone)
     say(f"\n{made.verdict}")

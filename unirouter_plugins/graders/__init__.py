@@ -31,14 +31,7 @@ GradeFunction: TypeAlias = Callable[[str, str], float]
 class Grader:
     """How wrong an answer is. Its reference is always itself a right answer.
 
-    Parameters
-    ----------
-    name : str
-        For an own function: any name, and another one when the function changes.
-    grade : function (answer, reference) -> float
-        The error, in [0, 1].
-    parameters : mapping, optional
-        What the grader was made with, JSON-able.
+    Give another `name` when an own function changes. `grade` returns the error of (answer, reference), in [0, 1].
 
     Examples
     --------
@@ -70,22 +63,17 @@ class Grader:
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: the function may be the user's own
-            raise InvalidDataError(
-                f"The grader {self.name!r} failed ({type(failed).__name__}: {failed}); it must give any answer an "
-                "error in [0, 1]."
-            ) from failed
+            problem = f"The grader {self.name!r} failed ({type(failed).__name__}: {failed})"
+            raise InvalidDataError(f"{problem}; it must give any answer an error in [0, 1].") from failed
         if not 0 <= error <= 1:
             raise InvalidDataError(f"The grader {self.name!r} gave {error:g}; an error must be in [0, 1].")
         return error
 
     def check(self, reference: str) -> None:
         """Raise `InvalidDataError` unless `reference` is a right answer by this grader; call it before paying."""
-        error = self(reference, reference)
-        if error:
-            raise InvalidDataError(
-                f"The reference {reference!r:.60} is itself graded wrong (error {error:g}) by {self.spec}; "
-                "a reference must be a right answer."
-            )
+        if error := self(reference, reference):
+            wrong = f"The reference {reference!r:.60} is itself graded wrong (error {error:g}) by {self.spec}"
+            raise InvalidDataError(f"{wrong}; a reference must be a right answer.")
 
     @property
     def spec(self) -> str:
@@ -101,19 +89,11 @@ class Grader:
 
 
 _SPECS: dict[str, type[Spec]] = {
-    "exact": Exact,
-    "text": Text,
-    "number": NumberSpec,
-    "choice": Choice,
-    "regex": Regex,
-    "contains": Contains,
-    "json": JsonSpec,
-    "constraints": Constraints,
-    "similarity": Similarity,
+    **{"exact": Exact, "text": Text, "number": NumberSpec, "choice": Choice, "regex": Regex, "contains": Contains},
+    **{"json": JsonSpec, "constraints": Constraints, "similarity": Similarity},
 }
 
-GRADERS = tuple(_SPECS)
-"""The names that `parse_grader` knows without being given functions."""
+GRADERS = tuple(_SPECS)  # the names that `parse_grader` knows without being given functions
 
 
 def parse_grader(
@@ -176,7 +156,6 @@ def parse_grader(
 
 
 def _read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the name and the parameters of a spec."""
     fields: Any = spec
     if isinstance(spec, str):
         if not spec.lstrip().startswith("{"):

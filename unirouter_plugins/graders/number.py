@@ -30,18 +30,8 @@ _PLAIN = tuple(
     )
 )
 _ASCII = str.maketrans("⁄−’", "/-'")
-_SCALES = {
-    "k": 3,
-    "thousand": 3,
-    "m": 6,
-    "million": 6,
-    "mio": 6,
-    "b": 9,
-    "bn": 9,
-    "billion": 9,
-    "milliarde": 9,
-    "mrd": 9,
-}
+_SCALES = {"k": 3, "thousand": 3, **dict.fromkeys(("m", "million", "mio"), 6)}
+_SCALES |= dict.fromkeys(("b", "bn", "billion", "milliarde", "mrd"), 9)
 _NUMBER = re.compile(
     r"""
     (?: (?<![\w)\]}^]) (?P<sign>[-+]) (?=[$€£¥₹]?[.0-9]) )?
@@ -74,7 +64,7 @@ _REASON = re.compile(rf"(?:,\s{{0,3}}as|,?\s(?:{_BECAUSE}))\b", re.IGNORECASE)
 _SO = re.compile(r"\b(?:so|thus|hence|therefore|also|donc)\b", re.IGNORECASE)
 _CLAUSE_END = re.compile(rf";|,(?!\d)|\b(?:{_BECAUSE}|as)\b", re.IGNORECASE)
 _LONGEST_LINE = 4_000  # characters; of a longer one the beginning and the end are read
-_UNIT_WORDS = 2  # a line of one number and so many words after it is "nothing but a number"
+_UNIT_WORDS = 2  # the most after the one number of a line that is "nothing but a number"
 
 
 class Number(NamedTuple):
@@ -121,15 +111,13 @@ def final_number(answer: str, *, decimal: str = ".") -> Number | None:
     text = unicode_form(text).translate(_ASCII)
     for line in (final_part(text) or "").splitlines()[:3]:  # "The answer is:", a blank line, the number
         sums = _CLAUSE_END.split(line, maxsplit=1)[0].rpartition("=")
-        numbers = _numbers(line[len(sums[0]) :], decimal) or _numbers(line, decimal)
-        if numbers:
+        if numbers := _numbers(line[len(sums[0]) :], decimal) or _numbers(line, decimal):
             return numbers[0]
         if word := _WORD.search(line):
             return _from_words(word)
     lines = [line for line in text.splitlines() if line.strip()]
     for read in ([line[marker.end() :] if (marker := _MARKER.match(line)) else line for line in lines], lines):
-        last = next((line for line in reversed(read) if _numbers(line, decimal)), None)
-        if last is not None:
+        if (last := next((line for line in reversed(read) if _numbers(line, decimal)), None)) is not None:
             is_first = _is_only_number(read[0], decimal) and not _is_only_number(last, decimal)
             return _number_on(read[0] if is_first else last, decimal)
     words = list(_WORD.finditer(text))
@@ -155,7 +143,6 @@ def _is_only_number(line: str, decimal: str) -> bool:
 
 
 def _numbers(line: str, decimal: str) -> list[Number]:
-    """Return the numbers on a line, in order."""
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE // 2]}\n{line[-_LONGEST_LINE // 2 :]}"
     return [number for found in _NUMBER.finditer(line) if (number := _read(found, decimal)) is not None]
@@ -163,12 +150,11 @@ def _numbers(line: str, decimal: str) -> list[Number]:
 
 def _read(found: re.Match[str], decimal: str) -> Number | None:
     """Return the number that a match of `_NUMBER` stands for; None for "1.2.3", "5/0" and the like."""
-    digits = _ungrouped(found["digits"], decimal)
-    if digits is None:
+    if (digits := _ungrouped(found["digits"], decimal)) is None:
         return None
     value = Fraction(digits)
-    if found["power"]:
-        value = value ** int(found["power"]) if value else value
+    if found["power"] and value:
+        value **= int(found["power"])
     if found["below"]:
         if not int(found["below"]):
             return None
@@ -187,23 +173,18 @@ def _ungrouped(digits: str, decimal: str) -> str | None:
             digits = digits.replace(mark, "") if grouped else digits.rpartition(mark)[2]
             if grouped and grouped[1]:
                 return digits.replace(",", ".")
-    separators = re.sub(r"\d", "", digits)
-    if not separators:
+    if not (separators := re.sub(r"\d", "", digits)):
         return digits
     last = separators[-1]
     if len(set(separators)) > 1:  # 1,234.5 or 1.234,5
         head, _, tail = digits.rpartition(last)
         return None if last in head else re.sub("[.,]", "", head) + "." + tail
     head, *groups = digits.split(last)
-    is_grouped = 1 <= len(head) <= 3 and head != "0" and len(groups[-1]) == 3
-    is_grouped = is_grouped and all(len(group) in (2, 3) for group in groups)
-    if len(groups) > 1:
-        if is_grouped:
-            return head + "".join(groups)
-        return groups[-1] if last == "," else None  # 1,2,3 is a list; 1.2.3 a version or a date
+    is_grouped = 1 <= len(head) <= 3 and head != "0" and len(groups[-1]) == 3 and {*map(len, groups)} <= {2, 3}
+    if len(groups) > 1:  # 1,2,3 is a list; 1.2.3 a version or a date
+        return head + "".join(groups) if is_grouped else groups[-1] if last == "," else None
     return head + groups[0] if is_grouped and last != decimal else f"{head or 0}.{groups[0]}"
 
 
 def _from_words(found: re.Match[str]) -> Number:
-    """Return 23 for "twenty-three"."""
     return Number(Fraction(sum(_WORDS[word.lower()] for word in found.groups() if word)))

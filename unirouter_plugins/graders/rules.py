@@ -19,9 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from unirouter_plugins.graders.text import LONGEST, Phrases, Spec, fenced, mentions, unicode_form
 
-SECONDS = 1.0
-"""Processor time that a pattern or a JSON schema may take on one answer; what takes longer is wrong."""
-
+SECONDS = 1.0  # of processor time for a pattern or a JSON schema on one answer; what takes longer is wrong
 _LONGEST_PATTERN = 10_000  # characters
 _MOST_REPEATS = 100_000  # that counts such as {1000} multiply to: `regex` writes them all out in memory
 
@@ -70,14 +68,8 @@ class Regex(Spec):
             return False
 
 
-# JSON
-
-Json: TypeAlias = Any
-"""What ``json.loads`` gives."""
-
-NOTHING = object()
-"""Stands for the value of an answer that has none, or only one that repeats a key, holds NaN or is absurdly deep."""
-
+Json: TypeAlias = Any  # what json.loads gives
+NOTHING = object()  # the value of an answer that has none, or only one that repeats a key, holds NaN or is too deep
 _OPENING = re.compile(r"[{\[]")
 _MOST_OPENINGS = 5_000  # brackets in prose at which a value may start
 
@@ -85,8 +77,6 @@ _MOST_OPENINGS = 5_000  # brackets in prose at which a value may start
 def find_json(answer: str) -> Json:
     """Return the JSON value of `answer`: the whole of it, else that of its last code fence, else the last in its prose.
 
-    Examples
-    --------
     >>> find_json('Here you are: {"city": "Graz"}. Anything else?')
     {'city': 'Graz'}
     """
@@ -272,8 +262,8 @@ def _sentences(text: str) -> int:
     return len(_SENTENCE_END.findall(text))
 
 
-def _initial(text: str) -> str:
-    return next(filter(str.isalnum, text), "").casefold()
+def _initials(text: str) -> str:
+    return "".join(next(filter(str.isalnum, line), "") for line in _lines(text)).casefold()
 
 
 def _is_json(text: str) -> bool:
@@ -303,7 +293,7 @@ RULES: dict[str, tuple[Any, Callable[[str, Any], bool]]] = {
     "numbered": (_Count, lambda text, n: sum(bool(_NUMBERED.match(line)) for line in _lines(text)) == n),
     "starts_with": (_Letters, str.startswith),
     "ends_with": (_Letters, str.endswith),
-    "first_letters": (_Letters, lambda text, letters: "".join(map(_initial, _lines(text))) == letters.casefold()),
+    "first_letters": (_Letters, lambda text, letters: _initials(text) == letters.casefold()),
     "no_letters": (_Letters, lambda text, letters: set(letters.casefold()).isdisjoint(text.casefold())),
     "must_include": (Phrases, lambda text, phrases: all(mentions(text, phrase) for phrase in phrases)),
     "must_not_include": (Phrases, lambda text, phrases: not any(mentions(text, phrase) for phrase in phrases)),
@@ -314,7 +304,7 @@ RULES: dict[str, tuple[Any, Callable[[str, Any], bool]]] = {
     "only_letters": (_Yes, lambda text, _: all(sign.isalpha() or sign.isspace() for sign in text)),
     "different_first_letters": (
         _Yes,
-        lambda text, _: max(Counter(w[0].casefold() for w in _words(text)).values(), default=1) == 1,
+        lambda text, _: len({w[0].casefold() for w in _words(text)}) == len(_words(text)),
     ),
     "sorted_lines": (_Yes, lambda text, _: (lines := [*map(str.casefold, _contents(text))]) == sorted(lines)),
     "is_json": (_Yes, lambda text, _: _is_json(text)),

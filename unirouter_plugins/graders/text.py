@@ -32,15 +32,13 @@ class Spec(BaseModel):
         """Return 1 for a wrong answer, and for "I do not know" unless the reference or a parameter expects it."""
         if is_shrug(answer) and not _UNSURE.search(f"{reference[:LONGEST]} {self}".casefold()):
             return 1.0
-        return 1.0 - self._accepts(_cut(answer.strip()), _cut(reference.strip()))
+        texts = [text.strip() for text in (answer, reference)]
+        cut = [t if len(t) <= LONGEST else f"{t[: LONGEST // 2]}\n{t[-LONGEST // 2 :]}" for t in texts]
+        return 1.0 - self._accepts(*cut)
 
     def _accepts(self, answer: str, reference: str) -> bool:
         """Return whether the answer is right; there is no white space around the texts."""
         raise NotImplementedError
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
 
 
 # Thoughts, "I do not know" and refusals
@@ -78,7 +76,7 @@ _REFUSAL = re.compile(
     r"|(?:against|violates?) (?:my|our) (?:guidelines|policy|policies|programming)"
     r"|(?:ich kann|tut mir leid).{0,40}\bnicht (?:helfen|beantworten|weiterhelfen|unterstützen|erfüllen)"
     r"|je (?:ne peux|suis désolée?).{0,40}\b(?:pas|aider) ?(?:vous |t')?(?:aider|répondre|fournir|à cela)?"
-    r"|(?:no puedo|lo siento).{0,40}\b(?:ayudar|responder|proporcionar|cumplir))",
+    r"|(?:no puedo|lo siento).{0,40}\b(?:ayudar|responder|proporcionar|cumplir))"
 )
 
 
@@ -88,8 +86,6 @@ def after_thoughts(text: str) -> str:
     Thoughts stand between tags such as ``<think>`` and ``</think>``; the opening one may be missing, and the closing
     one too where the answer was cut off.
 
-    Examples
-    --------
     >>> after_thoughts("<think>4? No, 5.</think> 5"), after_thoughts("So 4? No.</think> 5"), after_thoughts("<think>4")
     (' 5', ' 5', '')
     """
@@ -118,11 +114,7 @@ def is_shrug(answer: str) -> bool:
 def is_refusal(answer: str) -> bool:
     """Return whether the opening of `answer` declines the task, in English, German, French or Spanish.
 
-    "I do not know" is no refusal; it is a wrong answer.
-
-    Examples
-    --------
-    >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("I do not know.")
+    >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("I do not know.")  # a wrong answer
     (True, False)
     """
     opening = " ".join(after_thoughts(answer)[:_OPENING].replace("’", "'").split()).casefold()
@@ -144,8 +136,7 @@ _STATED = re.compile(
     r".{0,400}\b(?:is|are|was|were|ist|sind|lautet|heißt|est|sont|es|son)\s(?:called\s|known as\s)?(.{1,400})",
     re.IGNORECASE,
 )
-_LONGEST_SENTENCE = 400  # characters
-_LONGEST_BOX = 2_000  # characters between the braces; what is longer is not a final answer
+_LONGEST_SENTENCE, _LONGEST_BOX = 400, 2_000  # characters; a longer box is not a final answer
 _MOST_BOXES = 3  # looked at from the end, while their braces do not close
 
 
@@ -226,8 +217,6 @@ def normalised(text: str) -> str:
     sign of a number; the English articles go, unless nothing else is there. Accents, symbols (%, €, +, #) and the
     articles of other languages stay.
 
-    Examples
-    --------
     >>> normalised("**The** well-known  café, at 10:30!")
     'well known café at 10:30'
     """
@@ -296,8 +285,7 @@ class Contains(Spec):
     def _accepts(self, answer: str, reference: str) -> bool:
         wanted = [*(self.all or []), *([self.any] if self.any else [])]
         wanted = wanted if wanted or self.none else [reference]
-        unwanted = self.none or []
-        return all(mentions(answer, one) for one in wanted) and not any(mentions(answer, one) for one in unwanted)
+        return all(mentions(answer, one) for one in wanted) and not any(mentions(answer, o) for o in self.none or [])
 
 
 class Similarity(Spec):
@@ -334,11 +322,9 @@ class Choice(Spec):
         return options
 
     def _accepts(self, answer: str, reference: str) -> bool:
-        picked = self._pick(answer)
-        return picked is not None and picked == self._pick(reference)
-
-    def _pick(self, text: str) -> str | None:
-        return find_label(text, self.options) if isinstance(self.options, list) else find_letter(text, self.options)
+        find: Any = find_label if isinstance(self.options, list) else find_letter
+        picked = find(answer, self.options)
+        return picked is not None and picked == find(reference, self.options)
 
 
 # Text to the option that it picks
@@ -378,16 +364,15 @@ def find_letter(answer: str, options: Mapping[str, str] | None = None) -> str | 
             return letter
     if part is not None:
         picked = _AFTER_CUE.match(part) or _LINE_START.match(part) or _AFTER_CUE_WORD.match(part)
-        named = picked[1].upper() if picked else _option_named(first_line(part), options)
-        if named is not None:
+        if (named := picked[1].upper() if picked else _option_named(first_line(part), options)) is not None:
             return named
     opening = _LINE_START.match(first_line(answer))
     opened = {found[1] for line in answer.splitlines() if (found := _LINE_START.match(line))}
     if opening and not _is_denied(opening) and len(opened) == 1:
         return opening[1]
     for pattern in _PICKED:
-        letters = {next(filter(None, found.groups())) for found in pattern.finditer(answer) if not _is_denied(found)}
-        if letters:
+        matches = [found for found in pattern.finditer(answer) if not _is_denied(found)]
+        if letters := {next(filter(None, found.groups())) for found in matches}:
             return letters.pop() if len(letters) == 1 else None
     return _option_named(answer, options)
 
@@ -415,8 +400,7 @@ def find_label(answer: str, labels: Sequence[str]) -> str | None:
     if part is not None and (first := _names_in(first_line(part), names)[:1]):
         return names[first[0]]
     opening = normalised(first_line(answer)) + " "
-    opened = [name for name in names if opening.startswith(name + " ") and not _ANOTHER.match(opening, len(name))]
-    if opened:
+    if opened := [name for name in names if opening.startswith(f"{name} ") and not _ANOTHER.match(opening, len(name))]:
         return names[max(opened, key=len)]
     named = set(_names_in(answer, names))
     return names[named.pop()] if len(named) == 1 else None

@@ -11,12 +11,9 @@ from typing import Any
 
 from unirouter_plugins.local.provider import newest_prompt, text_provider
 
-REFUSAL = "I only do arithmetic."
-"""The answer to a prompt that does not hold one sum."""
-
+REFUSAL = "I only do arithmetic."  # the answer to a prompt that does not hold one sum
 _LONGEST_PROMPT, _LONGEST = 10_000, 200  # characters of a prompt and of a sum; the latter bounds the depth
 _MOST_BITS = 8_192  # of a number, numerator and denominator together: some 2,000 digits, and never long to compute
-
 _SENTENCE_END = re.compile(r"[?!:;=\n]|\.(?!\d)")
 _OPENING = re.compile(
     r"(?:.*\b(?:what is|what's|how much is|calculate|compute|evaluate|work out|solve|find)\b)?"

