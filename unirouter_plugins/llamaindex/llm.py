@@ -5,18 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    ChatResponseAsyncGen,
-    ChatResponseGen,
-    CompletionResponse,
-    CompletionResponseAsyncGen,
-    CompletionResponseGen,
-    LLMMetadata,
-)
+from llama_index.core.base.llms import types
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
@@ -33,8 +25,13 @@ from unirouter_plugins.llamaindex.messages import as_sent, chat_of, model_of
 from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs
 from unirouter_plugins.llamaindex.queries import current_query, register_handlers
 
+_Path: TypeAlias = str | os.PathLike[str]
+
 _OWN = frozenset(LLM.model_fields)
 """Fields of LlamaIndex's LLMs, which are the router's own; all others are LiteLLM's parameters."""
+
+_Newest: TypeAlias = str | ChatMessage | None
+_History: TypeAlias = list[ChatMessage] | None
 
 _SHARED = ("system_prompt", "pydantic_program_mode", "rate_limiter")
 """Those of them that each `LiteLLM` gets, too."""
@@ -127,38 +124,23 @@ class UniRouterLLM(FunctionCallingLLM):
         if models is None:
             llms.check_settings(router)
         elif settings:
+            name = next(iter(settings))
             raise InvalidDataError(
-                f"{next(iter(settings))}= is for models that are called through LiteLLM; give it to those in "
-                "models={...}."
+                f"{name}= is for models that are called through LiteLLM; give it to those in models={{...}}."
             )
-        checked: dict[str, Any] = {
-            "router": router,
-            "models": models,
-            "cost_weight": None if cost_weight is None else check_cost_weight(cost_weight),
-            "content_policy": content_policy,
-            "per_step": per_step,
-        }
-        super().__init__(**checked, **own)
+        own |= {"router": router, "models": models, "content_policy": content_policy, "per_step": per_step}
+        own["cost_weight"] = None if cost_weight is None else check_cost_weight(cost_weight)
+        super().__init__(**own)
         self._models = llms
 
     @classmethod
     def from_folder(
-        cls,
-        folder: str | os.PathLike[str],
-        pool: str | os.PathLike[str] | None = BESIDE,
-        *,
-        embedder: Any = None,
-        estimator: Any = None,
-        **fields: Any,
+        cls, folder: _Path, pool: _Path | None = BESIDE, *, embedder: Any = None, estimator: Any = None, **fields: Any
     ) -> Self:
         """Return an LLM that routes with the router in `folder`, its models called as a `pool.toml` says.
 
-        Parameters
-        ----------
-        folder, pool, embedder, estimator
-            As for `unirouter_plugins.litellm.load_router`: when not given, the `pool.toml` beside the folder is read.
-        **fields
-            As for `UniRouterLLM`.
+        The arguments are those of `unirouter_plugins.litellm.load_router`, which reads the `pool.toml` beside the
+        folder when no `pool` is given, and those of `UniRouterLLM`.
         """
         return cls(load_router(folder, pool, embedder=embedder, estimator=estimator), **fields)
 
@@ -173,51 +155,32 @@ class UniRouterLLM(FunctionCallingLLM):
         register_handlers()
         return self._models.metadata(self.router)
 
-    # --- Deciding -----------------------------------------------------------------------------------------------------
-
     def decide(self, asked: str | Sequence[ChatMessage], tools: Sequence[BaseTool] = ()) -> Decision:
         """Return the decision on a prompt or a chat, without a call."""
         return self.begin([ChatMessage(asked)] if isinstance(asked, str) else asked, {}, tools=tools).decision
 
     def begin(
-        self,
-        messages: Sequence[ChatMessage],
-        parameters: Mapping[str, Any],
-        *,
-        tools: Sequence[BaseTool] = (),
-        streams: bool = False,
+        self, messages: Sequence[ChatMessage], parameters: Mapping[str, Any], tools: Any = (), *, streams: bool = False
     ) -> LLMCall:
-        """Return a call of the picked model, yet to be made.
-
-        Parameters
-        ----------
-        messages : sequence of ChatMessage
-        parameters : mapping
-            What the LLM is called with besides; `model`, as the pool calls it, is the one to call.
-        tools : sequence of BaseTool
-        streams : bool
-        """
+        """Return a call of the picked model, yet to be made; `model` in `parameters` is the pool's name of it."""
         register_handlers()
-        chat, parameters, query = chat_of(messages, tools, parameters), dict(parameters), current_query()
+        chat, query = chat_of(messages, tools, parameters), current_query()
+        parameters = dict(parameters)
         forced = parameters.pop("model", None)
         if streams and self.models is None:  # else LiteLLM does not tell what a stream took
             parameters = {"stream_options": {"include_usage": True}, **parameters}
-        text = found = kept = None
-        if query is not None:
-            text = query.text_for(per_step=self.per_step)
-            found = None if self.router.fit_.document_features is None else query.found
+        reads = self.router.fit_.document_features is not None
+        found = query.found if query is not None and reads else None
         keeper = id(self), found is not None
-        if query is not None and not self.per_step:
-            kept = query.outermost.models.get(keeper)
         return LLMCall(
             self._models,
             self.router,
             chat,
-            text=text,
+            text=None if query is None else query.text_for(per_step=self.per_step),
             cost_weight=self.cost_weight,
             documents=found,
             forced=forced,
-            kept=kept,
+            kept=None if query is None or self.per_step else query.outermost.models.get(keeper),
             content_policy=self.content_policy,
             parameters=parameters,
             messages=messages,
@@ -230,25 +193,23 @@ class UniRouterLLM(FunctionCallingLLM):
         """Return the same as `begin`, made in a thread: to embed a prompt takes a while."""
         return await asyncio.to_thread(self.begin, *args, **options)
 
-    # --- Chats --------------------------------------------------------------------------------------------------------
-
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the picked model's answer."""
         call = self.begin(messages, kwargs)
-        response: ChatResponse = call.run(lambda llm: llm.chat(call.messages, **call.parameters))
-        return response
+        answer: ChatResponse = call.run(lambda llm: llm.chat(call.messages, **call.parameters))
+        return answer
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the same as `chat`, asynchronously."""
         call = await self.abegin(messages, kwargs)
         return await call.arun(lambda llm: llm.achat(call.messages, **call.parameters))
 
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> types.ChatResponseGen:
         """Return the picked model's answer as it comes."""
         call = self.begin(messages, kwargs, streams=True)
         return call.open(lambda llm: llm.stream_chat(call.messages, **call.parameters))
 
-    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> types.ChatResponseAsyncGen:
         """Return the same as `stream_chat`, asynchronously."""
         call = await self.abegin(messages, kwargs, streams=True)
         return await call.aopen(lambda llm: llm.astream_chat(call.messages, **call.parameters))
@@ -258,22 +219,22 @@ class UniRouterLLM(FunctionCallingLLM):
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the picked model's completion."""
         call = self.begin([ChatMessage(prompt)], kwargs)
-        response: CompletionResponse = call.run(
-            lambda llm: llm.complete(prompt, formatted=formatted, **call.parameters)
-        )
-        return response
+        answer: CompletionResponse = call.run(lambda llm: llm.complete(prompt, formatted=formatted, **call.parameters))
+        return answer
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the same as `complete`, asynchronously."""
         call = await self.abegin([ChatMessage(prompt)], kwargs)
         return await call.arun(lambda llm: llm.acomplete(prompt, formatted=formatted, **call.parameters))
 
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> types.CompletionResponseGen:
         """Return the picked model's completion as it comes."""
         call = self.begin([ChatMessage(prompt)], kwargs, streams=True)
         return call.open(lambda llm: llm.stream_complete(prompt, formatted=formatted, **call.parameters))
 
-    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> types.CompletionResponseAsyncGen:
         """Return the same as `stream_complete`, asynchronously."""
         call = await self.abegin([ChatMessage(prompt)], kwargs, streams=True)
         return await call.aopen(lambda llm: llm.astream_complete(prompt, formatted=formatted, **call.parameters))
@@ -281,11 +242,7 @@ class UniRouterLLM(FunctionCallingLLM):
     # --- Tools: `kwargs` are LlamaIndex's verbose, allow_parallel_tool_calls, tool_required and the LLM's own ---------
 
     def chat_with_tools(  # type: ignore[override]  # LlamaIndex gives the others by name
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        **kwargs: Any,
+        self, tools: Sequence[BaseTool], user_msg: _Newest = None, chat_history: _History = None, **kwargs: Any
     ) -> ChatResponse:
         """Return the answer, or the tool calls, of the picked model, which can call tools."""
         call = self._with_tools(tools, user_msg, chat_history, **kwargs)
@@ -297,14 +254,14 @@ class UniRouterLLM(FunctionCallingLLM):
         call = await asyncio.to_thread(self._with_tools, tools, *args, **kwargs)
         return await call.arun(lambda llm: llm.achat_with_tools(tools, **call.sent))
 
-    def stream_chat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> ChatResponseGen:
+    def stream_chat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> types.ChatResponseGen:
         """Return the same as `chat_with_tools`, as the answer comes."""
         call = self._with_tools(tools, *args, streams=True, **kwargs)
         return call.open(lambda llm: llm.stream_chat_with_tools(tools, **call.sent))
 
     async def astream_chat_with_tools(
         self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
-    ) -> ChatResponseAsyncGen:
+    ) -> types.ChatResponseAsyncGen:
         """Return the same as `stream_chat_with_tools`, asynchronously."""
         call = await asyncio.to_thread(self._with_tools, tools, *args, streams=True, **kwargs)
         return await call.aopen(lambda llm: llm.astream_chat_with_tools(tools, **call.sent))
@@ -312,8 +269,8 @@ class UniRouterLLM(FunctionCallingLLM):
     def _with_tools(
         self,
         tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
+        user_msg: _Newest = None,
+        chat_history: _History = None,
         *,
         streams: bool = False,
         **kwargs: Any,
@@ -321,11 +278,7 @@ class UniRouterLLM(FunctionCallingLLM):
         return self.begin(_conversation(chat_history, user_msg), kwargs, tools=tools, streams=streams)
 
     def _prepare_chat_with_tools(  # type: ignore[override]
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        **kwargs: Any,
+        self, tools: Sequence[BaseTool], user_msg: _Newest = None, chat_history: _History = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Return the arguments of `chat` for callers that do not use the methods above: tools in OpenAI's form."""
         specs = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
@@ -334,22 +287,14 @@ class UniRouterLLM(FunctionCallingLLM):
     # --- Schemas: each model has its own way to hold to one -----------------------------------------------------------
 
     def structured_predict(
-        self,
-        output_cls: type[Any],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
         """Return the picked model's answer as an object."""
         call = self._of_prompt(prompt, llm_kwargs, prompt_args)
         return call.run(lambda llm: llm.structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args))
 
     async def astructured_predict(
-        self,
-        output_cls: type[Any],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
         """Return the same as `structured_predict`, asynchronously."""
         call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
@@ -358,11 +303,7 @@ class UniRouterLLM(FunctionCallingLLM):
         )
 
     def stream_structured_predict(
-        self,
-        output_cls: type[Any],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Generator[Any]:
         """Return the object as far as the picked model has written it."""
         call = self._of_prompt(prompt, llm_kwargs, prompt_args, streams=True)
@@ -371,11 +312,7 @@ class UniRouterLLM(FunctionCallingLLM):
         )
 
     async def astream_structured_predict(
-        self,
-        output_cls: type[Any],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> AsyncGenerator[Any]:
         """Return the same as `stream_structured_predict`, asynchronously."""
         call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args, streams=True)
@@ -384,28 +321,15 @@ class UniRouterLLM(FunctionCallingLLM):
         )
 
     def _of_prompt(
-        self,
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None,
-        prompt_args: Mapping[str, Any],
-        *,
-        streams: bool = False,
+        self, prompt: BasePromptTemplate, llm_kwargs: Any, prompt_args: Mapping[str, Any], *, streams: bool = False
     ) -> LLMCall:
         messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
         return self.begin(messages, llm_kwargs or {}, streams=streams)
 
-    # --- Reading ------------------------------------------------------------------------------------------------------
-
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """Return the tool calls in an answer, as the LLM that gave it reads them.
-
-        Raises
-        ------
-        InvalidDataError
-            When the answer is not the router's.
-        """
+        """Return the tool calls in an answer of the router, as the LLM that gave it reads them."""
         model = model_of(response.message)
         reader: Any = None if model is None else self._models.reader(model)
         if reader is None:
@@ -413,13 +337,10 @@ class UniRouterLLM(FunctionCallingLLM):
                 "This answer has no record of a model of the pool, so its tool calls cannot be read; give one as "
                 "chat_with_tools returns it."
             )
-        calls: list[ToolSelection] = reader.get_tool_calls_from_response(
-            response, error_on_no_tool_call=error_on_no_tool_call, **kwargs
-        )
-        return calls
+        return list(reader.get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs))
 
 
-def _conversation(history: Sequence[ChatMessage] | None, user_msg: str | ChatMessage | None) -> list[ChatMessage]:
+def _conversation(history: _History, user_msg: _Newest) -> list[ChatMessage]:
     """Return the messages that LlamaIndex gives in two parts."""
     newest = ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg
     return [*(history or []), *([] if newest is None else [newest])]

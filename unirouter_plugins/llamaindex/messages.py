@@ -16,14 +16,8 @@ from unirouter_plugins.litellm.chat import Chat, answered_by
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage, usage_of
 from unirouter_plugins.litellm.routed import METADATA, Content, Record
 
-_TOOL_CALL = "tool_call"
-"""LlamaIndex's name for blocks of a class that it does not have in all versions."""
-
 _PARTS = {"image": "image_url", "audio": "input_audio", "video": "video_url", "document": "file"}
-"""Its names for blocks in the place of text, and OpenAI's."""
-
-_OBSERVATION = "Observation:"
-"""How ReAct agents begin a tool's result, which they send as if the user had written it."""
+"""LlamaIndex's names for blocks in the place of text, and OpenAI's."""
 
 
 # --- Messages ---------------------------------------------------------------------------------------------------------
@@ -32,22 +26,8 @@ _OBSERVATION = "Observation:"
 def chat_of(
     messages: Sequence[ChatMessage], tools: Sequence[BaseTool] = (), parameters: Mapping[str, Any] | None = None
 ) -> Chat:
-    """Return the messages in OpenAI's form, as far as the router reads it, with the tools and schema of the call.
+    """Return the messages in OpenAI's form, with the tools and schema of the call, as far as the router reads them.
 
-    Parameters
-    ----------
-    messages : sequence of ChatMessage
-    tools : sequence of BaseTool
-    parameters : mapping, optional
-        What the LLM is called with besides: its `tools` and `response_format` are read, in OpenAI's form.
-
-    Raises
-    ------
-    InvalidDataError
-        When one of them is something else.
-
-    Examples
-    --------
     >>> chat_of([ChatMessage("Be brief.", role="system"), ChatMessage("What is 2 + 2?")]).text
     'What is 2 + 2?'
     """
@@ -62,7 +42,12 @@ def chat_of(
     given = parameters or {}
     return Chat(
         [_as_mapping(message) for message in messages],
-        [_as_tool(tool.metadata) for tool in tools] or given.get("tools") or (),
+        [
+            {"name": each.name, "description": each.description, "parameters": _parameters(each.fn_schema)}
+            for each in (tool.metadata for tool in tools)
+        ]
+        or given.get("tools")
+        or (),
         given.get("response_format"),
         [model_of(message) for message in messages],
     )
@@ -76,17 +61,13 @@ def model_of(message: ChatMessage) -> str | None:
 def _as_mapping(message: ChatMessage) -> dict[str, Any]:
     """Return a message in OpenAI's form; its content is one text where that is all there is."""
     role, text = message.role.value, message.content or ""
-    if role == "user" and text.startswith(_OBSERVATION):
+    if role == "user" and text.startswith("Observation:"):  # a tool's result, as ReAct agents send it
         role = "tool"
     others = [{"type": _PARTS[block.block_type]} for block in message.blocks if block.block_type in _PARTS]
-    calls = [block.model_dump() for block in message.blocks if block.block_type == _TOOL_CALL]
+    calls = [block.model_dump() for block in message.blocks if block.block_type == "tool_call"]
     calls = calls or message.additional_kwargs.get("tool_calls") or []
     content = [*([{"type": "text", "text": text}] if text else []), *others] if others else text
     return {"role": role, "content": content, **({"tool_calls": calls} if calls else {})}
-
-
-def _as_tool(tool: ToolMetadata) -> dict[str, Any]:
-    return {"name": tool.name, "description": tool.description, "parameters": _parameters(tool.fn_schema)}
 
 
 @lru_cache(maxsize=256)  # a schema takes 0.2 ms to make
@@ -96,20 +77,19 @@ def _parameters(fn_schema: Any) -> dict[str, Any]:
 
 def without_records(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     """Return the messages as they are sent: LLMs pass on all of a message's `additional_kwargs`."""
-    return [_without_record(message) if METADATA in message.additional_kwargs else message for message in messages]
-
-
-def _without_record(message: ChatMessage) -> ChatMessage:
-    rest = {name: value for name, value in message.additional_kwargs.items() if name != METADATA}
-    return message.model_copy(update={"additional_kwargs": rest})
+    kept = [{n: value for n, value in m.additional_kwargs.items() if n != METADATA} for m in messages]
+    return [
+        m.model_copy(update={"additional_kwargs": rest}) if METADATA in m.additional_kwargs else m
+        for m, rest in zip(messages, kept, strict=True)
+    ]
 
 
 def as_sent(prompt: BasePromptTemplate) -> BasePromptTemplate:
     """Return a copy of a prompt for one LLM: without records, and for it to set its own output parser."""
-    update = {}
-    if isinstance(prompt, ChatPromptTemplate):  # a chat that is a prompt may hold earlier answers
-        update["message_templates"] = without_records(prompt.message_templates)
-    return prompt.model_copy(update=update)
+    if not isinstance(prompt, ChatPromptTemplate):
+        return prompt.model_copy()
+    messages = without_records(prompt.message_templates)  # they may hold earlier answers
+    return prompt.model_copy(update={"message_templates": messages})
 
 
 # --- Answers ----------------------------------------------------------------------------------------------------------
@@ -146,8 +126,7 @@ def _finish(raw: Any) -> str | None:
     choices = _field(raw, "choices")
     if not isinstance(choices, Sequence):
         return "stop"
-    finish: str | None = _field(choices[0], "finish_reason") if choices else None
-    return finish
+    return _field(choices[0], "finish_reason") if choices else None
 
 
 def _field(holder: Any, name: str) -> Any:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
 from llama_index.core.callbacks import CallbackManager
@@ -27,18 +27,9 @@ from unirouter_plugins.llamaindex.queries import Query, collecting_answers
 
 T = TypeVar("T")
 
-_BESIDE = ("api_key", "api_base", "api_type", "max_retries")
-"""What `LiteLLM` takes besides LiteLLM's parameters."""
-
 
 def load_litellm_llm() -> Any:
-    """Return LlamaIndex's class `LiteLLM`, made to read responses and chunks without choices.
-
-    Raises
-    ------
-    ImportError
-        When it, or LiteLLM, is not installed.
-    """
+    """Return LlamaIndex's class `LiteLLM`, made to read responses and chunks without choices, if it is installed."""
     open_litellm()  # before llama-index-llms-litellm imports it online and loudly
     try:
         import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
@@ -53,32 +44,19 @@ def load_litellm_llm() -> Any:
 
 
 class PoolLLMs(PoolModels[LLM]):
-    """The LLMs of a pool: the user's own, or a `LiteLLM` for each.
+    """The LLMs of a pool: the user's own, or a `LiteLLM` for each, with `fields` of LlamaIndex's LLMs."""
 
-    Parameters
-    ----------
-    given : mapping of str to LLM, optional
-    settings : mapping
-        LiteLLM's parameters of every call; they win over the settings that models were evaluated with.
-    fields : mapping
-        Fields of LlamaIndex's LLMs for each `LiteLLM`.
-    """
-
-    def __init__(
-        self,
-        given: Mapping[str, LLM] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        fields: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, given: Mapping[str, LLM] | None, settings: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         super().__init__(given, settings)
-        self.fields = dict(fields or {})
+        self.fields = fields
         self._litellm: Any = load_litellm_llm() if given is None else None
         self._copies: dict[str, tuple[tuple[int, ...], LLM]] = {}
         self._described: tuple[Snapshot, LLMMetadata] | None = None
 
     def check_settings(self, router: UniRouter) -> None:
         """Raise `InvalidDataError` where LiteLLM does not know one of the settings."""
-        check_parameters(self.settings, self.snapshot(router).members.values(), _BESIDE)
+        known = ("api_key", "api_base", "api_type", "max_retries")
+        check_parameters(self.settings, self.snapshot(router).members.values(), known)
 
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> LLM:
         """Return a `LiteLLM` that calls LiteLLM with `arguments` and the settings."""
@@ -88,8 +66,7 @@ class PoolLLMs(PoolModels[LLM]):
         fields: dict[str, Any] = {name: arguments.pop(name) for name in names if name in arguments}
         if not is_last:
             fields["max_retries"], arguments["num_retries"] = 1, 0  # the first counts the call itself
-        made: LLM = self._litellm(**fields, additional_kwargs=arguments, **self.fields)
-        return made
+        return cast(LLM, self._litellm(**fields, additional_kwargs=arguments, **self.fields))
 
     def reader(self, model: str) -> LLM | None:
         """Return an LLM that reads the tool calls of `model`'s answers; None where there is none of that name."""
@@ -104,10 +81,9 @@ class PoolLLMs(PoolModels[LLM]):
 
     def with_callbacks(self, name: str, llm: LLM, callbacks: CallbackManager) -> LLM:
         """Return the LLM with the router's callback handlers beside its own; one of the user's is copied, once."""
-        if not callbacks.handlers or llm.callback_manager is callbacks:
-            return llm
-        if self.given is None:
+        if self.given is None and callbacks.handlers:
             llm.callback_manager = callbacks
+        if self.given is None or not callbacks.handlers or llm.callback_manager is callbacks:
             return llm
         own = llm.callback_manager.handlers
         key = tuple(map(id, [llm, callbacks, *own, *callbacks.handlers]))
@@ -116,8 +92,6 @@ class PoolLLMs(PoolModels[LLM]):
             manager = CallbackManager([*own, *more]) if own else callbacks
             self._copies[name] = key, llm.model_copy(update={"callback_manager": manager})
         return self._copies[name][1]
-
-    # --- What LlamaIndex reads of an LLM ------------------------------------------------------------------------------
 
     def metadata(self, router: UniRouter) -> LLMMetadata:
         """Return what the router can do with its pool, as LlamaIndex's LLMs describe themselves.
@@ -129,16 +103,14 @@ class PoolLLMs(PoolModels[LLM]):
         if self._described is None or self._described[0] is not snapshot:
             said = {} if self.given is None else {name: self.given[name].metadata for name in snapshot.pool}
             window, output = self._sizes(snapshot, said)
-            self._described = (
-                snapshot,
-                LLMMetadata(
-                    context_window=window,
-                    num_output=output,
-                    is_chat_model=all(each.is_chat_model for each in said.values()),
-                    is_function_calling_model=any(profile.capabilities.tools for profile in snapshot.pool.values()),
-                    model_name="unirouter",
-                ),
+            described = LLMMetadata(
+                context_window=window,
+                num_output=output,
+                is_chat_model=all(each.is_chat_model for each in said.values()),
+                is_function_calling_model=any(profile.capabilities.tools for profile in snapshot.pool.values()),
+                model_name="unirouter",
             )
+            self._described = snapshot, described
         return self._described[1]
 
     def _sizes(self, snapshot: Snapshot, said: Mapping[str, LLMMetadata]) -> tuple[int, int]:
@@ -150,11 +122,8 @@ class PoolLLMs(PoolModels[LLM]):
         known = {name: window for name, window in snapshot.windows.items() if window is not None}
         windows = known or {name: max(DEFAULT_CONTEXT_WINDOW, 2 * outputs[name]) for name in snapshot.pool}
         sizes = [(window, min(outputs[name], window // 2)) for name, window in windows.items()]
-        return min(
-            sizes,
-            key=lambda size: size[0] - (DEFAULT_NUM_OUTPUTS if size[1] < 0 else size[1]),
-            default=(DEFAULT_CONTEXT_WINDOW, -1),
-        )
+        rooms = [window - (DEFAULT_NUM_OUTPUTS if output < 0 else output) for window, output in sizes]
+        return sizes[rooms.index(min(rooms))] if sizes else (DEFAULT_CONTEXT_WINDOW, -1)
 
     def _longest(self, snapshot: Snapshot, name: str) -> int:
         settings = {**snapshot.members[name].settings, **self.settings}
@@ -168,15 +137,7 @@ class PoolLLMs(PoolModels[LLM]):
 class LLMCall(RoutedCall[LLM]):
     """A call of an LLM: its answers are of chats or completions, or objects that were parsed from them.
 
-    Parameters
-    ----------
-    *args, **options
-        As for `RoutedCall`.
-    messages : sequence of ChatMessage
-    callbacks : CallbackManager
-        The router's own.
-    query : Query, optional
-        What the call is made for, and `keeper` what of it keeps a model: another LLM may keep another.
+    `query` is what the call is made for, and `keeper` what of it keeps a model: another LLM may keep another.
     """
 
     models: PoolLLMs
@@ -186,8 +147,8 @@ class LLMCall(RoutedCall[LLM]):
         *args: Any,
         messages: Sequence[ChatMessage],
         callbacks: CallbackManager,
-        query: Query | None = None,
-        keeper: Hashable = None,
+        query: Query | None,
+        keeper: Hashable,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
@@ -252,8 +213,7 @@ class LLMCall(RoutedCall[LLM]):
 
     def passed(self, part: T) -> T:
         """Return a copy of a part of a stream with the record, which is whole when the stream has ended."""
-        marked: T = with_record(part, self._record)
-        return marked
+        return cast(T, with_record(part, self._record))
 
     def finish(self, answer: Any = None) -> CallRecord:
         """Return the record of the call, which has ended; doing it again changes nothing."""
@@ -264,9 +224,9 @@ class LLMCall(RoutedCall[LLM]):
 
     def _keep(self, record: CallRecord) -> None:
         """Keep the record, once: query engines return their response before its stream is read."""
-        is_first = not self._record
+        is_kept = bool(self._record)
         self._record.update(record.as_dict())
-        if not is_first:
+        if is_kept:
             return
         keep(self._record)
         if self._query is not None:

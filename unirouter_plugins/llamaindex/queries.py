@@ -27,38 +27,23 @@ from unirouter_plugins.litellm.routed import METADATA, Record
 CALLS = f"{METADATA}_calls"
 """Where a response's metadata hold the records of all its calls, in order; the last gave the answer."""
 
-_QUERY_MODULES = (
+_MODULES = (
     "llama_index.core.base.base_query_engine",
     "llama_index.core.base.base_retriever",
     "llama_index.core.response_synthesizers.base",
     "llama_index.core.response_synthesizers.generation",
+    "llama_index.core.llms.callbacks",
 )
-"""LlamaIndex's modules that send events when a query begins, retrieves and ends."""
-
-_SYNTHESIZERS = "llama_index.core.response_synthesizers.base"
-"""Its module that makes answers of nodes: of those that rerankers and other postprocessors have left."""
-
-_LLMS = "llama_index.core.llms.callbacks"
-"""Its module that sends an event for each answer of an LLM."""
+"""LlamaIndex's modules that send events when a query begins, retrieves and ends, and when an LLM has answered."""
 
 
 @dataclass(eq=False)
 class Query:
-    """A query while it is answered; the calls that are made for it find it in their context.
+    """A query while it is answered; the calls that are made for it find it in their context."""
 
-    Parameters
-    ----------
-    text : str, optional
-        Its text, without the context that was retrieved; None where each call's own text counts.
-    span_id : str, optional
-        LlamaIndex's name of its span.
-    outer : Query, optional
-        The query that this one is a step of.
-    """
-
-    text: str | None = None
-    span_id: str | None = None
-    outer: Query | None = None
+    text: str | None = None  # without the context that was retrieved; None where each call's own text counts
+    span_id: str | None = None  # LlamaIndex's name of its span
+    outer: Query | None = None  # the query that this one is a step of
     documents: Documents | None = None  # what was found for it; None where nothing was looked for
     models: dict[Hashable, str] = field(default_factory=dict, init=False)  # the one that each LLM keeps
     records: list[Record] = field(default_factory=list, init=False)
@@ -96,7 +81,9 @@ class Query:
 _QUERY: ContextVar[Query | None] = ContextVar("query", default=None)
 
 _NODES: ContextVar[tuple[str, Sequence[NodeWithScore]] | None] = ContextVar("nodes", default=None)
-"""The id of a span, and the nodes that its answer is made of."""
+"""The id of a span, and the nodes that its answer is made of: those that rerankers and the like have left."""
+
+_ANSWERS: ContextVar[dict[int, Any] | None] = ContextVar("answers below a call", default=None)
 
 
 def current_query() -> Query | None:
@@ -136,11 +123,16 @@ def one_query(text: str | None = None, documents: GivenDocuments | None = None) 
         _QUERY.reset(token)
 
 
-class QueryHandler(BaseEventHandler):
-    """Opens a query when one begins, and closes it when it ends, with its records in the response."""
+class EventHandler(BaseEventHandler):
+    """Opens a query when one begins, closes it when it ends, and collects the answers of LLMs."""
 
     def handle(self, event: Any, **_: Any) -> None:
-        """Handle an event, in the context of the query."""
+        """Handle an event, in the context of the query: its response gets the records."""
+        if isinstance(event, LLMChatEndEvent | LLMCompletionEndEvent):
+            answers, answer = _ANSWERS.get(), event.response
+            if answers is not None and answer is not None and answer.raw is not None:
+                answers[id(answer.raw)] = answer
+            return
         if isinstance(event, QueryStartEvent | SynthesizeStartEvent):
             text = event.query if isinstance(event.query, str) else event.query.query_str
             nodes = _NODES.get()
@@ -192,16 +184,15 @@ def _note(query: Query, response: Any) -> None:
     """Put the records into the metadata of a query's response."""
     if query.records:
         response.metadata = {} if response.metadata is None else response.metadata
-        response.metadata.update({METADATA: query.records[-1], CALLS: list(query.records)})
+        response.metadata |= {METADATA: query.records[-1], CALLS: list(query.records)}
 
 
 def _read(query: Query, response: Any, parts: TokenGen) -> TokenGen:
     """Yield the parts of a response, each made in the query, whichever context reads them."""
     with closing(parts):
         while True:
-            with _resumed(query):
+            with _resumed(query, response):
                 part = next(parts, None)
-            _note(query, response)
             if part is None:
                 return
             yield part
@@ -211,34 +202,30 @@ async def _aread(query: Query, response: Any, parts: TokenAsyncGen) -> TokenAsyn
     """Yield the same as `_read`, asynchronously."""
     async with aclosing(parts):
         while True:
-            with _resumed(query):
+            with _resumed(query, response):
                 part = await anext(parts, None)
-            _note(query, response)
             if part is None:
                 return
             yield part
 
 
 @contextmanager
-def _resumed(query: Query) -> Iterator[None]:
+def _resumed(query: Query, response: Any) -> Iterator[None]:
     token, query.is_open = _QUERY.set(query), True
     try:
         yield
+        _note(query, response)
     finally:
         query.is_open = False
         _QUERY.reset(token)
-
-
-# --- Answers below a call ---------------------------------------------------------------------------------------------
-
-_ANSWERS: ContextVar[dict[int, Any] | None] = ContextVar("answers below a call", default=None)
 
 
 @contextmanager
 def collecting_answers(answers: dict[int, Any]) -> Iterator[None]:
     """Put the answers that LLMs give in the block into `answers`, those in threads and tasks included.
 
-    Each is there once, by the id of its raw answer, which both events have of LLMs that complete by chatting.
+    Objects that are parsed from them do not tell their tokens. Each is there once, by the id of its raw answer, which
+    both events have of LLMs that complete by chatting.
     """
     token = _ANSWERS.set(answers)
     try:
@@ -247,27 +234,11 @@ def collecting_answers(answers: dict[int, Any]) -> Iterator[None]:
         _ANSWERS.reset(token)
 
 
-class AnswerHandler(BaseEventHandler):
-    """Collects the answers of LLMs: an object that was parsed from them does not tell their tokens."""
-
-    def handle(self, event: Any, **_: Any) -> None:
-        """Collect the answer of an event."""
-        answers = _ANSWERS.get()
-        if answers is None or not isinstance(event, LLMChatEndEvent | LLMCompletionEndEvent) or event.response is None:
-            return
-        if event.response.raw is not None:
-            answers[id(event.response.raw)] = event.response
-
-
-# --- Registration -----------------------------------------------------------------------------------------------------
-
-
 def register_handlers() -> None:
     """Register the handlers with LlamaIndex, for the whole process; doing it again changes nothing."""
-    for name in _QUERY_MODULES:
-        _add(get_dispatcher(name).event_handlers, QueryHandler)
-    _add(get_dispatcher(_SYNTHESIZERS).span_handlers, NodesHandler)
-    _add(get_dispatcher(_LLMS).event_handlers, AnswerHandler)
+    for name in _MODULES:
+        _add(get_dispatcher(name).event_handlers, EventHandler)
+    _add(get_dispatcher("llama_index.core.response_synthesizers.base").span_handlers, NodesHandler)
 
 
 def _add(handlers: list[Any], kind: type) -> None:

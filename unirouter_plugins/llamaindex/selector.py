@@ -74,10 +74,6 @@ class UniRouterSelector(BaseSelector):
         """Return a retriever of tools that gives the one that is selected of those that `retriever` gives.
 
         This is for `ToolRetrieverRouterQueryEngine`, which takes no selector.
-
-        Parameters
-        ----------
-        retriever : ObjectRetriever
         """
         return _NarrowedRetriever(self, retriever)
 
@@ -97,7 +93,22 @@ class UniRouterSelector(BaseSelector):
 
     def _bound(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
         """Return the choice whose model the router picks."""
-        models = self._models_of(choices)
+        if not choices:
+            raise InvalidDataError("There is nothing to choose among; give at least one choice.")
+        if nameless := [choice.description for choice in choices if not choice.name]:
+            raise InvalidDataError(f"The choice {nameless[0]!r:.60} has no name; give it its model's.")
+        models = [self.models.get(str(choice.name), str(choice.name)) for choice in choices]
+        if unknown := [name for name in models if name not in self.router.pool]:
+            pool = ", ".join(map(repr, self.router.pool)) or "no model"
+            raise UnknownModelError(
+                f"The choice {unknown[0]!r} is bound to no model of the pool, which holds {pool}; name it as its "
+                "model, or give models={choice: model}."
+            )
+        if twins := [name for name in models if models.count(name) > 1]:
+            raise InvalidDataError(
+                f"Two choices are bound to {twins[0]!r}, so the model does not tell which; bind each to another, or "
+                "let an LLM select: then_select_tool=True."
+            )
         weight = self.llm.cost_weight if self.cost_weight is None and self.llm is not None else self.cost_weight
         decision = self.router.route(query.query_str, cost_weight=weight, models=models)
         reason = (
@@ -105,26 +116,6 @@ class UniRouterSelector(BaseSelector):
             f"cluster {decision.region}: the least error + {decision.cost_weight:g} * cost of {len(models)}."
         )
         return SelectorResult(selections=[SingleSelection(index=models.index(decision.model), reason=reason)])
-
-    def _models_of(self, choices: Sequence[ToolMetadata]) -> list[str]:
-        """Return the model that each choice is bound to, checked."""
-        if not choices:
-            raise InvalidDataError("There is nothing to choose among; give at least one choice.")
-        if nameless := [choice.description for choice in choices if not choice.name]:
-            raise InvalidDataError(f"The choice {nameless[0]!r:.60} has no name; give it its model's.")
-        pool, names = self.router.pool, [str(choice.name) for choice in choices]
-        models = [self.models.get(name, name) for name in names]
-        if strangers := [name for name in models if name not in pool]:
-            raise UnknownModelError(
-                f"The choice {strangers[0]!r} is bound to no model of the pool, which holds "
-                f"{', '.join(map(repr, pool)) or 'no model'}; name it as its model, or give models={{choice: model}}."
-            )
-        if twins := [name for name in models if models.count(name) > 1]:
-            raise InvalidDataError(
-                f"Two choices are bound to {twins[0]!r}, so the model does not tell which; bind each to another, or "
-                "let an LLM select: then_select_tool=True."
-            )
-        return models
 
     def _get_prompts(self) -> dict[str, Any]:
         return {}
