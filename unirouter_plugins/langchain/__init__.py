@@ -48,11 +48,6 @@ def model_selector(
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
 
-    Raises
-    ------
-    InvalidDataError
-        When `router` is something else, or a model of the pool has none of the names.
-
     Notes
     -----
     Answers of `init_chat_model` have no record of the pool: so no model is kept in tool loops, nothing is known of

@@ -7,16 +7,12 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
-from langchain_core.callbacks import (
-    AsyncCallbackManager,
-    AsyncCallbackManagerForLLMRun,
-    CallbackManager,
-    CallbackManagerForLLMRun,
-    Callbacks,
-)
+from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun as _AsyncRun
+from langchain_core.callbacks import CallbackManagerForLLMRun as _Run
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
@@ -34,11 +30,17 @@ from unirouter_plugins.langchain.pool_models import ChatCall, ChatModels, Prepar
 from unirouter_plugins.litellm import BESIDE, load_router
 from unirouter_plugins.litellm.snapshot import check_given
 
+_Path: TypeAlias = str | os.PathLike[str]
+
 _OWN = ("callbacks", "tags", "metadata", "name", "verbose", "profile", "custom_get_token_ids")
 """Fields of LangChain's chat models that are the router's own; all others belong to the models of the pool."""
 
 _TOOLS, _SCHEMA = "unirouter_tools", "unirouter_schema"
 """Under which names a binding keeps what `bind_tools` and `with_structured_output` were given."""
+
+_Stop: TypeAlias = list[str] | None
+
+_OF_RUNS = ("tags", "metadata", "run_name", "run_id")
 
 AT_ONCE = 16
 """How many decisions an event loop hands to threads at once: a burst of hundreds would keep it from its other tasks."""
@@ -128,7 +130,7 @@ class RouterRunnable(BaseChatModel):
 
     def __init__(
         self,
-        router: UniRouter | str | os.PathLike[str],
+        router: UniRouter | _Path,
         models: Mapping[str, BaseChatModel] | None = None,
         *,
         cost_weight: float | None = None,
@@ -153,39 +155,22 @@ class RouterRunnable(BaseChatModel):
             )
         if own.get("profile") is None:
             own["profile"] = chat_models.common_profile(router)
-        checked: dict[str, Any] = {
-            "router": router,
-            "models": models,
-            "cost_weight": None if cost_weight is None else check_cost_weight(cost_weight),
-            "content_policy": content_policy,
-            "reads_system": reads_system,
-            "settings": settings,
-        }
-        super().__init__(**checked, **own)
+        own["cost_weight"] = None if cost_weight is None else check_cost_weight(cost_weight)
+        own |= {"router": router, "models": models, "settings": settings}
+        own |= {"content_policy": content_policy, "reads_system": reads_system}
+        super().__init__(**own)
         self._models = chat_models
 
     @classmethod
     def from_folder(
-        cls,
-        folder: str | os.PathLike[str],
-        pool: str | os.PathLike[str] | None = BESIDE,
-        *,
-        embedder: Any = None,
-        estimator: Any = None,
-        **fields: Any,
+        cls, folder: _Path, pool: _Path | None = BESIDE, *, embedder: Any = None, estimator: Any = None, **fields: Any
     ) -> Self:
         """Return a chat model that routes with the router in `folder`, its models called as a `pool.toml` says.
 
-        Parameters
-        ----------
-        folder, pool, embedder, estimator
-            As for `unirouter_plugins.litellm.load_router`: when not given, the `pool.toml` beside the folder is read.
-        **fields
-            As for `RouterRunnable`.
+        The arguments are those of `unirouter_plugins.litellm.load_router`, which reads the `pool.toml` beside the
+        folder when no `pool` is given, and those of `RouterRunnable`.
         """
         return cls(load_router(folder, pool, embedder=embedder, estimator=estimator), **fields)
-
-    # --- Deciding -----------------------------------------------------------------------------------------------------
 
     def decide(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Decision:
         """Return the decision on a conversation, without a call."""
@@ -204,10 +189,11 @@ class RouterRunnable(BaseChatModel):
         what is sent with the messages, in OpenAI's form.
         """
         parameters, config = dict(kwargs), ensure_config(config)
-        bound, schema, prepare = parameters.pop(_TOOLS, None), parameters.pop(_SCHEMA, None), None
-        if schema is not None:
-            prepare = partial(_hold_to, *schema)
-            sent = self._sent_beside(*schema)
+        bound, held_to, prepare = parameters.pop(_TOOLS, None), parameters.pop(_SCHEMA, None), None
+        if held_to is not None:
+            schema, options = held_to
+            sent = self._sent_beside(schema, options)
+            prepare = lambda model: model.with_structured_output(schema, **options)  # noqa: E731
         elif bound is not None:
             tools, options = bound
             sent, prepare = {**options, **parameters}, lambda model: model.bind_tools(tools, **options)
@@ -216,22 +202,21 @@ class RouterRunnable(BaseChatModel):
         messages, documents, forced = messages_of(input), own["documents"], parameters.pop("model", own.get("model"))
         chat = chat_of(messages, {**parameters, **(sent or {})})
         knows = self.router.fit_.document_features is not None
-        weights = own.get("cost_weight"), self.cost_weight
         return ChatCall(
             self._models,
             self.router,
             chat,
             text=text_of(chat, () if knows else documents, reads_system=self.reads_system),
             documents=documents if knows else None,
-            cost_weight=next((weight for weight in weights if weight is not None), None),
+            cost_weight=self.cost_weight if own.get("cost_weight") is None else own["cost_weight"],
             candidates=own.get("models"),
             forced=forced,
             content_policy=self.content_policy,
             parameters=parameters,
-            messages=messages if schema is None else input,  # traces of the parsing chain show its input
+            messages=messages if held_to is None else input,  # traces of the parsing chain show its input
             config=config,
             prepare=prepare,
-            is_parsed=schema is not None,
+            is_parsed=held_to is not None,
         )
 
     async def abegin(self, *args: Any, **options: Any) -> ChatCall:
@@ -243,8 +228,6 @@ class RouterRunnable(BaseChatModel):
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """What may be set for one call, under "configurable" in its config."""
         return CONFIG_SPECS
-
-    # --- Answers ------------------------------------------------------------------------------------------------------
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Return the picked model's answer."""
@@ -280,25 +263,19 @@ class RouterRunnable(BaseChatModel):
             yield chunk
 
     def generate(
-        self,
-        messages: list[list[BaseMessage]],
-        stop: list[str] | None = None,
-        callbacks: Callbacks = None,
-        **kwargs: Any,
+        self, messages: list[list[BaseMessage]], stop: _Stop = None, callbacks: Callbacks = None, **kwargs: Any
     ) -> LLMResult:
         """Return the answers to conversations, each from the model picked for it."""
-        results = []
-        for conversation, config in _configs(messages, callbacks, kwargs):
+
+        def one(conversation: list[BaseMessage], config: RunnableConfig) -> LLMResult:
             call = self.begin(conversation, config, {"stop": stop, **kwargs})
-            results.append(call.run(partial(_generate, call)))
-        return _joined(results)
+            result: LLMResult = call.run(lambda on: on.model.generate([call.messages], **_run(on, call)))
+            return result
+
+        return _joined([one(*both) for both in _configs(messages, callbacks, kwargs)])
 
     async def agenerate(
-        self,
-        messages: list[list[BaseMessage]],
-        stop: list[str] | None = None,
-        callbacks: Callbacks = None,
-        **kwargs: Any,
+        self, messages: list[list[BaseMessage]], stop: _Stop = None, callbacks: Callbacks = None, **kwargs: Any
     ) -> LLMResult:
         """Return the same as `generate`, asynchronously and all at once."""
 
@@ -306,7 +283,7 @@ class RouterRunnable(BaseChatModel):
             call = await self.abegin(conversation, config, {"stop": stop, **kwargs})
             return await call.arun(lambda on: on.model.agenerate([call.messages], **_run(on, call)))
 
-        each = list(_configs(messages, callbacks, kwargs))
+        each = list(_configs(messages, callbacks, kwargs))  # takes names out of kwargs
         results = await asyncio.gather(*(one(*both) for both in each), return_exceptions=True)
         for result in results:  # all have ended: none goes on when one is raised
             if isinstance(result, BaseException):
@@ -342,7 +319,7 @@ class RouterRunnable(BaseChatModel):
             As the chat models of the pool take them: `method`, `strict`.
         """
         options = {"include_raw": include_raw, **kwargs}
-        return self.bind(**{_SCHEMA: (schema, options)}).with_types(output_type=Any)
+        return self.bind(**{_SCHEMA: (schema, options)}).with_types(output_type=Any)  # type: ignore[arg-type]
 
     def _sent_beside(self, schema: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is sent for a schema, in OpenAI's form; nothing is required where the method is not known."""
@@ -355,8 +332,6 @@ class RouterRunnable(BaseChatModel):
         function = tool["function"]
         return {"response_format": function if method is None else {"type": "json_schema", "json_schema": function}}
 
-    # --- LangChain's v3 events ----------------------------------------------------------------------------------------
-
     def stream_events(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: Any = "v2", **kwargs: Any
     ) -> Any:
@@ -367,8 +342,9 @@ class RouterRunnable(BaseChatModel):
 
         def events() -> Iterator[Any]:
             call = self.begin(input, config, kwargs)
-            how = {"version": version, **call.parameters}
-            yield from call.stream(lambda on: on.model.stream_events(call.messages, on.config, **how))
+            yield from call.stream(
+                lambda on: on.model.stream_events(call.messages, on.config, version=version, **call.parameters)
+            )
 
         return stream_of(events())
 
@@ -393,46 +369,28 @@ class RouterRunnable(BaseChatModel):
     # --- Below the public methods: for callers that know LangChain from inside ----------------------------------------
 
     def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _Run | None = None, **kwargs: Any
     ) -> ChatResult:
-        message = self.invoke(messages, _child(run_manager, CallbackManager), stop=stop, **kwargs)
+        message = self.invoke(messages, _child(run_manager), stop=stop, **kwargs)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _AsyncRun | None = None, **kwargs: Any
     ) -> ChatResult:
-        message = await self.ainvoke(messages, _child(run_manager, AsyncCallbackManager), stop=stop, **kwargs)
+        message = await self.ainvoke(messages, _child(run_manager), stop=stop, **kwargs)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _Run | None = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in self.stream(messages, _child(run_manager, CallbackManager), stop=stop, **kwargs):
+        for chunk in self.stream(messages, _child(run_manager), stop=stop, **kwargs):
             yield ChatGenerationChunk(message=chunk)
 
     async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _AsyncRun | None = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in self.astream(messages, _child(run_manager, AsyncCallbackManager), stop=stop, **kwargs):
+        async for chunk in self.astream(messages, _child(run_manager), stop=stop, **kwargs):
             yield ChatGenerationChunk(message=chunk)
-
-    # --- What LangChain reads of a chat model -------------------------------------------------------------------------
 
     @property
     def _llm_type(self) -> str:
@@ -463,10 +421,6 @@ def _is_default(name: str, value: Any) -> bool:
     return field is not None and value == field.get_default(call_default_factory=True)
 
 
-def _hold_to(schema: Any, options: Mapping[str, Any], model: BaseChatModel) -> Runnable[LanguageModelInput, Any]:
-    return model.with_structured_output(schema, **options)
-
-
 def as_openai_tool(tool: Any) -> dict[str, Any]:
     """Return a tool in OpenAI's form; one that a provider has itself stays in its own form."""
     try:
@@ -477,15 +431,12 @@ def as_openai_tool(tool: Any) -> dict[str, Any]:
         raise
 
 
-def _child(
-    run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
-    kind: type[CallbackManager] | type[AsyncCallbackManager],
-) -> RunnableConfig:
+def _child(run: _Run | _AsyncRun | None) -> RunnableConfig:
     """Return a config whose runs are below the one that the caller has begun."""
-    return {} if run is None else {"callbacks": kind(run.inheritable_handlers, parent_run_id=run.run_id)}
-
-
-_OF_RUNS = ("tags", "metadata", "run_name", "run_id")
+    if run is None:
+        return {}
+    kind = CallbackManager if isinstance(run, _Run) else AsyncCallbackManager
+    return {"callbacks": kind(run.inheritable_handlers, parent_run_id=run.run_id)}
 
 
 def _configs(conversations: list[Any], callbacks: Callbacks, kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -498,10 +449,6 @@ def _configs(conversations: list[Any], callbacks: Callbacks, kwargs: dict[str, A
     config |= {name: value for name, value in given.items() if value is not None}
     for place, conversation in enumerate(conversations):
         yield conversation, {**config, "run_id": None} if place else config
-
-
-def _generate(call: ChatCall, on: Prepared) -> Any:
-    return on.model.generate([call.messages], **_run(on, call))
 
 
 def _run(on: Prepared, call: ChatCall) -> dict[str, Any]:

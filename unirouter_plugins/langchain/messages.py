@@ -34,8 +34,6 @@ def messages_of(input: LanguageModelInput) -> list[BaseMessage]:
 def chat_of(messages: Sequence[BaseMessage], parameters: Mapping[str, Any] | None = None) -> Chat:
     """Return the messages in OpenAI's form, as far as the router reads it, with the tools and schema in `parameters`.
 
-    Examples
-    --------
     >>> chat_of([SystemMessage("Be brief."), HumanMessage("What is 2 + 2?")]).text
     'What is 2 + 2?'
     """
@@ -63,31 +61,33 @@ def text_of(chat: Chat, documents: Sequence[str] = (), *, reads_system: bool = F
     return "\n\n".join(filter(None, texts))
 
 
-# --- One call's own settings ------------------------------------------------------------------------------------------
-
 _PREFIX = "unirouter_"  # other parts of a graph read the same config
 
-_SETTINGS: tuple[tuple[str, Any, str, str, Any], ...] = (
-    ("cost_weight", float | None, "Cost weight", "What error one USD is worth: 0 any price, inf the cheapest.", None),
-    ("model", str | None, "Model", "The model of the pool that answers, whatever the router would choose.", None),
-    ("models", Sequence[str] | None, "Candidates", "The models of the pool to choose among.", None),
-    ("documents", Sequence[str], "Pinned documents", "Texts that the router reads before the prompt; not sent.", ()),
-)
-
 CONFIG_SPECS = [
-    ConfigurableFieldSpec(_PREFIX + name, annotation, name=title, description=description, default=default)
-    for name, annotation, title, description, default in _SETTINGS
+    ConfigurableFieldSpec(_PREFIX + name, annotation, title, description, default)
+    for name, annotation, title, description, default in (
+        (
+            "cost_weight",
+            float | None,
+            "Cost weight",
+            "What error one USD is worth: 0 any price, inf the cheapest.",
+            None,
+        ),
+        ("model", str | None, "Model", "The model of the pool that answers, whatever the router would choose.", None),
+        ("models", Sequence[str] | None, "Candidates", "The models of the pool to choose among.", None),
+        (
+            "documents",
+            Sequence[str],
+            "Pinned documents",
+            "Texts that the router reads before the prompt; not sent.",
+            (),
+        ),
+    )
 ]
 
 
 def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what "configurable" holds for the router, without the prefix; `documents` as texts.
-
-    Raises
-    ------
-    InvalidDataError
-        When it holds a name that the router does not know, or one document in the place of a list.
-    """
+    """Return what "configurable" holds for the router, without the prefix; `documents` as texts."""
     given = {name: value for name, value in configurable.items() if name.startswith(_PREFIX)}
     if unknown := sorted(given.keys() - {spec.id for spec in CONFIG_SPECS}):
         known = ", ".join(spec.id for spec in CONFIG_SPECS)
@@ -96,12 +96,7 @@ def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
     documents = settings.get("documents") or ()
     if isinstance(documents, str):
         raise InvalidDataError(f"{documents!r:.60} is one document; put it in a list.")
-    return {**settings, "documents": tuple(map(_text, documents))}
-
-
-def _text(document: Any) -> str:
-    """Return the text of a document: itself, or that of a LangChain `Document`."""
-    text = getattr(document, "page_content", document)
-    if not isinstance(text, str):
-        raise InvalidDataError(f"{document!r:.60} is no document; give texts, or LangChain documents.")
-    return text
+    texts = tuple(getattr(document, "page_content", document) for document in documents)
+    if others := [text for text in texts if not isinstance(text, str)]:
+        raise InvalidDataError(f"{others[0]!r:.60} is no document; give texts, or LangChain documents.")
+    return {**settings, "documents": texts}

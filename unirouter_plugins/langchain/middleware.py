@@ -30,11 +30,6 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
     ----------
     llm : RouterRunnable
 
-    Raises
-    ------
-    InvalidDataError
-        When `llm` is something else.
-
     Examples
     --------
     ::
@@ -53,7 +48,7 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Call the picked model, the next one when it fails."""
-        call = self.llm.begin(_messages(request), None, {}, sent=_sent(request))
+        call = self.llm.begin(*_arguments(request))
 
         def ask(on: Prepared) -> ModelResponse[Any]:
             with _running_with(on.config):
@@ -65,7 +60,7 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Do the same as `wrap_model_call`, asynchronously."""
-        call = await self.llm.abegin(_messages(request), None, {}, sent=_sent(request))
+        call = await self.llm.abegin(*_arguments(request))
 
         async def ask(on: Prepared) -> ModelResponse[Any]:
             with _running_with(on.config):
@@ -74,16 +69,13 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
         return await call.arun(ask)
 
 
-def _messages(request: ModelRequest[Any]) -> list[BaseMessage]:
-    return [*([request.system_message] if request.system_message else []), *request.messages]
-
-
-def _sent(request: ModelRequest[Any]) -> dict[str, Any]:
-    """Return what the agent sends with the messages, in OpenAI's form."""
+def _arguments(request: ModelRequest[Any]) -> tuple[list[BaseMessage], None, dict[str, Any], dict[str, Any]]:
+    """Return the arguments of `begin`: the messages, and what the agent sends with them, in OpenAI's form."""
     tools, held_to = [as_openai_tool(tool) for tool in request.tools], request.response_format
     if isinstance(held_to, ToolStrategy):
         tools += [{"type": "function", "function": spec.json_schema} for spec in held_to.schema_specs]
-    return {"tools": tools, **(held_to.to_model_kwargs() if isinstance(held_to, ProviderStrategy) else {})}
+    sent = {"tools": tools, **(held_to.to_model_kwargs() if isinstance(held_to, ProviderStrategy) else {})}
+    return [*([request.system_message] if request.system_message else []), *request.messages], None, {}, sent
 
 
 @contextmanager

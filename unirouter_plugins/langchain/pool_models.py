@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, Callbacks
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -19,6 +19,8 @@ from unirouter_plugins.litellm import check_parameters, open_litellm
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, RoutedCall
 from unirouter_plugins.litellm.snapshot import PoolModels
+
+_Settings: TypeAlias = Mapping[str, Any] | None
 
 _FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "n")
 """LiteLLM's parameters that a `ChatLiteLLM` has fields for, so that traces show them; the others go beside."""
@@ -47,10 +49,7 @@ class ChatModels(PoolModels[BaseChatModel]):
     """
 
     def __init__(
-        self,
-        given: Mapping[str, BaseChatModel] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        run: Mapping[str, Any] | None = None,
+        self, given: Mapping[str, BaseChatModel] | None = None, settings: _Settings = None, run: _Settings = None
     ) -> None:
         super().__init__(given, settings)
         self.run = dict(run or {})
@@ -71,8 +70,7 @@ class ChatModels(PoolModels[BaseChatModel]):
         if not is_last:
             fields["max_retries"] = 1  # the first counts the call itself
             fields["model_kwargs"] |= {"num_retries": 0, "max_retries": 0}
-        made: BaseChatModel = self._chat_litellm(**fields)
-        return made
+        return cast(BaseChatModel, self._chat_litellm(**fields))
 
     def with_run(self, model: BaseChatModel) -> BaseChatModel:
         """Return the model with the router's callbacks, tags and metadata beside its own."""
@@ -202,9 +200,8 @@ class ChatCall(RoutedCall[BaseChatModel]):
         if message is None:
             return Content(True)
         calls = getattr(message, "tool_call_chunks", None) or getattr(message, "tool_calls", None)
-        told = message.response_metadata
-        is_whole = not isinstance(message, AIMessageChunk)
-        finish = told.get("finish_reason") or told.get("stop_reason") or ("stop" if is_whole else None)
+        given, is_part = message.response_metadata, isinstance(message, AIMessageChunk)
+        finish = given.get("finish_reason") or given.get("stop_reason") or (None if is_part else "stop")
         return Content(bool(message.content or calls or message.additional_kwargs), finish)
 
     def usage_of(self, answer: Any) -> Usage:
@@ -265,15 +262,16 @@ def _message_of(answer: Any) -> BaseMessage | None:
 
 
 def _with_record(answer: Any, record: dict[str, Any]) -> Any:
+    if isinstance(answer, list):
+        return [_with_record(each, record) for each in answer]
     if isinstance(answer, AIMessage):
         return answer.model_copy(update={"response_metadata": {**answer.response_metadata, **record}})
     if isinstance(answer, ChatGeneration):
         return answer.model_copy(update={"message": _with_record(answer.message, record)})
     if isinstance(answer, LLMResult):
-        marked = [[_with_record(generation, record) for generation in each] for each in answer.generations]
-        return answer.model_copy(update={"generations": marked})
+        return answer.model_copy(update={"generations": _with_record(answer.generations, record)})
     if isinstance(answer, dict) and isinstance(answer.get("raw"), AIMessage):
         return {**answer, "raw": _with_record(answer["raw"], record)}
     if dataclasses.is_dataclass(answer) and hasattr(answer, "result"):  # an agent's
-        return dataclasses.replace(answer, result=[_with_record(each, record) for each in answer.result])  # type: ignore[type-var]
+        return dataclasses.replace(answer, result=_with_record(answer.result, record))  # type: ignore[type-var]
     return answer

@@ -196,7 +196,8 @@ class UniRouterLLM(FunctionCallingLLM):
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the picked model's answer."""
         call = self.begin(messages, kwargs)
-        return call.run(lambda llm: llm.chat(call.messages, **call.parameters))
+        answer: ChatResponse = call.run(lambda llm: llm.chat(call.messages, **call.parameters))
+        return answer
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the same as `chat`, asynchronously."""
@@ -218,7 +219,8 @@ class UniRouterLLM(FunctionCallingLLM):
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the picked model's completion."""
         call = self.begin([ChatMessage(prompt)], kwargs)
-        return call.run(lambda llm: llm.complete(prompt, formatted=formatted, **call.parameters))
+        answer: CompletionResponse = call.run(lambda llm: llm.complete(prompt, formatted=formatted, **call.parameters))
+        return answer
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the same as `complete`, asynchronously."""
@@ -244,7 +246,8 @@ class UniRouterLLM(FunctionCallingLLM):
     ) -> ChatResponse:
         """Return the answer, or the tool calls, of the picked model, which can call tools."""
         call = self._with_tools(tools, user_msg, chat_history, **kwargs)
-        return call.run(lambda llm: llm.chat_with_tools(tools, **call.sent))
+        answer: ChatResponse = call.run(lambda llm: llm.chat_with_tools(tools, **call.sent))
+        return answer
 
     async def achat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> ChatResponse:
         """Return the same as `chat_with_tools`, asynchronously."""

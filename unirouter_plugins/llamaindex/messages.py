@@ -86,8 +86,10 @@ def without_records(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
 
 def as_sent(prompt: BasePromptTemplate) -> BasePromptTemplate:
     """Return a copy of a prompt for one LLM: without records, and for it to set its own output parser."""
-    is_chat = isinstance(prompt, ChatPromptTemplate)  # it may hold earlier answers
-    return prompt.model_copy(update={"message_templates": without_records(prompt.message_templates)} if is_chat else {})
+    if not isinstance(prompt, ChatPromptTemplate):
+        return prompt.model_copy()
+    messages = without_records(prompt.message_templates)  # they may hold earlier answers
+    return prompt.model_copy(update={"message_templates": messages})
 
 
 # --- Answers ----------------------------------------------------------------------------------------------------------
