@@ -17,8 +17,7 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags, instr
 
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm import check_parameters, open_litellm
-from unirouter_plugins.litellm.completion import TIMEOUT
+from unirouter_plugins.litellm import TIMEOUT, check_parameters, open_litellm
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall, keep
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
