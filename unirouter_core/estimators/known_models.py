@@ -44,9 +44,7 @@ class KnownModelsEstimator:
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Learn the training models' errors on X (n, d); one without any is average, none a `MissingOutcomesError`."""
         if outcomes is None or np.isnan(outcomes.errors).all():
-            raise MissingOutcomesError(
-                "KnownModelsEstimator needs training models' outcomes; fit with them or omit it."
-            )
+            raise MissingOutcomesError("KnownModelsEstimator needs training models' outcomes; fit with them.")
         unanswered = np.isnan(outcomes.errors).all(axis=0)
         known = np.where(unanswered, np.nanmean(outcomes.errors), outcomes.errors)
         self.axes_, self.intercepts_ = fit_ridge(X, known, self.ridge)

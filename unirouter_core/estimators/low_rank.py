@@ -47,7 +47,7 @@ class LowRankEstimator:
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
         """Learn the axes from training models' outcomes on the vectors X (n, d); none is a `MissingOutcomesError`."""
         if outcomes is None:
-            raise MissingOutcomesError("LowRankEstimator needs training models' outcomes; fit with them or omit it.")
+            raise MissingOutcomesError("LowRankEstimator needs training models' outcomes; fit with them.")
         slopes, intercepts = fit_ridge(X, outcomes.errors, self.ridge)
         slopes, intercepts = slopes[~np.isnan(intercepts)], intercepts[~np.isnan(intercepts)]
         fitted = (X @ slopes.T).astype(np.float64)
