@@ -1,5 +1,8 @@
 """One small world: sums and poems; a cheap poet that cannot add, a dear sage that can, and six between them."""
 
+import signal
+import threading
+
 import hypothesis
 import numpy as np
 import pytest
@@ -97,3 +100,7 @@ def router(world):
 def asked_router(world):
     """The same router for all tests that only ask it and change nothing."""
     return onboarded(world)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # run in the background: Ctrl-C must still reach children
