@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.local.provider import Messages, newest_prompt, text_provider
+
+if TYPE_CHECKING:
+    from litellm import CustomLLM
 
 Answer: TypeAlias = str | Exception | Callable[[str], str]  # always the same, or a function of the newest prompt
 
@@ -92,7 +95,7 @@ class ScriptedPool:
 
 
 @cache
-def scripted() -> Any:
+def scripted() -> CustomLLM:
     """Return LiteLLM's custom provider of all scripted pools."""
 
     def answer(name: str, messages: Messages) -> str:
@@ -103,6 +106,6 @@ def scripted() -> Any:
 
 
 @cache
-def parrot() -> Any:
+def parrot() -> CustomLLM:
     """Return a custom provider of LiteLLM's whose models answer with their own names, whatever the prompt."""
     return text_provider(lambda model, messages: model)

@@ -622,7 +622,7 @@ def test_a_table_without_variants_registers_nothing(litellm):
 def test_many_threads_register_one_provider(litellm):
     made = []
 
-    def make():
+    def make() -> litellm.CustomLLM:
         made.append(litellm.CustomLLM())
         time.sleep(0.02)  # so that the others come meanwhile
         return made[-1]
@@ -665,10 +665,10 @@ class Own(litellm.CustomLLM):
         return model_response
 
 handler = Own()
-def make():
+def make() -> litellm.CustomLLM:
     return Own()
 number = 3
-def fails():
+def fails() -> litellm.CustomLLM:
     raise RuntimeError("no config, key sk-planted-123456")
 """
 
@@ -705,7 +705,10 @@ def test_a_variant_of_an_own_provider_s_model_is_called(litellm, own_module):
             r"'mine' is 'nowhere_at_all:handler', but there is no module 'nowhere_at_all'; install",
         ),
         ("MODULE:missing", r"which cannot be loaded: AttributeError: .*no attribute 'missing'"),
-        ("MODULE:number", r"which is of type int; it must be a litellm.CustomLLM, or a class or function"),
+        (
+            "MODULE:number",
+            r"which is of type int; it must be a litellm.CustomLLM, a class of them, or",
+        ),
         ("MODULE:fails", r"which cannot be loaded: RuntimeError: no config, key \[key\]"),
     ],
 )

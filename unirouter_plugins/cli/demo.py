@@ -84,12 +84,12 @@ def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
     _introduce(folder, names, missing)
     show.say(f"\n$ cd {folder}", "bold cyan", wrap=False)
     shell.run("fit my.router prompts.jsonl")
-    evaluate = f"{' '.join(names)} \\\n    --concurrency 2 --yes --validation"
+    evaluate = f"{' '.join(names)} \\\n    --concurrency 2 --yes --pool pool.toml --validation"
     _, onboarded = shell.run(f"onboard my.router {evaluate} validation.jsonl")
     _, tuning = shell.run("tune my.router --usd-per-error 0.001 --save")
     _, routed = shell.run("route my.router --file kept_back.jsonl")
     kept_back = [line["prompt"] for line in _lines("kept_back.jsonl") if "\n" not in line["prompt"]]
-    _, asked = shell.run(f"ask my.router {shlex.quote(kept_back[0])}")
+    _, asked = shell.run(f"ask my.router {shlex.quote(kept_back[0])} --pool pool.toml")
     for prompt in (kept_back[1], kept_back[-1]):
         shell.run(f"route my.router --explain {shlex.quote(prompt)}")
     show.say("\nTo judge the routing, every model answers the prompts that were kept back, in a copy of the router:")

@@ -16,7 +16,7 @@ import typer
 from unirouter_core.exceptions import ArtifactError, InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
-from unirouter_plugins.cli.options import FLAG, Json, NoTexts, PoolFile, Router, pool_file
+from unirouter_plugins.cli.options import FLAG, Json, NoTexts, PoolFile, Router, members
 from unirouter_plugins.cli.pool import onboard_recorded
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _plan(context: typer.Context, into: UniRouter, models: list[str]) -> Plan:
 
     given, router = context.params, Path(context.params["router"])
     named = {f.name: given[f.name] for f in dataclasses.fields(OnboardingOptions) if f.name in given}
-    named["pool"] = pool_file(router, named["pool"])
+    named["pool"] = members(router, named["pool"])
     named["store"] = named["store"] or router.resolve().parent / "evaluations.sqlite"
     return plan_onboarding(into, models, OnboardingOptions(**named, texts=not given["no_texts"]))
 

@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -14,6 +14,9 @@ from typer.core import TyperCommand
 from unirouter_core.exceptions import ArtifactError, InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
+
+if TYPE_CHECKING:
+    from unirouter_plugins.litellm.pool_file import Members
 
 EXAMPLES = Path(":examples:")  # what ROUTER is with --example
 FLAG = " "  # the metavar of an option without a value; typer writes <bool> there
@@ -43,6 +46,9 @@ Data = Annotated[
 PoolFile = Annotated[
     Path | None,
     typer.Option("--pool", metavar="FILE", help="How models are called; pool.toml beside the router by default."),
+]
+Trust = Annotated[
+    bool, flag("Call models at the addresses, and with the keys, that the router's folder names.", "--trust")
 ]
 CostWeight = Annotated[
     float | None, typer.Option(metavar="W", help="The error that one USD is worth; inf takes the cheapest model.")
@@ -111,11 +117,11 @@ def named(folder: Path) -> str:
     return "starter" if folder == EXAMPLES else str(folder)
 
 
-def pool_file(folder: Path, given: Path | None) -> Path | None:
-    """Return the given pool.toml, or the one beside the router, if there is one."""
-    from unirouter_plugins.litellm import pool_beside
+def members(folder: Path, given: Path | None) -> Members:
+    """Return the models of the given pool.toml, or of the one beside the router, if there is one."""
+    from unirouter_plugins.litellm.pool_file import BESIDE, members_for
 
-    return pool_beside(folder) if given is None else given
+    return members_for(folder, BESIDE if given is None else given)
 
 
 def split(names: str | None) -> list[str] | None:

@@ -63,10 +63,7 @@ def prices(
     """Show the models' prices and their source: pool.toml, the day of evaluation, LiteLLM's price map."""
     folder = options.existing(router)
     with show.working("Reading prices"):
-        from unirouter_plugins.litellm.pool_file import Members, read_members
-
-        table = options.pool_file(folder, pool)
-        members = Members({}) if table is None else read_members(table)
+        members = options.members(folder, pool)
         held = UniRouter.load(folder)
         rows = [_price_row(profile, members) for profile in held.pool.values()]
     changed, kept = _refresh(held, rows) if refresh else ([], {})

@@ -84,6 +84,7 @@ def ask(
     router: options.Router,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")],
     pool: options.PoolFile = None,
+    trust: options.Trust = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt.")] = None,
     cost_weight: options.CostWeight = None,
     models: options.Models = None,
@@ -101,7 +102,7 @@ def ask(
 
         open_litellm()  # takes seconds, which are not the model's
 
-        table = load_router(folder, options.pool_file(folder, pool))
+        table = load_router(folder, options.members(folder, pool), trust=trust)
         system_message = [] if system is None else [{"role": "system", "content": system}]
         messages = [*system_message, {"role": "user", "content": text}]
         how: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}

@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
@@ -21,7 +20,17 @@ from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import prices
 from unirouter_plugins.litellm.chat import Chat, Messages
 from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import MEASURED_AS, SERVED_AS, Member, Members, read_members
+from unirouter_plugins.litellm.pool_file import (
+    BESIDE,
+    MEASURED_AS,
+    SERVED_AS,
+    Member,
+    Members,
+    approved,
+    members_for,
+    pool_beside,
+    read_members,
+)
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
 from unirouter_plugins.litellm.snapshot import PoolModels
@@ -32,9 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncStream", "CallRecord", "Member", "Members", "Stream", "acomplete", "astream", "check_parameters"]
 __all__ += ["complete", "configured", "load_router", "open_litellm"]
 __all__ += ["pool_beside", "read_members", "record_of", "stream"]
-
-BESIDE = "pool.toml beside the router"
-"""The default table of models: that file, where it exists."""
 
 RECORD = "unirouter"
 """Where a response's hidden parameters hold the record of its call."""
@@ -50,26 +56,27 @@ _NOT_A_PARAMETER = ("model", "messages", "stream", "api_base", "base_url", "api_
 
 
 def load_router(
-    folder: str | os.PathLike[str], pool: str | os.PathLike[str] | None = BESIDE, **options: Any
+    folder: str | os.PathLike[str],
+    pool: Members | str | os.PathLike[str] | None = BESIDE,
+    *,
+    trust: bool = False,
+    **options: Any,
 ) -> UniRouter:
     """Return the router in `folder`, its models called, priced and filtered as a `pool.toml` says.
 
-    `pool` is the path of a `pool.toml` (see `read_members`), by default the one beside the folder, if there is one;
-    None reads none. Models that it does not name are called as when they were evaluated. `options` are those of
-    `UniRouter.load`. A folder says where its models are called and which environment variable holds the key: load only
-    those that you trust. Raises `ArtifactError` or `InvalidDataError` when the folder or the table cannot be used.
+    `pool` is the path of a `pool.toml` (see `read_members`), or such a table, by default the one beside the folder, if
+    there is one; None reads none. Models that it does not name are called as when they were evaluated. `options` are
+    those of `UniRouter.load`.
+
+    A folder says at which address a model is called, and which environment variable holds the key. One that the table
+    does not name, for any of its models, is refused, unless `trust`; a provider with its usual key needs neither. The
+    custom providers of a table are programs, and run only where `pool` names it. Raises `ArtifactError` or
+    `InvalidDataError` when the folder or the table cannot be used.
     """
     router = UniRouter.load(folder, **options)
-    table = pool_beside(folder) if pool == BESIDE else pool
-    members = Members() if table is None else read_members(table)
+    members = members_for(folder, pool)
     register(members)
-    return configured(router, members)
-
-
-def pool_beside(folder: str | os.PathLike[str]) -> Path | None:
-    """Return the `pool.toml` beside a router's folder; None where there is none."""
-    path = Path(folder).resolve().parent / "pool.toml"
-    return path if path.is_file() else None
+    return configured(router.with_pool(approved(router.pool, members, trust=trust)), members)
 
 
 def configured(router: UniRouter, members: Members) -> UniRouter:

@@ -21,20 +21,28 @@ from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from unirouter_core.costs import Prices, TokenCounter
-from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.pool import ModelProfile
+from unirouter_core.exceptions import ArtifactError, InvalidDataError
+from unirouter_core.pool import ModelProfile, Pool
+from unirouter_core.reading import MOST_JSON, read_bytes
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import PER_MESSAGE
 from unirouter_plugins.litellm.failures import MissingKeyError
-from unirouter_plugins.litellm.redaction import redacted
+from unirouter_plugins.litellm.redaction import SECRET_NAME, redacted, secrets_in
 
 SERVED_AS, MEASURED_AS = "served_as", "measured_as"
 """Where a profile's provenance says how the model is called, and how it was when evaluated, if that was otherwise."""
 
 _SHAPING = ("model", "api_base", "api_key_env", "settings", "system", "examples", "template", "votes")
 
+BESIDE = "pool.toml beside the router"
+"""The default table of models: that file, where it exists."""
+
 PROVIDER = "unirouter"
 """LiteLLM's name for the provider of programs."""
+
+
+class ServedAs(dict[str, Any]):
+    """How a model is called, by the user's own word; what is read from a router's folder is a plain dict."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Member:
     examples: tuple[tuple[str, str], ...] = ()  # prompts and their answers, as turns before the conversation
     template: str | None = None  # the text that the newest prompt is put into, at {prompt}
     votes: Votes | None = None
+    is_trusted: bool = field(default=True, compare=False, repr=False)  # its address and key are the user's choice
 
     @classmethod
     def of(cls, profile: ModelProfile) -> Member:
@@ -75,10 +84,44 @@ class Member:
 
     @classmethod
     def restored(cls, name: str, kept: Mapping[str, Any]) -> Member:
-        """Return the member that a profile's provenance describes."""
-        fields = {key: kept[key] for key in _SHAPING if key in kept}
-        fields["examples"] = tuple(map(tuple, kept.get("examples", ())))
-        return cls(name, **{**fields, "votes": Votes(**kept["votes"]) if kept.get("votes") else None})
+        """Return the member that a profile's provenance describes, checked as an entry of a `pool.toml` is.
+
+        Raises `ArtifactError` when it cannot be used. One from a folder that has an address, or a key that is not its
+        provider's usual, is not trusted: it is called only when the user names these, see `approved`.
+        """
+        if isinstance(kept, ServedAs):
+            fields = {**kept, "examples": tuple(map(tuple, kept.get("examples", ())))}
+            return cls(name, **{**fields, "votes": Votes(**kept["votes"]) if "votes" in kept else None})
+        try:
+            fields = {key: kept[key] for key in _SHAPING if key in kept}
+            if "examples" in fields:
+                fields["examples"] = [dict(zip(("prompt", "answer"), pair, strict=True)) for pair in fields["examples"]]
+            member = cls(name, **_MODEL_TABLE.validate_python(fields))
+        except ValidationError as failed:
+            wrong = failed.errors(include_url=False)[0]
+            raise ArtifactError(redacted(f"{SERVED_AS} of {name!r}: {_where(wrong)} {_why(wrong)}.")) from None
+        except (TypeError, ValueError) as failed:
+            raise ArtifactError(
+                f"{SERVED_AS} of {name!r} is {kept!r:.40}, which says no model; onboard it again."
+            ) from failed
+        usual = f"{member.model.partition('/')[0]}_API_KEY".upper().replace("-", "_")
+        is_usual = member.api_base is None and member.api_key_env in (None, usual)
+        return dataclasses.replace(member, is_trusted=is_usual)
+
+    def require_trust(self) -> None:
+        """Raise `ArtifactError` when a folder alone says where the model is called, or with which key."""
+        if not self.is_trusted:
+            where = f"at {self.api_base}" if self.api_base else "at its provider"
+            key = f"with the key in {self.api_key_env}" if self.api_key_env else "with its provider's usual key"
+            raise ArtifactError(
+                f"The router's folder has {self.name!r} called {where} {key}, which you have not named; name both in a "
+                "pool.toml (--pool FILE, pool=...), or trust the folder (--trust, load_router(..., trust=True))."
+            )
+
+    @property
+    def secrets(self) -> list[str]:
+        """What it is called with and must not be shown: its key, and the headers in its settings."""
+        return [os.environ.get(self.api_key_env or "", ""), *secrets_in(self.settings)]
 
     @property
     def is_program(self) -> bool:
@@ -86,14 +129,14 @@ class Member:
         return bool(self.system or self.examples or self.template or self.votes)
 
     @cached_property
-    def served_as(self) -> dict[str, Any]:
+    def served_as(self) -> ServedAs:
         """All that shapes its answers, JSON-able: what a profile keeps, and what is compared when it is called."""
         shaping = {name: getattr(self, name) for name in _SHAPING} | {
             "settings": dict(self.settings),
             "examples": [list(example) for example in self.examples],
             "votes": self.votes and dataclasses.asdict(self.votes),
         }
-        return {name: value for name, value in shaping.items() if value}
+        return ServedAs({name: value for name, value in shaping.items() if value})
 
     @cached_property
     def called(self) -> str:
@@ -115,6 +158,7 @@ class Member:
 
     def arguments(self) -> dict[str, Any]:
         """Return what LiteLLM's `completion` is given besides the messages, for the model itself."""
+        self.require_trust()
         given = {"api_base": self.api_base, "api_key": self.key()}
         return {"model": self.model, **{name: value for name, value in given.items() if value}, **self.settings}
 
@@ -152,11 +196,16 @@ def _shown(value: Any) -> str:
 
 
 class Members(dict[str, Member]):
-    """The models of a `pool.toml`, by the pool's names; and its custom providers, each at "module:object"."""
+    """The models of a `pool.toml`, by the pool's names; and its custom providers, each at "module:object".
 
-    def __init__(self, members: Mapping[str, Member] = {}, providers: Mapping[str, str] = {}) -> None:
+    `beside` is the file of a table that stands beside a router and that nobody named: its providers are not imported.
+    """
+
+    def __init__(
+        self, members: Mapping[str, Member] = {}, providers: Mapping[str, str] = {}, beside: Path | None = None
+    ) -> None:
         super().__init__(members)
-        self.providers = dict(providers)
+        self.providers, self.beside = dict(providers), beside
 
     def named(self, name: str) -> Member:
         """Return how `name` is called: as this table says, else as LiteLLM knows it by the same name."""
@@ -195,10 +244,10 @@ def read_members(path: str | os.PathLike[str]) -> Members:
     """
     place = Path(path)
     try:
-        content = tomllib.loads(place.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(read_bytes(place, MOST_JSON).decode("utf-8-sig"))
     except OSError as failed:
         raise InvalidDataError(f"{place} cannot be read: {failed.strerror}.") from failed
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failed:
+    except (ValueError, RecursionError) as failed:  # a number of thousands of digits, a table in a table in ...
         raise InvalidDataError(f"{place} is not TOML: {failed}.") from failed
     try:
         table = TypeAdapter(_Table).validate_python(content)
@@ -210,6 +259,42 @@ def read_members(path: str | os.PathLike[str]) -> Members:
     return Members(members, table.get("providers", {}))
 
 
+def pool_beside(folder: str | os.PathLike[str]) -> Path | None:
+    """Return the `pool.toml` beside a router's folder; None where there is none."""
+    path = Path(folder).resolve().parent / "pool.toml"
+    return path if path.is_file() else None
+
+
+def members_for(folder: str | os.PathLike[str], pool: Members | str | os.PathLike[str] | None = BESIDE) -> Members:
+    """Return the models of the table `pool`, by default of the one beside a router's folder; None is an empty one."""
+    if isinstance(pool, Members):
+        return pool
+    if pool != BESIDE:
+        return Members() if pool is None else read_members(pool)
+    if (beside := pool_beside(folder)) is None:
+        return Members()
+    read = read_members(beside)
+    return Members(read, read.providers, beside)
+
+
+def approved(pool: Pool, members: Members, *, trust: bool = False) -> Pool:
+    """Return the pool with the models of a folder checked, and called as the folder says.
+
+    Raises `ArtifactError` when one has an address or a key's variable that is not in `members`, unless `trust`.
+    """
+    named, profiles = {(m.api_base, m.api_key_env) for m in members.values()}, dict(pool)
+    for name, profile in pool.items():
+        if SERVED_AS in profile.provenance and name not in members:
+            member = Member.of(profile)
+            if trust or (member.api_base, member.api_key_env) in named:
+                member = dataclasses.replace(member, is_trusted=True)
+            member.require_trust()
+            profiles[name] = dataclasses.replace(
+                profile, provenance={**profile.provenance, SERVED_AS: member.served_as}
+            )
+    return Pool(profiles)
+
+
 def _address(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -217,7 +302,7 @@ def _address(url: str) -> str:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an address that begins with http:// or https://")
-    if parts.username or parts.password or _SECRET.search(parts.query):
+    if parts.username or parts.password or SECRET_NAME.search(parts.query):
         raise ValueError("must hold no key or password; name the environment variable that has it: api_key_env")
     return url
 
@@ -229,22 +314,24 @@ def _grader(spec: Any) -> str:
         raise ValueError(f"names no grader that can tell whether two answers agree: {failed}".rstrip(".")) from failed
 
 
-_NOT_SETTINGS = (
-    *("model", "messages", "stream", "stream_options", "n", "api_base", "base_url", "custom_llm_provider"),
-    *("num_retries", "max_retries", "timeout", "fallbacks", "mock_response"),
+_NOT_SETTINGS = re.compile(
+    r"model|messages|stream(_options)?|n|custom_llm_provider|.*(num|max)_retries|(stream_)?timeout|.*fallback.*|mock_.*"
+    r"|model_list|.*callbacks?|logger_fn|client|cach(e|ing)|ssl_.*|drop_params|.*cost_per.*"
+    r"|.*(base|url|uri|endpoint|host|proxy|proxies)|aws_(profile|role|session|web).*"
 )
 _PER_CALL = ("tools", "tool_choice", "functions", "response_format")
-_SECRET = re.compile(r"key|secret|password|credential|authorization|headers|(^|_)token$", re.IGNORECASE)
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     for name in settings:
-        if name in _NOT_SETTINGS:
+        if _NOT_SETTINGS.fullmatch(name):
             raise ValueError(f"cannot set {name!r}, which is no setting of the model; leave it out")
         if name in _PER_CALL:
             raise ValueError(f"cannot set {name!r}; give it with the call")
+    if any(isinstance(value, str) and value.startswith("os.environ/") for value in settings.values()):
+        raise ValueError("cannot take a value from the environment; write the value itself")
     for name in _names(settings):
-        if _SECRET.search(name) and name != "prompt_cache_key":
+        if SECRET_NAME.search(name) and name != "prompt_cache_key":
             raise ValueError(f"cannot hold {name!r}; keep keys in the environment and name the variable: api_key_env")
     try:
         json.dumps(settings, allow_nan=False)  # a profile keeps them
@@ -328,6 +415,7 @@ class _ModelTable(TypedDict):
     votes: NotRequired[Annotated[_VotesTable, AfterValidator(lambda votes: Votes(**{"same": "text", **votes}))]]
 
 
+_MODEL_TABLE: TypeAdapter[Any] = TypeAdapter(Annotated[_ModelTable, _VotesDiffer])
 _IsName = _must(re.compile(r"[\w.-]+").fullmatch, "must be a name of letters, digits, '_', '.' and '-'")
 _IsPlace = _must(re.compile(r"[\w.]+:\w+").fullmatch, 'must be "module:object", where the provider is')
 

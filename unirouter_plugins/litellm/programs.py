@@ -37,6 +37,7 @@ def arguments_of(member: Member) -> dict[str, Any]:
     """Return what LiteLLM's `completion` is given besides the messages, to call a member of the pool."""
     if not member.is_program:
         return member.arguments()
+    member.require_trust()
     register([member])
     return {"model": member.called, "allowed_openai_params": list(_OF_SOME)}
 
@@ -56,6 +57,11 @@ def register(members: Members | Iterable[Member]) -> None:
         litellm.completion(model=members["careful"].called, messages=[{"role": "user", "content": "What is 2 + 2?"}])
     """
     if isinstance(members, Members):
+        if members.providers and members.beside is not None:
+            raise InvalidDataError(
+                f"{members.beside} names providers of its own ({', '.join(members.providers)}), which are programs; it "
+                f"is beside the router, and was not named: add --pool {members.beside}, or pool=..., to run them."
+            )
         for name, place in members.providers.items():
             enter_provider(name, place, partial(_loaded, name, place))
         members = members.values()
@@ -91,12 +97,19 @@ def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
 
 
 def _loaded(name: str, place: str) -> Any:
-    """Return the provider at "module:object": a `litellm.CustomLLM`, or what a class or function there returns."""
+    """Return the provider at "module:object": a `litellm.CustomLLM`, or what its class or a function there makes.
+
+    Nothing else is called: a function must be annotated to return one.
+    """
     module, _, attribute = place.partition(":")
     kind, what = open_litellm().CustomLLM, f"The provider {name!r} is {place!r}"
     try:
-        found = getattr(importlib.import_module(module), attribute)
-        provider = found() if callable(found) and not isinstance(found, kind) else found
+        provider = found = getattr(importlib.import_module(module), attribute)
+        told = getattr(found, "__annotations__", {}).get("return") if not isinstance(found, type) else None
+        if (isinstance(found, type) and issubclass(found, kind)) or str(getattr(told, "__name__", told)).endswith(
+            kind.__name__
+        ):
+            provider = found()
     except ModuleNotFoundError as missing:
         cure = "install it, or put its folder on PYTHONPATH"
         raise InvalidDataError(f"{what}, but there is no module {missing.name!r}; {cure}.") from missing
@@ -104,8 +117,8 @@ def _loaded(name: str, place: str) -> Any:
         raise InvalidDataError(f"{what}, which cannot be loaded: {described(failed)}.") from failed
     if not isinstance(provider, kind):
         raise InvalidDataError(
-            f"{what}, which is of type {type(provider).__name__}; it must be a litellm.CustomLLM, or a class or "
-            "function that returns one."
+            f"{what}, which is of type {type(provider).__name__}; it must be a litellm.CustomLLM, a class of them, or "
+            "a function annotated to return one: def provider() -> CustomLLM."
         )
     return provider
 

@@ -15,13 +15,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownPriceError
+from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import Failure, classify, unwrapped
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
-from unirouter_plugins.litellm.redaction import described, without_keys
+from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
 
 T = TypeVar("T")
@@ -398,11 +398,10 @@ class RoutedCall(ABC, Generic[M]):
 
     @property
     def _secrets(self) -> list[str]:
-        """The key that the model was called with, which a provider may repeat in what it says."""
+        """What the model was called with and a provider may repeat in what it says: keys and headers."""
         member = self.snapshot.members.get(self.attempts.model)
-        with contextlib.suppress(InvalidDataError):  # it is not set
-            return [key] if member is not None and (key := member.key()) else []
-        return []
+        own = [] if member is None else member.secrets
+        return [*own, *secrets_in({**self.models.settings, **self.parameters})]
 
     def _require_content(self, parts: Sequence[Any]) -> None:
         """Raise `NoAnswerError` where a response holds no answer; the last model's is given as it is, if it ended."""

@@ -7,9 +7,12 @@ import operator
 import re
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from unirouter_plugins.local.provider import newest_prompt, text_provider
+
+if TYPE_CHECKING:
+    from litellm import CustomLLM
 
 REFUSAL = "I only do arithmetic."  # the answer to a prompt that does not hold one sum
 _LONGEST_PROMPT, _LONGEST = 10_000, 200  # characters of a prompt and of a sum; the latter bounds the depth
@@ -115,7 +118,7 @@ def _bounded(value: Fraction, exponent: int) -> Fraction:
 
 
 @cache
-def provider() -> Any:
+def provider() -> CustomLLM:
     """Return the calculator as LiteLLM takes it: a `litellm.CustomLLM`.
 
     Examples

@@ -23,7 +23,7 @@ from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, 
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import Quote, Usage, usage_of, usd_of
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.litellm.redaction import described, redacted
+from unirouter_plugins.litellm.redaction import described
 from unirouter_plugins.onboarding.questions import Question, Questions, digest_of
 from unirouter_plugins.onboarding.store import Answer
 
@@ -262,7 +262,7 @@ class Caller:
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
-            text = redacted(described(failed), [key] if (key := self.member.key()) else [])
+            text = described(failed, self.member.secrets)
             failure = CallFailedError(text, type(failed).__name__, self.member, classify(failed), status_of(failed))
         else:
             answer = self._answer(response, seconds)

@@ -366,6 +366,7 @@ def _member(router: UniRouter, table: Members, name: str) -> Member:
         return table.named(name)
     profile = router.pool[name]
     member = Member.of(profile)
+    member.require_trust()
     if listed_prices(member) is not None:
         return member
     return dataclasses.replace(member, prices=profile.prices, capabilities=dataclasses.asdict(profile.capabilities))
