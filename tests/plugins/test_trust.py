@@ -87,7 +87,7 @@ HOSTILE = [
     *({"model": wrong} for wrong in (3, "", None, ["a"], {})),
     *({"api_base": wrong} for wrong in ("file:///etc/passwd", "http://me:pass@h", 3, [])),
     *({"api_key_env": wrong} for wrong in ("sk-planted-123456", 3, "A B")),
-    *({"examples": wrong} for wrong in ([1], [["a"]], [["a", 3]], "ab", {})),
+    *({"examples": wrong} for wrong in ([1], [["a"]], [["a", 3]], "ab")),
     *({"votes": wrong} for wrong in (3, {"samples": 10**9, "same": "text"}, {"same": "text"}, {"samples": 2, "x": 1})),
     *({"template": wrong} for wrong in (3, "no place")),
     {"system": 3},
