@@ -186,12 +186,16 @@ def _read_folder(folder: Path, given: Mapping[str, Prices]) -> Outcomes:
         raise InvalidDataError(f"model {odd[0]!r} is in only one of scores.npz and costs.npz; name it in both.")
     shape, order = (len(table.places), len(models)), [others.index(model) for model in models]
     quality = _matrix(scores, "scores", shape, top=1)
-    costs, *tokens = (_matrix(amounts, name, shape)[:, order] for name in ("cost_usd", "tokens_in", "tokens_out"))
+    costs, tokens_in, tokens_out = (
+        _matrix(amounts, name, shape)[:, order] for name in ("cost_usd", "tokens_in", "tokens_out")
+    )
     with readable("meta.json: its prices cannot be read", "prices_usd_per_mtok maps a model to [input, output] in USD"):
         listed = parse_json(read_bytes(folder / "meta.json", MOST_JSON)).get("prices_usd_per_mtok") or {}
         prices = {model: Prices(price_in, price_out) for model, (price_in, price_out) in listed.items()} | dict(given)
-    costs = _fill_costs(costs, *tokens, models, prices)
-    return Outcomes(table.texts("prompt"), models, 1 - quality, costs, *tokens, _of_models(prices, models))
+    costs = _fill_costs(costs, tokens_in, tokens_out, models, prices)
+    return Outcomes(
+        table.texts("prompt"), models, 1 - quality, costs, tokens_in, tokens_out, _of_models(prices, models)
+    )
 
 
 def _arrays(path: Path, required: Sequence[str]) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from unirouter_core import Capabilities, Prices, UnknownPriceError
+from unirouter_core import Capabilities, NoCandidateError, Prices, UnknownPriceError
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import Member
+from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import (
     LITELLM,
     PROFILE,
@@ -22,6 +24,7 @@ from unirouter_plugins.litellm.prices import (
     usage_of,
     usd_of,
 )
+from unirouter_plugins.litellm.snapshot import Snapshot
 
 NANO = "openai/gpt-4.1-nano"
 LISTED = Prices(input=0.1, output=0.4, cached_input=0.025)  # of NANO, in LiteLLM's map
@@ -181,3 +184,55 @@ def test_a_real_call_costs_what_its_usage_does_at_the_listed_price():
     answer = open_litellm().completion(**asked)
     usd = usd_of(answer, require_quote(Member("a", NANO)), usage_of(answer))
     assert usd == pytest.approx((10 * 0.1 + 20 * 0.4) / 1e6)  # a mock takes 10 and 20 tokens
+
+
+# --- Kinds of tokens, and prices that depend on the prompt's length ---------------------------------------------------
+
+CLAUDE, GEMINI = "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro"
+
+
+@pytest.mark.parametrize(
+    ("model", "usage"),
+    [
+        (CLAUDE, Usage(10_000, 500, cached_tokens=2_000, cache_write_tokens=7_000)),
+        (GEMINI, Usage(300_000, 2_000, reasoning_tokens=1_500)),
+        (GEMINI, Usage(300_000, 2_000, cached_tokens=100_000)),
+        (NANO, Usage(1_000, 100, cached_tokens=400)),
+    ],
+)
+def test_where_litellm_s_prices_count_a_usage_costs_what_litellm_says(litellm, model, usage):
+    details = {"cached_tokens": usage.cached_tokens, "cache_creation_tokens": usage.cache_write_tokens}
+    answer = response(
+        prompt_tokens=usage.tokens_in, completion_tokens=usage.tokens_out, prompt_tokens_details=details, total_tokens=0
+    )
+    answer.model = model
+    told = litellm.completion_cost(answer, model=model)
+    assert require_quote(Member("a", model)).usd(usage) == pytest.approx(told) != 0
+    assert usage_of(answer).cache_write_tokens == usage.cache_write_tokens
+
+
+def test_tokens_written_to_a_cache_cost_more_at_prices_of_the_user_s_too():
+    usage = Usage(10_000, 500, cache_write_tokens=8_000)
+    usd = quote(Member("a", CLAUDE, prices=OWN)).usd(usage)
+    assert usd == pytest.approx((2_000 * 2 + 8_000 * 2 * 1.25 + 500 * 8) / 1e6)
+
+
+def test_the_decision_has_the_price_of_the_prompt_s_length(router):
+    listed = listed_prices(Member("a", GEMINI))
+    assert listed_prices(Member("a", GEMINI), 300_000) == Prices(2.5, 15, 0.25) != listed
+    for name in router.pool:
+        router.reprice(name, listed)
+    members = Members({name: Member(name, GEMINI) for name in router.pool})
+    snapshot = Snapshot.of(configured(router, members))
+    usd = [snapshot.decide(Chat.of(f"Sum {'word ' * n}")).cost for n in (90_000, 110_000, 220_000)]
+    assert usd[2] / usd[1] == pytest.approx(4, rel=0.1)  # twice the tokens at twice the price
+    assert usd[1] / usd[0] == pytest.approx(110 / 90, rel=0.1)
+
+
+def test_a_model_that_cannot_answer_as_long_as_the_call_asks_for_is_not_chosen(router):
+    members = Members({name: Member(name, NANO if name == "sage" else CLAUDE) for name in router.pool})
+    snapshot = Snapshot.of(configured(router, members))
+    assert snapshot.able(None, {"max_tokens": 32_768}) is None
+    assert "sage" not in snapshot.able(None, {"max_completion_tokens": 40_000})
+    with pytest.raises(NoCandidateError, match=r"No model can answer with max_tokens=40,000; ask for at most 32,768"):
+        snapshot.able(["sage"], {"max_tokens": 40_000})

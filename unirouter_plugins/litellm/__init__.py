@@ -28,7 +28,6 @@ from unirouter_plugins.litellm.pool_file import (
     Members,
     approved,
     members_for,
-    pool_beside,
     read_members,
 )
 from unirouter_plugins.litellm.programs import register
@@ -38,9 +37,9 @@ from unirouter_plugins.litellm.snapshot import PoolModels
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
 
-__all__ = ["AsyncStream", "CallRecord", "Member", "Members", "Stream", "acomplete", "astream", "check_parameters"]
-__all__ += ["complete", "configured", "load_router", "open_litellm"]
-__all__ += ["pool_beside", "read_members", "record_of", "stream"]
+__all__ = ["BESIDE", "AsyncStream", "CallRecord", "Member", "Members", "Stream", "acomplete", "astream"]
+__all__ += ["check_parameters", "complete", "configured", "load_router", "open_litellm"]
+__all__ += ["read_members", "record_of", "stream"]
 
 RECORD = "unirouter"
 """Where a response's hidden parameters hold the record of its call."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from unirouter_core.costs import TOKENS_PER_PRICE, Prices
@@ -16,6 +17,7 @@ from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
 """Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
 
+_ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 _MOST_TOKENS = 10**9  # more is a fault of the provider's
 
 
@@ -25,6 +27,26 @@ class Quote:
 
     prices: Prices
     source: str  # "pool.toml", "profile" or "LiteLLM"
+    model: str = field(default="", compare=False)  # LiteLLM's name, where it is called where LiteLLM thinks
+    write_ratio: float = field(default=1.0, compare=False)  # of a token written to the prompt cache
+
+    def usd(self, usage: Usage) -> float:
+        """Return what an answer of that usage costs; NaN where its tokens are not known.
+
+        Where LiteLLM's prices count it is LiteLLM's cost of the same usage: prices may depend on the prompt's length.
+        """
+        if not usage.is_known:
+            return math.nan
+        if self.source == LITELLM and self.model:
+            litellm = open_litellm()
+            details = {"cached_tokens": usage.cached_tokens, "cache_creation_tokens": usage.cache_write_tokens}
+            told = litellm.Usage(usage.tokens_in, usage.tokens_out, prompt_tokens_details=details)
+            with suppress(Exception):  # of any kind: it knows the price, and not how to count
+                computed = sum(litellm.cost_per_token(self.model, usage_object=told))
+                if 0 < computed < _MOST_TOKENS:
+                    return float(computed)
+        more = usage.cache_write_tokens * (self.write_ratio - 1) * self.prices.input / TOKENS_PER_PRICE
+        return self.prices.cost(usage.tokens_in, usage.tokens_out, usage.cached_tokens) + more
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,7 @@ class Usage:
     tokens_out: float
     cached_tokens: float = 0.0  # of them; 0 where it does not say
     reasoning_tokens: float = 0.0
+    cache_write_tokens: float = 0.0
 
     @property
     def is_known(self) -> bool:
@@ -48,12 +71,15 @@ UNKNOWN = Usage(math.nan, math.nan)
 
 def quote(member: Member, profile: ModelProfile | None = None) -> Quote | None:
     """Return the prices of a model: the user's, else its profile's, else LiteLLM's; None where they are not known."""
+    entry, listed = _listed(member), listed_prices(member)
+    how: dict[str, Any] = {"model": member.model, "write_ratio": 1.0}
+    if listed is not None and entry.get("cache_creation_input_token_cost"):
+        how["write_ratio"] = entry["cache_creation_input_token_cost"] / entry["input_cost_per_token"]
     if member.prices is not None:
-        return Quote(member.prices, TABLE)
-    listed = listed_prices(member)
+        return Quote(member.prices, TABLE, **how)
     if profile is not None and profile.prices is not None and profile.prices != listed:
-        return Quote(profile.prices, PROFILE)
-    return None if listed is None else Quote(listed, LITELLM)
+        return Quote(profile.prices, PROFILE, **how)
+    return None if listed is None else Quote(listed, LITELLM, **how)
 
 
 def require_quote(member: Member, profile: ModelProfile | None = None) -> Quote:
@@ -69,13 +95,20 @@ def require_quote(member: Member, profile: ModelProfile | None = None) -> Quote:
     return found
 
 
-def listed_prices(member: Member) -> Prices | None:
-    """Return the prices that LiteLLM's map has; one of 0 there means that it has none, or charges otherwise."""
+def listed_prices(member: Member, tokens_in: float = 0) -> Prices | None:
+    """Return the prices that LiteLLM's map has, for a prompt of `tokens_in`.
+
+    One of 0 there means that it has none, or charges otherwise.
+    """
     listed = _listed(member)
-    given, answered = listed.get("input_cost_per_token"), listed.get("output_cost_per_token")
+    names = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
+    given, answered, cached = map(listed.get, names)
     if not given or not answered:
         return None
-    cached = listed.get("cache_read_input_token_cost")
+    above = sorted(int(found[1]) for name in listed if (found := _ABOVE.fullmatch(name)) and listed[name])
+    if passed := [thousands for thousands in above if 1000 * thousands < tokens_in]:
+        longer = (listed.get(f"{name}_above_{passed[-1]}k_tokens") for name in names)
+        given, answered, cached = (long or usual for long, usual in zip(longer, (given, answered, cached), strict=True))
     return Prices(_per_million(given), _per_million(answered), _per_million(cached) if cached else None)
 
 
@@ -103,6 +136,12 @@ def capabilities(member: Member, profile: ModelProfile | None = None) -> Capabil
     return Capabilities(**{**known, **member.capabilities})
 
 
+def longest_answer(member: Member) -> int | None:
+    """Return the most tokens that a model can answer with, where LiteLLM's map knows."""
+    most = _listed(member).get("max_output_tokens")
+    return most if _is_count(most) and most else None
+
+
 def _listed(member: Member) -> dict[str, Any]:
     """Return LiteLLM's entry for a model; nothing where it has none, or where it is served elsewhere than there."""
     if member.api_base is not None:
@@ -126,11 +165,12 @@ def usage_of(response: Any) -> Usage:
     total = getattr(usage, "total_tokens", None)
     if reasoning and _is_count(tokens_in) and _is_count(tokens_out) and total == tokens_in + tokens_out + reasoning:
         tokens_out += reasoning
-    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", 0)
-    return checked_usage(tokens_in, tokens_out, cached, reasoning)
+    details = getattr(usage, "prompt_tokens_details", None)
+    written = getattr(details, "cache_creation_tokens", 0) or getattr(usage, "cache_creation_input_tokens", 0)
+    return checked_usage(tokens_in, tokens_out, getattr(details, "cached_tokens", 0), reasoning, written)
 
 
-def checked_usage(tokens_in: Any, tokens_out: Any, cached: Any = 0, reasoning: Any = 0) -> Usage:
+def checked_usage(tokens_in: Any, tokens_out: Any, cached: Any = 0, reasoning: Any = 0, written: Any = 0) -> Usage:
     """Return the usage that a provider tells: not known where a count is no int in [0, 1e9], or both are 0.
 
     Examples
@@ -140,7 +180,8 @@ def checked_usage(tokens_in: Any, tokens_out: Any, cached: Any = 0, reasoning: A
     """
     if not _is_count(tokens_in) or not _is_count(tokens_out) or not (tokens_in or tokens_out):
         return UNKNOWN
-    return Usage(tokens_in, tokens_out, min(_count(cached), tokens_in), _count(reasoning))
+    cached = min(_count(cached), tokens_in)
+    return Usage(tokens_in, tokens_out, cached, _count(reasoning), min(_count(written), tokens_in - cached))
 
 
 def _is_count(value: Any) -> bool:
@@ -154,15 +195,13 @@ def _count(value: Any) -> int:
 def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
     """Return the USD of an answer; NaN where the provider does not say how many tokens it took, 0 from a cache.
 
-    Where LiteLLM's prices count, as LiteLLM computes it, which knows more kinds of tokens.
+    Where LiteLLM's prices count, as LiteLLM computed it for the response, which knows more kinds of tokens.
     """
     hidden = getattr(response, "_hidden_params", None) or {}
     if hidden.get("cache_hit"):
         return 0.0
-    if not usage.is_known:
-        return math.nan
-    if quoted.source == LITELLM:
+    if quoted.source == LITELLM and usage.is_known:
         computed = hidden.get("response_cost") or getattr(response.usage, "cost", None)  # the latter of a stream
         if isinstance(computed, int | float) and 0 < computed < _MOST_TOKENS:
             return float(computed)
-    return quoted.prices.cost(usage.tokens_in, usage.tokens_out, usage.cached_tokens)
+    return quoted.usd(usage)

@@ -212,7 +212,8 @@ class RoutedCall(ABC, Generic[M]):
     ) -> None:
         self._began = time.perf_counter()
         self.models, self.parameters, self.snapshot = models, dict(parameters), models.snapshot(router)
-        self.decision = self.snapshot.decide(chat, models=[forced] if forced else candidates, **request)
+        able = self.snapshot.able(candidates, {**models.settings, **parameters})
+        self.decision = self.snapshot.decide(chat, models=[forced] if forced else able, **request)
         in_loop = None if forced else chat.in_loop_of
         kept = None if forced else in_loop or kept
         self.attempts = Attempts(self.decision, self.snapshot.windows, content_policy, kept)
@@ -241,9 +242,7 @@ class RoutedCall(ABC, Generic[M]):
     def usd_of(self, answer: Any, usage: Usage) -> float:
         """Return what an answer cost; NaN where its tokens or the model's prices are not known."""
         quoted = self.snapshot.quote(self.attempts.model)
-        if quoted is None or not usage.is_known:
-            return math.nan
-        return quoted.prices.cost(usage.tokens_in, usage.tokens_out, usage.cached_tokens)
+        return math.nan if quoted is None else quoted.usd(usage)
 
     def scope(self) -> AbstractContextManager[Any]:
         """Return the context in which the model's own code runs, each part of a stream too."""

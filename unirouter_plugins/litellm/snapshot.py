@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,16 +11,18 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from unirouter_core.documents import GivenDocuments
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UnknownPriceError
 from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
 from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
-from unirouter_plugins.litellm.prices import Quote, quote
+from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote
 
 M = TypeVar("M")
+
+SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
 
 _SHAPING = (
     *("temperature", "top_p", "max_tokens", "max_completion_tokens"),
@@ -49,6 +52,31 @@ class Snapshot:
         """The context windows in tokens; None where one is not known."""
         return {name: profile.capabilities.context_window for name, profile in self.pool.items()}
 
+    @cached_property
+    def longest(self) -> dict[str, int]:
+        """The most tokens that models can answer with, where that is known."""
+        return {name: most for name, member in self.members.items() if (most := longest_answer(member)) is not None}
+
+    def able(self, models: Sequence[str] | None, parameters: Mapping[str, Any]) -> Sequence[str] | None:
+        """Return those of `models` that can give an answer of the call's max_tokens; None is all of the pool."""
+        asked = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
+        short = {name for name, most in self.longest.items() if isinstance(asked, int) and most < asked}
+        able = [name for name in (self.pool if models is None else models) if name not in short]
+        if short and not able:
+            most = max(self.longest[name] for name in short)
+            raise NoCandidateError(f"No model can answer with max_tokens={asked:,}; ask for at most {most:,}.")
+        return able if short else models
+
+    def at_prices_of(self, tokens_in: float) -> UniRouter:
+        """Return the router with the prices that LiteLLM lists for prompts of that length."""
+        profiles = dict(self.pool)
+        for name, member in self.members.items() if tokens_in > SHORT else ():
+            quoted, listed = self.quote(name), listed_prices(member, tokens_in)
+            if quoted is not None and quoted.source == LITELLM and listed is not None and listed != quoted.prices:
+                with contextlib.suppress(UnknownPriceError):  # only USD are known of it
+                    profiles[name] = profiles[name].repriced(listed)
+        return self.router if profiles == dict(self.pool) else self.router.with_pool(Pool(profiles))
+
     def decide(
         self,
         chat: Chat,
@@ -69,6 +97,7 @@ class Snapshot:
         What the chat requires is added to `requires`; `text` is routed on in the place of the chat's own.
         """
         text, cached = chat.text if text is None else text, {}
+        tokens = 0.0
         tokens_in: float | dict[str, float] | None = None
         if not (chat.is_bare and chat.messages[0]["content"] == text and not documents):
             counter = self.router.fit_.token_counter
@@ -76,7 +105,9 @@ class Snapshot:
             cached = {model: count for model, count in sent.items() if model in self.pool}
             more = {m.name: m.expanded_tokens(tokens, counter) for m in self.members.values() if m.is_program}
             tokens_in = {**dict.fromkeys(self.pool, tokens), **more} if more else tokens
-        return self.router.route(
+        elif len(text) > SHORT:
+            tokens = float(self.router.fit_.token_counter.count([text])[0])
+        return self.at_prices_of(tokens).route(
             text,
             cost_weight=cost_weight,
             models=models,
