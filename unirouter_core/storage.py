@@ -16,21 +16,17 @@ content) that no model of the folder names any more; their digests stay. A folde
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import hashlib
 import io
 import itertools
 import json
-import os
 import re
-import secrets
 import shutil
-import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,6 +35,7 @@ from urllib.parse import quote
 import numpy as np
 
 from unirouter_core import estimators
+from unirouter_core.atomic_files import exchange, left_beside, replace_files, sweep, temporary
 from unirouter_core.costs import CallCost, Prices, TokenCounter
 from unirouter_core.documents import DocumentFeatures, Documents
 from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, embed, name_of, normalise
@@ -62,7 +59,6 @@ CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions, DocumentFeat
 
 RENAMED = {"BlendEstimator": "DefaultEstimator", "MixtureEstimator": "KnownModelsEstimator"}  # since version 0.1
 LONGEST_NAME = 200  # characters of a model's file name that are its own; file systems allow 255
-LEFT_SECONDS = 3600  # a temporary file this old is of a save that was killed
 Fields: TypeAlias = dict[str, Any]  # of a JSON file
 CURE = "copy the folder again from where it was saved, or fit and save it again"
 AGAIN = "onboard the model again"
@@ -99,7 +95,7 @@ def save(fit: Fit, pool: Pool, cost_weight: float, folder: Path, *, known: Folde
             files |= {model_file(profile.model): _model_content(profile, fit.id) for profile in pool.values()}
             if _put_in_place(folder, files, None if found is None else str(found.get("fit"))):
                 break
-        _sweep(folder)
+        sweep(folder)
     except OSError as failed:
         why = f"{folder} cannot be written: {failed.strerror or failed}; nothing was changed."
         raise ArtifactError(why) from failed
@@ -153,19 +149,21 @@ def _update(folder: Path, fit: Fit, pool: Pool, known: Folders, arrays: Arrays, 
                 continue
             if not header["texts"] or not is_named(lines.stem):
                 files[place] = _lines([row["digest"] for row in _rows(lines)], None)  # another may be adding its model
-    _replace_files({folder / file: content for file, content in files.items()}, retired)
+    replace_files({folder / file: content for file, content in files.items()}, retired)
 
 
-def _content_of(file: Path) -> bytes:
-    """Return what a file holds; nothing when it has just gone."""
-    with contextlib.suppress(OSError, ValueError):
-        return read_bytes(file, MOST_JSON)
+def _content_of(file: Path, lines: int = -1) -> bytes:
+    """Return what a regular file holds, or its first line; nothing when it has just gone."""
+    with contextlib.suppress(OSError):
+        if file.is_file():
+            with file.open("rb") as opened:
+                return opened.readline() if lines == 1 else opened.read(MOST_JSON)
     return b""
 
 
 def _has_texts(file: Path) -> bool:
     """Return whether a file of validation prompts keeps their texts."""
-    return b'"prompt"' in _content_of(file).partition(b"\n")[0]
+    return b'"prompt"' in _content_of(file, lines=1)
 
 
 def _sets(pool: Pool) -> dict[str, MeasuredPrompts]:
@@ -177,11 +175,11 @@ def _sets(pool: Pool) -> dict[str, MeasuredPrompts]:
 def _put_in_place(folder: Path, files: Mapping[Path, bytes], found: str | None) -> bool:
     """Put a folder of `files` in the place of `folder`; return False when that no longer holds the fit `found`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    new = folder.with_name(_temporary(folder.name))
+    new = folder.with_name(temporary(folder.name))
     try:
         for place in ("pool", "validation"):
             (new / place).mkdir(parents=True)
-        _replace_files({new / name: content for name, content in files.items()})
+        replace_files({new / name: content for name, content in files.items()})
         if found is None:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # an empty one; Windows renames nothing onto it
@@ -192,93 +190,13 @@ def _put_in_place(folder: Path, files: Mapping[Path, bytes], found: str | None) 
                     raise
                 return False  # another process was first
             return True
-        _exchange(new, folder)
+        exchange(new, folder)
         if str((_header_in(new) or {}).get("fit")) == found:
             return True
-        _exchange(new, folder)  # another process was first
+        exchange(new, folder)  # another process was first
         return False
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def _exchange(new: Path, folder: Path) -> None:
-    """Exchange two folders: in one step where the system can, so that there is no moment without a router."""
-    with contextlib.suppress(OSError, AttributeError):
-        rename = ctypes.CDLL(None, use_errno=True).renameat2  # Linux; os has no function for it
-        at, flag_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-        if rename(at, os.fsencode(new), at, os.fsencode(folder), flag_exchange) == 0:
-            return
-    aside = new.with_name(_temporary(folder.name))
-    folder.rename(aside)
-    try:
-        new.rename(folder)
-    except OSError:
-        try:
-            aside.rename(folder)
-        except OSError as failed:
-            why = f"{folder} cannot be written: {failed.strerror}; its old content is in {aside}."
-            raise ArtifactError(why) from failed
-        raise
-    aside.rename(new)
-
-
-# --- Files that are all replaced or none ------------------------------------------------------------------------------
-
-
-def _replace_files(files: Mapping[Path, bytes], removed: Iterable[Path] = ()) -> None:
-    """Write all files beside their places and to disk, then rename them: all are new or, after a failure, all are old.
-
-    Whoever reads meanwhile sees each file as it was or as it will be. Files that hold their content already are left.
-    """
-    before = {file: file.read_bytes() if file.is_file() else None for file in [*files, *removed]}
-    beside: dict[Path, Path] = {}
-    touched: list[Path] = []
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    try:
-        for file, content in files.items():
-            if content != before[file]:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                beside[file] = file.with_name(_temporary(file.name))
-                with open(os.open(beside[file], flags, 0o666), "wb") as opened:  # the process's umask says who may read
-                    opened.write(content)
-                    opened.flush()
-                    os.fsync(opened.fileno())
-        for file, written in beside.items():
-            touched.append(file)
-            os.replace(written, file)
-        for file in removed:
-            touched.append(file)
-            file.unlink(missing_ok=True)
-    except BaseException:
-        for written in beside.values():
-            written.unlink(missing_ok=True)
-        for file in touched:
-            old = before[file]
-            if old is None:
-                file.unlink(missing_ok=True)
-            elif not file.is_file() or file.read_bytes() != old:
-                file.write_bytes(old)
-        raise
-
-
-def _temporary(name: str) -> str:
-    return f".{name[:40]}.{secrets.token_hex(4)}.tmp"
-
-
-def _left_beside(folder: Path) -> list[Path]:
-    """Return the temporary folders beside a router's, of saves that run or were killed."""
-    return [file for file in folder.parent.glob(".*.tmp") if file.name.startswith(f".{folder.name[:40]}.")]
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what saves that were killed an hour ago or earlier have left, in the folder and beside it."""
-    for each in [
-        *_left_beside(folder),
-        *(file for place in ("", "pool", "validation") for file in (folder / place).glob(".*.tmp")),
-    ]:
-        with contextlib.suppress(OSError):
-            if time.time() - each.stat().st_mtime > LEFT_SECONDS:
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 # --- Load -------------------------------------------------------------------------------------------------------------
@@ -287,20 +205,26 @@ def _sweep(folder: Path) -> None:
 def load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit, Pool, float, Folders]:
     """Return the fit, the pool and the cost_weight in `folder`, and what is then known of folders."""
     while True:
+        before = _inode(folder)
         try:
-            before = folder.stat().st_ino if folder.is_dir() else None
             return _load(folder, embedder, estimator)
         except ArtifactError:
-            if before == (folder.stat().st_ino if folder.is_dir() else None):  # else exchanged while it was read
+            if before == _inode(folder):  # else exchanged while it was read
                 raise
         except OSError as failed:
             raise ArtifactError(f"{folder} cannot be read: {failed.strerror or failed}.") from failed
 
 
+def _inode(folder: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return folder.stat().st_ino
+    return None
+
+
 def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit, Pool, float, Folders]:
     file, weights = folder / HEADER, folder / WEIGHTS
     if not file.is_file():
-        left = [aside for aside in _left_beside(folder) if (aside / HEADER).is_file()]
+        left = [aside for aside in left_beside(folder) if (aside / HEADER).is_file()]
         cure = f"A save was interrupted; rename {left[0]} to it" if left else "Fit one and save it there"
         raise ArtifactError(f"{folder} is not a router: it has no router.json. {cure}.")
     header, arrays = _read_json(file), _read_npz(weights)

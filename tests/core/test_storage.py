@@ -838,6 +838,24 @@ def test_what_is_no_router_is_refused(tmp_path):
         refused(place, "is not a router: it has no router.json")
 
 
+def test_a_place_that_the_system_refuses_to_read_is_said_in_our_words(tmp_path):
+    refused(tmp_path / ("x" * 300), "cannot be read: File name too long")
+
+
+def test_a_router_whose_replacement_was_interrupted_is_named(folder):
+    folder.rename(folder.with_name(".my.router.0a.tmp"))
+    refused(folder, r"A save was interrupted; rename .*\.my\.router\.0a\.tmp to it")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"cost_weight": ' + "9" * 5_000 + "}"])
+def test_json_that_python_cannot_hold_is_refused(folder, text):
+    for name in ("router.json", "pool/sage.json"):
+        kept = (folder / name).read_text()
+        (folder / name).write_text(text)
+        refused(folder, name)
+        (folder / name).write_text(kept)
+
+
 # --- A save that fails ------------------------------------------------------------------------------------------------
 
 

@@ -55,9 +55,12 @@ def test_real_models_are_evaluated_routed_between_and_called(tmp_path):
         few = (tmp_path / "validation.jsonl").read_text().splitlines()[::9]
         (tmp_path / "few.jsonl").write_text("\n".join(few))
         output("fit", tmp_path / "my.router", tmp_path / "prompts.jsonl")
-        asking = ("--validation", tmp_path / "few.jsonl", "--concurrency", 2, "--yes")
+        pool = ("--pool", tmp_path / "pool.toml")
+        asking = ("--validation", tmp_path / "few.jsonl", "--concurrency", 2, "--yes", *pool)
         joined = output("onboard", tmp_path / "my.router", *NAMES, *asking)["onboarded"]
-        answers = [output("ask", tmp_path / "my.router", line["prompt"]) for line in lines(tmp_path / "few.jsonl")[:2]]
+        answers = [
+            output("ask", tmp_path / "my.router", line["prompt"], *pool) for line in lines(tmp_path / "few.jsonl")[:2]
+        ]
     assert [(one["model"], one["answered"]) for one in joined] == [(name, 5) for name in NAMES]
     pool = UniRouter.load(tmp_path / "my.router").pool
     smol, votes = (np.nanmean(pool[name].usd) for name in NAMES[:2])

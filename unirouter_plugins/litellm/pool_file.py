@@ -129,14 +129,15 @@ class Member:
         return bool(self.system or self.examples or self.template or self.votes)
 
     @cached_property
-    def served_as(self) -> ServedAs:
+    def served_as(self) -> dict[str, Any]:
         """All that shapes its answers, JSON-able: what a profile keeps, and what is compared when it is called."""
         shaping = {name: getattr(self, name) for name in _SHAPING} | {
             "settings": dict(self.settings),
             "examples": [list(example) for example in self.examples],
             "votes": self.votes and dataclasses.asdict(self.votes),
         }
-        return ServedAs({name: value for name, value in shaping.items() if value})
+        kept = {name: value for name, value in shaping.items() if value}
+        return ServedAs(kept) if self.is_trusted else kept
 
     @cached_property
     def called(self) -> str:
@@ -178,7 +179,7 @@ class Member:
     def differences(self, profile: ModelProfile) -> list[str]:
         """Return in which ways it is called otherwise than when it was evaluated; none where that is not known."""
         kept = profile.provenance.get(MEASURED_AS, profile.provenance.get(SERVED_AS))
-        if kept is None:
+        if not isinstance(kept, Mapping):
             return []
         names = {*self.served_as, *kept} - {"api_base", "api_key_env"}  # its address does not change what it is
         changed = (name for name in sorted(names) if self.served_as.get(name) != kept.get(name))

@@ -14,7 +14,7 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import SERVED_AS
+from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller
 from unirouter_plugins.onboarding.judge import VERDICTS, Grading
 from unirouter_plugins.onboarding.questions import Questions
@@ -123,8 +123,8 @@ def _answer_tokens(profile: ModelProfile) -> Array | None:
     prices = profile.prices
     if prices is None or not prices.output or not profile.cost.per_token:
         return None
-    votes = profile.provenance.get(SERVED_AS, {}).get("votes") or {}
-    return np.asarray(profile.cost.per_answer * (TOKENS_PER_PRICE / prices.output / votes.get("samples", 1)))
+    votes = Member.of(profile).votes
+    return np.asarray(profile.cost.per_answer * (TOKENS_PER_PRICE / prices.output / (votes.samples if votes else 1)))
 
 
 def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, grading: Grading, lengths: Lengths) -> Bill:
