@@ -98,8 +98,12 @@ def to_outcomes(
     prices: Mapping[str, Prices] | None = None,
     columns: GivenColumns | None = None,
     scale: GivenScale | None = None,
+    understood: str | None = None,
 ) -> Outcomes:
-    """Return the outcomes of a table: the mean of what is known where a prompt and a model come again."""
+    """Return the outcomes of a table: the mean of what is known where a prompt and a model come again.
+
+    `understood` says what the table is; by default, which column was taken for what.
+    """
     layout, worth = find_layout(table.values, columns, table.values), Scale.of(scale)
     if not table.places:
         raise InvalidDataError("it holds no outcomes; give at least one.")
@@ -123,16 +127,17 @@ def to_outcomes(
     rows_of_lines = np.array([row_of[prompt] for prompt in prompts] * len(blocks))
     cells = rows_of_lines * shape[1] + np.array([column_of[name] for name in names])
     arrays = {name: _means(cells, values, shape) for name, values in lines.items()}
-    said = _summary(layout.shown(worth), lines, arrays, list(column_of))
+    said = _summary(understood or layout.shown(worth), lines, arrays, list(column_of))
     return Outcomes(list(row_of), list(column_of), **arrays, prices=_of_models(known, column_of), source=said)
+
+
+def count(n: int, what: str) -> str:
+    """Return a count and its noun: "1 prompt", "2,000 prompts"."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def _summary(understood: str, lines: Mapping[str, Array], arrays: Mapping[str, Array], models: Sequence[str]) -> str:
     """Return what was read, in one line; `lines` are the answers as they came, `arrays` the table of them."""
-
-    def count(n: int, what: str) -> str:
-        return f"{n:,} {what}{'s' * (n != 1)}"
-
     graded, cells = (int((~np.isnan(part["errors"])).sum()) for part in (lines, arrays))
     notes, n_prompts = [understood], len(arrays["errors"])
     if repeats := graded - cells:

@@ -173,7 +173,7 @@ def read_columns(given: Any, wanted: Wanted = list) -> Columns:
     if isinstance(given, Mapping):
         columns = {name: list(given[name]) for name in wanted(given)}
         return Columns(columns, range(1, 1 + min(map(len, columns.values()), default=0)))
-    return _of_rows(enumerate(given, 1), wanted)
+    return columns_of(enumerate(given, 1), wanted)
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -181,8 +181,8 @@ def _check_names(names: Sequence[str]) -> None:
         raise InvalidDataError(f"two columns are named {twice[0]!r}; rename one.")
 
 
-def _of_rows(rows: Iterable[tuple[int, Any]], wanted: Wanted, unit: str = "row") -> Columns:
-    """Return the columns of numbered mappings."""
+def columns_of(rows: Iterable[tuple[int, Any]], wanted: Wanted, unit: str = "row") -> Columns:
+    """Return the columns of rows (mappings) that come with their line or row."""
     columns, places, kept = dict[str, list[Any]](), list[int](), dict[str, str]()
     for place, row in rows:
         if not isinstance(row, Mapping):
@@ -202,7 +202,7 @@ def _of_rows(rows: Iterable[tuple[int, Any]], wanted: Wanted, unit: str = "row")
 def _read_file(path: Path, wanted: Wanted) -> Columns:
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":
-            return _of_rows(json_lines(path), wanted, "line")
+            return columns_of(json_lines(path), wanted, "line")
         case ".json":
             return _read_json(path, wanted)
         case ".csv" | ".tsv":

@@ -113,13 +113,13 @@ def find_columns(
         for name in columns:
             if name not in names and not (kind == "model" and name.startswith("=")):
                 constant = f'; "={name}" is a model of that name' * (kind == "model")
-                raise InvalidDataError(f"{kind} is not in a column {name!r}; there are {_listed(names)}{constant}.")
+                raise InvalidDataError(f"{kind} is not in a column {name!r}; there are {listed(names)}{constant}.")
     taken = {name for columns in found.values() for name in columns}
     for kind in kinds:
         for group in _GROUPS[kind] if kind not in found else ():
             hits = [name for name in names if name not in taken and _normal(name) in group]
             if len(hits) > 1:
-                _refuse(f"{_listed(hits)} may each be the {kind}", kind, hits[0])
+                refuse(f"{listed(hits)} may each be the {kind}", kind, hits[0])
             if hits:
                 found[kind] = hits
                 taken.update(hits)
@@ -139,7 +139,7 @@ def find_layout(
     one = {kind: columns[0] for kind, columns in found.items()}
     if "prompt" not in one:
         it_has = "are not outcomes; give prompt, model, and error or quality (in [0, 1], error = 1 - quality)"
-        _refuse(f"the columns {_listed(names)} {it_has}", "prompt", next(iter(names), "NAME"))
+        refuse(f"the columns {listed(names)} {it_has}", "prompt", next(iter(names), "NAME"))
     amounts = {kind: one[kind] for kind in ("cost", "tokens_in", "tokens_out") if kind in one}
     if "model" in one:
         failure = one.get("error") if "quality" in one else None
@@ -147,8 +147,8 @@ def find_layout(
             raise InvalidDataError("it holds both error and quality; give one of the two (error = 1 - quality).")
         grade = one.get("quality", one.get("error"))
         if grade is None:
-            there = f" The columns are {_listed(names)}."
-            _refuse("it holds neither error nor quality; give one of the two, in [0, 1]", "quality", "NAME", there)
+            there = f" The columns are {listed(names)}."
+            refuse("it holds neither error nor quality; give one of the two, in [0, 1]", "quality", "NAME", there)
         is_error, constant = "quality" not in one, one["model"].removeprefix("=")
         who = {"model": constant} if constant != one["model"] else {"model_column": one["model"]}
         return Layout(one["prompt"], (Answers(grade, **who, **amounts, failure=failure, is_error=is_error),))
@@ -163,7 +163,7 @@ def find_layout(
         models = {name: {"quality": name} for name in apart}
         answers = [name for name in names if _normal(name) in _GROUPS["answer"][0]]
         if len(models) < 2 or answers:
-            _refuse("no column names the model", "model", "NAME", ' or, for one model throughout, "=gpt-4o"')
+            refuse("no column names the model", "model", "NAME", ' or, for one model throughout, "=gpt-4o"')
     each = (Answers(parts.pop("quality"), model, **parts) for model, parts in models.items())
     return Layout(one["prompt"], tuple(each), is_wide=True)
 
@@ -195,11 +195,13 @@ def _are_numbers(values: Iterable[Any], known: bool = False) -> bool:
     return not known or not np.isnan(grades).all()
 
 
-def _listed(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
+    """Return the first few names, quoted."""
     return ", ".join(map(repr, list(names)[:NAMES_SHOWN])) + ", …" * (len(names) > NAMES_SHOWN) or "(none)"
 
 
-def _refuse(what: str, kind: str, column: str, more: str = "") -> NoReturn:
+def refuse(what: str, kind: str, column: str, more: str = "") -> NoReturn:
+    """Raise `InvalidDataError`, with the option that says in which column a kind is."""
     raise InvalidDataError(
         f"{what}; say which is which with columns={{{kind!r}: {column!r}}} (--columns {kind}={column}){more}."
     )
