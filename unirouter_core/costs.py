@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, as_number, shown
 
 TOKENS_PER_PRICE = 1e6  # prices are quoted per million tokens, as every provider does
 PRIOR_ANSWERS = 10.0  # the weight of a model's overall mean in each region, as in the shrunken clusters
@@ -49,10 +49,9 @@ class Prices:
     def __post_init__(self) -> None:
         for name in ("input", "output", "cached_input"):
             price = getattr(self, name)
-            known = isinstance(price, (int, float)) and 0 <= price < np.inf
-            if not known and (name != "cached_input" or price is not None):
+            if not 0 <= as_number(price) < np.inf and (name != "cached_input" or price is not None):
                 raise InvalidDataError(
-                    f"Price {name}={price!r} must be a finite number of USD per million tokens, >= 0."
+                    f"Price {name}={shown(price)} must be a finite number of USD per million tokens, >= 0."
                 )
 
     @property
@@ -235,19 +234,20 @@ def _read_table(file: Path) -> Any:
 
 def check_count(given: float, what: str) -> Array:
     """Return one token count as an array (1,), checked without numpy, which would take longer than all the rest."""
-    if not isinstance(given, (int, float, np.number)) or not 0 <= given < np.inf:
-        raise InvalidDataError(f"{what}={given!r} must be a finite number >= 0.")
-    return np.array([given], np.float64)
+    count = as_number(given)
+    if not 0 <= count < np.inf:
+        raise InvalidDataError(f"{what}={shown(given)} must be a finite number >= 0.")
+    return np.array([count])
 
 
 def check_counts(given: Any, n: int, what: str) -> Array:
     """Return token counts as floats, (n,), checked."""
     try:
         amounts = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         amounts = np.array(np.nan)  # refused below, by its value
     if amounts.shape != (n,) or not np.isfinite(amounts).all() or (amounts < 0).any():
-        raise InvalidDataError(f"{what}={given!r} must be {n} finite numbers >= 0.")
+        raise InvalidDataError(f"{what}={shown(given)} must be {n} finite numbers >= 0.")
     return amounts
 
 
