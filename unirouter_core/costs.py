@@ -165,6 +165,7 @@ def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices 
 
 ENCODING = "cl100k_base"  # tiktoken's table for counting; a model's own ratio to it is measured at onboarding
 BY_CHARACTERS = "characters / 4"  # the count that needs no table: close for English, low for code and other scripts
+PIECES, PIECE = 64, 16_384  # of a long prompt, and the characters of each
 _TABLE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the table's file, as tiktoken names its copies
 _TABLE_DIGEST = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 _TABLE_FOLDERS = {"litellm": "litellm_core_utils/tokenizers", "llama_index": "core/_static/tiktoken_cache"}
@@ -205,10 +206,21 @@ class TokenCounter:
         return self._name
 
     def count(self, prompts: Sequence[str]) -> Array:
-        """Return the number of tokens of each prompt, shape (n,)."""
+        """Return the number of tokens of each prompt, shape (n,).
+
+        Of a prompt beyond 1,048,576 characters, a sample of 64 pieces is counted, 16,384 characters each, and the rest
+        is taken to be like them.
+        """
         if self.name == BY_CHARACTERS:
             return np.ceil(np.array([len(prompt) for prompt in prompts], np.float64) / 4)
-        return np.array([len(self._encoding.encode_ordinary(prompt)) for prompt in prompts], np.float64)
+        return np.array([self._count(prompt) for prompt in prompts], np.float64)
+
+    def _count(self, prompt: str) -> float:
+        if len(prompt) <= PIECES * PIECE:
+            return len(self._encoding.encode_ordinary(prompt))
+        starts = np.linspace(0, len(prompt) - PIECE, PIECES).astype(int).tolist()
+        counted = sum(len(self._encoding.encode_ordinary(prompt[start : start + PIECE])) for start in starts)
+        return round(counted * len(prompt) / (PIECES * PIECE))
 
 
 def _folders() -> Iterator[Path]:

@@ -46,7 +46,7 @@ class Capabilities:
                 raise InvalidDataError(f"{name}={getattr(self, name)!r} must be True or False.")
         window = self.context_window
         is_int = isinstance(window, int) and not isinstance(window, bool)
-        if window is not None and not (is_int and 1 <= as_number(window)):
+        if window is not None and not (is_int and as_number(window) >= 1):
             raise InvalidDataError(f"context_window={shown(window)} must be an int > 0, in tokens, or None.")
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
@@ -183,7 +183,7 @@ class Expected:
 
 
 class Pool(Mapping[str, ModelProfile]):
-    """The profiles by model name, in the order of the names; immutable, its arrays over all models are made on demand."""
+    """The profiles by model name, in the order of the names; immutable. Its arrays are computed at first use."""
 
     def __init__(self, profiles: Mapping[str, ModelProfile] | None = None) -> None:
         self._profiles = dict(sorted((profiles or {}).items()))

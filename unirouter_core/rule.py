@@ -78,7 +78,9 @@ def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -
             tied = start + np.flatnonzero(left[start : bisect.bisect_right(values, limit, start)])
             tied = tied[np.argsort(columns[tied])]
             these = columns[tied]
-            pick = tied[int(choose(errors[None, these], costs[None, these], cost_weight)[0])] if len(tied) > 1 else start
+            pick = (
+                tied[int(choose(errors[None, these], costs[None, these], cost_weight)[0])] if len(tied) > 1 else start
+            )
             left[pick] = False
             yield int(columns[pick])
 
