@@ -32,9 +32,9 @@ from tests.plugins.scripted_llm import (
     settings,  # noqa: F401 - a fixture
     without_record,
 )
-from unirouter_core import Capabilities, InvalidDataError, NoCandidateError, UnknownModelError
+from unirouter_core import ArtifactError, Capabilities, InvalidDataError, NoCandidateError, UnknownModelError
 from unirouter_plugins.llamaindex import UniRouterLLM, last_decision, one_query, record_decisions
-from unirouter_plugins.llamaindex.messages import chat_of
+from unirouter_plugins.llamaindex.pool_llms import chat_of
 
 pytestmark = pytest.mark.usefixtures("settings")
 
@@ -495,7 +495,8 @@ def test_when_all_fail_the_failure_of_the_first_is_raised(asked_router):
 
 def test_bad_input_is_one_clear_sentence(asked_router, llms, llm):
     for make, kind, match in [
-        (lambda: UniRouterLLM("my.router"), InvalidDataError, "from_folder"),
+        (lambda: UniRouterLLM(3), InvalidDataError, "router=3 is no UniRouter; load one"),
+        (lambda: UniRouterLLM("my.router"), ArtifactError, "my.router is not a router"),
         (lambda: UniRouterLLM(asked_router, list(llms)), InvalidDataError, "no mapping"),
         (
             lambda: UniRouterLLM(asked_router, {**llms, "sage": "gpt"}),
