@@ -9,8 +9,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeAlias
 
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun as _AsyncRun
+from langchain_core.callbacks import CallbackManager, Callbacks
 from langchain_core.callbacks import CallbackManagerForLLMRun as _Run
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -360,22 +359,10 @@ class RouterRunnable(FromFolder, BaseChatModel):
         message = self.invoke(messages, _child(run_manager), stop=stop, **kwargs)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _AsyncRun | None = None, **kwargs: Any
-    ) -> ChatResult:
-        message = await self.ainvoke(messages, _child(run_manager), stop=stop, **kwargs)
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
     def _stream(
         self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _Run | None = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         for chunk in self.stream(messages, _child(run_manager), stop=stop, **kwargs):
-            yield ChatGenerationChunk(message=chunk)
-
-    async def _astream(
-        self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _AsyncRun | None = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in self.astream(messages, _child(run_manager), stop=stop, **kwargs):
             yield ChatGenerationChunk(message=chunk)
 
     @property
@@ -417,12 +404,9 @@ def as_openai_tool(tool: Any) -> dict[str, Any]:
         raise
 
 
-def _child(run: _Run | _AsyncRun | None) -> RunnableConfig:
+def _child(run: _Run | None) -> RunnableConfig:
     """Return a config whose runs are below the one that the caller has begun."""
-    if run is None:
-        return {}
-    kind = CallbackManager if isinstance(run, _Run) else AsyncCallbackManager
-    return {"callbacks": kind(run.inheritable_handlers, parent_run_id=run.run_id)}
+    return {} if run is None else {"callbacks": CallbackManager(run.inheritable_handlers, parent_run_id=run.run_id)}
 
 
 def _configs(conversations: list[Any], callbacks: Callbacks, kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:

@@ -85,6 +85,8 @@ _KNOWN = [spec.id for spec in CONFIG_SPECS]
 def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
     """Return what "configurable" holds for the router, without the prefix; `documents` as texts."""
     given = {name: value for name, value in configurable.items() if name.startswith(_PREFIX)}
+    if not given:
+        return {"documents": ()}
     if unknown := sorted(given.keys() - _KNOWN):
         raise InvalidDataError(f"{unknown[0]} is not known under 'configurable'; there are {', '.join(_KNOWN)}.")
     documents = given.get(f"{_PREFIX}documents") or ()
