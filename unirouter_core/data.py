@@ -39,6 +39,8 @@ class Outcomes:
         List prices, for the models where they are known.
     documents : sequence of Documents or sequence of str, optional
         What was retrieved for each prompt, and sent with it.
+    source : str, optional
+        What was read from where, in one line; parts of the table do not have it.
 
     Examples
     --------
@@ -55,6 +57,7 @@ class Outcomes:
     tokens_out: Given = None
     prices: Mapping[str, Prices] | Any = None
     documents: tuple[Documents, ...] | Any = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         check_prompts(self.prompts)

@@ -1,11 +1,11 @@
-"""Columns to `Outcomes`: our own form, RouterBench, EmbedLLM, SPROUT; and folders of arrays."""
+"""Columns to `Outcomes`; and folders of arrays."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,22 +26,28 @@ from unirouter_core.reading import (
     read_parquet,
     readable,
 )
+from unirouter_core.tables import GivenColumns, GivenScale, Scale, find_layout, grades, is_empty
 
 FOLDER_FILES = ("prompts.parquet", "scores.npz", "costs.npz", "meta.json")
-NAMES_SHOWN = 8  # a wide table has dozens of columns; the first few tell which file it is
 
 
-def read_outcomes(given: Any, *, prices: Mapping[str, Prices] | None = None) -> Outcomes:
+def read_outcomes(
+    given: Any,
+    *,
+    columns: GivenColumns | None = None,
+    scale: GivenScale | None = None,
+    prices: Mapping[str, Prices] | None = None,
+) -> Outcomes:
     r"""Return the outcomes in a file, a folder, a data frame or rows.
 
-    What is given is a file, ``.jsonl``, ``.csv`` or ``.parquet`` (UTF-8; Parquet needs ``unirouter[parquet]``), a data
-    frame of pandas or polars, or rows (mappings), and holds one of:
+    What is given is a file, ``.jsonl``, ``.json``, ``.csv`` (separated by commas, semicolons, tabs or bars), ``.tsv``
+    or ``.parquet`` (UTF-8; Parquet needs ``unirouter[parquet]``), a data frame of pandas or polars, a dataset of
+    Hugging Face, or rows (mappings). It is a table of one of two forms:
 
-    - our own form, a line for each (prompt, model): ``prompt``, ``model``, exactly one of ``error`` and ``quality``
-      (in [0, 1], quality = 1 - error), and where known ``cost`` (USD), ``tokens_in``, ``tokens_out``;
-    - RouterBench (``<model>``, ``<model>|total_cost``), saved as Parquet or CSV;
-    - EmbedLLM (``prompt``, ``model_name``, ``label``), which has no costs;
-    - SPROUT (a nested column for each model), which has tokens, and costs when `prices` are given.
+    - a row per answer: the prompt, the model, its quality or error, and where known cost (USD), tokens_in, tokens_out.
+      Columns are found by their names (``question``, ``score``, ``input_tokens`` and the like) or given as `columns`;
+    - a column per model, of grades, beside the prompts; costs and tokens in columns that name the model, too. The files
+      of RouterBench, EmbedLLM and SPROUT are read as they were published.
 
     Other columns are ignored. A folder holds ``prompts.parquet`` (``prompt_id``, ``prompt``), ``scores.npz``
     (``scores``, ``models``, ``prompt_ids``; a score is a quality), ``costs.npz`` (``models`` and any of ``cost_usd``,
@@ -51,6 +57,11 @@ def read_outcomes(given: Any, *, prices: Mapping[str, Prices] | None = None) -> 
 
     Parameters
     ----------
+    columns : mapping, optional
+        Which column is what, such as ``{"prompt": "text", "quality": "acc"}``; several quality columns are one per
+        model; ``"model": "=gpt-4o"`` is the model of all rows.
+    scale : str, pair or mapping, optional
+        What grades are worth, where they are neither in [0, 1] nor true and false: "0-100", "1-5", "A=1,B=0.8,C=0".
     prices : mapping of model to Prices, optional
         List prices, before those of the folder. They fill in the costs that the file does not give, where both
         token counts are known; a cost in the file stays.
@@ -76,69 +87,37 @@ def read_outcomes(given: Any, *, prices: Mapping[str, Prices] | None = None) -> 
         with readable("it cannot be read", "give a file of outcomes that can"):
             if named and Path(given).is_dir():
                 return _read_folder(Path(given), prices)
-            return to_outcomes(read_columns(given, _wanted), prices)
+            table = read_columns(given, lambda names: find_layout(names, columns).columns)
+            return to_outcomes(table, prices, columns, scale)
     except InvalidDataError as failure:
         raise InvalidDataError(f"{given if named else 'The outcomes'}: {failure}") from failure
 
 
-class _Answers(NamedTuple):
-    """The columns of one model's answers, or of the models that `model_column` names."""
+def to_outcomes(
+    table: Columns,
+    prices: Mapping[str, Prices] | None = None,
+    columns: GivenColumns | None = None,
+    scale: GivenScale | None = None,
+    understood: str | None = None,
+) -> Outcomes:
+    """Return the outcomes of a table: the mean of what is known where a prompt and a model come again.
 
-    grade: str
-    model: str | None = None
-    model_column: str | None = None
-    cost: str | None = None
-    tokens_in: str | None = None
-    tokens_out: str | None = None
-
-
-def _find_answers(names: Collection[str]) -> list[_Answers]:
-    """Return where a table with the columns `names` keeps its outcomes; a nested field is named ``column.field``."""
-    found: list[_Answers] = []
-    if "prompt" in names and "model" in names:
-        grades = [name for name in ("error", "quality") if name in names]
-        if len(grades) != 1:
-            holds = "both error and quality" if grades else "neither error nor quality"
-            raise InvalidDataError(f"it holds {holds}; give one of the two, in [0, 1] (error = 1 - quality).")
-        amounts = {name: name for name in ("cost", "tokens_in", "tokens_out") if name in names}
-        found = [_Answers(grades[0], model_column="model", **amounts)]
-    elif "prompt" in names and "model_name" in names and "label" in names:
-        found = [_Answers("label", model_column="model_name")]  # EmbedLLM: 1 is right
-    elif "prompt" in names:
-        priced = [name.removesuffix("|total_cost") for name in names if name.endswith("|total_cost")]
-        found = [_Answers(name, name, cost=f"{name}|total_cost") for name in priced if name in names]  # RouterBench
-        for name in () if found else [name.removesuffix(".score") for name in names if name.endswith(".score")]:
-            tokens = f"{name}.num_input_tokens", f"{name}.num_output_tokens"  # SPROUT
-            found += [_Answers(f"{name}.score", name, None, None, *tokens)] if {*tokens} <= {*names} else []
-    if not found:
-        shown = ", ".join(map(repr, list(names)[:NAMES_SHOWN])) + (", …" if len(names) > NAMES_SHOWN else "")
-        raise InvalidDataError(
-            f"the columns {shown or '(none)'} are not outcomes; give prompt, model, and error or quality "
-            "(or the columns of RouterBench, EmbedLLM or SPROUT as published)."
-        )
-    return found
-
-
-def _wanted(names: Collection[str]) -> list[str]:
-    columns = [(found.grade, *found[2:]) for found in _find_answers(names)]
-    return ["prompt", *(name for each in columns for name in each if name is not None)]
-
-
-def to_outcomes(table: Columns, prices: Mapping[str, Prices] | None = None) -> Outcomes:
-    """Return the outcomes of a table: the mean of what is known where a prompt and a model come again."""
+    `understood` says what the table is; by default, which column was taken for what.
+    """
+    layout, worth = find_layout(table.values, columns, table.values), Scale.of(scale)
     if not table.places:
-        _find_answers(table.values)
         raise InvalidDataError("it holds no outcomes; give at least one.")
-    prompts, names, blocks = table.texts("prompt"), list[Any](), []
-    for found in _find_answers(table.values):
-        names += [found.model] * len(prompts) if found.model_column is None else table.texts(found.model_column)
-        if found.model is None and ABSENT in table.values[found.grade]:
-            table.refuse(
-                table.values[found.grade].index(ABSENT), f"it has no {found.grade}; write null when not known."
-            )
-        grades = table.numbers(found.grade, top=1)
-        errors = grades if found.grade == "error" and found.model is None else 1 - grades
-        blocks.append([errors, *(table.numbers(name) for name in (found.cost, found.tokens_in, found.tokens_out))])
+    prompts, names, blocks = table.texts(layout.prompt), list[str](), []
+    for found in layout.answers:
+        column = found.model_column
+        names += [str(found.model)] * len(prompts) if column is None else table.texts(column)
+        if not layout.is_wide and ABSENT in (given := table.values[found.grade]):
+            table.refuse(given.index(ABSENT), f"it has no {found.grade}; write null when not known.")
+        graded = grades(table, found.grade, worth)
+        if found.failure is not None:
+            graded[[not is_empty(value) for value in table.values[found.failure]]] = np.nan
+        errors = graded if found.is_error else 1 - graded
+        blocks.append([errors, *(table.amounts(name) for name in (found.cost, found.tokens_in, found.tokens_out))])
     lines = dict(zip(CELLS, map(np.concatenate, zip(*blocks, strict=True)), strict=True))
     known = dict(prices or {})
     lines["costs"] = _fill_costs(lines["costs"], lines["tokens_in"], lines["tokens_out"], names, known)
@@ -148,7 +127,27 @@ def to_outcomes(table: Columns, prices: Mapping[str, Prices] | None = None) -> O
     rows_of_lines = np.array([row_of[prompt] for prompt in prompts] * len(blocks))
     cells = rows_of_lines * shape[1] + np.array([column_of[name] for name in names])
     arrays = {name: _means(cells, values, shape) for name, values in lines.items()}
-    return Outcomes(list(row_of), list(column_of), **arrays, prices=_of_models(known, column_of))
+    said = _summary(understood or layout.shown(worth), lines, arrays, list(column_of))
+    return Outcomes(list(row_of), list(column_of), **arrays, prices=_of_models(known, column_of), source=said)
+
+
+def count(n: int, what: str) -> str:
+    """Return a count and its noun: "1 prompt", "2,000 prompts"."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _summary(understood: str, lines: Mapping[str, Array], arrays: Mapping[str, Array], models: Sequence[str]) -> str:
+    """Return what was read, in one line; `lines` are the answers as they came, `arrays` the table of them."""
+    graded, cells = (int((~np.isnan(part["errors"])).sum()) for part in (lines, arrays))
+    notes, n_prompts = [understood], len(arrays["errors"])
+    if repeats := graded - cells:
+        notes.append(f"{count(repeats, 'repeat')} averaged")
+    if ungraded := len(lines["errors"]) - graded:
+        notes.append(f"{ungraded:,} without a grade")
+    if free := [model for model, costs in zip(models, arrays["costs"].T, strict=True) if np.isnan(costs).all()]:
+        notes.append("no costs" if len(free) == len(models) else f"no costs of {', '.join(free)}")
+    shape = f"{count(n_prompts, 'prompt')} × {count(len(models), 'model')}"
+    return f"Read {count(graded, 'answer')}: {shape} ({'; '.join(notes)})."
 
 
 def _of_models(prices: Mapping[str, Prices], models: Iterable[str]) -> dict[str, Prices]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
+import re
 import threading
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +27,7 @@ MOST_JSON = 2**27  # bytes of a JSON file
 LONGEST_LINE = 2**24  # characters; a chat with some images in it is shorter
 AMOUNT = float(np.finfo(np.float64).max)  # the most that a cost or a count may be: anything finite
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "None"})()  # in the place of a row's value that is not there
-_TRUTH = {"true": 1.0, "false": 0.0}  # as CSV files of pandas, R and spreadsheets write them
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _CSV = threading.Lock()  # the csv module has one limit for the whole process
 
 Wanted: TypeAlias = Callable[[Collection[str]], Iterable[str]]
@@ -103,49 +105,67 @@ class Columns:
     values: Mapping[str, Sequence[Any]]
     places: Sequence[int]
     unit: str = "row"
+    comma: bool = False  # whether the decimal point of numbers is a comma
 
     def refuse(self, row: int, text: str) -> NoReturn:
         """Raise `InvalidDataError` that names the line or row."""
         raise InvalidDataError(f"{self.unit} {self.places[row]}: {text}")
 
     def texts(self, name: str) -> Sequence[str]:
-        """Return a column of text, none of it blank."""
-        for row, value in enumerate(self.values[name]):
+        """Return a column of text, none of it blank; of a chat, the newest text of its user."""
+        texts = [value if isinstance(value, str) else user_text(value) for value in self.values[name]]
+        for row, value in enumerate(texts):
             if not isinstance(value, str):
                 kind = "NoneType" if value is ABSENT else type(value).__name__
                 self.refuse(row, f"{name} {value!r:.60} is {kind}, not text; give it as one string.")
             if not value or value.isspace():
                 self.refuse(row, f"{name} is empty; give it text or remove the {self.unit}.")
-        return self.values[name]
+        return texts
 
-    def numbers(self, name: str | None, top: float = AMOUNT) -> Array:
-        """Return a column of numbers in [0, `top`], NaN where not known; all NaN when there is no such column."""
+    def amounts(self, name: str | None) -> Array:
+        """Return a column of finite numbers >= 0, NaN where not known; all NaN when there is no such column."""
         numbers = np.full(len(self.places), np.nan)
         for row, value in enumerate(self.values[name] if name is not None else ()):
             try:
                 if value is not None and value is not ABSENT and value != "":
-                    numbers[row] = float(value)
-            except (TypeError, ValueError, OverflowError):
-                truth = _TRUTH.get(value.strip().lower()) if isinstance(value, str) else None
-                if truth is None:
-                    self.refuse(
-                        row, f"{name} {value!r:.60} is not a number; write one, or leave it empty if not known."
-                    )
-                numbers[row] = truth
-        outside = (numbers < 0) | (numbers > top)
+                    numbers[row] = float(value.replace(",", ".") if self.comma else value)
+            except (TypeError, ValueError, OverflowError, AttributeError):
+                self.refuse(row, f"{name} {value!r:.60} is not a number; write one, or leave it empty if not known.")
+        outside = (numbers < 0) | (numbers > AMOUNT)
         if outside.any():
             row = int(outside.argmax())
-            self.refuse(row, out_of_range(str(name), float(numbers[row]), top))
+            self.refuse(row, out_of_range(str(name), float(numbers[row]), AMOUNT))
         return numbers
 
 
+def user_text(chat: Any) -> Any:
+    """Return the newest text of the user in a chat of OpenAI's form; what is no chat as it is."""
+    if not isinstance(chat, Sequence) or not chat or not all(isinstance(m, Mapping) and "role" in m for m in chat):
+        return chat
+    for message in reversed(chat):
+        content = message.get("content") if message["role"] in ("user", "human") else None
+        parts = content if isinstance(content, Sequence) and not isinstance(content, str) else [content]
+        texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+        if text := "\n".join(text for text in texts if isinstance(text, str)).strip():
+            return text
+    return chat
+
+
 def read_columns(given: Any, wanted: Wanted = list) -> Columns:
-    """Return the `wanted` columns of a file, a data frame, rows (mappings) or columns; ``column.field`` if nested.
+    """Return the `wanted` columns of a file, a data frame, a dataset, rows (mappings) or columns.
+
+    A nested column's fields are named ``column.field``.
 
     `wanted` returns the names to keep of those there are.
     """
     if isinstance(given, str | os.PathLike):
         return _read_file(Path(given), wanted)
+    if isinstance(splits := getattr(given, "column_names", None), Mapping):
+        raise InvalidDataError(
+            f"it has the splits {', '.join(splits)}; give one of them, such as data[{next(iter(splits))!r}]."
+        )
+    if hasattr(given, "to_pylist"):  # pyarrow
+        given = given.to_pylist()
     if hasattr(given, "columns"):  # pandas and polars
         _check_names(list(given.columns))
         given = given.astype(object).where(given.notna(), None) if hasattr(given, "notna") else given
@@ -153,7 +173,7 @@ def read_columns(given: Any, wanted: Wanted = list) -> Columns:
     if isinstance(given, Mapping):
         columns = {name: list(given[name]) for name in wanted(given)}
         return Columns(columns, range(1, 1 + min(map(len, columns.values()), default=0)))
-    return _of_rows(enumerate(given, 1), wanted)
+    return columns_of(enumerate(given, 1), wanted)
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -161,8 +181,8 @@ def _check_names(names: Sequence[str]) -> None:
         raise InvalidDataError(f"two columns are named {twice[0]!r}; rename one.")
 
 
-def _of_rows(rows: Iterable[tuple[int, Any]], wanted: Wanted, unit: str = "row") -> Columns:
-    """Return the columns of numbered mappings."""
+def columns_of(rows: Iterable[tuple[int, Any]], wanted: Wanted, unit: str = "row") -> Columns:
+    """Return the columns of rows (mappings) that come with their line or row."""
     columns, places, kept = dict[str, list[Any]](), list[int](), dict[str, str]()
     for place, row in rows:
         if not isinstance(row, Mapping):
@@ -181,9 +201,11 @@ def _of_rows(rows: Iterable[tuple[int, Any]], wanted: Wanted, unit: str = "row")
 
 def _read_file(path: Path, wanted: Wanted) -> Columns:
     match path.suffix.lower():
-        case ".jsonl":
-            return _of_rows(_json_lines(path), wanted, "line")
-        case ".csv":
+        case ".jsonl" | ".ndjson":
+            return columns_of(json_lines(path), wanted, "line")
+        case ".json":
+            return _read_json(path, wanted)
+        case ".csv" | ".tsv":
             return _read_csv(path, wanted)
         case ".parquet":
             return read_parquet(path, wanted)
@@ -192,10 +214,27 @@ def _read_file(path: Path, wanted: Wanted) -> Columns:
                 "a pickle runs whatever program it holds when it is opened, so it is never read; convert it once, in a "
                 f"place you trust it in, with pandas.read_pickle({path.name!r}).to_parquet({path.stem + '.parquet'!r})."
             )
-    raise InvalidDataError(f"{path.suffix or 'a bare file'} is not read; give .jsonl, .csv, .parquet or a folder.")
+    raise InvalidDataError(
+        f"{path.suffix or 'a bare file'} is not read; give .jsonl, .json, .csv, .tsv, .parquet or a folder."
+    )
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_json(path: Path, wanted: Wanted) -> Columns:
+    with readable("it is not JSON", "give a list of rows, or columns"):
+        value = parse_json(read_bytes(path, MOST_JSON))
+    if isinstance(value, Mapping) and isinstance(value.get("data"), list):
+        value = value["data"]
+    if isinstance(value, Mapping) and all(isinstance(column, Mapping) for column in value.values()):
+        value = {name: list(column.values()) for name, column in value.items()}  # as pandas writes it by itself
+    if not isinstance(value, list) and not (
+        isinstance(value, Mapping) and all(isinstance(c, list) for c in value.values())
+    ):
+        raise InvalidDataError("it holds neither a list of rows nor columns; give one of the two.")
+    return read_columns(value, wanted)
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the values of a file of JSON lines, with their line numbers."""
     for place, line in lines_of(path):
         if not line.isspace():
             with readable(f"line {place}: {line[:60]!r} is not JSON", "write one object a line"):
@@ -207,7 +246,11 @@ def _read_csv(path: Path, wanted: Wanted) -> Columns:
     places = list[int]()
     with _CSV:
         limit = csv.field_size_limit(LONGEST_LINE)  # its own is 131,072 characters; documents in prompts are longer
-        lines = csv.reader((line for _, line in lines_of(path)), strict=True)
+        text = (line for _, line in lines_of(path))
+        header = re.sub(r'"[^"]*"', "", first := next(text, ""))
+        separator = max(_SEPARATORS, key=header.count)
+        quoted = _SEPARATORS[separator]
+        lines = csv.reader(itertools.chain([first], text), strict=True, delimiter=separator)
         try:
             names = next(lines, [])
             columns: dict[str, list[str]] = {name: [] for name in wanted(names)}
@@ -218,7 +261,7 @@ def _read_csv(path: Path, wanted: Wanted) -> Columns:
             for fields in lines:
                 if fields and len(fields) != len(names):
                     raise InvalidDataError(
-                        f"line {place}: {len(fields)} fields, but the header has {len(names)}; quote commas."
+                        f"line {place}: {len(fields)} fields, but the header has {len(names)}; quote {quoted}."
                     )
                 if fields:
                     places.append(place)
@@ -229,7 +272,7 @@ def _read_csv(path: Path, wanted: Wanted) -> Columns:
             raise InvalidDataError(f"line {lines.line_num}: {failure}; quote fields as RFC 4180 does.") from failure
         finally:
             csv.field_size_limit(limit)
-    return Columns(columns, places, "line")
+    return Columns(columns, places, "line", comma=separator == ";")
 
 
 def read_parquet(path: Path, wanted: Wanted) -> Columns:

@@ -214,8 +214,8 @@ def test_parquet_without_pyarrow_names_what_to_install(tmp_path, monkeypatch):
 # What cannot be used
 
 BAD_CSV_LINES = {
-    "quality": (f"{SUM},sage,87", r"quality 87\.0 is outside \[0, 1\]; divide .*percentages by 100"),
-    "negative": (f"{SUM},sage,-1", r"quality -1\.0 is outside \[0, 1\]; leave it empty"),
+    "quality": (f"{SUM},sage,87", r"quality \'87\' is outside \[0, 1\]; give its scale, such as scale=\"0-100\""),
+    "negative": (f"{SUM},sage,-1", r"quality \'-1\' is outside \[0, 1\]; leave it empty"),
     "word": (f"{SUM},sage,good", "quality 'good' is not a number; write one"),
     "prompt": (" ,sage,1", "prompt is empty; give it text"),
     "model": (f"{SUM},,1", "model is empty; give it text"),
@@ -266,11 +266,11 @@ def test_a_parquet_row_that_cannot_be_used_is_named(tmp_path):
 BAD_FILES = {
     "o.csv": ("prompt,model,cost\n", "it holds neither error nor quality; give one of the two"),
     "both.csv": ("prompt,model,error,quality\n", "it holds both error and quality; give one of the two"),
-    "other.csv": ("prompt;model;quality\n", "columns 'prompt;model;quality' are not outcomes; give prompt"),
+    "other.csv": ("text;who\n", "columns 'text', 'who' are not outcomes; give prompt"),
     "no_lines.csv": ("prompt,model,quality\n", "it holds no outcomes; give at least one"),
     "empty.jsonl": ("", r"columns \(none\) are not outcomes"),
     "text.parquet": ("prompt", "cannot be read as Parquet"),
-    "o.xlsx": ("", r"\.xlsx is not read; give \.jsonl, \.csv, \.parquet or a folder"),
+    "o.xlsx": ("", r"\.xlsx is not read; give \.jsonl, \.json, \.csv, \.tsv, \.parquet or a folder"),
     "routerbench_0shot.pkl": ("", r"never read; convert .*read_pickle\(.*to_parquet\('routerbench_0shot.parquet'\)"),
 }
 
