@@ -29,9 +29,9 @@ GradeFunction: TypeAlias = Callable[[str, str], float]
 
 @dataclass(frozen=True)
 class Grader:
-    """How wrong an answer is. Its reference is always itself a right answer.
+    """How wrong an answer is; `grade` returns the error of (answer, reference). A reference is itself a right answer.
 
-    Give another `name` when an own function changes. `grade` returns the error of (answer, reference), in [0, 1].
+    Give another `name` when an own function changes.
     Graders of this package may be called from many threads at once, so that an event loop need not wait for them:
     ``await asyncio.to_thread(grader, answer, reference)``. The time that one answer takes is bounded, see `rules`.
 
@@ -46,16 +46,11 @@ class Grader:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, answer: str, reference: str) -> float:
-        """Return the error of `answer`, in [0, 1].
+        """Return the error of `answer`, in [0, 1]; raise `InvalidDataError` when an own function gives none.
 
         A model's thoughts before the answer (``<think>...</think>``) are not graded. The error of an empty answer, and
         of thoughts without an answer, is 1. Graders of this package read at most `text.LONGEST` characters, the first
         and the last ones.
-
-        Raises
-        ------
-        InvalidDataError
-            When an own function fails or returns something else. The graders of this package never raise it.
         """
         answer = after_thoughts(answer)
         if not answer:
