@@ -107,7 +107,7 @@ def _read(paths: Sequence[Path], embedder: str | None, *, every_cost: bool) -> l
     """Return the tables in these files and folders, with the vectors beside them."""
     import numpy as np
 
-    from unirouter_core.data import read_outcomes
+    from unirouter_core.outcome_files import read_outcomes
     from unirouter_plugins.bench import recorded
     from unirouter_plugins.figures import printable
 
