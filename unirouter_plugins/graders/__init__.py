@@ -1,6 +1,6 @@
 """Graders by name: an answer and its reference to an error in [0, 1], so that a line of a file can say which grades it.
 
-To add a grader, write a `Spec` with its parameters and `accepts`, and name it in `_SPECS`.
+To add a grader, write a `Spec` with its parameters and `_accepts`, and name it in `_SPECS`.
 """
 
 from __future__ import annotations
@@ -99,38 +99,18 @@ def parse_grader(
     functions: Mapping[str, GradeFunction] | None = None,
     embedder: Embedder | None = None,
 ) -> Grader:
-    """Return the grader that `spec` names.
+    """Return the grader that `spec` names; raise `InvalidDataError` when the name or a parameter cannot be used.
 
     Parameters
     ----------
     spec : str or mapping
-        A name, or ``{"grader": name, parameter: value, ...}``, or that as JSON text:
-
-        ============  ===================================================  =============================================
-        name          an answer is right when it has                       parameters
-        ============  ===================================================  =============================================
-        exact         the same characters                                  ignore_case, ignore_spaces
-        text          the same words; case, punctuation, articles ignored  also: [other right answers], separator
-        number        the same final number                                tolerance, relative, decimal: "." or ","
-        choice        the same option                                      options: {letter: text} or [labels]
-        regex         a match of a Python pattern                          pattern, whole
-        contains      the reference, or what the lists say                 all, any, none: [texts]
-        json          a JSON value that fits and is equal                  schema, compare, ignore_case, unordered,
-                                                                           extra
-        constraints   all the rules kept                                   rules: {rule: value}, see `rules.RULES`
-        similarity    a vector near the reference's                        at_least: cosine
-        ============  ===================================================  =============================================
-
-        None of them takes "I do not know" as right, unless the reference or a parameter says so too.
+        A name of `GRADERS`, or ``{"grader": name, parameter: value, ...}``, or that as JSON text. The classes in
+        `_SPECS` and docs/reference/graders.md say what each takes as right, and its parameters. None of them takes "I
+        do not know" as right, unless the reference or a parameter says so too.
     functions : mapping of name to function (answer, reference) -> error, optional
         Your own graders. They take no parameters.
     embedder : Embedder, optional
         For "similarity".
-
-    Raises
-    ------
-    InvalidDataError
-        When the name or a parameter is not known, or a value cannot be used.
 
     Examples
     --------
