@@ -38,9 +38,10 @@ def check_picture(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def plain_text(**settings: object) -> Iterator[None]:
-    """Take "$" in text as it is, not as the beginning of a formula; `settings` are matplotlib's, for this while."""
-    with matplotlib.rc_context({"text.parse_math": False, **settings}):  # type: ignore[arg-type]
+def plain_text(**settings: Any) -> Iterator[None]:
+    """Give a context, or decorate a function, where "$" begins no formula; `settings` are matplotlib's own."""
+    rc: dict[Any, Any] = {"text.parse_math": False, **settings}
+    with matplotlib.rc_context(rc):
         yield
 
 

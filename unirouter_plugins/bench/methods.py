@@ -67,10 +67,7 @@ METHODS = (
 def methods_named(names: Sequence[str], own: Sequence[Method] = ()) -> tuple[Method, ...]:
     """Return the methods of these names, letter case and hyphens ignored, and `own` ones.
 
-    Raises
-    ------
-    InvalidDataError
-        When a name is not known, or given twice.
+    Raises `InvalidDataError` when a name is not known, or given twice.
 
     Examples
     --------
@@ -131,10 +128,7 @@ def benchmark(
 
     `processes` change no number but the seconds; `done` has the (n_val, trial, method) that need no second run.
 
-    Raises
-    ------
-    InvalidDataError
-        When the table reaches no N_val of the settings, or has too few models for a split.
+    Raises `InvalidDataError` when the table reaches no N_val of the settings, or has too few models for a split.
     """
     wanted = Settings() if settings is None else settings
     reached, _ = reachable(wanted.n_vals, len(table))

@@ -66,10 +66,7 @@ def recorded(name: str, outcomes: Outcomes, vectors: Array | None = None, *, eve
     these answered; of duplicate prompts the first, so that none is both trained on and judged. `vectors` are
     (n_prompts, d); `every_cost` keeps only prompts whose costs are all known, as per-prompt costs need.
 
-    Raises
-    ------
-    InvalidDataError
-        When fewer than 6 models or 200 prompts are left, or the vectors are not one for each prompt.
+    Raises `InvalidDataError` when fewer than 6 models or 200 prompts are left, or vectors are missing.
     """
     known, n = ~np.isnan(outcomes.errors), len(outcomes)
     kept = (known.sum(axis=0) >= ANSWERED * n) & (np.nansum(outcomes.costs, axis=0) > 0)
@@ -133,10 +130,7 @@ def split(models: Sequence[str], n_prompts: int, seed: Sequence[int], groups: Ma
     Where a tenth of the prompts is fewer than 400, they are split 50 / 20 / 30 %. Models that `groups` puts in one
     group stay together; those it does not name are grouped as `twins` does.
 
-    Raises
-    ------
-    InvalidDataError
-        When every group would leave fewer than 2 new models.
+    Raises `InvalidDataError` when every group would leave fewer than 2 new models.
     """
     rng = np.random.default_rng(list(seed))
     names = [(groups or {}).get(model, twin) for model, twin in zip(models, twins(models), strict=True)]

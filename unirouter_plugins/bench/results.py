@@ -210,10 +210,7 @@ class TrialFiles:
     def read(self, table: str, digest: str) -> list[dict[str, Any]]:
         """Return a table's records; a last line that a killed run left unfinished is removed.
 
-        Raises
-        ------
-        InvalidDataError
-            When another line is no record, or one is of other settings or of another table of this name.
+        Raises `InvalidDataError` when another line is no record, or is of other settings or of another such table.
         """
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, records = content[: content.rfind(b"\n") + 1], []

@@ -76,15 +76,14 @@ for _cls, _command, _example in (
 
 
 def _show_version(wanted: bool) -> None:
-    if not wanted:
-        return
-    from importlib.metadata import PackageNotFoundError, version
+    if wanted:
+        from importlib import metadata
 
-    try:
-        typer.echo(f"unirouter {version('unirouter')}")
-    except PackageNotFoundError:
-        typer.echo("unirouter, version unknown: it runs from its source and is not installed")
-    raise typer.Exit
+        try:
+            typer.echo(f"unirouter {metadata.version('unirouter')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("unirouter, version unknown: it runs from its source and is not installed")
+        raise typer.Exit
 
 
 @app.callback()

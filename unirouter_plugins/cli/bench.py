@@ -24,6 +24,12 @@ VECTORS, LEARNED = "minilm.npy", "default"
 CURVES = ("Area", "50 %", "QNC", "own", "reach", "peak", "AIQ", "Brier", "ECE")  # the two tables' columns
 COMPARED = ("covers", "gap", "ahead", "p", "by", "90 % interval", "s")
 
+_METHODS = (
+    "nearest neighbours, k-means (paper), k-means, learned map, shrunken clusters, low rank, known models, default"
+)
+_EMBEDDER = "Vectors, a .npy beside each DATA; default learns them; minilm.npy, where a folder has it."
+_OUT = "For trials, table and page; rerun to resume an interrupted run."
+
 
 def bench(
     data: Annotated[
@@ -34,34 +40,18 @@ def bench(
         list[int] | None,
         typer.Option(metavar="N", help="Answers measured of each new model; repeatable; 50, 100, 200 and 400."),
     ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,NAME",
-            help="Of nearest neighbours, k-means (paper), k-means, learned map, shrunken clusters, low rank, "
-            "known models, default.",
-        ),
-    ] = None,
+    methods: Annotated[str | None, typer.Option(metavar="NAME,NAME", help=f"Of {_METHODS}.")] = None,
     estimator: Annotated[
         list[str] | None, typer.Option(metavar="MODULE:CLASS", help="An estimator of your own; repeatable.")
     ] = None,
-    embedder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Vectors, a .npy beside each DATA; default learns them; minilm.npy, where a folder has it.",
-        ),
-    ] = None,
+    embedder: Annotated[str | None, typer.Option(metavar="FILE", help=_EMBEDDER)] = None,
     costs: Annotated[str, typer.Option(metavar="mean|per-prompt", help="One cost a model, or each prompt's.")] = "mean",
     known: Annotated[
         bool, typer.Option("--known/--no-known", help="Known models have answered the validation prompts.")
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits.")] = 0,
     processes: Annotated[int | None, typer.Option(min=1, help="At once; all cores when not given.")] = None,
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="FOLDER", help="For trials, table and page; rerun to resume an interrupted run."),
-    ] = Path("bench"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help=_OUT)] = Path("bench"),
     as_json: options.Json = False,
 ) -> None:
     """Compare routing methods on recorded outcomes: new models, random splits, paired."""
@@ -77,8 +67,7 @@ def bench(
     settings = Settings(sorted(set(n_val or N_VALS)), chosen, seed, cost_kind, known)
     with show.working("Reading"):
         tables = _read(data, embedder, every_cost=costs == "per-prompt")
-    most = max(len(table) for table in tables)
-    if not reachable(settings.n_vals, most)[0]:
+    if not reachable(settings.n_vals, most := max(map(len, tables)))[0]:
         raise InvalidDataError(f"N_val {min(settings.n_vals)} is more than {most} prompts reach; lower --n-val.")
     files = TrialFiles(out, {"seed": seed, "costs": costs, "known": known})
     if processes is None:

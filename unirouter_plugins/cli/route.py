@@ -40,9 +40,8 @@ def route(
     if (prompt is None) == (file is None):
         raise InvalidDataError("Give ROUTER and one of: a prompt, - for stdin, --file with many prompts.")
     prompts = [options.prompt_of(str(prompt))] if file is None else options.read_prompts(file)
-    chosen_by = options.load(router)
-    how: dict[str, Any] = {"cost_weight": cost_weight, "models": options.split(models)}
-    how["requires"] = options.split(requires) or ()
+    chosen_by, needs = options.load(router), options.split(requires) or ()
+    how: dict[str, Any] = {"cost_weight": cost_weight, "models": options.split(models), "requires": needs}
     if file is not None and not explain:
         made = _in_slices(chosen_by, prompts, how)
         if as_json:
@@ -106,10 +105,9 @@ def ask(
         system_message = [] if system is None else [{"role": "system", "content": system}]
         messages = [*system_message, {"role": "user", "content": text}]
         how: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
+        how |= {"cost_weight": cost_weight, "models": options.split(models), "timeout": timeout}
         with _in_a_sentence():
-            answer = stream(
-                table, messages, cost_weight=cost_weight, models=options.split(models), timeout=timeout, **how
-            )
+            answer = stream(table, messages, **how)
     with _in_a_sentence(), answer:
         said = _streamed(answer, quietly=as_json)
     if answer.record is None:

@@ -1,6 +1,6 @@
 """Graders by name: an answer and its reference to an error in [0, 1], so that a line of a file can say which grades it.
 
-To add a grader, write a `Spec` with its parameters and `accepts`, and name it in `_SPECS`.
+To add a grader, write a `Spec` with its parameters and `_accepts`, and name it in `_SPECS`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ GradeFunction: TypeAlias = Callable[[str, str], float]
 
 @dataclass(frozen=True)
 class Grader:
-    """How wrong an answer is. Its reference is always itself a right answer.
+    """How wrong an answer is; `grade` returns the error of (answer, reference). A reference is itself a right answer.
 
-    Give another `name` when an own function changes. `grade` returns the error of (answer, reference), in [0, 1].
+    Give another `name` when an own function changes.
     Graders of this package may be called from many threads at once, so that an event loop need not wait for them:
     ``await asyncio.to_thread(grader, answer, reference)``. The time that one answer takes is bounded, see `rules`.
 
@@ -46,16 +46,11 @@ class Grader:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, answer: str, reference: str) -> float:
-        """Return the error of `answer`, in [0, 1].
+        """Return the error of `answer`, in [0, 1]; raise `InvalidDataError` when an own function gives none.
 
         A model's thoughts before the answer (``<think>...</think>``) are not graded. The error of an empty answer, and
         of thoughts without an answer, is 1. Graders of this package read at most `text.LONGEST` characters, the first
         and the last ones.
-
-        Raises
-        ------
-        InvalidDataError
-            When an own function fails or returns something else. The graders of this package never raise it.
         """
         answer = after_thoughts(answer)
         if not answer:
@@ -104,38 +99,18 @@ def parse_grader(
     functions: Mapping[str, GradeFunction] | None = None,
     embedder: Embedder | None = None,
 ) -> Grader:
-    """Return the grader that `spec` names.
+    """Return the grader that `spec` names; raise `InvalidDataError` when the name or a parameter cannot be used.
 
     Parameters
     ----------
     spec : str or mapping
-        A name, or ``{"grader": name, parameter: value, ...}``, or that as JSON text:
-
-        ============  ===================================================  =============================================
-        name          an answer is right when it has                       parameters
-        ============  ===================================================  =============================================
-        exact         the same characters                                  ignore_case, ignore_spaces
-        text          the same words; case, punctuation, articles ignored  also: [other right answers], separator
-        number        the same final number                                tolerance, relative, decimal: "." or ","
-        choice        the same option                                      options: {letter: text} or [labels]
-        regex         a match of a Python pattern                          pattern, whole
-        contains      the reference, or what the lists say                 all, any, none: [texts]
-        json          a JSON value that fits and is equal                  schema, compare, ignore_case, unordered,
-                                                                           extra
-        constraints   all the rules kept                                   rules: {rule: value}, see `rules.RULES`
-        similarity    a vector near the reference's                        at_least: cosine
-        ============  ===================================================  =============================================
-
-        None of them takes "I do not know" as right, unless the reference or a parameter says so too.
+        A name of `GRADERS`, or ``{"grader": name, parameter: value, ...}``, or that as JSON text. The classes in
+        `_SPECS` and docs/reference/graders.md say what each takes as right, and its parameters. None of them takes "I
+        do not know" as right, unless the reference or a parameter says so too.
     functions : mapping of name to function (answer, reference) -> error, optional
         Your own graders. They take no parameters.
     embedder : Embedder, optional
         For "similarity".
-
-    Raises
-    ------
-    InvalidDataError
-        When the name or a parameter is not known, or a value cannot be used.
 
     Examples
     --------

@@ -297,10 +297,15 @@ _COUNTS: dict[str, Callable[[str], int]] = {
 }
 _COMPARISONS: dict[str, Callable[[int, int], bool]] = {"": operator.eq, "min_": operator.ge, "max_": operator.le}
 
+
+def _compared(count: Callable[[str], int], compare: Callable[[int, int], bool]) -> Callable[[str, int], bool]:
+    return lambda text, n: compare(count(text), n)
+
+
 # For each rule: what it takes, and whether a text keeps it. Each count has three: words, min_words and max_words.
 RULES: dict[str, tuple[Any, Callable[[str, Any], bool]]] = {
     **{
-        f"{prefix}{what}": (_Count, lambda text, n, count=count, compare=compare: compare(count(text), n))
+        f"{prefix}{what}": (_Count, _compared(count, compare))
         for (what, count), (prefix, compare) in product(_COUNTS.items(), _COMPARISONS.items())
     },
     "words_per_line": (_Count, lambda text, n: all(len(_words(line)) == n for line in _contents(text))),
