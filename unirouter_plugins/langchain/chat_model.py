@@ -62,11 +62,10 @@ class RouterRunnable(FromFolder, BaseChatModel):
     Parameters
     ----------
     router : UniRouter or path
-        A router, or its folder, see `from_folder`. Models that are onboarded later are called, too, where models are
-        called through LiteLLM.
+        A router, or its folder, see `from_folder`. Models that are onboarded later are called, too, if LiteLLM can.
     models : mapping of str to BaseChatModel, optional
-        A chat model for each model of the pool, by name. When not given, each is a `ChatLiteLLM`, called as it was when
-        it was evaluated, or as `pool.toml` says.
+        Chat models for models of the pool, by name. Each other model is a `ChatLiteLLM`, called as it was when it was
+        evaluated, or as `pool.toml` says.
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
     content_policy : bool
@@ -85,7 +84,7 @@ class RouterRunnable(FromFolder, BaseChatModel):
     UnknownModelError
         When one of `models` is not in the pool.
     ImportError
-        When `models` is not given and langchain-litellm is not installed.
+        When a model is to be called through LiteLLM, and langchain-litellm is not installed.
 
     Examples
     --------
@@ -311,7 +310,7 @@ class RouterRunnable(FromFolder, BaseChatModel):
         if schema is None:
             return {"response_format": {"type": "json_object"}}
         tool = convert_to_openai_tool(schema)
-        method = options.get("method") or ("json_schema" if self.models is None else None)  # that of ChatLiteLLM
+        method = options.get("method") or (None if self.models else "json_schema")  # that of ChatLiteLLM
         if method == "function_calling":
             return {"tools": [tool]}
         function = tool["function"]

@@ -362,7 +362,7 @@ class ChatCall(RoutedCall[BaseChatModel]):
             self._record |= record.as_dict()
         return record
 
-    def end(self) -> list[AIMessage]:
+    def end(self) -> list[AIMessageChunk]:
         """Return what is missing at the end of a stream: a chunk with the record, where no chunk was the last."""
         last = AIMessageChunk(content="", chunk_position="last")
         return [] if self._record or self._below is not None else [self.attach(last, self.finish())]

@@ -54,11 +54,11 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
 
     Parameters
     ----------
-    router : UniRouter
-        A model that is onboarded later can be called if it is called through LiteLLM.
+    router : UniRouter or path
+        A router, or its folder, see `from_folder`. Models that are onboarded later are called, too, if LiteLLM can.
     models : mapping of str to LLM, optional
-        An LLM for each model of the pool, by name; the router's callback handlers are added to its own, in a copy. When
-        not given, each is a `LiteLLM`, called as it was when it was evaluated, or as `pool.toml` says.
+        LLMs for models of the pool, by name; the router's callback handlers are added to their own, in a copy. Each
+        other model is a `LiteLLM`, called as it was when it was evaluated, or as `pool.toml` says.
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
     content_policy : bool
@@ -76,7 +76,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
     UnknownModelError
         When one of `models` is not in the pool.
     ImportError
-        When `models` is not given and llama-index-llms-litellm is not installed.
+        When a model is to be called through LiteLLM, and llama-index-llms-litellm is not installed.
 
     Examples
     --------
