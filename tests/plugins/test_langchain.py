@@ -31,6 +31,7 @@ from unirouter_plugins.langchain import (
 from unirouter_plugins.langchain.pool_models import ChatModels
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm.timeouts import TIMEOUT
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 WEIGHT = 300
@@ -102,8 +103,8 @@ def test_a_litellm_model_is_called_as_the_table_says_and_with_the_router_s_setti
 def test_only_the_last_model_of_the_ranking_is_asked_again(asked_router):
     models = ChatModels(settings={"max_retries": 3, "num_retries": 2})
     last, other = (models.make({"model": "openai/rhyme"}, is_last=is_last) for is_last in (True, False))
-    assert (last.max_retries, last.model_kwargs) == (3, {"num_retries": 2})
-    assert (other.max_retries, other.model_kwargs) == (1, {"num_retries": 0, "max_retries": 0})
+    assert (last.max_retries, last.model_kwargs) == (3, {"num_retries": 2, "timeout": TIMEOUT})
+    assert (other.max_retries, other.model_kwargs) == (1, {"num_retries": 0, "max_retries": 0, "timeout": TIMEOUT})
 
 
 def test_the_record_says_what_a_model_was_not_measured_with(asked_router):

@@ -22,13 +22,12 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 
-from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.langchain.messages import CONFIG_SPECS, chat_of, messages_of, per_call, text_of
 from unirouter_plugins.langchain.pool_models import ChatCall, ChatModels, Prepared
 from unirouter_plugins.litellm import BESIDE, load_router
-from unirouter_plugins.litellm.snapshot import check_given
+from unirouter_plugins.litellm.snapshot import check_fields, check_given
 
 _Path: TypeAlias = str | os.PathLike[str]
 
@@ -145,14 +144,10 @@ class RouterRunnable(BaseChatModel):
         given = {name: value for name, value in fields.items() if not _is_default(name, value)}
         settings = {**(settings or {}), **given}
         run = {name: own[name] for name in ("callbacks", "tags", "metadata") if own.get(name)}
+        check_fields(models, settings)
         chat_models = ChatModels(models, settings, run)
         if models is None:
             chat_models.check_settings(router)
-        elif settings:
-            name = next(iter(settings))
-            raise InvalidDataError(
-                f"{name}= is for models that are called through LiteLLM; give it to those in models={{...}}."
-            )
         if own.get("profile") is None:
             own["profile"] = chat_models.common_profile(router)
         own["cost_weight"] = None if cost_weight is None else check_cost_weight(cost_weight)

@@ -25,7 +25,10 @@ _Settings: TypeAlias = Mapping[str, Any] | None
 _FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "n")
 """LiteLLM's parameters that a `ChatLiteLLM` has fields for, so that traces show them; the others go beside."""
 
-_FLAGS = {"tools": "tool_calling", "vision": "image_inputs", "json": "structured_output"}
+_FLAGS = {
+    **{"tools": "tool_calling", "vision": "image_inputs", "json": "structured_output", "audio": "audio_inputs"},
+    **{"video": "video_inputs", "pdf": "pdf_inputs"},
+}
 """Our names of capabilities, and those of LangChain's `model.profile`."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -16,10 +16,15 @@ from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
 from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
+from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 from unirouter_plugins.litellm.prices import Quote, quote
+from unirouter_plugins.litellm.timeouts import Limits
 
 M = TypeVar("M")
+
+LIMITS = ("timeout", "deadline")
+"""The parameters of a call that bound its time, see `Limits`."""
 
 _SHAPING = (
     *("temperature", "top_p", "max_tokens", "max_completion_tokens"),
@@ -35,6 +40,7 @@ class Snapshot:
     router: UniRouter  # a copy, whose models have the capabilities that they have here
     pool: Mapping[str, ModelProfile]
     members: Mapping[str, Member]  # how LiteLLM calls each; empty where the user gave objects of a framework
+    keys: Mapping[str, str]  # how each is called: what the table of failures knows it by
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
@@ -42,7 +48,9 @@ class Snapshot:
     def of(cls, router: UniRouter) -> Snapshot:
         """Return the pool as it is now, its models called through LiteLLM."""
         pool = router.pool
-        return cls(router.with_pool(pool), pool, {name: Member.of(profile) for name, profile in pool.items()})
+        members = {name: Member.of(profile) for name, profile in pool.items()}
+        keys = {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
+        return cls(router.with_pool(pool), pool, members, keys)
 
     @cached_property
     def windows(self) -> dict[str, int | None]:
@@ -58,6 +66,7 @@ class Snapshot:
         models: Sequence[str] | None = None,
         requires: Sequence[str] = (),
         documents: GivenDocuments | None = None,
+        avoid: Mapping[str, str] | None = None,
     ) -> Decision:
         """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
 
@@ -84,6 +93,7 @@ class Snapshot:
             documents=documents,
             tokens_in=tokens_in,
             cached_tokens=cached,
+            avoid=avoid,
         )
 
     def quote(self, model: str) -> Quote | None:
@@ -113,11 +123,19 @@ class Snapshot:
 class PoolModels(ABC, Generic[M]):
     """The models of a pool as objects of a framework: the user's own, `given`, or made for LiteLLM as the pool says.
 
-    `settings` are LiteLLM's parameters of every call; they win over those that models were evaluated with.
+    `settings` are LiteLLM's parameters of every call, which win over those that models were evaluated with; and, for
+    the user's own models too, those of `LIMITS`.
     """
+
+    health = HEALTH
 
     def __init__(self, given: Mapping[str, M] | None = None, settings: Mapping[str, Any] | None = None) -> None:
         self.given, self.settings = given, dict(settings or {})
+        self.timeout = self.settings.get("timeout", self.settings.get("request_timeout"))  # the latter is LangChain's
+        self.deadline = self.settings.pop("deadline", None)
+        limits = Limits.of(self.timeout, self.deadline)
+        if given is None and self.timeout is None:
+            self.settings["timeout"] = limits.timeout
         self._newest: tuple[Any, Snapshot] | None = None
 
     @abstractmethod
@@ -144,9 +162,18 @@ class PoolModels(ABC, Generic[M]):
         else:
             able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
             own = Pool({n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able})
-            made = Snapshot(router.with_pool(own), own, {})
+            keys = {name: f"{name} {id(self.given[name]):x}" for name in own}
+            made = Snapshot(router.with_pool(own), own, {}, keys)
         self._newest = pool, made
         return made
+
+
+def check_fields(models: Any, settings: Iterable[str]) -> None:
+    """Raise one sentence where fields are given that models of the user's own cannot have."""
+    if models is not None and (others := [name for name in settings if name not in LIMITS]):
+        raise InvalidDataError(
+            f"{others[0]}= is for models that are called through LiteLLM; give it to those in models={{...}}."
+        )
 
 
 def check_given(models: Any, router: Any, kind: type, what: str) -> None:

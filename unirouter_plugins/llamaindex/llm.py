@@ -20,7 +20,7 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.litellm import BESIDE, load_router
-from unirouter_plugins.litellm.snapshot import check_given
+from unirouter_plugins.litellm.snapshot import check_fields, check_given
 from unirouter_plugins.llamaindex.messages import as_sent, chat_of, model_of
 from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs
 from unirouter_plugins.llamaindex.queries import current_query, register_handlers
@@ -120,14 +120,10 @@ class UniRouterLLM(FunctionCallingLLM):
         check_given(models, router, LLM, "an LLM of LlamaIndex")
         own = {name: fields.pop(name) for name in _OWN if name in fields}
         settings = {**fields.pop("additional_kwargs", {}), **fields}
+        check_fields(models, settings)
         llms = PoolLLMs(models, settings, {name: own[name] for name in _SHARED if name in own})
         if models is None:
             llms.check_settings(router)
-        elif settings:
-            name = next(iter(settings))
-            raise InvalidDataError(
-                f"{name}= is for models that are called through LiteLLM; give it to those in models={{...}}."
-            )
         own |= {"router": router, "models": models, "content_policy": content_policy, "per_step": per_step}
         own["cost_weight"] = None if cost_weight is None else check_cost_weight(cost_weight)
         super().__init__(**own)

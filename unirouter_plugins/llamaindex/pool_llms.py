@@ -17,7 +17,7 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags, instr
 
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm import TIMEOUT, check_parameters, open_litellm
+from unirouter_plugins.litellm import check_parameters, open_litellm
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall, keep
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
@@ -59,8 +59,7 @@ class PoolLLMs(PoolModels[LLM]):
 
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> LLM:
         """Return a `LiteLLM` that calls LiteLLM with `arguments` and the settings."""
-        unset = {"temperature": None, "timeout": TIMEOUT}  # else LlamaIndex sends a temperature of its own
-        arguments = {**unset, **arguments, **self.settings}
+        arguments = {"temperature": None, **arguments, **self.settings}  # else LlamaIndex sends one of its own
         names = ("model", "max_tokens", "max_retries")
         fields: dict[str, Any] = {name: arguments.pop(name) for name in names if name in arguments}
         if not is_last:
