@@ -135,10 +135,11 @@ class RouterRunnable(FromFolder, BaseChatModel):
         router = opened(router, models, BaseChatModel, "a chat model of LangChain, with nothing bound to it")
         own = {name: fields.pop(name) for name in _OWN if name in fields}
         given = {name: value for name, value in fields.items() if not _is_default(name, value)}
-        chat_models = ChatModels(router, models, {**(settings or {}), **given})
+        settings = {**(settings or {}), **given}
+        chat_models = ChatModels(router, models, settings)
         if own.get("profile") is None:
             own["profile"] = chat_models.common_profile(router)
-        own |= {"router": router, "models": models, "settings": chat_models.settings, "reads_system": reads_system}
+        own |= {"router": router, "models": models, "settings": settings, "reads_system": reads_system}
         own |= {"content_policy": content_policy, "cost_weight": cost_weight}
         if cost_weight is not None:
             check_cost_weight(cost_weight)

@@ -21,7 +21,7 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.litellm import FromFolder, opened
-from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs, as_sent, chat_of, model_of
+from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs, chat_of, model_of
 from unirouter_plugins.llamaindex.queries import current_query, register_handlers
 
 _OWN = frozenset(LLM.model_fields)
@@ -263,7 +263,9 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
     ) -> Any:
         """Return the picked model's answer as an object."""
         call = self._of_prompt(prompt, llm_kwargs, prompt_args)
-        return call.run(lambda llm: llm.structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args))
+        return call.run(
+            lambda llm: llm.structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
+        )
 
     async def astructured_predict(
         self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
@@ -271,7 +273,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         """Return the same as `structured_predict`, asynchronously."""
         call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
         return await call.arun(
-            lambda llm: llm.astructured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
+            lambda llm: llm.astructured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
 
     def stream_structured_predict(
@@ -280,7 +282,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         """Return the object as far as the picked model has written it."""
         call = self._of_prompt(prompt, llm_kwargs, prompt_args)
         return call.open(
-            lambda llm: llm.stream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
+            lambda llm: llm.stream_structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
 
     async def astream_structured_predict(
@@ -289,7 +291,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         """Return the same as `stream_structured_predict`, asynchronously."""
         call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
         return await call.aopen(
-            lambda llm: llm.astream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
+            lambda llm: llm.astream_structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
 
     def _of_prompt(self, prompt: BasePromptTemplate, llm_kwargs: Any, prompt_args: Mapping[str, Any]) -> LLMCall:
