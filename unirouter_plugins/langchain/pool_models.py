@@ -260,8 +260,6 @@ class Bill:
             total_tokens=usage["total_tokens"],
             prompt_tokens_details=SimpleNamespace(cached_tokens=read, cache_creation_tokens=written),
             completion_tokens_details=SimpleNamespace(reasoning_tokens=out.get("reasoning")),
-            cache_read_input_tokens=read,
-            cache_creation_input_tokens=written,
         )
         cached = cast("dict[str, Any]", usage).get("total_cost") == 0
         return SimpleNamespace(usage=told, _hidden_params={"response_cost": self.usd, "cache_hit": cached})
@@ -300,7 +298,8 @@ class ChatCall(RoutedCall[BaseChatModel]):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.messages, self._input, self.config, self._prepare = messages, messages, config, prepare
+        self.messages: Any = messages  # as they are sent to the model that is tried now
+        self._input, self.config, self._prepare = messages, config, prepare
         self._below = _Answers() if is_parsed else None
         self._streamed = Bill()
         self._record: Record = {}  # the one that a stream's last chunk has
@@ -382,10 +381,8 @@ class ChatCall(RoutedCall[BaseChatModel]):
 
 def _portable(message: BaseMessage) -> BaseMessage:
     """Return a message without what only the model that wrote it understands."""
-    update = {
-        "content": portable_parts(message.content),
-        "additional_kwargs": portable_fields(message.additional_kwargs),
-    }
+    update: dict[str, Any] = {"content": portable_parts(message.content)}
+    update["additional_kwargs"] = portable_fields(message.additional_kwargs)
     if isinstance(message, AIMessage):
         update["tool_calls"] = [{**call, "id": portable_id(call["id"])} for call in message.tool_calls]
     if isinstance(message, ToolMessage):
