@@ -138,7 +138,8 @@ def test_a_table_s_folder_is_all_it_takes(router, scripted_server, tmp_path):
     for pool in ({}, {"pool": tmp_path / "pool.toml"}):
         llm = UniRouterLLM.from_folder(tmp_path / "my.router", **pool, cost_weight=300)
         assert llm.complete(SUM).text == "Paris."
-    assert [seen.body["model"] for seen in scripted_server.seen] == ["tutor"] * 2
+    assert UniRouterLLM(tmp_path / "my.router", cost_weight=300).complete(SUM).text == "Paris."
+    assert [seen.body["model"] for seen in scripted_server.seen] == ["tutor"] * 3
     without = UniRouterLLM.from_folder(tmp_path / "my.router", pool=None)
     assert {member.api_base for member in without._models.snapshot(without.router).members.values()} == {None}
 

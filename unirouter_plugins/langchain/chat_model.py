@@ -51,13 +51,12 @@ class RouterRunnable(FromFolder, BaseChatModel):
     """A chat model that calls, for each conversation, the model of the pool that the router picks.
 
     The picked chat model does all the rest: messages, tools, schemas, streams, callbacks and traces are as if it had
-    been called directly. Its run is the only one in the trace: `invoke` and the other public methods are overridden,
-    not what they call. When it fails, the next model is called. (langchain-core has a `RouterRunnable` of its own, a
-    mapping of runnables that the input names one of; this one decides itself, and is a chat model.)
+    been called directly, and its run is the only one in the trace. When it fails, the next model is called.
+    (langchain-core has a `RouterRunnable` of its own, a mapping of runnables; this one is a chat model.)
 
     Conversations are routed on the newest text of the user. Inside a tool loop the model is kept; from one turn to the
-    next it changes only when that gains more than the lost prompt cache is worth (`unirouter_plugins.litellm.routed`,
-    `Snapshot.decide`). All that it knows of a conversation is in its messages.
+    next it changes only when that gains more than the lost prompt cache is worth, see `Snapshot.decide`. All that it
+    knows of a conversation is in its messages.
 
     Parameters
     ----------
