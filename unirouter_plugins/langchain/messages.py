@@ -12,13 +12,14 @@ from langchain_core.messages import (
     ChatMessage,
     HumanMessage,
     SystemMessage,
+    ToolMessage,
     convert_to_messages,
 )
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import ConfigurableFieldSpec
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.litellm.chat import Chat, answered_by, texts_of
+from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id, portable_parts, texts_of
 from unirouter_plugins.litellm.routed import METADATA
 
 _ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system"}
@@ -51,6 +52,17 @@ def _as_mapping(message: BaseMessage) -> dict[str, Any]:
     role = message.role if isinstance(message, ChatMessage) else role
     calls = {"tool_calls": message.tool_calls} if isinstance(message, AIMessage) and message.tool_calls else {}
     return {"role": role, "content": message.content, **calls}
+
+
+def portable(message: BaseMessage) -> BaseMessage:
+    """Return a message without what only the model that wrote it understands."""
+    update: dict[str, Any] = {"content": portable_parts(message.content)}
+    update["additional_kwargs"] = portable_fields(message.additional_kwargs)
+    if isinstance(message, AIMessage):
+        update["tool_calls"] = [{**call, "id": portable_id(call["id"])} for call in message.tool_calls]
+    if isinstance(message, ToolMessage):
+        update["tool_call_id"] = portable_id(message.tool_call_id)
+    return message.model_copy(update=update)
 
 
 def text_of(chat: Chat, documents: Sequence[str] = (), *, reads_system: bool = False) -> str:

@@ -15,6 +15,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
+from unirouter_plugins.langchain.messages import messages_of, portable
 from unirouter_plugins.litellm import check_parameters, open_litellm
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, RoutedCall
@@ -36,7 +37,7 @@ def load_chat_litellm() -> Any:
     """Return the class `ChatLiteLLM`; raise `ImportError` when it, or LiteLLM, is not installed."""
     open_litellm()  # before langchain-litellm imports it online and loudly
     try:
-        from langchain_litellm import ChatLiteLLM
+        from unirouter_plugins.langchain.litellm_chat import ChatLiteLLM
     except ImportError as missing:
         raise ImportError(
             "langchain-litellm is missing: pip install 'unirouter[langchain]', or give a chat model for each model of "
@@ -178,7 +179,7 @@ class ChatCall(RoutedCall[BaseChatModel]):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.messages, self._config, self._prepare = messages, config, prepare
+        self.messages, self._given, self._config, self._prepare = messages, messages, config, prepare
         self._tokens = Tokens() if is_parsed else None
         self._usage: UsageMetadata | None = None
         self._has_last = is_parsed  # parsed answers have no place for the record
@@ -186,6 +187,8 @@ class ChatCall(RoutedCall[BaseChatModel]):
     def model_for(self, model: BaseChatModel) -> Prepared:
         """Return the prepared model and its config: the caller's, with the decision in the run's metadata."""
         model = self.models.with_run(model)
+        if any(self.chat.answered_by):
+            self.messages = self.chat.messages_for(self.attempts.model, messages_of(self._given), portable)
         known = {n: value for n, value in self.record().as_dict().items() if value is not None and n != "seconds"}
         config: RunnableConfig = {**self._config, "metadata": {**self._config.get("metadata", {}), METADATA: known}}
         if self._tokens is not None:

@@ -12,7 +12,7 @@ from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
 from llama_index.core.tools import BaseTool, ToolMetadata
 
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_plugins.litellm.chat import Chat, answered_by
+from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage, usage_of
 from unirouter_plugins.litellm.routed import METADATA, Content, Record
 
@@ -82,6 +82,14 @@ def without_records(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         m.model_copy(update={"additional_kwargs": rest}) if METADATA in m.additional_kwargs else m
         for m, rest in zip(messages, kept, strict=True)
     ]
+
+
+def portable(message: ChatMessage) -> ChatMessage:
+    """Return a message without what only the model that wrote it understands."""
+    blocks = [block for block in message.blocks if block.block_type != "thinking"]
+    return message.model_copy(
+        update={"blocks": blocks, "additional_kwargs": portable_fields(message.additional_kwargs)}
+    )
 
 
 def as_sent(prompt: BasePromptTemplate) -> BasePromptTemplate:

@@ -21,7 +21,7 @@ from unirouter_plugins.litellm import check_parameters, open_litellm
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall, keep
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
-from unirouter_plugins.llamaindex.messages import content_of, usage_in, with_record, without_records
+from unirouter_plugins.llamaindex.messages import content_of, portable, usage_in, with_record, without_records
 from unirouter_plugins.llamaindex.queries import Query, collecting_answers
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class LLMCall(RoutedCall[LLM]):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.messages = without_records(messages)
+        self.messages = self._given = without_records(messages)
         self._callbacks, self._query, self._keeper = callbacks, query, keeper
         self._answers: dict[int, Any] = {}  # of the model that is tried now
         self._tags: dict[str, Record] = {}
@@ -177,6 +177,7 @@ class LLMCall(RoutedCall[LLM]):
 
     def model_for(self, model: LLM) -> LLM:
         """Return the LLM with the router's callbacks."""
+        self.messages = self.chat.messages_for(self.attempts.model, self._given, portable)
         self._answers, self._tags = {}, {METADATA: self.record().as_dict()}
         return self.models.with_callbacks(self.attempts.model, model, self._callbacks)
 
