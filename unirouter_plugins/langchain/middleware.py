@@ -17,7 +17,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.langchain.chat_model import RouterRunnable, as_openai_tool
-from unirouter_plugins.langchain.pool_models import ChatCall, Prepared
+from unirouter_plugins.langchain.pool_models import ChatCall
 
 
 class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -50,9 +50,9 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
         """Call the picked model, the next one when it fails."""
         call = self.llm.begin(*_arguments(request))
 
-        def ask(on: Prepared) -> ModelResponse[Any]:
-            with _running_with(on.config):
-                return handler(_for(request, call, on.model))
+        def ask(model: Any) -> ModelResponse[Any]:
+            with _running_with(call.config):
+                return handler(_for(request, call, model))
 
         return call.run(ask)
 
@@ -62,9 +62,9 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
         """Do the same as `wrap_model_call`, asynchronously."""
         call = await self.llm.abegin(*_arguments(request))
 
-        async def ask(on: Prepared) -> ModelResponse[Any]:
-            with _running_with(on.config):
-                return await handler(_for(request, call, on.model))
+        async def ask(model: Any) -> ModelResponse[Any]:
+            with _running_with(call.config):
+                return await handler(_for(request, call, model))
 
         return await call.arun(ask)
 
@@ -79,7 +79,7 @@ def _arguments(request: ModelRequest[Any]) -> tuple[list[BaseMessage], None, dic
 
 
 def _for(request: ModelRequest[Any], call: ChatCall, model: Any) -> ModelRequest[Any]:
-    messages = call.messages[1:] if request.system_message else call.messages
+    messages: Any = call.messages[1:] if request.system_message else call.messages
     return request.override(model=model, messages=messages)
 
 

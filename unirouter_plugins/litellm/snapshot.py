@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,7 @@ from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
 from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
+from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 from unirouter_plugins.litellm.prices import Quote, quote
@@ -39,7 +41,7 @@ class Snapshot:
 
     router: UniRouter  # a copy, whose models have the capabilities that they have here
     pool: Mapping[str, ModelProfile]
-    members: Mapping[str, Member]  # how LiteLLM calls each; empty where the user gave objects of a framework
+    members: Mapping[str, Member]  # how LiteLLM calls each that the user gave no object of a framework for
     keys: Mapping[str, str]  # how each is called: what the table of failures knows it by
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
@@ -121,7 +123,7 @@ class Snapshot:
 
 
 class PoolModels(ABC, Generic[M]):
-    """The models of a pool as objects of a framework: the user's own, `given`, or made for LiteLLM as the pool says.
+    """The models of a pool as objects of a framework: the user's own, `given`; the others are made for LiteLLM.
 
     `settings` are LiteLLM's parameters of every call, which win over those that models were evaluated with; and, for
     the user's own models too, those of `LIMITS`.
@@ -130,12 +132,10 @@ class PoolModels(ABC, Generic[M]):
     health = HEALTH
 
     def __init__(self, given: Mapping[str, M] | None = None, settings: Mapping[str, Any] | None = None) -> None:
-        self.given, self.settings = given, dict(settings or {})
+        self.given, self.settings = dict(given or {}), dict(settings or {})
         self.timeout = self.settings.get("timeout", self.settings.get("request_timeout"))  # the latter is LangChain's
         self.deadline = self.settings.pop("deadline", None)
-        limits = Limits.of(self.timeout, self.deadline)
-        if given is None and self.timeout is None:
-            self.settings["timeout"] = limits.timeout
+        self.limits = Limits.of(self.timeout, self.deadline)
         self._newest: tuple[Any, Snapshot] | None = None
 
     @abstractmethod
@@ -148,7 +148,7 @@ class PoolModels(ABC, Generic[M]):
 
     def model(self, snapshot: Snapshot, name: str, *, is_last: bool = True) -> M:
         """Return the model of that name; one for LiteLLM has the key that the environment has now."""
-        if self.given is not None:
+        if name in self.given:
             return self.given[name]
         return self.make(programs.arguments_of(snapshot.members[name]), is_last=is_last)
 
@@ -157,29 +157,22 @@ class PoolModels(ABC, Generic[M]):
         pool, newest = router.pool, self._newest
         if newest is not None and newest[0] is pool and newest[1].router.cost_weight == router.cost_weight:
             return newest[1]
-        if self.given is None:
-            made = Snapshot.of(router)
-        else:
-            able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
-            own = Pool({n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able})
-            keys = {name: f"{name} {id(self.given[name]):x}" for name in own}
-            made = Snapshot(router.with_pool(own), own, {}, keys)
+        able = {n: self.able(pool[n], model) for n, model in self.given.items() if n in pool}
+        called = {n: p for n, p in pool.items() if n not in able and (not self.given or is_callable(p))}
+        given = {n: dataclasses.replace(pool[n], capabilities=known) for n, known in able.items()}
+        own = Pool({**called, **given})
+        members = {name: Member.of(profile) for name, profile in called.items()}
+        keys = {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
+        keys |= {name: f"{name} {id(self.given[name]):x}" for name in given}
+        made = Snapshot(router.with_pool(own), own, members, keys)
         self._newest = pool, made
         return made
 
 
-def check_fields(models: Any, settings: Iterable[str]) -> None:
-    """Raise one sentence where fields are given that models of the user's own cannot have."""
-    if models is not None and (others := [name for name in settings if name not in LIMITS]):
-        raise InvalidDataError(
-            f"{others[0]}= is for models that are called through LiteLLM; give it to those in models={{...}}."
-        )
-
-
 def check_given(models: Any, router: Any, kind: type, what: str) -> None:
-    """Raise one sentence unless `router` is one, and `models`, where given, has one of that kind for each of its pool.
+    """Raise one sentence unless `router` is one, and each of `models` is of that kind and in its pool.
 
-    `what` is what messages call one: "a chat model".
+    The models of the pool that are not among them must be known to LiteLLM. `what` is what messages call one.
     """
     if not isinstance(router, UniRouter):
         raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: UniRouter.load('my.router').")
@@ -191,5 +184,18 @@ def check_given(models: Any, router: Any, kind: type, what: str) -> None:
         if not isinstance(model, kind):
             raise InvalidDataError(f"models[{name!r}] is of type {type(model).__name__}; give {what}.")
     router.pool.check_known(models)
-    if missing := [name for name in router.pool if name not in models]:
-        raise InvalidDataError(f"{missing[0]!r} is in the pool but not in models={{...}}; add it, or retire it.")
+    for name, profile in router.pool.items():
+        if name not in models and not is_callable(profile):
+            raise InvalidDataError(
+                f"{name!r} is in the pool but not in models={{...}}, and LiteLLM knows no model of that name; add it, "
+                "retire it, or say in pool.toml how to call it."
+            )
+
+
+def is_callable(profile: ModelProfile) -> bool:
+    """Return whether LiteLLM can call a model: as its profile or `pool.toml` says, or by its name alone."""
+    if SERVED_AS in profile.provenance:
+        return True
+    with contextlib.suppress(Exception):  # of any kind: an unknown provider
+        return bool(open_litellm().get_llm_provider(profile.model))
+    return False
