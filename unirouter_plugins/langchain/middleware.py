@@ -52,7 +52,7 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
 
         def ask(model: Any) -> ModelResponse[Any]:
             with _running_with(call.config):
-                return handler(_overridden(request, model, call))
+                return handler(_for(request, call, model))
 
         return call.run(ask)
 
@@ -64,7 +64,7 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
 
         async def ask(model: Any) -> ModelResponse[Any]:
             with _running_with(call.config):
-                return await handler(_overridden(request, model, call))
+                return await handler(_for(request, call, model))
 
         return await call.arun(ask)
 
@@ -78,10 +78,9 @@ def _arguments(request: ModelRequest[Any]) -> tuple[list[BaseMessage], None, dic
     return [*([request.system_message] if request.system_message else []), *request.messages], None, {}, sent
 
 
-def _overridden(request: ModelRequest[Any], model: Any, call: ChatCall) -> ModelRequest[Any]:
-    """Return the request with the picked model, and with the messages that it is sent."""
-    n = len(request.messages)
-    return request.override(model=model, messages=call.messages[-n:] if n else [])
+def _for(request: ModelRequest[Any], call: ChatCall, model: Any) -> ModelRequest[Any]:
+    messages: Any = call.messages[1:] if request.system_message else call.messages
+    return request.override(model=model, messages=messages)
 
 
 @contextmanager

@@ -78,6 +78,17 @@ def _as_mapping(message: BaseMessage) -> dict[str, Any]:
     return {**said, "tool_calls": calls} if calls else said
 
 
+def portable(message: BaseMessage) -> BaseMessage:
+    """Return a message without what only the model that wrote it understands."""
+    update: dict[str, Any] = {"content": portable_parts(message.content)}
+    update["additional_kwargs"] = portable_fields(message.additional_kwargs)
+    if isinstance(message, AIMessage):
+        update["tool_calls"] = [{**call, "id": portable_id(call["id"])} for call in message.tool_calls]
+    if isinstance(message, ToolMessage):
+        update["tool_call_id"] = portable_id(message.tool_call_id)
+    return message.model_copy(update=update)
+
+
 _PREFIX = "unirouter_"  # other parts of a graph read the same config
 
 CONFIG_SPECS = [
@@ -124,7 +135,7 @@ class ChatModels(PoolModels[BaseChatModel]):
         """The class `ChatLiteLLM`."""
         open_litellm()  # before langchain-litellm imports it online and loudly
         try:
-            from langchain_litellm import ChatLiteLLM
+            from unirouter_plugins.langchain.litellm_chat import ChatLiteLLM
         except ImportError as missing:
             raise ImportError(
                 "langchain-litellm is missing: pip install 'unirouter[langchain]', or give a chat model for each model "
@@ -307,7 +318,7 @@ class ChatCall(RoutedCall[BaseChatModel]):
     def model_for(self, model: BaseChatModel) -> Any:
         """Return the model with its tools or schema; set the messages it is sent, and the decision in its metadata."""
         if any(self.chat.answered_by):
-            self.messages = self.chat.messages_for(self.attempts.model, messages_of(self._input), _portable)
+            self.messages = self.chat.messages_for(self.attempts.model, messages_of(self._input), portable)
         known = {n: value for n, value in self.record().as_dict().items() if value is not None and n != "seconds"}
         metadata = {**self.config.get("metadata", {}), METADATA: known}
         self.config = cast(RunnableConfig, {**self.config, "metadata": metadata})
@@ -377,17 +388,6 @@ class ChatCall(RoutedCall[BaseChatModel]):
         """Return what is missing at the end of a stream: a chunk with the record, where no chunk was the last."""
         last = AIMessageChunk(content="", chunk_position="last")
         return [] if self._record or self._below is not None else [self.attach(last, self.finish())]
-
-
-def _portable(message: BaseMessage) -> BaseMessage:
-    """Return a message without what only the model that wrote it understands."""
-    update: dict[str, Any] = {"content": portable_parts(message.content)}
-    update["additional_kwargs"] = portable_fields(message.additional_kwargs)
-    if isinstance(message, AIMessage):
-        update["tool_calls"] = [{**call, "id": portable_id(call["id"])} for call in message.tool_calls]
-    if isinstance(message, ToolMessage):
-        update["tool_call_id"] = portable_id(message.tool_call_id)
-    return message.model_copy(update=update)
 
 
 def _message_of(answer: Any) -> BaseMessage | None:

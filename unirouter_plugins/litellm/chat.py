@@ -38,11 +38,13 @@ bitte danke genau gut ja mach weiter bien dale gracias si sí vale accord d'acco
 _SAYS_NOTHING = frozenset(_NO_TASK.split())
 """Words that answer an answer: a message of few and no others says nothing of its own to route on."""
 
-_PRIVATE_PARTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")
+_SHARED_PARTS = re.compile(
+    "((input|output)_)?(text|refusal|image|image_url|audio|video|video_url|file|document|media)|tool_use|tool_call"
+).fullmatch
 _FIELDS = "provider_specific_fields"
 _PRIVATE_FIELDS = (
     *("thinking_blocks", "reasoning_content", "reasoning_items", "reasoning", "reasoning_details", "thinking"),
-    *(_FIELDS, "extra_content"),
+    *(_FIELDS, "extra_content", "annotations", "__gemini_function_call_thought_signatures__"),
 )
 _SIGNATURE = "__thought__"  # LiteLLM keeps Gemini's signatures in the ids of tool calls, after this
 
@@ -278,7 +280,10 @@ def portable(message: Message) -> Message:
     """
     kept = portable_fields(message)
     if calls := _calls_of(message):
-        kept["tool_calls"] = [{**portable_fields(call), "id": portable_id(call.get("id"))} for call in calls]
+        kept["tool_calls"] = [
+            {**portable_fields(call), "id": portable_id(call.get("id"))} if isinstance(call, Mapping) else call
+            for call in calls
+        ]
     if "tool_call_id" in kept:
         kept["tool_call_id"] = portable_id(kept["tool_call_id"])
     if "content" in kept:
@@ -295,7 +300,8 @@ def portable_parts(content: Any) -> Any:
     """Return the parts of a content, if it has parts, that any model understands; "" where none is left."""
     if not isinstance(content, list):
         return content
-    return [p for p in content if not (isinstance(p, Mapping) and p.get("type") in _PRIVATE_PARTS)] or ""
+    shared = [part for part in content if isinstance(part, str) or _SHARED_PARTS(str(part.get("type")))]
+    return [{"type": "text", "text": p["text"]} if isinstance(p, Mapping) and "text" in p else p for p in shared] or ""
 
 
 def portable_id(name: Any) -> Any:

@@ -24,7 +24,7 @@ from unirouter_plugins.litellm.failures import Failure, classify, is_about_thoug
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
-from unirouter_plugins.litellm.timeouts import GRACE, CallTimeoutError, Limits, Steps
+from unirouter_plugins.litellm.timeouts import CallTimeoutError, Limits, Steps
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -423,7 +423,7 @@ class RoutedCall(ABC, Generic[M]):
         health = self.models.health
         while self._heeds_health and not health.may_try(self._key) and self.attempts.postpone():
             pass
-        self._until = min(time.monotonic() + self.limits.timeout + GRACE, self._ends)
+        self._until = min(time.monotonic() + self.limits.attempt, self._ends)
         try:
             yield
         except Exception as failed:

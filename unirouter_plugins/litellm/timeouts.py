@@ -17,8 +17,9 @@ T = TypeVar("T")
 TIMEOUT = 300.0
 """Seconds of one attempt until its first content, where none are given; a call's deadline is twice its timeout."""
 
-GRACE = 0.5
-"""Seconds after `timeout` in which LiteLLM's own, which counts from the last byte, may end an attempt and tell more."""
+_GRACE = 0.5
+"""Seconds after `timeout`, at most a quarter of it, in which LiteLLM's own, which counts from the last byte, may end an
+attempt and tell more."""
 
 _CLOSING = 1.0  # seconds that closing a stream is waited for
 _MOST_IDLE = 32  # threads kept for the next calls
@@ -50,6 +51,11 @@ class Limits:
         if timeout is None:
             timeout = TIMEOUT if deadline is None else min(TIMEOUT, deadline / 2)
         return cls(timeout, 2 * timeout if deadline is None else deadline)
+
+    @property
+    def attempt(self) -> float:
+        """The seconds after which an attempt is ended from outside."""
+        return self.timeout + min(_GRACE, self.timeout / 4)
 
 
 class _Worker(threading.Thread):

@@ -145,7 +145,8 @@ class PoolLLMs(PoolModels[LLM]):
 
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> LLM:
         """Return a `LiteLLM` that calls LiteLLM with `arguments` and the settings."""
-        arguments = {"temperature": None, **arguments, **self.settings}  # else LlamaIndex sends one of its own
+        unset = {"temperature": None, "timeout": self.limits.timeout}  # else LlamaIndex sends a temperature of its own
+        arguments = {**unset, **arguments, **self.settings}
         names = ("model", "max_tokens", "max_retries")
         fields: dict[str, Any] = {name: arguments.pop(name) for name in names if name in arguments}
         if not is_last:
