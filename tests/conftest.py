@@ -1,6 +1,7 @@
 """One small world: sums and poems; a cheap poet that cannot add, a dear sage that can, and six between them."""
 
 import signal
+import sys
 import threading
 
 import hypothesis
@@ -74,6 +75,14 @@ def fitted(world, estimator=None, **settings):
 def evaluation(world, model, **changes):
     """What the model did on the last prompts of the world."""
     return Evaluation.recorded(model, world.rows(range(N_FIT, len(world))), **changes)
+
+
+@pytest.fixture(autouse=True)
+def all_models_are_well():
+    """What one test makes fail is no reason for another to avoid it."""
+    yield
+    if (module := sys.modules.get("unirouter_plugins.litellm.health")) is not None:
+        module.HEALTH.store.clear()
 
 
 @pytest.fixture(scope="session")

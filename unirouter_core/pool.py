@@ -18,7 +18,7 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.protocol import Prediction
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError, as_number, listed, shown
 
-CAPABILITIES = ("tools", "vision", "json")  # what a prompt may require of a model
+CAPABILITIES = ("tools", "vision", "json", "audio", "video", "pdf")  # what a prompt may require of a model
 
 FAR_STDERR = 0.1  # the least standard error for a kind of prompt that no region is like
 
@@ -29,8 +29,8 @@ class Capabilities:
 
     Parameters
     ----------
-    tools, vision, json : bool
-        Tool calls, images, answers held to a JSON schema.
+    tools, vision, json, audio, video, pdf : bool
+        Tool calls, images, answers held to a JSON schema; sound, films and documents in the prompt.
     context_window : int, optional
         The most tokens of a prompt, as the router counts them or as `route` is told; None is without limit.
     """
@@ -39,6 +39,9 @@ class Capabilities:
     vision: bool = True
     json: bool = True
     context_window: int | None = None
+    audio: bool = True
+    video: bool = True
+    pdf: bool = True
 
     def __post_init__(self) -> None:
         for name in CAPABILITIES:

@@ -246,6 +246,7 @@ class UniRouter:
         vector: Array | None = None,
         tokens_in: float | Mapping[str, float] | None = None,
         cached_tokens: float | Mapping[str, float] = 0,
+        avoid: Mapping[str, str] | None = None,
     ) -> Decision:
         """Return the model for one prompt: the least expected error + cost_weight * cost. Paper §3, Prop. 1.
 
@@ -257,7 +258,7 @@ class UniRouter:
         models : sequence of str, optional
             The candidates; the whole pool when not given.
         requires : sequence of str
-            Of "tools", "vision", "json": models that lack one are excluded.
+            Of "tools", "vision", "json", "audio", "video", "pdf": models that lack one are excluded.
         documents : Documents or sequence of str, optional
             What was retrieved for the prompt and will be sent with it. Their tokens are always part of the cost; what
             they say decides only in a router that was fitted with documents.
@@ -269,6 +270,8 @@ class UniRouter:
             tokenizers added when models were measured comes on top.
         cached_tokens : float or mapping of str to float
             Those of them that the provider has cached; by model, none for those that are not named.
+        avoid : mapping of str to str, optional
+            Models that are chosen only where no other is eligible, as those that fail at the moment, each with why.
 
         Raises
         ------
@@ -276,7 +279,7 @@ class UniRouter:
             When the prompt or a parameter is invalid; when one of `models` is not in the pool; when all are excluded.
         """
         fit, pool = self._ready()
-        request = Request(self._weight(cost_weight), models, requires, tokens_in, cached_tokens, documents)
+        request = Request(self._weight(cost_weight), models, requires, tokens_in, cached_tokens, documents, avoid or {})
         return _decide(fit, pool, prompt, request, vector)
 
     def route_batch(

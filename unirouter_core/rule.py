@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -95,6 +96,7 @@ class Request:
     tokens_in: float | Mapping[str, float] | None = None
     cached_tokens: float | Mapping[str, float] = 0
     documents: GivenDocuments | None = None
+    avoid: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost_weight", check_cost_weight(self.cost_weight))
@@ -148,6 +150,14 @@ class Request:
                 f"{which}No model may answer this prompt ({listed(why, '; ')}). Onboard one, or ask for less."
             )
         return mask
+
+    def preferred(self, pool: Pool, eligible: Mask | None) -> Mask | None:
+        """Return the mask of eligible models that are not to be avoided; `eligible` where none would be left."""
+        if not self.avoid:
+            return eligible
+        mask = np.array([model not in self.avoid for model in pool.models])
+        mask = mask if eligible is None else mask & eligible
+        return mask if mask.any() else eligible
 
     def reason(self, profile: ModelProfile, tokens: float = 0) -> str | None:
         """Return why the model is not eligible for a prompt of `tokens`; None when it is."""
@@ -208,7 +218,8 @@ class Decision:
     def __init__(self, pool: Pool, expected: Expected, request: Request, tokens: Array) -> None:
         errors, costs = expected.prediction.errors, expected.costs
         self._eligible = request.eligible(pool, tokens)
-        chosen = int(choose(errors, costs, request.cost_weight, self._eligible)[0])
+        self._preferred = request.preferred(pool, self._eligible)
+        chosen = int(choose(errors, costs, request.cost_weight, self._preferred)[0])
         self.model = pool.models[chosen]
         self.error, self.cost = float(errors[0, chosen]), float(costs[0, chosen])
         self.region, self.far = int(expected.regions[0]), float(expected.far[0])
@@ -216,10 +227,15 @@ class Decision:
         self._expected, self._request, self._tokens = expected, request, tokens
 
     def fallbacks(self) -> Iterator[str]:
-        """Yield the models to try after the chosen one, best first: each is the rule's choice without those before."""
+        """Yield the models to try after the chosen one, best first: each is the rule's choice without those before.
+
+        Those to be avoided come last.
+        """
         errors, costs = self._expected.prediction.errors[0], self._expected.costs[0]
-        columns = np.arange(len(self.pool)) if self._eligible is None else np.flatnonzero(self._eligible)
-        order = in_order(errors, costs, self.cost_weight, columns)
+        every = np.ones(len(self.pool), bool) if self._eligible is None else self._eligible.ravel()
+        first = every if self._preferred is None else self._preferred.ravel()
+        columns = (np.flatnonzero(mask) for mask in (first, every & ~first))
+        order = itertools.chain.from_iterable(in_order(errors, costs, self.cost_weight, each) for each in columns)
         next(order)
         return (self.pool.models[j] for j in order)
 
@@ -235,6 +251,7 @@ class Decision:
         error, cost = prediction.errors[0, j : j + 1], self._expected.costs[0, j : j + 1]
         stderr, points = float(prediction.stderrs[0, j]), float(score(error, cost, self.cost_weight)[0])
         excluded = self._request.reason(profile, float(tokens[j] if tokens.ndim else tokens))
+        excluded = excluded or self._request.avoid.get(model)
         return Candidate(model, float(error[0]), stderr, float(cost[0]), points, profile.n, excluded)
 
     @cached_property

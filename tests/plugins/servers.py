@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -300,6 +300,31 @@ def sends(**changes):
     async def reply(request, seen):
         body = _Answer(seen.body, "Paris.", "stop", (), 0, True, False).body()
         return web.json_response(body | changes)
+
+    return reply
+
+
+def trickles(part, every=0.1):
+    """Send the same bytes again and again, and never an answer."""
+
+    async def reply(request, seen):
+        kind = "text/event-stream" if seen.body.get("stream") else "application/json"
+        response = web.StreamResponse(headers={"content-type": kind})
+        await response.prepare(request)
+        with suppress(ConnectionError):  # the reader has left
+            while True:
+                await response.write(part)
+                await asyncio.sleep(every)
+        return response
+
+    return reply
+
+
+def replies(text, content_type="application/json"):
+    """200, with this body."""
+
+    async def reply(request, seen):
+        return web.Response(text=text, content_type=content_type)
 
     return reply
 

@@ -54,24 +54,24 @@ PASSED_ON = [
 ]
 
 
-@pytest.mark.parametrize("failure", PASSED_ON, ids=lambda failure: type(failure).__name__)
-@pytest.mark.parametrize("door", ["invoke", "ainvoke", "stream", "astream", "parsed", "generate", "v3"])
+WAYS = {
+    "invoke": lambda llm: llm.invoke(SUM),
+    "ainvoke": lambda llm: asyncio.run(llm.ainvoke(SUM)),
+    "stream": lambda llm: list(llm.stream(SUM))[-1],
+    "astream": lambda llm: asyncio.run(last_of(llm.astream(SUM))),
+    "parsed": lambda llm: llm.with_structured_output(Person, include_raw=True).invoke(SUM)["raw"],
+    "generate": lambda llm: llm.generate([[HumanMessage(SUM)]]).generations[0][0].message,
+    "v3": lambda llm: llm.stream_events(SUM, version="v3").output,
+}
+EACH = [*((failure, "invoke") for failure in PASSED_ON), *((PASSED_ON[0], way) for way in WAYS if way != "invoke")]
+
+
+@pytest.mark.parametrize(("failure", "way"), EACH, ids=lambda value: value if value in WAYS else type(value).__name__)
 @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # of the v3 events
-def test_a_failing_model_is_followed_by_the_next_of_the_ranking(llm, asked_router, failure, door):
+def test_a_failing_model_is_followed_by_the_next_of_the_ranking(llm, asked_router, failure, way):
     first, second, *_ = order(llm)
-    falling = router_of(asked_router, **{first: {"failure": failure}})
-    ask = {
-        "invoke": lambda: falling.invoke(SUM),
-        "ainvoke": lambda: asyncio.run(falling.ainvoke(SUM)),
-        "stream": lambda: list(falling.stream(SUM))[-1],
-        "astream": lambda: asyncio.run(last_of(falling.astream(SUM))),
-        "parsed": lambda: falling.with_structured_output(Person, include_raw=True).invoke(SUM)["raw"],
-        "generate": lambda: falling.generate([[HumanMessage(SUM)]]).generations[0][0].message,
-        "v3": lambda: falling.stream_events(SUM, version="v3").output,
-    }
-    said = record(ask[door]())
-    assert said["model"] == second
-    assert list(said["failures"]) == [first]
+    said = record(WAYS[way](router_of(asked_router, **{first: {"failure": failure}})))
+    assert (said["model"], list(said["failures"])) == (second, [first])
 
 
 def test_a_failed_model_s_run_is_in_the_trace_before_the_answer(llm, asked_router):

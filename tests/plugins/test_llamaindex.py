@@ -33,6 +33,7 @@ from tests.plugins.scripted_llm import (
     without_record,
 )
 from unirouter_core import ArtifactError, Capabilities, InvalidDataError, NoCandidateError, UnknownModelError
+from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.llamaindex import UniRouterLLM, last_decision, one_query, record_decisions
 from unirouter_plugins.llamaindex.pool_llms import chat_of
 
@@ -448,6 +449,7 @@ async def test_where_a_model_fails_the_next_of_the_ranking_answers(failing):
     async for answers in from_all_doors(failing, SUM):
         assert record(answers[-1])["model"] == second
         assert record(answers[-1])["failures"] == {"tutor": "OverloadedError: Busy."}
+        HEALTH.store.clear()
 
 
 def test_a_query_is_answered_by_the_next_and_kept_there(failing):

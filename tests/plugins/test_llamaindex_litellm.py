@@ -25,6 +25,7 @@ from tests.plugins.servers import KEY, breaks, refuses_the_key, says, sends
 from unirouter_core import InvalidDataError, Prices
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.failures import MissingKeyError
+from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.llamaindex import UniRouterLLM, UniRouterSelector, record_decisions
 
@@ -137,7 +138,8 @@ def test_a_table_s_folder_is_all_it_takes(router, scripted_server, tmp_path):
     for pool in ({}, {"pool": tmp_path / "pool.toml"}):
         llm = UniRouterLLM.from_folder(tmp_path / "my.router", **pool, cost_weight=300)
         assert llm.complete(SUM).text == "Paris."
-    assert [seen.body["model"] for seen in scripted_server.seen] == ["tutor"] * 2
+    assert UniRouterLLM(tmp_path / "my.router", cost_weight=300).complete(SUM).text == "Paris."
+    assert [seen.body["model"] for seen in scripted_server.seen] == ["tutor"] * 3
     without = UniRouterLLM.from_folder(tmp_path / "my.router", pool=None)
     assert {member.api_base for member in without._models.snapshot(without.router).members.values()} == {None}
 
@@ -185,12 +187,9 @@ async def test_an_agent_calls_tools_through_litellm(asked_router, members, scrip
 async def test_a_failing_model_is_asked_once_and_the_next_answers(asked_router, members, scripted_server):
     scripted_server.script["tutor"] = breaks(500)
     llm = routed(asked_router, members)
-    answers = [
-        llm.complete(SUM),
-        await llm.acomplete(SUM),
-        list(llm.stream_complete(SUM))[-1],
-        [part async for part in await llm.astream_complete(SUM)][-1],
-    ]
+    answers = [llm.complete(SUM), await llm.acomplete(SUM)]
+    HEALTH.store.clear()
+    answers += [list(llm.stream_complete(SUM))[-1], [part async for part in await llm.astream_complete(SUM)][-1]]
     assert {record(answer)["model"] for answer in answers} == {"scholar"}
     assert {answer.text for answer in answers} == {"Paris."}
     assert len(scripted_server.asked("tutor")) == 4  # and never retried
@@ -200,6 +199,7 @@ async def test_a_response_without_an_answer_is_the_model_s_failure(asked_router,
     llm = routed(asked_router, members)
     for nothing in (sends(choices=[]), says("")):
         scripted_server.script["tutor"] = nothing
+        HEALTH.store.clear()
         for answer in (llm.complete(SUM), await llm.achat([ChatMessage(SUM)])):
             assert record(answer)["model"] == "scholar"
             assert "'tutor' gave no answer" in record(answer)["failures"]["tutor"]

@@ -109,7 +109,10 @@ ONE = '[models.a]\nmodel = "x"\n'
         (ONE + "capabilities = { tools = 'yes' }", "models.a.capabilities.tools must be true or false, not 'yes'"),
         (ONE + "capabilities = { context_window = 0 }", "models.a.capabilities.context_window must be at least 1"),
         (ONE + "capabilities = { context_window = 1.5 }", "models.a.capabilities.context_window must be a whole num"),
-        (ONE + "capabilities = { audio = true }", "audio is not known; there are tools, vision, json, context_window"),
+        (
+            ONE + "capabilities = { taste = true }",
+            "taste is not known; there are tools, vision, json, audio, video, pdf, context_window",
+        ),
         (ONE + "examples = ['a']", "models.a.examples.0 must be a table, not 'a'"),
         (ONE + "examples = 'a'", "models.a.examples must be a list, not 'a'"),
         (ONE + "examples = [{ prompt = 'a' }]", "models.a.examples.0.answer is missing"),

@@ -131,7 +131,7 @@ def test_the_server_keeps_what_came_in_and_answers_by_the_prompt_in_its_own_time
 
 FAILURES = {
     "429": (rate_limited(), Failure.RATE_LIMIT, 429),
-    "the quota is spent": (fails(429, "Quota.", code="insufficient_quota"), Failure.MODEL, 429),
+    "the quota is spent": (fails(429, "Quota.", code="insufficient_quota"), Failure.ACCESS, 429),
     "500": (breaks(500), Failure.SERVER, 500),
     "502": (breaks(502), Failure.SERVER, 502),
     "503": (breaks(503), Failure.SERVER, 503),
@@ -139,10 +139,10 @@ FAILURES = {
     "529": (breaks(529), Failure.SERVER, 529),
     "408": (breaks(408), Failure.SERVER, 408),
     "409": (breaks(409), Failure.SERVER, 409),
-    "a wrong key": (refuses_the_key(), Failure.MODEL, 401),
-    "402": (fails(402, "Payment required."), Failure.MODEL, 402),
-    "403": (fails(403, "Country not supported."), Failure.MODEL, 403),
-    "404": (fails(404, "The model does not exist.", code="model_not_found"), Failure.MODEL, 404),
+    "a wrong key": (refuses_the_key(), Failure.ACCESS, 401),
+    "402": (fails(402, "Payment required."), Failure.ACCESS, 402),
+    "403": (fails(403, "Country not supported."), Failure.ACCESS, 403),
+    "404": (fails(404, "The model does not exist.", code="model_not_found"), Failure.ACCESS, 404),
     "413": (fails(413, "The body is too large."), Failure.MODEL, 413),
     "a wrong request": (fails(400, "Invalid temperature."), Failure.REQUEST, 400),
     "422": (fails(422, "Unprocessable."), Failure.REQUEST, 422),

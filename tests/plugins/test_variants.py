@@ -504,7 +504,7 @@ FAILURES = {
     "a busy server": (breaks(503), Failure.SERVER),
     "too long a prompt": (overflows(), Failure.OVERFLOW),
     "a content filter": (refuses_the_content(), Failure.CONTENT_FILTER),
-    "a wrong key": (refuses_the_key(), Failure.MODEL),
+    "a wrong key": (refuses_the_key(), Failure.ACCESS),
 }
 EACH = pytest.mark.parametrize(("reply", "failure"), FAILURES.values(), ids=FAILURES)
 ONCE = {"messages": ASKED, "max_retries": 0, "num_retries": 0}

@@ -5,9 +5,10 @@ import base64
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGenerationChunk
-from llama_index.core.llms import AudioBlock, ChatMessage, ImageBlock
+from llama_index.core.base.llms.types import AudioBlock, ChatMessage, ImageBlock, TextBlock, ThinkingBlock
 
 from tests.plugins.scripted_chat import ScriptedChat, chats
 from tests.plugins.scripted_llm import scripted
@@ -186,3 +187,33 @@ def test_two_members_never_share_an_entry_of_a_cache(asked_router, scripted_serv
     assert usd[0] > 0 < usd[1]
     assert usd[2] == 0
     assert len(scripted_server.seen) == 2
+
+
+# --- Switches of models -----------------------------------------------------------------------------------------------
+
+SIGNED = {"thinking_blocks": [{"type": "thinking", "thinking": "14 + 37", "signature": "Zm9v"}], "reasoning": "?"}
+
+
+class Sent(BaseCallbackHandler):
+    """Keeps the messages that a chat model is given."""
+
+    def on_chat_model_start(self, serialized, messages, **_):
+        (self.messages,) = messages
+
+
+@pytest.mark.parametrize("model", ["sage", "poet"])
+def test_only_who_wrote_thoughts_gets_them_back(asked_router, model):
+    told, sent = {"unirouter": {"model": "sage"}}, Sent()
+    parts = [{"type": "thinking", "thinking": "14 + 37", "signature": "Zm9v"}, {"type": "text", "text": "It is 51."}]
+    answer = AIMessage(parts, additional_kwargs=SIGNED, response_metadata=told)
+    chat = [HumanMessage(SUM), answer, HumanMessage("And 15 plus 38?")]
+    RouterRunnable(asked_router, chats(asked_router)).invoke(chat, {"callbacks": [sent]}, model=model)
+    theirs = (parts, SIGNED) if model == "sage" else (parts[1:], {})
+    assert (sent.messages[1].content, sent.messages[1].additional_kwargs) == theirs
+    llms = scripted(asked_router)
+    blocks = [ThinkingBlock(content="14 + 37"), TextBlock(text="It is 51.")]
+    answer = ChatMessage(blocks=blocks, role="assistant", additional_kwargs={**SIGNED, **told})
+    asked = [ChatMessage(SUM), answer, ChatMessage("And 15 plus 38?")]
+    UniRouterLLM(asked_router, llms).chat(asked, model=model)
+    ((_, sent, _), _) = llms[model].asked[0]
+    assert (sent.blocks, sent.additional_kwargs) == ((blocks, SIGNED) if model == "sage" else (blocks[1:], {}))

@@ -30,7 +30,7 @@ def route(
     ] = None,
     cost_weight: options.CostWeight = None,
     models: options.Models = None,
-    requires: Annotated[str | None, typer.Option(metavar="A,B", help="Capabilities: tools, vision, json.")] = None,
+    requires: Annotated[str | None, typer.Option(metavar="A,B", help="Capabilities: tools, vision, json…")] = None,
     explain: Annotated[bool, options.flag("Show what the choice rests on.", "--explain")] = False,
     as_json: Annotated[
         bool, options.flag("Print JSON on stdout and nothing else; with --file, a line each.", "--json")

@@ -51,22 +51,20 @@ class RouterRunnable(FromFolder, BaseChatModel):
     """A chat model that calls, for each conversation, the model of the pool that the router picks.
 
     The picked chat model does all the rest: messages, tools, schemas, streams, callbacks and traces are as if it had
-    been called directly. Its run is the only one in the trace: `invoke` and the other public methods are overridden,
-    not what they call. When it fails, the next model is called. (langchain-core has a `RouterRunnable` of its own, a
-    mapping of runnables that the input names one of; this one decides itself, and is a chat model.)
+    been called directly, and its run is the only one in the trace. When it fails, the next model is called.
+    (langchain-core has a `RouterRunnable` of its own, a mapping of runnables; this one is a chat model.)
 
     Conversations are routed on the newest text of the user. Inside a tool loop the model is kept; from one turn to the
-    next it changes only when that gains more than the lost prompt cache is worth (`unirouter_plugins.litellm.routed`,
-    `Snapshot.decide`). All that it knows of a conversation is in its messages.
+    next it changes only when that gains more than the lost prompt cache is worth, see `Snapshot.decide`. All that it
+    knows of a conversation is in its messages.
 
     Parameters
     ----------
     router : UniRouter or path
-        A router, or its folder, see `from_folder`. Models that are onboarded later are called, too, where models are
-        called through LiteLLM.
+        A router, or its folder, see `from_folder`. Models that are onboarded later are called, too, if LiteLLM can.
     models : mapping of str to BaseChatModel, optional
-        A chat model for each model of the pool, by name. When not given, each is a `ChatLiteLLM`, called as it was when
-        it was evaluated, or as `pool.toml` says.
+        Chat models for models of the pool, by name. Each other model is a `ChatLiteLLM`, called as it was when it was
+        evaluated, or as `pool.toml` says.
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
     content_policy : bool
@@ -85,7 +83,7 @@ class RouterRunnable(FromFolder, BaseChatModel):
     UnknownModelError
         When one of `models` is not in the pool.
     ImportError
-        When `models` is not given and langchain-litellm is not installed.
+        When a model is to be called through LiteLLM, and langchain-litellm is not installed.
 
     Examples
     --------
@@ -136,10 +134,11 @@ class RouterRunnable(FromFolder, BaseChatModel):
         router = opened(router, models, BaseChatModel, "a chat model of LangChain, with nothing bound to it")
         own = {name: fields.pop(name) for name in _OWN if name in fields}
         given = {name: value for name, value in fields.items() if not _is_default(name, value)}
-        chat_models = ChatModels(router, models, {**(settings or {}), **given})
+        settings = {**(settings or {}), **given}
+        chat_models = ChatModels(router, models, settings)
         if own.get("profile") is None:
             own["profile"] = chat_models.common_profile(router)
-        own |= {"router": router, "models": models, "settings": chat_models.settings, "reads_system": reads_system}
+        own |= {"router": router, "models": models, "settings": settings, "reads_system": reads_system}
         own |= {"content_policy": content_policy, "cost_weight": cost_weight}
         if cost_weight is not None:
             check_cost_weight(cost_weight)
@@ -311,7 +310,7 @@ class RouterRunnable(FromFolder, BaseChatModel):
         if schema is None:
             return {"response_format": {"type": "json_object"}}
         tool = convert_to_openai_tool(schema)
-        method = options.get("method") or ("json_schema" if self.models is None else None)  # that of ChatLiteLLM
+        method = options.get("method") or (None if self.models else "json_schema")  # that of ChatLiteLLM
         if method == "function_calling":
             return {"tools": [tool]}
         function = tool["function"]

@@ -15,13 +15,12 @@ def stream_of(events: Iterator[Any]) -> ChatModelStream:
 
     def pump_one() -> bool:
         try:
-            stream.dispatch(next(events))
-        except StopIteration:
-            return False
+            if (event := next(events, None)) is not None:
+                stream.dispatch(event)
         except BaseException as failed:  # the reader gets it, as from LangChain's own streams
             stream.fail(failed)
             return False
-        return True
+        return event is not None
 
     stream.bind_pump(pump_one)
     return stream
@@ -43,16 +42,14 @@ class _PulledStream(AsyncChatModelStream):
     async def _pull(self) -> bool:
         async with self._one_reader:
             try:
-                self.dispatch(await anext(self._source))
-            except StopAsyncIteration:
-                return False
-            except asyncio.CancelledError as cancelled:
-                self.fail(cancelled)
-                raise
+                if (event := await anext(self._source, None)) is not None:
+                    self.dispatch(event)
             except BaseException as failed:  # the reader gets it, as from LangChain's own streams
                 self.fail(failed)
+                if isinstance(failed, asyncio.CancelledError):
+                    raise
                 return False
-            return True
+            return event is not None
 
     async def aclose(self) -> None:
         """Stop the model, where it has not ended."""

@@ -17,6 +17,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.langchain.chat_model import RouterRunnable, as_openai_tool
+from unirouter_plugins.langchain.pool_models import ChatCall
 
 
 class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -51,7 +52,7 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
 
         def ask(model: Any) -> ModelResponse[Any]:
             with _running_with(call.config):
-                return handler(request.override(model=model))
+                return handler(_for(request, call, model))
 
         return call.run(ask)
 
@@ -63,7 +64,7 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
 
         async def ask(model: Any) -> ModelResponse[Any]:
             with _running_with(call.config):
-                return await handler(request.override(model=model))
+                return await handler(_for(request, call, model))
 
         return await call.arun(ask)
 
@@ -75,6 +76,11 @@ def _arguments(request: ModelRequest[Any]) -> tuple[list[BaseMessage], None, dic
         tools += [{"type": "function", "function": spec.json_schema} for spec in held_to.schema_specs]
     sent = {"tools": tools, **(held_to.to_model_kwargs() if isinstance(held_to, ProviderStrategy) else {})}
     return [*([request.system_message] if request.system_message else []), *request.messages], None, {}, sent
+
+
+def _for(request: ModelRequest[Any], call: ChatCall, model: Any) -> ModelRequest[Any]:
+    messages: Any = call.messages[1:] if request.system_message else call.messages
+    return request.override(model=model, messages=messages)
 
 
 @contextmanager

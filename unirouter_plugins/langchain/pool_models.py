@@ -14,7 +14,14 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.callbacks import BaseCallbackHandler, Callbacks
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, convert_to_messages
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    ToolMessage,
+    convert_to_messages,
+)
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompt_values import PromptValue
@@ -23,8 +30,8 @@ from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableCo
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm import TIMEOUT, check_settings, open_litellm
-from unirouter_plugins.litellm.chat import Chat, answered_by
+from unirouter_plugins.litellm import check_settings, open_litellm
+from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id, portable_parts
 from unirouter_plugins.litellm.prices import Usage, usage_of, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
@@ -34,7 +41,10 @@ _Settings: TypeAlias = Mapping[str, Any] | None
 _FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "n")
 """LiteLLM's parameters that a `ChatLiteLLM` has fields for, so that traces show them; the others go beside."""
 
-_FLAGS = {"tools": "tool_calling", "vision": "image_inputs", "json": "structured_output"}
+_FLAGS = {
+    **{"tools": "tool_calling", "vision": "image_inputs", "json": "structured_output", "audio": "audio_inputs"},
+    **{"video": "video_inputs", "pdf": "pdf_inputs"},
+}
 """Our names of capabilities, and those of LangChain's `model.profile`."""
 
 
@@ -66,6 +76,17 @@ def _as_mapping(message: BaseMessage) -> dict[str, Any]:
     said = {"role": _ROLES.get(kind) or getattr(message, "role", "tool"), "content": message.content}
     calls = getattr(message, "tool_calls", None)
     return {**said, "tool_calls": calls} if calls else said
+
+
+def portable(message: BaseMessage) -> BaseMessage:
+    """Return a message without what only the model that wrote it understands."""
+    update: dict[str, Any] = {"content": portable_parts(message.content)}
+    update["additional_kwargs"] = portable_fields(message.additional_kwargs)
+    if isinstance(message, AIMessage):
+        update["tool_calls"] = [{**call, "id": portable_id(call["id"])} for call in message.tool_calls]
+    if isinstance(message, ToolMessage):
+        update["tool_call_id"] = portable_id(message.tool_call_id)
+    return message.model_copy(update=update)
 
 
 _PREFIX = "unirouter_"  # other parts of a graph read the same config
@@ -114,7 +135,7 @@ class ChatModels(PoolModels[BaseChatModel]):
         """The class `ChatLiteLLM`."""
         open_litellm()  # before langchain-litellm imports it online and loudly
         try:
-            from langchain_litellm import ChatLiteLLM
+            from unirouter_plugins.langchain.litellm_chat import ChatLiteLLM
         except ImportError as missing:
             raise ImportError(
                 "langchain-litellm is missing: pip install 'unirouter[langchain]', or give a chat model for each model "
@@ -136,7 +157,7 @@ class ChatModels(PoolModels[BaseChatModel]):
         own = {name: value for name, value in self.settings.items() if name in self._kind.model_fields}
         beside = {name: value for name, value in self.settings.items() if name not in own}
         fields = {name: arguments.pop(name) for name in ("model", "api_base", "api_key", *_FIELDS) if name in arguments}
-        beside = {"timeout": TIMEOUT, **arguments, **own.get("model_kwargs", {}), **beside}
+        beside = {"timeout": self.limits.timeout, **arguments, **own.get("model_kwargs", {}), **beside}
         if own.get("request_timeout") is not None:
             beside["timeout"] = own["request_timeout"]
         fields |= {**own, "model_kwargs": beside}
@@ -250,8 +271,6 @@ class Bill:
             total_tokens=usage["total_tokens"],
             prompt_tokens_details=SimpleNamespace(cached_tokens=read, cache_creation_tokens=written),
             completion_tokens_details=SimpleNamespace(reasoning_tokens=out.get("reasoning")),
-            cache_read_input_tokens=read,
-            cache_creation_input_tokens=written,
         )
         cached = cast("dict[str, Any]", usage).get("total_cost") == 0
         return SimpleNamespace(usage=told, _hidden_params={"response_cost": self.usd, "cache_hit": cached})
@@ -290,13 +309,16 @@ class ChatCall(RoutedCall[BaseChatModel]):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.messages, self.config, self._prepare = messages, config, prepare
+        self.messages: Any = messages  # as they are sent to the model that is tried now
+        self._input, self.config, self._prepare = messages, config, prepare
         self._below = _Answers() if is_parsed else None
         self._streamed = Bill()
         self._record: Record = {}  # the one that a stream's last chunk has
 
     def model_for(self, model: BaseChatModel) -> Any:
-        """Return the model with its tools or schema; `config` gets the decision into its metadata."""
+        """Return the model with its tools or schema; set the messages it is sent, and the decision in its metadata."""
+        if any(self.chat.answered_by):
+            self.messages = self.chat.messages_for(self.attempts.model, messages_of(self._input), portable)
         known = {n: value for n, value in self.record().as_dict().items() if value is not None and n != "seconds"}
         metadata = {**self.config.get("metadata", {}), METADATA: known}
         self.config = cast(RunnableConfig, {**self.config, "metadata": metadata})
@@ -362,7 +384,7 @@ class ChatCall(RoutedCall[BaseChatModel]):
             self._record |= record.as_dict()
         return record
 
-    def end(self) -> list[AIMessage]:
+    def end(self) -> list[AIMessageChunk]:
         """Return what is missing at the end of a stream: a chunk with the record, where no chunk was the last."""
         last = AIMessageChunk(content="", chunk_position="last")
         return [] if self._record or self._below is not None else [self.attach(last, self.finish())]

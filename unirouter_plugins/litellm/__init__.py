@@ -8,6 +8,7 @@ import difflib
 import inspect
 import json
 import os
+import time
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import cache
@@ -18,7 +19,7 @@ from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
 from unirouter_core.pool import ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import prices
-from unirouter_plugins.litellm.chat import Chat, Messages
+from unirouter_plugins.litellm.chat import RECORD, Chat, Messages, portable
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import (
     BESIDE,
@@ -32,7 +33,7 @@ from unirouter_plugins.litellm.pool_file import (
 )
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
-from unirouter_plugins.litellm.snapshot import PoolModels, check_given, is_callable
+from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, check_given, is_callable
 
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
@@ -41,11 +42,9 @@ __all__ = ["BESIDE", "AsyncStream", "CallRecord", "Member", "Members", "Stream",
 __all__ += ["check_parameters", "complete", "configured", "load_router", "open_litellm"]
 __all__ += ["read_members", "record_of", "stream"]
 
-RECORD = "unirouter"
-"""Where a response's hidden parameters hold the record of its call."""
-
-TIMEOUT = 300.0
-"""Seconds until a call has failed and the next model is tried, where the caller gives none."""
+_ANSWERS = ("content", "tool_calls", "function_call", "refusal", "audio", "images")
+_THOUGHTS = ("reasoning_content", "thinking_blocks")
+"""What of a message is an answer, and what begins one."""
 
 _NOT_A_PARAMETER = ("model", "messages", "stream", "api_base", "base_url", "api_key")
 """What the router and the table decide; a key or an address of one model is not for the next."""
@@ -158,7 +157,6 @@ _MODELS: WeakKeyDictionary[UniRouter, _Arguments] = WeakKeyDictionary()
 class LiteLLMCall(RoutedCall[dict[str, Any]]):
     """A call through LiteLLM's functions."""
 
-    messages: list[Any]
     shows_usage: bool
 
     @classmethod
@@ -180,13 +178,13 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         pool = _MODELS.setdefault(router, _Arguments())
         snapshot = pool.snapshot(router)
         check_parameters(parameters, snapshot.members.values())
-        parameters, options = {"timeout": TIMEOUT, **parameters}, parameters.get("stream_options") or {}
+        options = parameters.get("stream_options") or {}
         if streams:  # without usage its cost would not be known
-            parameters |= {"stream": True, "stream_options": {"include_usage": True, **options}}
+            parameters = {**parameters, "stream": True, "stream_options": {"include_usage": True, **options}}
         chat = Chat.of(asked, parameters)
         request: dict[str, Any] = {"cost_weight": cost_weight, "candidates": models, "requires": requires}
         call = cls(pool, router, chat, content_policy=content_policy, parameters=parameters, **request)
-        call.messages, call.shows_usage = list(chat.messages), bool(options.get("include_usage"))
+        call.shows_usage = bool(options.get("include_usage"))
         return call
 
     def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
@@ -200,7 +198,11 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
             )
         if self.snapshot.quote(name) is None:
             prices.require_quote(member, profile)  # which tells how to give one
-        return {**model, **self.parameters, "messages": self.messages}
+        messages = self.chat.messages_for(name, self.chat.messages, portable)
+        arguments = {**model, **self.parameters, "messages": messages}
+        if not hasattr(arguments.get("timeout"), "read"):  # of httpx
+            arguments["timeout"] = min(self.limits.timeout, max(self._ends - time.monotonic(), 0.001))
+        return arguments
 
     def content(self, answer: Any) -> Content:
         """Return what the first choice of a response, or of a chunk, holds."""
@@ -208,8 +210,9 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
             return Content(False)
         choice = answer.choices[0]
         said = getattr(choice, "message", None) or getattr(choice, "delta", None)
-        kinds = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio", "images")
-        return Content(any(getattr(said, kind, None) for kind in kinds), choice.finish_reason)
+        has_answer = any(getattr(said, kind, None) for kind in _ANSWERS)
+        has_thoughts = not has_answer and any(getattr(said, kind, None) for kind in _THOUGHTS)
+        return Content(has_answer or has_thoughts, choice.finish_reason, has_thoughts)
 
     def is_shown(self, part: Any) -> bool:
         """Return whether a chunk has a choice, or the caller wants the usage, too."""
@@ -226,9 +229,22 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         return prices.usd_of(answer, quoted, usage)
 
     def attach(self, answer: Any, record: CallRecord) -> Any:
-        """Return the response with the record among its hidden parameters."""
+        """Return the response with the record among its hidden parameters, and its messages with their model's name."""
         answer._hidden_params[RECORD] = record
+        for choice in answer.choices:
+            self._sign(choice.message, *(choice.message.tool_calls or ()))
         return answer
+
+    def passed(self, part: Any) -> Any:
+        """Return a chunk as it is; the last has the model's name, which LiteLLM's `stream_chunk_builder` keeps."""
+        if part.choices and part.choices[0].finish_reason is not None:
+            self._sign(part.choices[0].delta)
+        return part
+
+    def _sign(self, *holders: Any) -> None:
+        for holder in holders:
+            known = getattr(holder, "provider_specific_fields", None) or {}
+            holder.provider_specific_fields = {**known, RECORD: {"model": self.attempts.model}}
 
 
 def complete(
@@ -257,8 +273,10 @@ def complete(
     content_policy : bool
         Whether a refusal by a provider's content filter is passed on to the next model.
     **parameters
-        As in `litellm.completion`: tools, response_format, temperature, max_tokens, timeout (default: 300 s) and the
-        like. They win over the settings that the model was evaluated with, and the record says so.
+        As in `litellm.completion`: tools, response_format, temperature, max_tokens and the like. They win over the
+        settings that the model was evaluated with, and the record says so. `timeout` (300 s) is the wall-clock time of
+        one model until its first content, of its whole answer when not streamed; then the next is tried. `deadline`
+        (twice the timeout) is that of the whole call, all models and the rest of a stream together.
 
     Raises
     ------
@@ -416,12 +434,12 @@ def check_parameters(parameters: Iterable[str], members: Iterable[Member], more:
 def check_settings(models: PoolModels[Any], router: UniRouter, known: Iterable[str]) -> None:
     """Raise `InvalidDataError` where a setting of a pool's models is known neither to LiteLLM nor among `known`."""
     members = models.snapshot(router).members
-    if models.settings and models.given and not members:
-        name = next(iter(models.settings))
+    own = [name for name in models.settings if name not in LIMITS]
+    if own and models.given and not members:
         raise InvalidDataError(
-            f"{name}= is for models that are called through LiteLLM; give it to those in models={{...}}."
+            f"{own[0]}= is for models that are called through LiteLLM; give it to those in models={{...}}."
         )
-    check_parameters(models.settings, members.values(), known)
+    check_parameters(own, members.values(), known)
 
 
 @cache
@@ -429,7 +447,7 @@ def _parameters() -> frozenset[str]:
     """Return the names of the parameters that LiteLLM knows for all providers."""
     litellm = open_litellm()
     named = inspect.signature(litellm.completion).parameters
-    ours = ("cost_weight", "models", "requires", "content_policy")
+    ours = ("cost_weight", "models", "requires", "content_policy", "deadline")
     return frozenset([*named, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, *litellm.types.utils.all_litellm_params, *ours])
 
 

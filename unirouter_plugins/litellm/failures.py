@@ -41,7 +41,8 @@ class Failure(Enum):
 
     CONTENT_FILTER = "a content filter refused the prompt or the answer"
     OVERFLOW = "the prompt is longer than the context window"
-    MODEL = "this model's own: its key, credit, region, limits, retirement"
+    ACCESS = "this account has not got this model: its key, credit, region, retirement"
+    MODEL = "this model cannot do what is asked for: a parameter, a size, an answer that another wrote"
     RATE_LIMIT = "turned away before it was read"
     SERVER = "a server or connection failed, and may have charged for it"
     REQUEST = "the request is wrong for every model, or the user's own limit ended it"
@@ -75,14 +76,15 @@ CODES = _table(
     " data_inspection_failed moderation_blocked prohibited_content guardrail_intervened",
     OVERFLOW="context_length_exceeded string_above_max_length exceed_context_size_error context_window_exceeded"
     " model_max_prompt_tokens_exceeded",
-    MODEL="authentication_error permission_error permission_denied billing_error not_found_error not_found"
-    " model_not_found model_not_available model_not_supported unsupported_model invalid_model DeploymentNotFound"
-    " model_decommissioned model_deprecated model_not_active model_terms_required OperationNotSupported"
-    " unsupported_parameter unsupported_value unsupported_country_region_territory failed_precondition"
-    " invalid_api_key api_key_invalid unauthenticated account_deactivated billing_not_active"
-    " billing_hard_limit_reached insufficient_quota insufficient_balance insufficient_credits"
-    " tool_use_failed json_validate_failed output_parse_failed AccessDeniedException ResourceNotFoundException"
-    " UnrecognizedClientException ExpiredTokenException ServiceQuotaExceededException ModelErrorException",
+    ACCESS="authentication_error permission_error permission_denied billing_error not_found_error not_found"
+    " model_not_found model_not_available unsupported_model invalid_model DeploymentNotFound"
+    " model_decommissioned model_deprecated model_not_active model_terms_required"
+    " unsupported_country_region_territory invalid_api_key api_key_invalid unauthenticated account_deactivated"
+    " billing_not_active billing_hard_limit_reached insufficient_quota insufficient_balance insufficient_credits"
+    " AccessDeniedException ResourceNotFoundException UnrecognizedClientException ExpiredTokenException"
+    " ServiceQuotaExceededException failed_precondition",
+    MODEL="model_not_supported OperationNotSupported unsupported_parameter unsupported_value"
+    " tool_use_failed json_validate_failed output_parse_failed ModelErrorException",
     RATE_LIMIT="rate_limit_error rate_limit_exceeded too_many_requests resource_exhausted ThrottlingException",
     SERVER="server_error internal_server_error internal overloaded_error overloaded timeout_error unavailable"
     " deadline_exceeded service_unavailable ModelNotReadyException ModelTimeoutException InternalServerException",
@@ -90,14 +92,15 @@ CODES = _table(
 """What providers call failures in `code`, `type` or `status`; of several, the first in the order of `Failure`."""
 
 CLASSES = _table(
-    CONTENT_FILTER="ContentPolicyViolationError ContentFilterFinishReasonError",
+    CONTENT_FILTER="ContentPolicyViolationError ContentFilterFinishReasonError ContentFilterError",
     OVERFLOW="ContextWindowExceededError ContextOverflowError",
-    MODEL="NoAnswerError MissingKeyError UnsupportedParamsError AuthenticationError PermissionDeniedError"
-    " PaymentRequiredError NotFoundError ModelAuthenticationError ModelPermissionDeniedError ModelNotFoundError"
-    " NoCredentialsError",
+    ACCESS="AuthenticationError PermissionDeniedError PaymentRequiredError NotFoundError ModelAuthenticationError"
+    " ModelPermissionDeniedError ModelNotFoundError",
+    MODEL="MissingKeyError NoCredentialsError UnsupportedParamsError",
     RATE_LIMIT="RateLimitError ModelRateLimitError",
-    SERVER="TimeoutError ConnectionError gaierror TransportError Timeout ClientConnectionError ClientPayloadError"
-    " HTTPClientError APIConnectionError APIError ModelAPIError ModelConnectionError ModelTimeoutError",
+    SERVER="NoAnswerError TimeoutError ConnectionError gaierror TransportError Timeout ClientConnectionError"
+    " ClientPayloadError HTTPClientError APIConnectionError APIError ModelAPIError ModelConnectionError"
+    " ModelTimeoutError",
 )
 """Exceptions of Python, httpx, requests, aiohttp, botocore, openai, LiteLLM, LangChain: where nothing else tells."""
 
@@ -109,9 +112,10 @@ WORDS = {
     Failure.OVERFLOW: r"context.?(length|window|limit|size)|(prompt|inputs?|messages?)\b.{0,40} too (long|large)"
     r"|too many tokens|(prompt|input)\b.{0,40}(exceeds? the maximum number of tokens|must have less)"
     r"|maximum prompt length|reduce the length of|model token limit",
-    Failure.MODEL: r"not support|unsupported|not (currently )?available|unavailable|no longer|deprecated|decommissioned"
-    r"|retired|model.{0,80} not (exist|found)|credit|billing|balance|quota|payment|api.key|location|region|country"
-    r"|thinking|thought|reasoning|max.{0,12}tokens|(output|completion) tokens|must be verified|not allowed to",
+    Failure.ACCESS: r"no longer|deprecated|decommissioned|retired|model.{0,80} not (exist|found)|credit|billing|balance"
+    r"|quota|payment|api.key|location|region|country|must be verified|not allowed to",
+    Failure.MODEL: r"not support|unsupported|not (currently )?available|unavailable|max.{0,12}tokens"
+    r"|(output|completion) tokens|thinking|thought|reasoning|signature",
 }
 """What a message says where status 400 and no code do not tell: the request's fault or the model's."""
 
@@ -146,7 +150,8 @@ def classify(failed: BaseException) -> Failure:
         return Failure.MODEL
     status = _first_status(codes)
     coded = _first(CODES, codes)
-    if coded in (Failure.CONTENT_FILTER, Failure.OVERFLOW) or (coded is Failure.MODEL and status < 500):
+    own = coded in (Failure.ACCESS, Failure.MODEL) and status < 500
+    if own or coded in (Failure.CONTENT_FILTER, Failure.OVERFLOW):
         return coded
     if status not in (0, *_WORDY):
         return _of_status(status)
@@ -156,6 +161,12 @@ def classify(failed: BaseException) -> Failure:
     if status and hinted is Failure.SERVER:
         hinted = None  # openai's APIError is a base of all of its exceptions
     return coded or hinted or _of_status(status)
+
+
+def is_about_thoughts(failed: BaseException) -> bool:
+    """Return whether a model refused the thoughts, or their signatures, that another wrote into the history."""
+    said = _read(unwrapped(failed))[1]
+    return classify(failed) is Failure.MODEL and re.search(r"thinking|thought|reasoning|signature", said) is not None
 
 
 def _first(kinds: Mapping[str, Failure], names: Iterable[str]) -> Failure | None:
@@ -178,6 +189,8 @@ def _of_status(status: int) -> Failure:
         return Failure.REQUEST if status else Failure.OTHER
     if status == 429:
         return Failure.RATE_LIMIT
+    if status in (401, 402, 403, 404, 410, 451):
+        return Failure.ACCESS
     return Failure.SERVER if status in (408, 409, 425) or not 300 <= status < 500 else Failure.MODEL
 
 

@@ -385,6 +385,9 @@ class _CapabilitiesTable(TypedDict, total=False):
     tools: bool
     vision: bool
     json: bool
+    audio: bool
+    video: bool
+    pdf: bool
     context_window: Annotated[int, Field(ge=1)]
 
 

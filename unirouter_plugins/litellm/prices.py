@@ -18,6 +18,11 @@ TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
 """Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
 
 _ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+_LISTED = {
+    **{"tools": "supports_function_calling", "vision": "supports_vision", "audio": "supports_audio_input"},
+    **{"video": "supports_video_input", "pdf": "supports_pdf_input"},
+}
+
 _MOST_TOKENS = 10**9  # more is a fault of the provider's
 
 
@@ -121,14 +126,13 @@ def capabilities(member: Member, profile: ModelProfile | None = None) -> Capabil
     """Return what a model can do: as the user's table says, else as its profile, else as LiteLLM's map.
 
     What is not known is taken as yes, as `Capabilities` does; but where the map has the model and says nothing of
-    tools or images, it has none. The profile of a model that was recorded elsewhere does not know.
+    tools, images, audio, video or PDF, it has none. The profile of a model that was recorded elsewhere does not know.
     """
     known: dict[str, Any] = {}
     if profile is not None and (SERVED_AS in profile.provenance or profile.capabilities != Capabilities()):
         known = {name: getattr(profile.capabilities, name) for name in (*CAPABILITIES, "context_window")}
     elif listed := _listed(member):
-        known["tools"] = bool(listed.get("supports_function_calling"))
-        known["vision"] = bool(listed.get("supports_vision"))
+        known = {name: bool(listed.get(key)) for name, key in _LISTED.items()}
         if listed.get("supports_response_schema") is not None:
             known["json"] = bool(listed["supports_response_schema"])
         if window := listed.get("max_input_tokens"):

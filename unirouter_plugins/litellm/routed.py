@@ -13,16 +13,18 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
-from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.failures import Failure, classify, unwrapped
+from unirouter_plugins.litellm.chat import RECORD, Chat
+from unirouter_plugins.litellm.failures import Failure, classify, is_about_thoughts, open_litellm, unwrapped
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
+from unirouter_plugins.litellm.timeouts import CallTimeoutError, Limits, Steps
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -30,12 +32,19 @@ M = TypeVar("M")
 Record: TypeAlias = dict[str, Any]
 """A `CallRecord` as JSON can hold it."""
 
-METADATA = "unirouter"
+METADATA = RECORD
 """Where an answer's metadata hold the record."""
+
+_END = object()
+"""What comes after the last part of a stream."""
 
 
 class NoAnswerError(UniRouterError):
-    """A model responded without an answer: no choices, or no text, tool call or refusal."""
+    """A model responded without an answer: no choices, or no text, tool call, refusal or the like."""
+
+
+class ContentFilterError(UniRouterError):
+    """A model's content filter left nothing of its answer; LiteLLM's own class is raised where LiteLLM is used."""
 
 
 # --- The record -------------------------------------------------------------------------------------------------------
@@ -52,7 +61,7 @@ class CallRecord:
     seconds: float  # until the answer was whole, failed models' time included
     failures: dict[str, str]  # the models that failed before it, in order, and why
     differs: tuple[str, ...]  # how the call differs from those that the model was evaluated with
-    why: str  # why the first model was tried: "routed", "forced", "tool loop" or "query"
+    why: str  # why the first model was tried: "routed", "forced", "tool loop", "query" or "follow-up"
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
@@ -127,7 +136,8 @@ def record_decisions() -> Iterator[list[Record]]:
 class Attempts:
     """The model to try now: `kept` or the chosen one, then the next in the fallback order after each failure.
 
-    After a prompt was too long for a model, only those with a larger window, or one not known, are tried.
+    After a prompt was too long for a model, only those with a larger window, or one not known, are tried. After one
+    refused the thoughts in the history, `writer`, which wrote them, is the next.
     """
 
     def __init__(
@@ -136,12 +146,13 @@ class Attempts:
         windows: Mapping[str, int | None] | None = None,
         content_policy: bool = False,
         kept: str | None = None,
+        writer: str | None = None,
     ) -> None:
-        self.decision, self.content_policy = decision, content_policy
+        self.decision, self.content_policy, self.writer = decision, content_policy, writer
         self.model = kept if kept is not None and decision.is_eligible(kept) else decision.model
         self.failures: dict[str, str] = {}
         self._windows, self._too_small = windows or {}, list[str]()
-        self._order = self._in_order()
+        self._order, self._postponed = self._in_order(), list[str]()
         self._first: BaseException | None = None
 
     @property
@@ -149,8 +160,17 @@ class Attempts:
         """Whether no other model is left to try."""
         return not any(map(self._may_be_next, self.decision.pool))
 
-    def note(self, failed: Exception, secrets: Iterable[str] = ()) -> None:
-        """Note that the model failed and move on to the next; raise when no other model is left that may answer.
+    def postpone(self) -> bool:
+        """Try the other models before this one, and return whether there is one that was not postponed."""
+        following = next((model for model in self._order if self._may_be_next(model)), None)
+        if following is None:
+            return False
+        self._postponed.append(self.model)
+        self.model = following
+        return True
+
+    def note(self, failed: Exception, secrets: Iterable[str] = (), *, is_over: bool = False) -> None:
+        """Note that the model failed and move on to the next; raise when no other may answer, or the time `is_over`.
 
         What is raised then is the failure of the model that was tried first, as if it had been called directly, with a
         note on each of the others; a failure that is not passed on is raised as it is.
@@ -163,8 +183,9 @@ class Attempts:
         self._first = self._first or cause
         if failure is Failure.OVERFLOW:
             self._too_small.append(self.model)
-        following = next(filter(self._may_be_next, self._order), None)
-        if following is None:
+        first = [self.writer] if self.writer is not None and is_about_thoughts(failed) else []
+        following = next(filter(self._may_be_next, itertools.chain(first, self._order, self._postponed)), None)
+        if following is None or is_over:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
             raise self._first
@@ -187,6 +208,7 @@ class Content:
 
     has_content: bool  # text, thoughts, a tool call or a refusal: after it no other model can begin
     finish: str | None = None  # why it ended; None where it does not tell, or has no choice at all
+    is_thought: bool = False  # whether thoughts are all of it: alone they are no answer
 
 
 class RoutedCall(ABC, Generic[M]):
@@ -203,7 +225,7 @@ class RoutedCall(ABC, Generic[M]):
         router: UniRouter,
         chat: Chat,
         *,
-        parameters: Mapping[str, Any],  # what the model is called with besides the chat
+        parameters: Mapping[str, Any],  # what the model is called with besides the chat; and `LIMITS`
         candidates: Sequence[str] | None = None,  # the models to choose among
         forced: str | None = None,  # the model to call, whatever the router would choose
         kept: str | None = None,  # the model of the query that this call is a step of; a tool loop comes before it
@@ -211,14 +233,22 @@ class RoutedCall(ABC, Generic[M]):
         **request: Any,
     ) -> None:
         self._began = time.perf_counter()
-        self.models, self.parameters, self.snapshot = models, dict(parameters), models.snapshot(router)
-        able = self.snapshot.able(candidates, {**models.settings, **parameters})
-        self.decision = self.snapshot.decide(chat, models=[forced] if forced else able, **request)
-        in_loop = None if forced else chat.in_loop_of
-        kept = None if forced else in_loop or kept
-        self.attempts = Attempts(self.decision, self.snapshot.windows, content_policy, kept)
-        is_kept = kept is not None and self.attempts.model == kept
-        self.why = "forced" if forced else "routed" if not is_kept else "tool loop" if in_loop else "query"
+        self.models, self.chat, self.parameters = models, chat, dict(parameters)
+        timeout, deadline = self.parameters.get("timeout"), self.parameters.pop("deadline", None)
+        timeout, deadline = models.timeout if timeout is None else timeout, deadline or models.deadline
+        self.limits = Limits.of(timeout, deadline)
+        self._ends = self._until = time.monotonic() + self.limits.deadline
+        self.snapshot = snapshot = models.snapshot(router)
+        avoid = {} if forced else models.health.cooling(snapshot.keys)
+        able = snapshot.able(candidates, {**models.settings, **parameters})
+        self.decision = snapshot.decide(chat, models=[forced] if forced else able, avoid=avoid, **request)
+        why = {"tool loop": chat.in_loop_of, "query": kept, "follow-up": chat.follow_up_of}
+        why, kept = next(((w, model) for w, model in why.items() if model and model not in avoid), ("", None))
+        kept = None if forced else kept
+        writer = next(filter(None, reversed(chat.answered_by)), None)
+        self.attempts = Attempts(self.decision, snapshot.windows, content_policy, kept, writer)
+        self._heeds_health = forced is None
+        self.why = "forced" if forced else why if kept is not None and self.attempts.model == kept else "routed"
         self._usd_of_failures = 0.0
         self._telling: Any = None  # the part of a stream that tells the usage
         self.finished: CallRecord | None = None
@@ -261,13 +291,11 @@ class RoutedCall(ABC, Generic[M]):
     def run(self, call: Callable[[Any], T]) -> T:
         """Return the answer of the first model that does not fail, with the record; `call` calls a model."""
         while True:
-            with self._attempt():
-                model = self._model()
-                with self.scope():
-                    answer = call(model)
+            with self._attempt(), Steps(self._left, self._late) as steps:
+                answer = steps.make(partial(self._in_scope, call, self._model()))
                 self._require_content([answer])
                 break
-        return self.attach(answer, self.finish(answer))
+        return self.attach(answer, self._answered(answer))
 
     async def arun(self, call: Callable[[Any], Awaitable[T]]) -> T:
         """Return the same as `run`, asynchronously."""
@@ -275,10 +303,10 @@ class RoutedCall(ABC, Generic[M]):
             with self._attempt():
                 model = self._model()
                 with self.scope():
-                    answer = await call(model)
+                    answer = await self._in_time(call(model))
                 self._require_content([answer])
                 break
-        return self.attach(answer, self.finish(answer))
+        return self.attach(answer, self._answered(answer))
 
     # --- Streams: another model is tried until the first content ------------------------------------------------------
 
@@ -287,12 +315,11 @@ class RoutedCall(ABC, Generic[M]):
         while True:
             begun: list[T] = []
             with self._attempt():
-                model = self._model()
-                with self.scope():
-                    parts = self._each(call(model))
+                parts = self._each(call, self._model())
                 for part in parts:
                     begun.append(part)
                     if self.content(part).has_content:
+                        self._until = self._ends
                         return begun, parts
                 self._require_content(begun)
                 return begun, parts
@@ -304,28 +331,19 @@ class RoutedCall(ABC, Generic[M]):
 
     def rest(self, begun: Sequence[T], parts: Generator[T]) -> Generator[T]:
         """Yield the parts of a stream that has begun; the record is made when it has ended, or is closed."""
-        with contextlib.closing(parts):
-            try:
-                yield from filter(self.is_shown, map(self._passed, itertools.chain(begun, parts)))
-            except GeneratorExit:
-                self.finish()
-                raise
-            except Exception as failed:
-                raise without_keys(unwrapped(failed), self._secrets) from None
-        self.finish()
+        with contextlib.closing(parts), self._ending():
+            yield from filter(self.is_shown, map(self._passed, itertools.chain(begun, parts)))
 
     async def abegin(self, call: Callable[[Any], Any]) -> tuple[list[Any], AsyncGenerator[Any]]:
         """Return the same as `begin`, asynchronously; `call` may return what is to be awaited for the parts."""
         while True:
             begun: list[Any] = []
             with self._attempt():
-                model = self._model()
-                with self.scope():
-                    opened = call(model)
-                    parts = self._aeach(await opened if inspect.isawaitable(opened) else opened)
+                parts = self._aeach(call, self._model())
                 async for part in parts:
                     begun.append(part)
                     if self.content(part).has_content:
+                        self._until = self._ends
                         return begun, parts
                 self._require_content(begun)
                 return begun, parts
@@ -340,60 +358,87 @@ class RoutedCall(ABC, Generic[M]):
     async def arest(self, begun: Sequence[Any], parts: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
         """Yield the same as `rest`, asynchronously."""
         async with contextlib.aclosing(parts):
-            try:
+            with self._ending():
                 for part in filter(self.is_shown, map(self._passed, begun)):
                     yield part
                 async for part in parts:
                     if self.is_shown(passed := self._passed(part)):
                         yield passed
-            except (GeneratorExit, asyncio.CancelledError):
-                self.finish()
-                raise
-            except Exception as failed:
-                raise without_keys(unwrapped(failed), self._secrets) from None
-        self.finish()
 
-    def _each(self, parts: Iterable[T]) -> Generator[T]:
+    def _each(self, call: Callable[[Any], Iterable[T]], model: Any) -> Generator[T]:
         """Yield the parts, each made in the call's scope: the reader may be in another context."""
-        source = iter(parts)
-        try:
-            while True:
-                with self.scope():
-                    try:
-                        part = next(source)
-                    except StopIteration:
-                        return
+        opened: list[Iterator[T]] = []
+        with Steps(self._left, self._late) as steps:
+            steps.close = lambda: [*map(_close, opened)]
+            steps.make(partial(self._in_scope, lambda on: opened.append(iter(call(on))), model))
+            step = partial(self._in_scope, next, opened[0], _END)
+            while (part := steps.make(step)) is not _END:
                 yield part
-        finally:
-            _close(source)
 
-    async def _aeach(self, parts: Any) -> AsyncGenerator[Any]:
-        source = aiter(parts)
+    async def _aeach(self, call: Callable[[Any], Any], model: Any) -> AsyncGenerator[Any]:
+        with self.scope():
+            opened = call(model)
+            source = aiter(await self._in_time(opened) if inspect.isawaitable(opened) else opened)
         try:
             while True:
                 with self.scope():
-                    try:
-                        part = await anext(source)
-                    except StopAsyncIteration:
+                    if (part := await self._in_time(anext(source, _END))) is _END:
                         return
                 yield part
         finally:
             if (close := getattr(source, "aclose", None)) is not None:
                 await close()
 
+    def _in_scope(self, function: Callable[..., T], *args: Any) -> T:
+        with self.scope():
+            return function(*args)
+
+    # --- Time ---------------------------------------------------------------------------------------------------------
+
+    def _left(self) -> float:
+        """Return the seconds until the model must have given its first content; then, until the call must end."""
+        return self._until - time.monotonic()
+
+    def _late(self) -> CallTimeoutError:
+        if time.monotonic() >= self._ends:
+            return CallTimeoutError(f"The call had no whole answer within its deadline of {self.limits.deadline:g} s.")
+        return CallTimeoutError(f"{self.attempts.model!r} gave no content within {self.limits.timeout:g} s.")
+
+    async def _in_time(self, awaited: Awaitable[T]) -> T:
+        """Return what is awaited; raise `CallTimeoutError` when it takes too long."""
+        try:
+            async with asyncio.timeout(self._left()) as limit:
+                return await awaited
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        raise self._late()
+
     # --- What they share ----------------------------------------------------------------------------------------------
 
     @contextmanager
     def _attempt(self) -> Iterator[None]:
         """Note the failure of a model; raise it when no other model may answer, else the next one is to be tried."""
+        health = self.models.health
+        while self._heeds_health and not health.may_try(self._key) and self.attempts.postpone():
+            pass
+        self._until = min(time.monotonic() + self.limits.attempt, self._ends)
         try:
             yield
         except Exception as failed:
-            self.attempts.note(failed, self._secrets)
+            health.failed(self._key, failed)
+            self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
+        except BaseException as cancelled:
+            health.failed(self._key, cancelled)
+            raise
 
     def _model(self) -> Any:
         model = self.models.model(self.snapshot, self.attempts.model, is_last=self.attempts.is_last)
         return self.model_for(model)
+
+    @property
+    def _key(self) -> str:
+        return self.snapshot.keys[self.attempts.model]
 
     @property
     def _secrets(self) -> list[str]:
@@ -402,17 +447,39 @@ class RoutedCall(ABC, Generic[M]):
         own = [] if member is None else member.secrets
         return [*own, *secrets_in({**self.models.settings, **self.parameters})]
 
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Make the record when the block has ended, or was left; raise what fails in it without keys."""
+        try:
+            yield
+        except (GeneratorExit, asyncio.CancelledError):
+            self._answered()
+            raise
+        except Exception as failed:
+            self.models.health.failed(self._key, failed)
+            raise without_keys(unwrapped(failed), self._secrets) from None
+        self._answered()
+
+    def _answered(self, answer: Any = None) -> CallRecord:
+        self.models.health.answered(self._key)
+        return self.finish(answer)
+
     def _require_content(self, parts: Sequence[Any]) -> None:
-        """Raise `NoAnswerError` where a response holds no answer; the last model's is given as it is, if it ended."""
+        """Raise where a response holds no answer; the last model's is given as it is, if it tells why it ended."""
         held = [self.content(part) for part in parts]
-        finish = next((each.finish for each in reversed(held) if each.finish is not None), None)
-        filtered = finish == "content_filter" and not self.attempts.content_policy
-        if any(each.has_content for each in held) or filtered or (finish is not None and self.attempts.is_last):
+        if any(each.has_content and not each.is_thought for each in held):
+            return
+        model, finish = self.attempts.model, next((e.finish for e in reversed(held) if e.finish is not None), None)
+        is_filtered = finish == "content_filter"
+        if finish is not None and not is_filtered and self.attempts.is_last:
             return
         usd = self.usd_of(parts[-1], self.usage_of(parts[-1])) if parts else math.nan
         self._usd_of_failures += 0.0 if math.isnan(usd) else usd
         ended = "without a finish reason" if finish is None else f"with finish reason {finish!r}"
-        raise NoAnswerError(f"{self.attempts.model!r} gave no answer: its response is empty and ended {ended}.")
+        message = f"{model!r} gave no answer: its response is empty and ended {ended}."
+        if is_filtered and model in self.snapshot.members:
+            raise open_litellm().ContentPolicyViolationError(message, model, self.snapshot.members[model].model)
+        raise ContentFilterError(message) if is_filtered else NoAnswerError(message)
 
     def _passed(self, part: T) -> T:
         if self._telling is None or self.usage_of(part).is_known:

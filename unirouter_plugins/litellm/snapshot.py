@@ -18,12 +18,17 @@ from unirouter_core.rule import Decision
 from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote
+from unirouter_plugins.litellm.timeouts import Limits
 
 M = TypeVar("M")
 
 SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
+
+LIMITS = ("timeout", "deadline")
+"""The parameters of a call that bound its time, see `Limits`."""
 
 _SHAPING = (
     *("temperature", "top_p", "max_tokens", "max_completion_tokens"),
@@ -39,14 +44,20 @@ class Snapshot:
     router: UniRouter  # a copy, whose models have the capabilities that they have here
     pool: Mapping[str, ModelProfile]
     members: Mapping[str, Member]  # how LiteLLM calls each that the user gave no object of a framework for
+    keys: Mapping[str, str]  # how each is called: what the table of failures knows it by
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, router: UniRouter) -> Snapshot:
-        """Return the pool as it is now, its models called through LiteLLM."""
-        pool = router.pool
-        return cls(router.with_pool(pool), pool, {name: Member.of(profile) for name, profile in pool.items()})
+    def of(
+        cls, router: UniRouter, profiles: Mapping[str, ModelProfile] | None = None, given: Mapping[str, int] = {}
+    ) -> Snapshot:
+        """Return the pool as it is now, or of these profiles; all but `given` objects, by their id, through LiteLLM."""
+        pool = router.pool if profiles is None else Pool(profiles)
+        members = {name: Member.of(profile) for name, profile in pool.items() if name not in given}
+        keys = {name: f"{name} {number:x}" for name, number in given.items()}
+        keys |= {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
+        return cls(router.with_pool(pool), pool, members, keys)
 
     @cached_property
     def windows(self) -> dict[str, int | None]:
@@ -87,6 +98,7 @@ class Snapshot:
         models: Sequence[str] | None = None,
         requires: Sequence[str] = (),
         documents: GivenDocuments | None = None,
+        avoid: Mapping[str, str] | None = None,
     ) -> Decision:
         """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
 
@@ -116,6 +128,7 @@ class Snapshot:
             documents=documents,
             tokens_in=tokens_in,
             cached_tokens=cached,
+            avoid=avoid,
         )
 
     def quote(self, model: str) -> Quote | None:
@@ -145,11 +158,17 @@ class Snapshot:
 class PoolModels(ABC, Generic[M]):
     """The models of a pool as objects of a framework: the user's own, `given`; the others are made for LiteLLM.
 
-    `settings` are LiteLLM's parameters of every call; they win over those that models were evaluated with.
+    `settings` are LiteLLM's parameters of every call, which win over those that models were evaluated with; and, for
+    the user's own models too, those of `LIMITS`.
     """
+
+    health = HEALTH
 
     def __init__(self, given: Mapping[str, M] | None = None, settings: Mapping[str, Any] | None = None) -> None:
         self.given, self.settings = dict(given or {}), dict(settings or {})
+        self.timeout = self.settings.get("timeout", self.settings.get("request_timeout"))  # the latter is LangChain's
+        self.deadline = self.settings.pop("deadline", None)
+        self.limits = Limits.of(self.timeout, self.deadline)
         self._newest: tuple[Any, Snapshot] | None = None
 
     @abstractmethod
@@ -174,8 +193,7 @@ class PoolModels(ABC, Generic[M]):
         able = {n: self.able(pool[n], model) for n, model in self.given.items() if n in pool}
         called = {n: p for n, p in pool.items() if n not in able and (not self.given or is_callable(p))}
         given = {n: dataclasses.replace(pool[n], capabilities=known) for n, known in able.items()}
-        own = Pool({**called, **given})
-        made = Snapshot(router.with_pool(own), own, {name: Member.of(profile) for name, profile in called.items()})
+        made = Snapshot.of(router, {**called, **given}, {name: id(self.given[name]) for name in given})
         self._newest = pool, made
         return made
 

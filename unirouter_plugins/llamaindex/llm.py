@@ -21,7 +21,7 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.litellm import FromFolder, opened
-from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs, as_sent, chat_of, model_of
+from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs, chat_of, model_of
 from unirouter_plugins.llamaindex.queries import current_query, register_handlers
 
 _OWN = frozenset(LLM.model_fields)
@@ -54,11 +54,11 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
 
     Parameters
     ----------
-    router : UniRouter
-        A model that is onboarded later can be called if it is called through LiteLLM.
+    router : UniRouter or path
+        A router, or its folder, see `from_folder`. Models that are onboarded later are called, too, if LiteLLM can.
     models : mapping of str to LLM, optional
-        An LLM for each model of the pool, by name; the router's callback handlers are added to its own, in a copy. When
-        not given, each is a `LiteLLM`, called as it was when it was evaluated, or as `pool.toml` says.
+        LLMs for models of the pool, by name; the router's callback handlers are added to their own, in a copy. Each
+        other model is a `LiteLLM`, called as it was when it was evaluated, or as `pool.toml` says.
     cost_weight : float, optional
         The error that one USD is worth; the router's own when not given.
     content_policy : bool
@@ -76,7 +76,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
     UnknownModelError
         When one of `models` is not in the pool.
     ImportError
-        When `models` is not given and llama-index-llms-litellm is not installed.
+        When a model is to be called through LiteLLM, and llama-index-llms-litellm is not installed.
 
     Examples
     --------
@@ -263,7 +263,9 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
     ) -> Any:
         """Return the picked model's answer as an object."""
         call = self._of_prompt(prompt, llm_kwargs, prompt_args)
-        return call.run(lambda llm: llm.structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args))
+        return call.run(
+            lambda llm: llm.structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
+        )
 
     async def astructured_predict(
         self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
@@ -271,7 +273,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         """Return the same as `structured_predict`, asynchronously."""
         call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
         return await call.arun(
-            lambda llm: llm.astructured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
+            lambda llm: llm.astructured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
 
     def stream_structured_predict(
@@ -280,7 +282,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         """Return the object as far as the picked model has written it."""
         call = self._of_prompt(prompt, llm_kwargs, prompt_args)
         return call.open(
-            lambda llm: llm.stream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
+            lambda llm: llm.stream_structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
 
     async def astream_structured_predict(
@@ -289,7 +291,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         """Return the same as `stream_structured_predict`, asynchronously."""
         call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
         return await call.aopen(
-            lambda llm: llm.astream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
+            lambda llm: llm.astream_structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
 
     def _of_prompt(self, prompt: BasePromptTemplate, llm_kwargs: Any, prompt_args: Mapping[str, Any]) -> LLMCall:

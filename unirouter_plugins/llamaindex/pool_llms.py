@@ -22,8 +22,8 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags, instr
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm import TIMEOUT, check_settings, open_litellm
-from unirouter_plugins.litellm.chat import Chat, answered_by
+from unirouter_plugins.litellm import check_settings, open_litellm
+from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage, usage_of, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall, keep
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
@@ -96,12 +96,15 @@ def without_records(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     ]
 
 
-def as_sent(prompt: BasePromptTemplate) -> BasePromptTemplate:
-    """Return a copy of a prompt for one LLM: without records, and for it to set its own output parser."""
-    if not isinstance(prompt, ChatPromptTemplate):
-        return prompt.model_copy()
-    messages = without_records(prompt.message_templates)  # they may hold earlier answers
-    return prompt.model_copy(update={"message_templates": messages})
+def _portable(message: ChatMessage) -> ChatMessage:
+    """Return a message without what only the model that wrote it understands."""
+    known = portable_fields(message.additional_kwargs)
+    if "tool_call_id" in known:
+        known["tool_call_id"] = portable_id(known["tool_call_id"])
+    calls = [{**c, "id": portable_id(c.get("id"))} if isinstance(c, dict) else c for c in known.get("tool_calls") or ()]
+    blocks = [block for block in message.blocks if block.block_type != "thinking"]
+    kept = {**known, **({"tool_calls": calls} if calls else {})}
+    return message.model_copy(update={"additional_kwargs": kept, "blocks": blocks})
 
 
 # --- The LLMs of a pool -----------------------------------------------------------------------------------------------
@@ -142,7 +145,7 @@ class PoolLLMs(PoolModels[LLM]):
 
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> LLM:
         """Return a `LiteLLM` that calls LiteLLM with `arguments` and the settings."""
-        unset = {"temperature": None, "timeout": TIMEOUT}  # else LlamaIndex sends a temperature of its own
+        unset = {"temperature": None, "timeout": self.limits.timeout}  # else LlamaIndex sends a temperature of its own
         arguments = {**unset, **arguments, **self.settings}
         names = ("model", "max_tokens", "max_retries")
         fields: dict[str, Any] = {name: arguments.pop(name) for name in names if name in arguments}
@@ -238,7 +241,7 @@ class LLMCall(RoutedCall[LLM]):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.messages = without_records(messages)
+        self.messages = self._given = without_records(messages)
         self._callbacks, self._query, self._keeper = callbacks, query, keeper
         self._answers: dict[int, Any] = {}  # of the model that is tried now
         self._tags: dict[str, Record] = {}
@@ -264,9 +267,18 @@ class LLMCall(RoutedCall[LLM]):
         return self.arest(begun, parts)
 
     def model_for(self, model: LLM) -> LLM:
-        """Return the LLM with the router's callbacks."""
+        """Return the LLM with the router's callbacks; set the messages that it is sent."""
+        self.messages = self.chat.messages_for(self.attempts.model, self._given, _portable)
         self._answers, self._tags = {}, {METADATA: self.record().as_dict()}
         return self.models.with_callbacks(self.attempts.model, model, self._callbacks)
+
+    def prompt(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
+        """Return a copy of a prompt as the LLM is sent it: without records, and for it to set its own output parser."""
+        if not isinstance(prompt, ChatPromptTemplate):
+            return prompt.model_copy()
+        templates = prompt.message_templates  # they may hold earlier answers
+        messages = chat_of(templates).messages_for(self.attempts.model, without_records(templates), _portable)
+        return prompt.model_copy(update={"message_templates": messages})
 
     @contextmanager
     def scope(self) -> Iterator[None]:

@@ -239,9 +239,7 @@ def register_handlers() -> None:
     """Register the handlers with LlamaIndex, for the whole process; doing it again changes nothing."""
     if any(isinstance(handler, EventHandler) for handler in get_dispatcher(_MODULES[0]).event_handlers):
         return
-    for handlers, kind in (
-        *((get_dispatcher(name).event_handlers, EventHandler) for name in _MODULES),
-        (get_dispatcher(_SYNTHESIZER).span_handlers, NodesHandler),
-    ):
+    places: list[tuple[list[Any], type]] = [(get_dispatcher(name).event_handlers, EventHandler) for name in _MODULES]
+    for handlers, kind in [*places, (get_dispatcher(_SYNTHESIZER).span_handlers, NodesHandler)]:
         if not any(isinstance(handler, kind) for handler in handlers):
             handlers.append(kind())
