@@ -429,6 +429,33 @@ def test_a_folder_that_is_missing_and_a_folder_in_place_of_a_file_are_named(tmp_
             AnswerStore(place)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("usd", "dear"), ("tokens_in", b"9"), ("seconds", 9e999), ("text", b"4"), ("date", b"\xff")]
+)
+def test_a_value_that_unirouter_did_not_write_is_one_sentence(tmp_path, column, value):
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        store.add(KEY, ANSWER).result()
+        with opened(tmp_path / "answers.sqlite") as connection:
+            connection.exec_driver_sql(f"UPDATE answers SET {column} = ?", (value,))
+        with pytest.raises(StoreError, match=r"A row of 'poet' in the table answers of .* did not write; delete it"):
+            store.answers("poet", "09c1")
+
+
+def test_more_grader_keys_than_a_statement_may_have_variables_are_kept_and_read(tmp_path):
+    def limit(connection, _):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 99)
+
+    sa.event.listen(sa.Engine, "connect", limit)
+    try:
+        with AnswerStore(tmp_path / "answers.sqlite") as store:
+            for n in range(1000):
+                store.add(KEY, ANSWER, grader_key=f"text v{n}", grade=Grade(0.0))
+        with AnswerStore(tmp_path / "answers.sqlite") as store:
+            assert len(store.grades("poet", "09c1")) == 1000
+    finally:
+        sa.event.remove(sa.Engine, "connect", limit)
+
+
 @pytest.mark.parametrize("place", ["", ":memory:", "sqlite://", "sqlite:///:memory:"])
 def test_a_database_in_memory_is_refused(place):
     with pytest.raises(InvalidDataError, match="is no file that keeps answers; give a path"):
