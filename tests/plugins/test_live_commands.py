@@ -72,7 +72,7 @@ def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server)
     assert {file.name for file in place.iterdir()} == {"my.router", "pool.toml", "questions.jsonl"}
 
 
-def test_nothing_is_spent_where_nobody_can_be_asked_and_no_limit_is_given(place, scripted_server):
+def test_nothing_is_spent_without_a_confirmation_or_a_budget(place, scripted_server):
     unsure = asked(place, "newcomer")[:-1]
     for arguments in (unsure, (*unsure, "--json")):
         done = run(*arguments)
@@ -97,7 +97,7 @@ def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scr
     assert len(scripted_server.seen) == QUESTIONS
 
 
-def test_what_became_of_a_model_is_shown(place):
+def test_the_result_of_a_model_is_shown(place):
     done = run(*asked(place, "newcomer", "--yes"))
     assert done.exit_code == 0, done.stderr
     assert "newcomer: quality 100.0%" in done.stdout
@@ -114,7 +114,7 @@ def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):
     assert len(scripted_server.seen) == QUESTIONS
 
 
-def test_a_model_of_the_pool_is_asked_anew_with_the_option_that_is_named(place, scripted_server):
+def test_a_model_of_the_pool_needs_the_option_that_the_error_names(place, scripted_server):
     assert "'poet' is in the pool already; pass replace=True (--replace)" in refusal(*asked(place, "poet"))
     assert not scripted_server.seen
 
@@ -251,7 +251,7 @@ def test_ask_names_the_models_that_failed(asking, scripted_server):
     assert "newcomer failed before it: InternalServerError" in done.stderr
 
 
-def test_ask_says_in_one_sentence_that_nobody_could_answer(asking, scripted_server):
+def test_ask_says_in_one_sentence_that_no_model_could_answer(asking, scripted_server):
     scripted_server.script = dict.fromkeys(("newcomer", "dear"), refuses_the_key())
     sentence = refusal("ask", asking, "What is 14 plus 37?")
     assert "AuthenticationError" in sentence

@@ -51,8 +51,7 @@ def prices(
     router: options.Router,
     pool: options.PoolFile = None,
     refresh: Annotated[
-        bool,
-        options.flag("Write today's prices, from pool.toml or LiteLLM, into ROUTER.", "--refresh"),
+        bool, options.flag("Write today's prices, from pool.toml or LiteLLM, into ROUTER.", "--refresh")
     ] = False,
     as_json: options.Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Calls of one model: within the budget, so many at once, retried, each to an answer that can be kept."""
+"""Calls of one model: within the budget, a few at once, retried, each to an answer that can be kept."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
+from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, usage_of, usd_of
@@ -40,6 +41,10 @@ TIMEOUT_GRACE = 1.0  # seconds after LiteLLM's timeout, which counts from the la
 OTHER_TOKENIZERS = 2.0  # how many tokens a provider may charge for one that is counted here
 ROUNDING = 1e-9  # sums of USD that differ by this share are one
 NO_VERDICT = "no verdict"  # the kind of a judge's failure whose reply cannot be read
+_BOUNDS: Mapping[str, tuple[float, float]] = {  # of the options that are numbers
+    **{"concurrency": (1, 10_000), "repeats": (1, 1_000), "max_tokens": (1, 10**9), "seed": (0, 2**32)},
+    **{"timeout": (0.001, 1e6), "retry_pause": (0.001, 1e6)},
+}
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -119,12 +124,11 @@ class OnboardingOptions:
     retry_pause: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "repeats", "max_tokens", "timeout", "retry_pause"):
-            value, seconds = getattr(self, name), name in ("timeout", "retry_pause")
-            if isinstance(value, bool) or not (seconds or isinstance(value, int)) or not 0 < value < math.inf:
-                kind = "number of seconds" if seconds else "whole number"
-                raise InvalidDataError(f"{name}={value!r} must be a {kind}, more than 0.")
-        if self.budget is not None and not 0 <= self.budget < math.inf:
+        for name, (least, most) in _BOUNDS.items():
+            value, kind = getattr(self, name), "number of seconds" if isinstance(least, float) else "whole number"
+            if isinstance(value, bool) or not isinstance(value, (type(least), int)) or not least <= value <= most:
+                raise InvalidDataError(f"{name}={value!r} must be a {kind} from {least:,} to {most:,}.")
+        if self.budget is not None and not (type(self.budget) in (int, float) and 0 <= self.budget < math.inf):
             raise InvalidDataError(f"budget={self.budget!r} must be a finite number of USD, >= 0, or None.")
         if self.judge_prompt is not None and self.judge is None:
             raise InvalidDataError("A judge prompt is for a judge; name one (--judge MODEL).")
@@ -200,7 +204,7 @@ class Caller:
 
     def tokens(self, question: Question) -> float:
         """Return about how many prompt tokens the model is charged for a question."""
-        return self.member.expanded_tokens(question.count_tokens(self.counter), self.counter)
+        return self.member.expanded_tokens(Chat(question.messages).count_tokens(self.counter), self.counter)
 
     def worst(self, tokens: float) -> float:
         """Return the most USD that a call with `tokens` prompt tokens may cost, as far as calls so far tell."""

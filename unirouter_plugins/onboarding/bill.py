@@ -22,7 +22,7 @@ from unirouter_plugins.onboarding.run import Run
 
 VERDICT_TOKENS = (10.0, 200.0)  # tokens of a judge's reason and verdict
 USUAL_TOKENS = (10.0, 400.0)  # tokens of an answer where no model of the pool tells: from a word to half a page
-WIDER = 1.5  # a new model's answers may be so many times shorter or longer than those of the pool
+WIDER = 1.5  # a new model's answers may be this many times shorter or longer than those of the pool
 
 
 @dataclass(frozen=True)

@@ -56,14 +56,9 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 
     Raises
     ------
-    InvalidDataError
-        When a model is in the pool already, or questions cannot be graded.
-    UnknownPriceError
-        When the price of one of the models is not known.
-    NotFittedError
-        When the router is not fitted.
-    StoreError
-        When the store cannot be opened.
+    InvalidDataError, UnknownPriceError, StoreError
+        When a model is in the pool already, or questions cannot be graded; when the price of a model is not known; when
+        the store cannot be opened.
 
     Examples
     --------
@@ -83,8 +78,8 @@ class Plan:
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
         self.options, self.spent_usd = options, 0.0
-        if isinstance(models, str):
-            raise InvalidDataError(f"{models!r} is one name, not a list of names; put it in a list.")
+        if isinstance(models, str) or not all(isinstance(name, str) for name in models):
+            raise InvalidDataError(f"{models!r:.60} is no list of names; put the names in a list.")
         if not models:
             raise InvalidDataError("No model is named; name at least one.")
         if known := [name for name in models if name in router.pool and not options.replace]:
@@ -102,7 +97,8 @@ class Plan:
         if not isinstance(questions, Questions):
             questions = read_questions(questions, **given, judged=judge is not None)  # type: ignore[arg-type]
         questions.check(judge=judge is not None, reference_model=reference is not None)
-        register(pool)
+        if pool.providers:
+            register(pool)
         self._members = [_member(router, pool, name) for name in self.models]
         called = [*self._members, *([judge.member] if judge else [])]
         called += [_member(router, pool, reference)] if reference is not None else []
@@ -169,10 +165,8 @@ class Plan:
 
         Raises
         ------
-        PreflightError
-            When the first call of one of them fails, before more is asked; the sentence names the cure.
-        StoreError
-            When answers cannot be kept.
+        PreflightError, StoreError
+            When the first call of one of them fails, before more is spent; when answers cannot be kept.
         """
         budget, options, done = Budget(self.options.budget), self.options, []
 

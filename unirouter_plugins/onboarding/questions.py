@@ -14,9 +14,8 @@ from functools import cache, cached_property, partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self
 
-from unirouter_core.costs import TokenCounter
 from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
@@ -26,11 +25,10 @@ from unirouter_plugins.graders import Grader, after_thoughts, parse_grader
 from unirouter_plugins.graders.text import bare, normalised
 from unirouter_plugins.litellm.chat import Chat, Messages
 
-T = TypeVar("T")
-
 JUDGE = "judge"  # what a line names as its grader when a judge is to grade it
 FEW = 50  # a file with fewer prompts is warned of
 MOST_WORDS = 5  # a longer reference is free text: a right answer rarely has the very words of a whole sentence
+LONGEST_LINE = 2**24  # characters; a chat with some images in it is shorter
 UNNAMED = "the question"
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _parsed = cache(parse_grader)
@@ -58,7 +56,6 @@ class Question:
     documents: tuple[str, ...] | None = None
     name: str = field(default=UNNAMED, compare=False)
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    _counted: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         chat = Chat.of(self.messages or (as_one_prompt(self.prompt, self.documents or ()) if self.prompt else ""))
@@ -81,12 +78,6 @@ class Question:
         except (TypeError, ValueError, RecursionError) as failed:
             reason = f"The messages are not JSON-able ({failed}); give texts and plain parts."
             raise InvalidDataError(reason) from failed
-
-    def count_tokens(self, counter: TokenCounter) -> float:
-        """Return the tokens of the chat; they are counted once."""
-        if "tokens" not in self._counted:
-            self._counted["tokens"] = Chat(self.messages).count_tokens(counter)
-        return self._counted["tokens"]
 
     @cached_property
     def grader_key(self) -> str | None:
@@ -111,16 +102,8 @@ class Question:
             return None
         if self.lacks_reference:
             raise InvalidDataError(f"{self.name} has no reference; the grader {grader.name!r} needs one.")
-        return self._graded(lambda: grader(answer, self.reference or ""))
-
-    def check_reference(self) -> None:
-        """Raise `InvalidDataError` unless the reference is a right answer by the question's grader."""
-        if (grader := self.grader) is not None and self.reference is not None:
-            self._graded(lambda: grader.check(self.reference or ""))
-
-    def _graded(self, grade: Callable[[], T]) -> T:
         try:
-            return grade()
+            return grader(answer, self.reference or "")
         except InvalidDataError as failed:
             raise InvalidDataError(f"{self.name}: {failed}") from failed
 
@@ -298,6 +281,8 @@ def read_questions(
     parse = cache(partial(parse_grader, functions=functions, embedder=embedder))
     try:
         for number, line in enumerate(io.StringIO(text, newline=None), 1):
+            if len(line) > LONGEST_LINE:
+                raise InvalidDataError(f"line {number} has more than {LONGEST_LINE:,} characters; split the file.")
             if not line.isspace():
                 record = _record(line, number) if is_json else line.rstrip("\n")
                 questions.append(_question(record, number, parse, judged))
@@ -313,6 +298,8 @@ def read_questions(
 
 def read_text(place: Path | Traversable, shown: str) -> tuple[bytes, str]:
     """Return a UTF-8 file's content and text; exceptions name it as `shown`."""
+    if not place.is_file() and isinstance(place, Path) and place.exists():  # a pipe or a device would never end
+        raise InvalidDataError(f"{shown} is no regular file; give one.")
     try:
         content = place.read_bytes()
         return content, content.decode("utf-8-sig")
@@ -347,12 +334,11 @@ def _question(record: object, number: int, parse: Callable[[str], Grader], judge
             program = parse(grader if isinstance(grader, str) else json.dumps(grader))
         elif grader is None and reference is not None and not judged:
             program = suitable_grader(reference)
-        question = Question(prompt, reference, program, chat, documents, place, others)
+        if program is not None and reference is not None and grader is not None:  # a suitable one has been tried
+            program.check(reference)
+        return Question(prompt, reference, program, chat, documents, place, others)
     except (InvalidDataError, RecursionError) as failed:
         raise InvalidDataError(f"{place}: {failed}") from failed
-    if grader is not None:  # a suitable one has been tried
-        question.check_reference()
-    return question
 
 
 def _check_field(name: str, value: Any, place: str) -> None:

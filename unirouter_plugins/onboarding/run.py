@@ -196,7 +196,7 @@ class Run:
                 failed = await self._do(job, attempts) or failed
                 self.told(self)
 
-        tasks = [asyncio.ensure_future(work()) for _ in range(concurrency)]
+        tasks = [asyncio.ensure_future(work()) for _ in range(min(concurrency, self.n_jobs))]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:

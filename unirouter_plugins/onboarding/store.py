@@ -185,6 +185,8 @@ class AnswerStore:
         self.texts, self.shown, self._engine = texts, shown(place), _engine(url)
         self._waiting: deque[tuple[AnswerKey, dict[str, Any] | None, dict[str, Any] | None, Future[None]]] = deque()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        if is_file and file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device would never end
+            raise StoreError(f"{self.shown} is no regular file; give another place.")
         self._is_empty = not create and is_file and not file.exists() and file.parent.is_dir()
         try:
             if not self._is_empty:

@@ -9,16 +9,7 @@ from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.plugins.servers import (
-    KEY,
-    breaks,
-    cuts,
-    fails,
-    rate_limited,
-    refuses_the_content,
-    refuses_the_key,
-    says,
-)
+from tests.plugins.servers import KEY, breaks, cuts, fails, rate_limited, refuses_the_content, refuses_the_key, says
 from unirouter_core import InvalidDataError, Prices
 from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
@@ -89,7 +80,7 @@ async def says_nothing(request, seen):
 
 
 def counts(**usage):
-    """Answer, and say that it took so many tokens."""
+    """Answer, and say that how many tokens it took."""
 
     async def replies(request, seen):
         body = json.loads((await says("Paris.")(request, seen)).body)
@@ -192,7 +183,7 @@ async def test_a_failure_s_message_has_no_key_in_it_nor_has_what_stands_behind_i
         failed = failed.__cause__ or failed.__context__
 
 
-async def test_a_key_that_is_not_set_is_said_before_anything_is_asked(ask, scripted_server, monkeypatch):
+async def test_a_key_that_is_not_set_is_an_error_before_any_call(ask, scripted_server, monkeypatch):
     monkeypatch.delenv("LOOPBACK")
     with pytest.raises(MissingKeyError, match="LOOPBACK, which is not set"):
         await ask(says())

@@ -293,7 +293,7 @@ with AnswerStore(sys.argv[1]) as store:
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_was_acknowledged_survives_kill_9(tmp_path, seed):
     place = tmp_path / "answers.sqlite"
     with run(KILLED, place) as process:
@@ -456,6 +456,12 @@ def test_more_grader_keys_than_a_statement_may_have_variables_are_kept_and_read(
         sa.event.remove(sa.Engine, "connect", limit)
 
 
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreError, match="pipe is no regular file"):
+        AnswerStore(tmp_path / "pipe")
+
+
 @pytest.mark.parametrize("place", ["", ":memory:", "sqlite://", "sqlite:///:memory:"])
 def test_a_database_in_memory_is_refused(place):
     with pytest.raises(InvalidDataError, match="is no file that keeps answers; give a path"):
@@ -578,10 +584,10 @@ except ImportError as failed:
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens", "usd", "seconds"])
-def test_an_amount_that_cannot_be_is_refused(name, value):
-    with pytest.raises(InvalidDataError, match=f"{name} of Answer is {value}; it must be finite and >= 0"):
-        replace(ANSWER, **{name: value})
+def test_an_amount_that_cannot_be_is_refused(value):
+    for name in ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens", "usd", "seconds"):
+        with pytest.raises(InvalidDataError, match=f"{name} of Answer is {value}; it must be finite and >= 0"):
+            replace(ANSWER, **{name: value})
 
 
 @pytest.mark.parametrize("error", [-0.1, 1.1, float("nan")])
@@ -591,6 +597,4 @@ def test_an_error_outside_0_and_1_is_refused(error):
 
 
 def test_an_answer_that_met_its_limit_is_truncated():
-    assert replace(ANSWER, finish="length").truncated
-    assert not ANSWER.truncated
-    assert not replace(ANSWER, finish=None).truncated
+    assert [replace(ANSWER, finish=finish).truncated for finish in ("length", "stop", None)] == [True, False, False]
