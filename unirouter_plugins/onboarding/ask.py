@@ -277,9 +277,10 @@ class Caller:
             usd = usd_of(response, self.quoted, usage)
             text, finish = ("", None) if choice is None else (choice.message.content or "", choice.finish_reason)
         names = ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens")
+        tokens: dict[str, Any] = {name: getattr(usage, name) if usage.is_known else None for name in names}
         return Answer(
             text,
-            *(getattr(usage, name) if usage.is_known else None for name in names),
+            **tokens,
             usd=None if math.isnan(usd) else usd,
             seconds=seconds,
             finish=finish,

@@ -227,8 +227,8 @@ class Plan:
                 changed = await asyncio.to_thread(impact, self._router, run.model)
             except (InvalidDataError, UnknownPriceError) as failed:  # its answers do not make a profile
                 evaluation, reason = None, str(failed)
-        made = {"profile": profile, "evaluation": evaluation, "impact": changed, "undecided": looked, "reason": reason}
-        return run.result(**made, notes=tuple(self._notes(run, tried, looked)))
+        made = {"profile": profile, "evaluation": evaluation, "impact": changed, "reason": reason}
+        return run.result(looked, **made, notes=tuple(self._notes(run, tried, looked)))
 
     async def _ask(self, run: Run) -> Undecided | None:
         """Ask all questions, or until what is known decides; return the last look at that."""

@@ -20,6 +20,7 @@ from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.reading import LONGEST_LINE, read_bytes
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import Grader, after_thoughts, parse_grader
 from unirouter_plugins.graders.text import bare, normalised
@@ -28,7 +29,6 @@ from unirouter_plugins.litellm.chat import Chat, Messages
 JUDGE = "judge"  # what a line names as its grader when a judge is to grade it
 FEW = 50  # a file with fewer prompts is warned of
 MOST_WORDS = 5  # a longer reference is free text: a right answer rarely has the very words of a whole sentence
-LONGEST_LINE = 2**24  # characters; a chat with some images in it is shorter
 UNNAMED = "the question"
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _parsed = cache(parse_grader)
@@ -298,15 +298,13 @@ def read_questions(
 
 def read_text(place: Path | Traversable, shown: str) -> tuple[bytes, str]:
     """Return a UTF-8 file's content and text; exceptions name it as `shown`."""
-    if not place.is_file() and isinstance(place, Path) and place.exists():  # a pipe or a device would never end
-        raise InvalidDataError(f"{shown} is no regular file; give one.")
     try:
-        content = place.read_bytes()
+        content = read_bytes(Path(str(place)))
         return content, content.decode("utf-8-sig")
-    except OSError as failed:
-        raise InvalidDataError(f"{shown} cannot be read: {failed.strerror}.") from failed
     except UnicodeDecodeError as failed:
         raise InvalidDataError(f"{shown} is not UTF-8 (byte {failed.start}); save it as UTF-8.") from failed
+    except (OSError, ValueError) as failed:
+        raise InvalidDataError(f"{shown} cannot be read: {getattr(failed, 'strerror', failed)}.") from failed
 
 
 def _question(record: object, number: int, parse: Callable[[str], Grader], judged: bool) -> Question:

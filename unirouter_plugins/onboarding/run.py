@@ -294,7 +294,7 @@ class Run:
             return f"{ended} {self.out_of_budget}"
         return ""
 
-    def result(self, *, undecided: Undecided | None, **made: Any) -> Onboarded:
+    def result(self, undecided: Undecided | None, **made: Any) -> Onboarded:
         """Return the run as users see it, with what was `made` of it."""
         return Onboarded(
             model=self.model,

@@ -217,7 +217,7 @@ def test_files_that_cannot_be_read_are_refused_with_their_name(tmp_path):
     with pytest.raises(InvalidDataError, match=r"mine\.csv is neither \.jsonl nor \.txt"):
         read_questions(tmp_path / "mine.csv")
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(InvalidDataError, match=r"pipe\.jsonl is no regular file"):
+    with pytest.raises(InvalidDataError, match=r"pipe\.jsonl cannot be read: it is no regular file"):
         read_questions(tmp_path / "pipe.jsonl")
     (tmp_path / "latin.txt").write_bytes("schön".encode("latin-1"))
     with pytest.raises(InvalidDataError, match=r"latin\.txt is not UTF-8 \(byte 3\)"):
