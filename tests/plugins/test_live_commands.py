@@ -13,6 +13,7 @@ from tests.conftest import is_sum
 from tests.plugins.servers import breaks, rate_limited, refuses_the_key, says
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
+from unirouter_plugins.cli import onboard
 
 KEY = "sk-test-4f9a1b7c22"
 QUESTIONS = 60
@@ -71,7 +72,7 @@ def test_the_bill_comes_first_and_a_dry_run_asks_nothing(place, scripted_server)
     assert {file.name for file in place.iterdir()} == {"my.router", "pool.toml", "questions.jsonl"}
 
 
-def test_nothing_is_spent_where_nobody_can_be_asked_and_no_limit_is_given(place, scripted_server):
+def test_nothing_is_spent_without_a_confirmation_or_a_budget(place, scripted_server):
     unsure = asked(place, "newcomer")[:-1]
     for arguments in (unsure, (*unsure, "--json")):
         done = run(*arguments)
@@ -96,7 +97,7 @@ def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scr
     assert len(scripted_server.seen) == QUESTIONS
 
 
-def test_what_became_of_a_model_is_shown(place):
+def test_the_result_of_a_model_is_shown(place):
     done = run(*asked(place, "newcomer", "--yes"))
     assert done.exit_code == 0, done.stderr
     assert "newcomer: quality 100.0%" in done.stdout
@@ -113,8 +114,8 @@ def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):
     assert len(scripted_server.seen) == QUESTIONS
 
 
-def test_a_model_of_the_pool_is_asked_anew_with_the_option_that_is_named(place, scripted_server):
-    assert "'poet' is in the pool already; give --replace" in refusal(*asked(place, "poet"))
+def test_a_model_of_the_pool_needs_the_option_that_the_error_names(place, scripted_server):
+    assert "'poet' is in the pool already; pass replace=True (--replace)" in refusal(*asked(place, "poet"))
     assert not scripted_server.seen
 
 
@@ -181,8 +182,17 @@ def test_ctrl_c_keeps_what_was_answered_and_the_same_command_resumes(place, scri
     before = len(scripted_server.seen)
     scripted_server.script["newcomer"] = says(right)
     done = output(*asked(place, "newcomer"))
-    assert before - 4 <= QUESTIONS - done["onboarded"][0]["asked"] <= before
-    assert len(scripted_server.seen) <= QUESTIONS + 4
+    assert QUESTIONS - done["onboarded"][0]["asked"] == before  # answers in flight were waited for
+    assert len(scripted_server.seen) == QUESTIONS
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with onboard.ending_as_by_ctrl_c():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def wait_for(happened, process):
@@ -241,7 +251,7 @@ def test_ask_names_the_models_that_failed(asking, scripted_server):
     assert "newcomer failed before it: InternalServerError" in done.stderr
 
 
-def test_ask_says_in_one_sentence_that_nobody_could_answer(asking, scripted_server):
+def test_ask_says_in_one_sentence_that_no_model_could_answer(asking, scripted_server):
     scripted_server.script = dict.fromkeys(("newcomer", "dear"), refuses_the_key())
     sentence = refusal("ask", asking, "What is 14 plus 37?")
     assert "AuthenticationError" in sentence

@@ -1,19 +1,15 @@
-"""The commands on a router's pool: models, retire, prices; and models onboarded from recorded outcomes."""
+"""The commands on a router's pool: models, retire, prices."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from unirouter_core.costs import Prices
-from unirouter_core.data import Evaluation, Outcomes
-from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.outcome_files import read_outcomes
+from unirouter_core.exceptions import UnknownPriceError
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
@@ -55,8 +51,7 @@ def prices(
     router: options.Router,
     pool: options.PoolFile = None,
     refresh: Annotated[
-        bool,
-        options.flag("Write today's prices, from pool.toml or LiteLLM, into ROUTER.", "--refresh"),
+        bool, options.flag("Write today's prices, from pool.toml or LiteLLM, into ROUTER.", "--refresh")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -120,76 +115,3 @@ def _refresh(router: UniRouter, rows: list[dict[str, Any]]) -> tuple[list[str], 
         except UnknownPriceError as unpriced:
             kept[model] = str(unpriced)
     return changed, kept
-
-
-def onboard_recorded(
-    into: UniRouter,
-    router: Path,
-    models: Sequence[str] | None,
-    recorded: Path,
-    every: bool,
-    price_in: float | None,
-    price_out: float | None,
-    *,
-    replace: bool,
-    no_texts: bool,
-    as_json: bool,
-) -> None:
-    """Add models by the file `recorded`: all of them, or none when one cannot be added."""
-    if bool(models) == every:
-        raise InvalidDataError("Name the models to add, or give --all for all models of the file: one of the two.")
-    with show.working(f"Reading {recorded}"):
-        table, seen = _unseen(into, read_outcomes(recorded))
-    names = list(dict.fromkeys(models or table.models))
-    if known := [name for name in names if name in into.pool and not replace]:
-        if not every:
-            raise InvalidDataError(f"{known[0]!r} is in the pool already; --replace evaluates it again.")
-        names = [name for name in names if name not in known]
-    priced = _given_prices(price_in, price_out, names)
-    with show.each(names, "Onboarding") as counted:
-        added = [_onboard(into, Evaluation.recorded(name, table, prices=priced)) for name in counted]
-    into.save(router, texts=False if no_texts else None)
-    if as_json:
-        rows = [show.profile_row(profile) for profile in added]
-        show.emit({"router": str(router), "onboarded": rows, "skipped": known})
-        return
-    if seen:
-        show.note(seen)
-    for name in known:
-        show.note(f"{name} is in the pool already; --replace evaluates it again.")
-    if added:
-        show.say(f"{router} now holds {len(into.pool)} models; added:", wrap=False)
-        show.models(added)
-    else:
-        show.say("Nothing to add.")
-
-
-def _unseen(router: UniRouter, table: Outcomes) -> tuple[Outcomes, str]:
-    """Return the prompts that the router was not fitted on, and a note; all prompts, when it was fitted on all."""
-    seen = router.fit_.has_seen(table.prompts)
-    if not seen.any():
-        return table, ""
-    if seen.all():
-        return table, "the router was fitted on these very prompts, so results are optimistic; evaluate on others."
-    new = table.rows(np.flatnonzero(~seen))
-    return new, f"evaluated on the {len(new):,} of {len(table):,} prompts that the router was not fitted on."
-
-
-def _onboard(router: UniRouter, evaluation: Evaluation) -> ModelProfile:
-    """Add or replace a model; its capabilities stay as they were."""
-    before = router.pool.get(evaluation.model)
-    try:
-        return router.onboard(evaluation, capabilities=None if before is None else before.capabilities, replace=True)
-    except UnknownPriceError as unpriced:
-        cure = "add a cost column (USD), or tokens_in and tokens_out with --price-in and --price-out."
-        raise UnknownPriceError(f"The cost of {evaluation.model!r} is unknown; {cure}") from unpriced
-
-
-def _given_prices(price_in: float | None, price_out: float | None, models: Sequence[str]) -> Prices | None:
-    if price_in is None and price_out is None:
-        return None
-    if price_in is None or price_out is None:
-        raise InvalidDataError("Only one price was given; give both --price-in and --price-out.")
-    if len(models) > 1:
-        raise InvalidDataError(f"One price for {len(models)} models; onboard models with --price-in one at a time.")
-    return Prices(price_in, price_out)

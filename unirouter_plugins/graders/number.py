@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
@@ -143,10 +144,11 @@ def _is_only_number(line: str, decimal: str) -> bool:
     return not re.search(r"[^\W_]", before) and len(re.sub(r"[\W\d_]", " ", after).split()) <= _UNIT_WORDS
 
 
-def _numbers(line: str, decimal: str) -> list[Number]:
+@lru_cache(maxsize=64)  # a line is read several times, and a reference twice when it is checked
+def _numbers(line: str, decimal: str) -> tuple[Number, ...]:
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE // 2]}\n{line[-_LONGEST_LINE // 2 :]}"
-    return [number for found in _NUMBER.finditer(line) if (number := _read(found, decimal)) is not None]
+    return tuple(number for found in _NUMBER.finditer(line) if (number := _read(found, decimal)) is not None)
 
 
 def _read(found: re.Match[str], decimal: str) -> Number | None:

@@ -1,4 +1,4 @@
-"""Calls of one model: within the budget, so many at once, retried, each to an answer that can be kept."""
+"""Calls of one model: within the budget, a few at once, retried, each to an answer that can be kept."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import json
 import math
 import os
 import random
+import re
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any
 
 from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
-from unirouter_plugins.litellm.chat import Message
+from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
 from unirouter_plugins.litellm.pool_file import Member, Members
-from unirouter_plugins.litellm.prices import Quote, Usage, usage_of, usd_of
+from unirouter_plugins.litellm.prices import UNKNOWN, Quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.redaction import described
 from unirouter_plugins.onboarding.questions import Question, Questions, digest_of
@@ -33,14 +34,17 @@ try:
 except ImportError as missing:
     raise ImportError("tenacity is missing: pip install 'unirouter[litellm]'.") from missing
 
-T = TypeVar("T")
-
 ATTEMPTS = 6  # how often a call is made before it has failed
 LONGEST_PAUSE = 60.0  # the most seconds between two attempts, where the provider does not say
 LONGEST_WAIT = 600.0  # a provider that asks to wait longer than these seconds is not called again
 TIMEOUT_GRACE = 1.0  # seconds after LiteLLM's timeout, which counts from the last byte, that end a call
 OTHER_TOKENIZERS = 2.0  # how many tokens a provider may charge for one that is counted here
 ROUNDING = 1e-9  # sums of USD that differ by this share are one
+NO_VERDICT = "no verdict"  # the kind of a judge's failure whose reply cannot be read
+_BOUNDS: Mapping[str, tuple[float, float]] = {  # of the options that are numbers
+    **{"concurrency": (1, 10_000), "repeats": (1, 1_000), "max_tokens": (1, 10**9), "seed": (0, 2**32)},
+    **{"timeout": (0.001, 1e6), "retry_pause": (0.001, 1e6)},
+}
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -120,88 +124,49 @@ class OnboardingOptions:
     retry_pause: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "repeats", "max_tokens", "timeout", "retry_pause"):
-            value, seconds = getattr(self, name), name in ("timeout", "retry_pause")
-            if isinstance(value, bool) or not (seconds or isinstance(value, int)) or not 0 < value < math.inf:
-                kind = "number of seconds" if seconds else "whole number"
-                raise InvalidDataError(f"{name}={value!r} must be a {kind}, more than 0.")
-        if self.budget is not None and not 0 <= self.budget < math.inf:
+        for name, (least, most) in _BOUNDS.items():
+            value, kind = getattr(self, name), "number of seconds" if isinstance(least, float) else "whole number"
+            if isinstance(value, bool) or not isinstance(value, (type(least), int)) or not least <= value <= most:
+                raise InvalidDataError(f"{name}={value!r} must be a {kind} from {least:,} to {most:,}.")
+        if self.budget is not None and not (type(self.budget) in (int, float) and 0 <= self.budget < math.inf):
             raise InvalidDataError(f"budget={self.budget!r} must be a finite number of USD, >= 0, or None.")
         if self.judge_prompt is not None and self.judge is None:
-            raise InvalidDataError("A judge prompt is for a judge; name one.")
+            raise InvalidDataError("A judge prompt is for a judge; name one (--judge MODEL).")
 
 
 class Budget:
     """The USD that a run may cost, None without limit: the worst of each call is reserved before it is made.
 
     >>> async def call(budget):
-    ...     async with budget.hold() as hold:
-    ...         await hold.ensure(0.02)  # the call at its worst
-    ...         hold.spend(0.02, usd=0.005)  # what it was
+    ...     await budget.reserve(0.02)  # the call at its worst
+    ...     budget.settle(0.02, usd=0.005)  # what it was
     ...     return budget.spent
     >>> asyncio.run(call(Budget(0.1)))
     0.005
     """
 
     def __init__(self, usd: float | None = None) -> None:
-        self.usd, self.spent, self.held = usd, 0.0, 0.0
+        self.usd, self.spent, self._reserved = usd, 0.0, 0.0
         self._limit = math.inf if usd is None else usd * (1 + ROUNDING)
         self._changed = asyncio.Event()
 
-    def hold(self) -> Hold:
-        """Return what one task reserves, nothing yet."""
-        return Hold(self)
-
-    async def reserve(self, usd: float) -> None:
-        """Return when `usd` more are reserved; raise `OverBudgetError` when they are more than can be left."""
-        while self.spent + self.held + usd > self._limit:
-            if self.spent + usd > self._limit:
+    async def reserve(self, worst: float) -> None:
+        """Return when `worst` USD more are reserved; raise `OverBudgetError` when they are more than can be left."""
+        while self.spent + self._reserved + worst > self._limit:
+            if self.spent + worst > self._limit:
                 raise OverBudgetError(
                     f"${self.spent:.4g} of the budget of ${self.usd:.4g} are spent, and the next call may cost "
-                    f"${usd:.4g}; give a larger budget to go on from here."
+                    f"${worst:.4g}; give a larger budget to go on from here."
                 )
             self._changed.clear()
             await self._changed.wait()
-        self.held += usd
+        self._reserved += worst
 
-    def settle(self, held: float, spent: float) -> None:
-        """Give back `held` USD, of which `spent` are gone."""
-        self.held = max(self.held - held, 0.0)
-        self.spent += spent
-        self._changed.set()
-
-
-class Hold:
-    """What one task has reserved (`left`) and spent (`spent`); leaving the block gives the rest back."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self.left = self.spent = 0.0
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._give_back()
-
-    async def ensure(self, usd: float) -> None:
-        """Return when at least `usd` are reserved; raise `OverBudgetError` when the budget does not have them."""
-        if self.left < usd:
-            self._give_back()  # a task that waits for others holds nothing, so no two wait for each other
-            await self._budget.reserve(usd)
-            self.left = usd
-
-    def spend(self, worst: float, *, usd: float | None) -> None:
-        """Count a call that cost `usd`, for which `worst` were reserved; None is a bill not known, and so the worst."""
-        usd = worst if usd is None else usd
-        held = min(worst, self.left)
-        self.left -= held
+    def settle(self, worst: float, *, usd: float) -> None:
+        """Count a call that cost `usd`, for which `worst` were reserved."""
+        self._reserved = max(self._reserved - worst, 0.0)
         self.spent += usd
-        self._budget.settle(held, usd)
-
-    def _give_back(self) -> None:
-        left, self.left = self.left, 0.0
-        self._budget.settle(left, 0.0)
+        self._changed.set()
 
 
 class Caller:
@@ -239,41 +204,27 @@ class Caller:
 
     def tokens(self, question: Question) -> float:
         """Return about how many prompt tokens the model is charged for a question."""
-        return self.member.expanded_tokens(question.count_tokens(self.counter), self.counter)
+        return self.member.expanded_tokens(Chat(question.messages).count_tokens(self.counter), self.counter)
 
     def worst(self, tokens: float) -> float:
         """Return the most USD that a call with `tokens` prompt tokens may cost, as far as calls so far tell."""
         return self.quoted.prices.cost(self._most_in * tokens, self._most_out * self.samples)
 
-    async def __call__(self, question: Question, hold: Hold, *, ahead: float = 0.0, attempts: int = ATTEMPTS) -> Answer:
+    async def __call__(self, question: Question, *, attempts: int = ATTEMPTS) -> Answer:
         """Return the model's answer, after retries where failures may pass.
 
-        `hold` pays for every attempt; `ahead` is reserved besides, for the call that will grade the answer. Raises
-        `CallFailedError` when the last attempt has failed, `OverBudgetError` when there is not enough for the next one.
+        Raises `CallFailedError` when the last attempt has failed, `OverBudgetError` when the budget has not enough for
+        the next one.
         """
-        tokens = self.tokens(question)
         soon = retry_if_exception(lambda e: classify(e).may_pass and (retry_after(e) or 0.0) <= LONGEST_WAIT)
-        stop = stop_after_attempt(attempts)
+        retrying = AsyncRetrying(stop=stop_after_attempt(attempts), retry=soon, wait=self._wait, reraise=True)
         try:
-            async for attempt in AsyncRetrying(stop=stop, retry=soon, wait=self._wait, reraise=True):
-                with attempt:
-                    await hold.ensure(self.worst(tokens) + ahead)
-                    response, seconds = await self._attempt(question.messages, tokens, hold)
+            return await retrying(self._attempt, question)
         except UniRouterError:
             raise
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
             text = described(failed, self.member.secrets)
             failure = CallFailedError(text, type(failed).__name__, self.member, classify(failed), status_of(failed))
-        else:
-            answer = self._answer(response, seconds)
-            hold.spend(self.worst(tokens), usd=answer.usd)
-            if answer.tokens_in is not None and answer.tokens_out is not None:
-                # Some servers have a system prompt of their own, some models hidden reasoning.
-                self._most_in = max(self._most_in, answer.tokens_in / tokens)
-                self._most_out = max(self._most_out, answer.tokens_out / self.samples)
-            if response is None or response.choices:
-                return answer
-            failure = CallFailedError("The provider sent a response without an answer.", "no answer", self.member)
         raise failure  # here: what the provider raised, which may hold a key, is then not part of it
 
     def _wait(self, state: RetryCallState) -> float:
@@ -285,30 +236,41 @@ class Caller:
         self._resumes = max(self._resumes, time.monotonic() + (self._usual_pause(state) if pause is None else pause))
         return 0.0
 
-    async def _attempt(self, messages: Sequence[Message], tokens: float, hold: Hold) -> tuple[Any, float]:
-        """Return a response, None from a content filter, and its seconds; a call that failed is paid for here."""
-        arguments, acompletion = self._arguments, open_litellm().acompletion  # its import takes seconds, once
+    async def _attempt(self, question: Question) -> Answer:
+        """Return the answer of one call, which is paid for here; a content filter's refusal is an answer."""
+        arguments, litellm, tokens = self._arguments, open_litellm(), self.tokens(question)  # its import takes seconds
         async with self._at_once:
             while (pause := self._resumes - time.monotonic()) > 0:
                 await asyncio.sleep(pause * random.uniform(1, 2))  # calls that waited together part
-            began = time.perf_counter()
+            spent = worst = self.worst(tokens)  # what a call counts whose bill is not known
+            await self.budget.reserve(worst)
+            began, response = time.perf_counter(), None
             try:
-                async with asyncio.timeout(self._timeout + TIMEOUT_GRACE):
-                    response = await acompletion(messages=messages, **arguments)
-            except BaseException as failed:
-                if classify(failed) is Failure.CONTENT_FILTER:  # the model would not answer its user either
-                    return None, time.perf_counter() - began
-                if isinstance(failed, TimeoutError):
+                try:
+                    async with asyncio.timeout(self._timeout + TIMEOUT_GRACE):
+                        response = await litellm.acompletion(messages=question.messages, **arguments)
+                except TimeoutError:
                     said = f"{self.member.name} had not answered after {self._timeout:g} s."
-                    failed = open_litellm().Timeout(message=said, model=self.member.model, llm_provider="")
-                if classify(failed).may_be_billed or not isinstance(failed, Exception):
-                    hold.spend(self.worst(tokens), usd=None)
-                raise failed from None
-            return response, time.perf_counter() - began
+                    raise litellm.Timeout(message=said, model=self.member.model, llm_provider="") from None
+                except Exception as failed:
+                    if (why := classify(failed)) is not Failure.CONTENT_FILTER:
+                        spent = worst if why.may_be_billed else 0.0
+                        raise
+                answer = self._answer(response, time.perf_counter() - began)
+                spent = worst if answer.usd is None else answer.usd
+            finally:
+                self.budget.settle(worst, usd=spent)
+        if answer.tokens_in is not None and answer.tokens_out is not None:
+            # Some servers have a system prompt of their own, some models hidden reasoning.
+            self._most_in = max(self._most_in, answer.tokens_in / tokens)
+            self._most_out = max(self._most_out, answer.tokens_out / self.samples)
+        if response is not None and not response.choices:
+            raise CallFailedError("The provider sent a response without an answer.", "no answer", self.member)
+        return answer
 
     def _answer(self, response: Any, seconds: float) -> Answer:
         """Return a response as it is kept; a content filter's (None) is a refusal whose bill is not known."""
-        usage, usd, text = Usage(math.nan, math.nan), math.nan, ""
+        usage, usd, text = UNKNOWN, math.nan, ""
         finish: str | None = "content_filter"
         if response is not None:
             usage, choice = usage_of(response), next(iter(response.choices), None)
@@ -343,52 +305,35 @@ def shaping_of(member: Member) -> dict[str, Any]:
     return {name: value for name, value in member.served_as.items() if name not in ("api_base", "api_key_env")}
 
 
-async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return what the coroutines return; when one fails, or the caller is cancelled, all end before it raises."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 class PreflightError(UniRouterError, RuntimeError):
     """The first call of a model failed, before more was spent; the message names the cure."""
 
 
-def check_first(failed: BaseException | None) -> None:
+def check_first(failed: CallFailedError | None) -> None:
     """Raise `PreflightError` when a first call failed for a reason that the other calls would share."""
-    failed = failed if isinstance(failed, CallFailedError) else getattr(failed, "__cause__", None)  # of a missing grade
-    if isinstance(failed, CallFailedError) and failed.failure is not Failure.OVERFLOW:
+    if failed is not None and failed.failure is not Failure.OVERFLOW and failed.kind != NO_VERDICT:
         raise PreflightError(f"{failed.member.name}: {str(failed).rstrip('. ;')}; {_cure(failed)}.")
 
 
 def _cure(failed: CallFailedError) -> str:
-    member, said = failed.member, str(failed).lower()
-    if "provider not provided" in said:
-        return "write the model with its provider, as LiteLLM does: openai/gpt-4.1-mini"
-    if "connection" in said and failed.failure is Failure.SERVER:
-        at = f"that the server runs at {member.api_base}" if member.api_base else "the model's name and the network"
-        return f"check {at}"
-    if "quota" in said or "credit" in said or failed.status == 402:
-        return "the account has no quota left: add credit, or use another key"
-    if "missing credentials" in said or "api_key" in said:
-        return f"set its key: {_key_variables(member)}"
-    if failed.kind == "UnsupportedParamsError":  # LiteLLM's own, before it calls
-        return "take the setting out of pool.toml"
-    key = f"the key in {_key_variables(member)}"
+    member, said, status = failed.member, str(failed).lower(), failed.status
+    keys = _key_variables(member)
+    at = f"that the server runs at {member.api_base}" if member.api_base else "the model's name and the network"
     cures = {
-        400: "check the model's name, its region and its settings in pool.toml",
-        401: f"check {key}",
-        403: f"check that the account of {key} may use this model, and its region",
-        404: "check the model's name, and its region or address",
-        408: "give a longer timeout, or a smaller max_tokens",
-        422: "check the model's name, its region and its settings in pool.toml",
-        429: "wait, then run the same again with a smaller concurrency",
+        "write the model with its provider, as LiteLLM does: openai/gpt-4.1-mini": "provider not provided" in said,
+        f"check {at}": "connection" in said and failed.failure is Failure.SERVER,
+        "the account has no quota left: add credit, or use another key": status == 402
+        or re.search("quota|credit", said),
+        f"set its key: {keys}": "missing credentials" in said or "api_key" in said,
+        "take the setting out of pool.toml": failed.kind == "UnsupportedParamsError",  # LiteLLM's, before it calls
+        "check the model's name, its region and its settings in pool.toml": status in (400, 422),
+        f"check the key in {keys}": status == 401,
+        f"check that the account of the key in {keys} may use this model, and its region": status == 403,
+        "check the model's name, and its region or address": status == 404,
+        "give a longer timeout, or a smaller max_tokens": status == 408,
+        "wait, then run the same again with a smaller concurrency": status == 429,
     }
-    return cures.get(failed.status, "when this has passed, run the same again")
+    return next((cure for cure, fits in cures.items() if fits), "when this has passed, run the same again")
 
 
 def _key_variables(member: Member) -> str:

@@ -22,7 +22,7 @@ from unirouter_plugins.onboarding.run import Run
 
 VERDICT_TOKENS = (10.0, 200.0)  # tokens of a judge's reason and verdict
 USUAL_TOKENS = (10.0, 400.0)  # tokens of an answer where no model of the pool tells: from a word to half a page
-WIDER = 1.5  # a new model's answers may be so many times shorter or longer than those of the pool
+WIDER = 1.5  # a new model's answers may be this many times shorter or longer than those of the pool
 
 
 @dataclass(frozen=True)
@@ -58,40 +58,23 @@ class Item:
 
 @dataclass(frozen=True)
 class Bill:
-    """What all of it will cost: each model answers the prompts `repeats` times.
+    """What all of it will cost: each model answers the prompts `repeats` times; totals are of `items`, which see.
 
-    `is_assumed` says that no model of the pool tells how long answers are.
+    `is_assumed` says that no model of the pool tells how long answers are. A budget holds even at `usd_worst`.
     """
 
     prompts: int
     repeats: int
     items: tuple[Item, ...]
     is_assumed: bool
-
-    @property
-    def calls(self) -> int:
-        """Calls to make."""
-        return sum(item.calls for item in self.items)
-
-    @property
-    def usd(self) -> Spread:
-        """The expected cost."""
-        return Spread(sum(item.usd.low for item in self.items), sum(item.usd.high for item in self.items))
-
-    @property
-    def usd_longest(self) -> float:
-        """When every answer is as long as it may be; see `Item`."""
-        return sum(item.usd_longest for item in self.items)
-
-    @property
-    def usd_worst(self) -> float:
-        """When every call, besides, is made as often as it may be; a budget holds even then."""
-        return sum(item.usd_worst for item in self.items)
+    calls: int
+    usd: Spread
+    usd_longest: float
+    usd_worst: float
 
     def as_dict(self) -> dict[str, Any]:
         """Return the bill as JSON can hold it."""
-        usd = {"usd": dataclasses.asdict(self.usd), "usd_longest": self.usd_longest, "usd_worst": self.usd_worst}
-        return {**dataclasses.asdict(self), "calls": self.calls, **usd}
+        return dataclasses.asdict(self)
 
 
 class Lengths:
@@ -152,7 +135,10 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
             worst, paid = worst + list(map(caller.worst, tried)), paid + len(trial.answers)
         said = Spread(*(len(tokens) * min(usual, caller.max_tokens) for usual in VERDICT_TOKENS))
         items.append(_item(caller, "judge", tokens, said, paid, worst, VERDICTS * ATTEMPTS))
-    return Bill(len(questions), runs[0].repeats, tuple(items), lengths.is_assumed)
+    usd = Spread(sum(item.usd.low for item in items), sum(item.usd.high for item in items))
+    longest, worst_usd = sum(item.usd_longest for item in items), sum(item.usd_worst for item in items)
+    calls, assumed = sum(item.calls for item in items), lengths.is_assumed
+    return Bill(len(questions), runs[0].repeats, tuple(items), assumed, calls, usd, longest, worst_usd)
 
 
 def _item(

@@ -15,11 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from unirouter_core.exceptions import InvalidDataError, UniRouterError
-from unirouter_plugins.graders import Grader, is_refusal
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_plugins.graders import Grader, after_thoughts, is_refusal
 from unirouter_plugins.graders.text import bare, fenced, final_part, first_line, normalised
 from unirouter_plugins.litellm.pool_file import Member
-from unirouter_plugins.onboarding.ask import Caller, CallFailedError, Hold, shaping_of
+from unirouter_plugins.onboarding.ask import NO_VERDICT, Caller, CallFailedError, shaping_of
 from unirouter_plugins.onboarding.questions import Question, digest_of, holds_json, is_short, read_text, suitable_grader
 from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, Grade
 
@@ -34,20 +34,7 @@ _VERDICT = re.compile(
     r"(?:(correct|incorrect)|(part)(?:ly|ially)(?: correct)?)[\s*_`\"')\].,;!]*",
     re.IGNORECASE,
 )
-_THOUGHT = "</think>"  # ends what some servers leave in the text of a model that thinks aloud
 _VERBATIM = ("text", "exact", "contains")  # compare words, so a sentence around the answer is in their way
-
-
-class NoGradeError(UniRouterError, RuntimeError):
-    """A judge or a reference model that failed: a grade is missing, which is no wrong answer; `kind` tells how."""
-
-    def __init__(self, text: str, kind: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-
-
-class UngradableError(UniRouterError, RuntimeError):
-    """A question that nothing can grade: what the reference model answers cannot serve as a reference."""
 
 
 def read_judge_prompt(path: str | os.PathLike[str] | None = None) -> str:
@@ -108,7 +95,7 @@ class Judge:
         blocks = {
             "prompt": _quoted(_written(question)),
             "reference": NO_REFERENCE if question.reference is None else _quoted(question.reference),
-            "answer": _quoted(answer),
+            "answer": _quoted(after_thoughts(answer)),
         }
         return Question(_PLACE.sub(lambda place: blocks[place[1]], self.prompt), **fields)
 
@@ -142,7 +129,7 @@ def parse_verdict(text: str) -> float | None:
     >>> parse_verdict("It looks right to me.") is None
     True
     """
-    lines = [line for line in text.rpartition(_THOUGHT)[2].splitlines() if any(map(str.isalnum, line))]
+    lines = [line for line in after_thoughts(text).splitlines() if any(map(str.isalnum, line))]
     verdicts = [_VERDICT.fullmatch(line) for line in lines]
     found = {(verdict[1] or verdict[2]).casefold() for verdict in verdicts if verdict is not None}
     return ERRORS[found.pop()] if len(found) == 1 and verdicts[-1] is not None else None
@@ -192,7 +179,8 @@ def with_reference(question: Question, answer: str, *, judged: bool) -> Question
     short, a JSON value, or marked as final ("The answer is 42."). Free text is not compared by its vectors: two
     sentences with other facts in the same words are nearer to each other there than the same fact in other words.
     """
-    if not answer.strip() or is_refusal(answer):
+    answer = after_thoughts(answer)
+    if not answer or is_refusal(answer):
         return None
     if question.grader is None and judged:
         return replace(question, reference=answer)
@@ -222,28 +210,20 @@ def worth(*, reference_model: str | None = None, judge: str | None = None, ungra
     return f"Where no right answer was given, {said}{ending}"
 
 
-async def _call(role: str, caller: Caller, question: Question, hold: Hold) -> Answer:
-    try:
-        return await caller(question, hold)
-    except CallFailedError as failed:
-        raise NoGradeError(f"The {role} {caller.member.name} failed: {failed}", failed.kind) from failed
-
-
+@dataclass
 class Grading:
     """Grades answers, with a judge where no program does, and a model (`references`) that gives missing references."""
 
-    def __init__(
-        self,
-        store: AnswerStore,
-        judge: Judge | None = None,
-        judge_caller: Caller | None = None,
-        references: Caller | None = None,
-    ) -> None:
-        self.store, self.judge, self.judge_caller, self.references = store, judge, judge_caller, references
-        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    store: AnswerStore
+    judge: Judge | None = None
+    judge_caller: Caller | None = None
+    references: Caller | None = None
+
+    def __post_init__(self) -> None:
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._answers: dict[str, Answer] = {}
-        if references is not None:
-            known = store.answers(references.member.name, references.settings_digest)
+        if (caller := self.references) is not None:
+            known = self.store.answers(caller.member.name, caller.settings_digest)
             self._answers = {prompt: a for (prompt, repeat), a in known.items() if not repeat and a.text is not None}
 
     def key(self, question: Question) -> str:
@@ -258,36 +238,34 @@ class Grading:
         return question.lacks_reference and self.references is caller
 
     def reference_answer(self, question: Question) -> Answer | None:
-        """Return what the reference model has answered."""
+        """Return the reference model's answer, if there is one yet."""
         return self._answers.get(question.digest)
 
     def cannot_grade(self, question: Question) -> bool:
-        """Return whether the reference model has answered what cannot serve as a reference."""
+        """Return whether the reference model's answer cannot serve as a reference."""
         has = question.lacks_reference and question.digest in self._answers
         return has and self._referenced(question) is None
 
     def _referenced(self, question: Question) -> Question | None:
         return with_reference(question, self._answers[question.digest].text or "", judged=self.judge is not None)
 
-    async def with_reference(self, question: Question, hold: Hold) -> Question:
-        """Return the question with a reference where it needs one, from the reference model, which answers it once.
+    async def with_reference(self, question: Question) -> Question | None:
+        """Return the question with a reference where it needs one, from the reference model, which is called once.
 
-        Raises `NoGradeError` when that model fails, `UngradableError` when its answer cannot serve as a reference.
+        None where its answer cannot serve as a reference. Raises `CallFailedError` when the call fails.
         """
         caller = self.references
         if caller is None or not question.lacks_reference:
             return question
-        async with self._asking[question.digest]:
+        async with self._locks[question.digest]:
             if question.digest not in self._answers:
-                answer = await _call("reference model", caller, question, hold)
+                answer = await caller(question)
                 await self.keep(caller, question, answer)
                 self._answers[question.digest] = answer
-        if (found := self._referenced(question)) is None:
-            raise UngradableError(f"What {caller.member.name} answers to {question.name} cannot serve as a reference.")
-        return found
+        return self._referenced(question)
 
-    async def grade(self, question: Question, answer: str, hold: Hold) -> Grade:
-        """Return the grade of an answer; raise `NoGradeError` when the judge fails, or gives no verdict twice."""
+    async def grade(self, question: Question, answer: str) -> Grade:
+        """Return the grade of an answer; raise `CallFailedError` when the judge fails, or gives no verdict twice."""
         if (error := await asyncio.to_thread(question.error, answer)) is not None:
             return Grade(error)
         caller = self.judge_caller
@@ -295,11 +273,11 @@ class Grading:
             raise InvalidDataError(f"{question.name} has no grader but a judge; name one.")
         asked, usd = self.judge.asks(question, answer), 0.0
         for _ in range(VERDICTS):
-            reply = await _call("judge", caller, asked, hold)
+            reply = await caller(asked)
             usd += reply.usd or 0.0
             if (error := parse_verdict(reply.text or "")) is not None:
                 return Grade(error, usd, reply.text or "")
-        raise NoGradeError(f"The judge {self.judge.member.name} gave no verdict that can be read.", "verdict")
+        raise CallFailedError("Its verdict cannot be read.", NO_VERDICT, caller.member)
 
     def judge_tokens(self, question: Question, answer_tokens: float) -> float:
         """Return about how many prompt tokens one verdict takes on an answer of `answer_tokens`."""

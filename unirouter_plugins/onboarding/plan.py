@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
 
 from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.evaluate import Impact, impact
+from unirouter_core.evaluate import impact
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
-from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
@@ -26,7 +25,7 @@ from unirouter_plugins.onboarding.ask import Budget, Caller, OnboardingOptions, 
 from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
 from unirouter_plugins.onboarding.questions import Questions, read_questions
-from unirouter_plugins.onboarding.run import Run
+from unirouter_plugins.onboarding.run import Onboarded, Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
 
 FIRST_CHECK, NEXT_CHECK = 50, 25  # answers before the first check whether more are needed, and between checks
@@ -44,47 +43,6 @@ class Progress:
     spent_usd: float
 
 
-@dataclass(frozen=True, eq=False)
-class Onboarded:
-    """The result of one model.
-
-    `profile`, `evaluation` and `impact` (what the model changes in the pool) are None where it was not onboarded;
-    `reason` then says why. Of `prompts` in the validation set, `answered` have a graded answer, of this run or an
-    earlier one. Of this run are `asked` (answers), `failed` and `judge_failures` (calls of the model, and of judge and
-    reference model for it, that failed after all attempts) and `spent_usd`, in which a bill not known counts at its
-    worst. `ungradable` counts prompts that nothing can grade, `truncated` and `refused` answers. `stopped` says why not
-    all prompts were asked, `undecided` is the last look at whether more were needed, `notes` is what else to know.
-    """
-
-    model: str
-    profile: ModelProfile | None
-    evaluation: Evaluation | None
-    impact: Impact | None
-    prompts: int
-    answered: int
-    asked: int
-    failed: int
-    judge_failures: int
-    ungradable: int
-    truncated: int
-    refused: int
-    spent_usd: float
-    stopped: Literal["budget", "decided", "failures"] | None
-    undecided: Undecided | None
-    reason: str
-    notes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, without the evaluation and the profile's arrays."""
-        apart = ("profile", "evaluation", "impact", "undecided")
-        plain = {name: value for name, value in vars(self).items() if name not in apart}
-        measured: dict[str, Any] = {"notes": list(self.notes), "onboarded": self.profile is not None}
-        if self.profile is not None:
-            measured |= {"error": self.profile.error, "provenance": dict(self.profile.provenance)}
-        parts = {"impact": self.impact, "undecided": self.undecided}
-        return plain | measured | {name: None if part is None else part.as_dict() for name, part in parts.items()}
-
-
 def plan_onboarding(router: UniRouter, models: Sequence[str], options: OnboardingOptions | None = None) -> Plan:
     """Return what onboarding these models will take, with its bill; no model is called, and nothing is written.
 
@@ -98,14 +56,9 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 
     Raises
     ------
-    InvalidDataError
-        When a model is in the pool already, or questions cannot be graded.
-    UnknownPriceError
-        When the price of one of the models is not known.
-    NotFittedError
-        When the router is not fitted.
-    StoreError
-        When the store cannot be opened.
+    InvalidDataError, UnknownPriceError, StoreError
+        When a model is in the pool already, or questions cannot be graded; when the price of a model is not known; when
+        the store cannot be opened.
 
     Examples
     --------
@@ -125,12 +78,14 @@ class Plan:
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
         self.options, self.spent_usd = options, 0.0
-        if isinstance(models, str):
-            raise InvalidDataError(f"{models!r} is one name, not a list of names; put it in a list.")
+        if isinstance(models, str) or not all(isinstance(name, str) for name in models):
+            raise InvalidDataError(f"{models!r:.60} is no list of names; put the names in a list.")
         if not models:
             raise InvalidDataError("No model is named; name at least one.")
         if known := [name for name in models if name in router.pool and not options.replace]:
-            raise InvalidDataError(f"{known[0]!r} is in the pool already; pass replace=True to evaluate it again.")
+            raise InvalidDataError(
+                f"{known[0]!r} is in the pool already; pass replace=True (--replace) to evaluate it again."
+            )
         self.models = list(dict.fromkeys(models))
         pool = options.pool
         pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
@@ -142,7 +97,8 @@ class Plan:
         if not isinstance(questions, Questions):
             questions = read_questions(questions, **given, judged=judge is not None)  # type: ignore[arg-type]
         questions.check(judge=judge is not None, reference_model=reference is not None)
-        register(pool)
+        if pool.providers:
+            register(pool)
         self._members = [_member(router, pool, name) for name in self.models]
         called = [*self._members, *([judge.member] if judge else [])]
         called += [_member(router, pool, reference)] if reference is not None else []
@@ -209,10 +165,8 @@ class Plan:
 
         Raises
         ------
-        PreflightError
-            When the first call of one of them fails, before more is asked; the sentence names the cure.
-        StoreError
-            When answers cannot be kept.
+        PreflightError, StoreError
+            When the first call of one of them fails, before more is spent; when answers cannot be kept.
         """
         budget, options, done = Budget(self.options.budget), self.options, []
 
@@ -242,10 +196,8 @@ class Plan:
         """
         first = [*runs, *([trial] if trial is not None else [])]
         for run in first:
-            if (job := next(run.jobs(self._order if run in runs else [0]), None)) is None:
-                continue
-            failed = await run.do(job, attempts=FIRST_ATTEMPTS)
-            check_first(failed)
+            jobs = run.jobs([0] if run is trial else self._order)
+            check_first(await run.ask(itertools.islice(jobs, 1), 1, attempts=FIRST_ATTEMPTS))
             unbilled = run.answers and all(answer.usd is None and not answer.refused for answer in run.answers.values())
             if unbilled and (run.caller.quoted.prices.input or run.caller.quoted.prices.output):
                 raise PreflightError(
@@ -254,7 +206,7 @@ class Plan:
                 )
         said, passes = "", True
         if trial is not None:
-            await trial.ask(range(len(self._trial)), self.options.concurrency)
+            await trial.ask(trial.jobs(range(len(self._trial))), self.options.concurrency)
             said, passes = trial_result(self._trial, trial.errors)
         if refused := next((run.out_of_budget for run in first if run.out_of_budget), None):
             for run in runs:
@@ -266,10 +218,8 @@ class Plan:
 
     async def _onboard(self, run: Run, tried: str) -> Onboarded:
         looked = await self._ask(run)
-        stopped = run.why_stopped(looked)
         evaluation = profile = changed = None
-        answers = run.answers.values()
-        if not (reason := run.why_not_onboarded(stopped)):
+        if not (reason := run.why_not_onboarded(looked)):
             try:
                 evaluation = self._evaluation(run)
                 able = capabilities(run.caller.member)
@@ -277,36 +227,19 @@ class Plan:
                 changed = await asyncio.to_thread(impact, self._router, run.model)
             except (InvalidDataError, UnknownPriceError) as failed:  # its answers do not make a profile
                 evaluation, reason = None, str(failed)
-        return Onboarded(
-            model=run.model,
-            profile=profile,
-            evaluation=evaluation,
-            impact=changed,
-            prompts=len(self._questions),
-            answered=run.n_answered,
-            asked=run.n_asked,
-            failed=run.calls.failed,
-            judge_failures=run.grades.failed,
-            ungradable=len(run.ungradable),
-            truncated=sum(answer.truncated for answer in answers),
-            refused=sum(answer.refused for answer in answers),
-            spent_usd=run.spent,
-            stopped=stopped,
-            undecided=looked,
-            reason=reason,
-            notes=tuple(self._notes(run, tried, looked, stopped)),
-        )
+        made = {"profile": profile, "evaluation": evaluation, "impact": changed, "reason": reason}
+        return run.result(looked, **made, notes=tuple(self._notes(run, tried, looked)))
 
     async def _ask(self, run: Run) -> Undecided | None:
         """Ask all questions, or until what is known decides; return the last look at that."""
         options, n = self.options, len(self._order)
         if not options.until_decided:
-            await run.ask(self._order, options.concurrency)
+            await run.ask(run.jobs(self._order), options.concurrency)
             return None
         looked, upto = None, 0
         while upto < n and not run.is_stopped and not (looked is not None and looked.decided):
             upto, begin = min(max(upto + NEXT_CHECK, FIRST_CHECK), n), upto
-            await run.ask(self._order[begin:upto], options.concurrency)
+            await run.ask(run.jobs(self._order[begin:upto]), options.concurrency)
             if upto < n and run.n_answered >= FIRST_CHECK:
                 try:
                     made = self._evaluation(run)
@@ -332,7 +265,7 @@ class Plan:
         }
         return run.evaluation(self._validation, {name: value for name, value in how.items() if value is not None})
 
-    def _notes(self, run: Run, tried: str, looked: Undecided | None, stopped: str | None) -> list[str]:
+    def _notes(self, run: Run, tried: str, looked: Undecided | None) -> list[str]:
         """Return what to know of an evaluation besides its numbers, in a sentence each."""
         notes = [tried] if tried else []
         asked = f"{run.n_answered} of {len(self._questions)} prompts"
@@ -342,7 +275,7 @@ class Plan:
             notes.append(worth(reference_model=reference, judge=judge, ungraded=len(run.ungradable)))
             if run.caller.member == self._reference:
                 notes.append(f"{run.model} gave those answers, so it is measured against its own.")
-        if stopped == "budget":
+        if (stopped := run.why_stopped(looked)) == "budget":
             notes.append(f"The budget ended after {asked}. {run.out_of_budget}")
         elif stopped == "decided" and looked is not None:
             notes.append(

@@ -8,30 +8,30 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any, NoReturn, Self
 
-from unirouter_core.costs import TokenCounter
 from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.reading import LONGEST_LINE, read_bytes
 from unirouter_plugins.graders import GradeFunction as Function
-from unirouter_plugins.graders import Grader, parse_grader
+from unirouter_plugins.graders import Grader, after_thoughts, parse_grader
 from unirouter_plugins.graders.text import bare, normalised
 from unirouter_plugins.litellm.chat import Chat, Messages
-
-T = TypeVar("T")
 
 JUDGE = "judge"  # what a line names as its grader when a judge is to grade it
 FEW = 50  # a file with fewer prompts is warned of
 MOST_WORDS = 5  # a longer reference is free text: a right answer rarely has the very words of a whole sentence
 UNNAMED = "the question"
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_parsed = cache(parse_grader)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Question:
     documents: tuple[str, ...] | None = None
     name: str = field(default=UNNAMED, compare=False)
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    _counted: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         chat = Chat.of(self.messages or (as_one_prompt(self.prompt, self.documents or ()) if self.prompt else ""))
@@ -74,20 +73,13 @@ class Question:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of the chat, in hexadecimal: the key of its answers in a store."""
-        how: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
         try:
-            return digest_of(json.dumps(self.messages, **how))
-        except (TypeError, ValueError) as failed:
+            return digest_of(_ENCODER.encode(self.messages))
+        except (TypeError, ValueError, RecursionError) as failed:
             reason = f"The messages are not JSON-able ({failed}); give texts and plain parts."
             raise InvalidDataError(reason) from failed
 
-    def count_tokens(self, counter: TokenCounter) -> float:
-        """Return the tokens of the chat; they are counted once."""
-        if "tokens" not in self._counted:
-            self._counted["tokens"] = Chat.of(self.messages).count_tokens(counter)
-        return self._counted["tokens"]
-
-    @property
+    @cached_property
     def grader_key(self) -> str | None:
         """The key of a program's grades in a store, which holds the reference as a digest; None for a judge."""
         if self.grader is None:
@@ -100,33 +92,20 @@ class Question:
         return self.reference is None and (self.grader is None or _reads_reference(self.grader))
 
     def error(self, answer: str) -> float | None:
-        """Return the error of an answer, 1 for a blank one; None where only a judge can tell.
+        """Return the error of an answer, 1 for none, or for thoughts alone; None where only a judge can tell.
 
         Raises `InvalidDataError` when the reference is missing, or when a grader of the user's own fails.
         """
-        if not answer.strip():
+        if not after_thoughts(answer):
             return 1.0
         if (grader := self.grader) is None:
             return None
         if self.lacks_reference:
             raise InvalidDataError(f"{self.name} has no reference; the grader {grader.name!r} needs one.")
-        return self._graded(lambda: grader(answer, self.reference or ""))
-
-    def check_reference(self) -> None:
-        """Raise `InvalidDataError` unless the reference is a right answer by the question's grader."""
-        if (grader := self.grader) is not None and self.reference is not None:
-            self._graded(lambda: grader.check(self.reference or ""))
-
-    def _graded(self, grade: Callable[[], T]) -> T:
         try:
-            return grade()
+            return grader(answer, self.reference or "")
         except InvalidDataError as failed:
             raise InvalidDataError(f"{self.name}: {failed}") from failed
-        except Exception as failed:  # of any kind: it is the user's own function
-            raise InvalidDataError(
-                f"{self.name}: the grader {self.grader and self.grader.name!r} failed ({type(failed).__name__}: "
-                f"{failed}); it must give any answer an error in [0, 1]."
-            ) from failed
 
 
 def digest_of(text: str) -> str:
@@ -134,8 +113,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Questions(Sequence[Question]):
+class Questions(tuple[Question, ...]):
     """Questions, each chat once; `source` is the file's name and digest, for a profile's provenance.
 
     >>> from unirouter_plugins.graders import parse_grader
@@ -144,12 +122,12 @@ class Questions(Sequence[Question]):
     (50, '6')
     """
 
-    questions: Sequence[Question]
-    source: str = "given"
+    source: str
 
-    def __post_init__(self) -> None:
+    def __new__(cls, questions: Iterable[Question], source: str = "given") -> Self:
+        """Return those with different chats; raise `InvalidDataError` where one chat has two references."""
         kept: dict[str, Question] = {}
-        for place, question in enumerate(self.questions, 1):
+        for place, question in enumerate(questions, 1):
             named = replace(question, name=f"question {place}") if question.name == UNNAMED else question
             first = kept.setdefault(named.digest, named)
             if (first.reference, first.grader, first.documents) != (named.reference, named.grader, named.documents):
@@ -159,20 +137,12 @@ class Questions(Sequence[Question]):
                 )
         if len(kept) < FEWEST:
             raise InvalidDataError(f"{len(kept)} different prompts are too few; give at least {FEWEST}.")
-        object.__setattr__(self, "questions", tuple(kept.values()))
+        made = super().__new__(cls, kept.values())
+        made.source = source
+        return made
 
     def __repr__(self) -> str:
         return f"Questions({len(self)} prompts, {self.source!r})"
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    @overload
-    def __getitem__(self, place: int) -> Question: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Question]: ...
-    def __getitem__(self, place: int | slice) -> Question | Sequence[Question]:
-        return self.questions[place]
 
     @cached_property
     def without_reference(self) -> tuple[Question, ...]:
@@ -209,7 +179,7 @@ class Questions(Sequence[Question]):
             [q.prompt for q in self],
             [q.reference or "" for q in self] if any(q.reference is not None for q in self) else None,
             [JUDGE if q.grader is None else q.grader.spec for q in self],
-            None if all(Chat.of(q.messages).is_bare for q in self) else [q.messages for q in self],
+            None if all(Chat(q.messages).is_bare for q in self) else [q.messages for q in self],
             documents if any(documents) else None,
         )
 
@@ -235,9 +205,9 @@ def suitable_grader(reference: str) -> Grader | None:
     text = bare(reference)
     fits: dict[str, Callable[[str], object]]
     fits = {"choice": _LETTER.fullmatch, "number": _NUMBER.fullmatch, "json": holds_json, "text": is_short}
-    specs: list[Any] = [{"grader": "choice", "options": pair} for pair in _PAIRS if normalised(text) in pair]
+    specs = [json.dumps({"grader": "choice", "options": pair}) for pair in _PAIRS if normalised(text) in pair]
     specs += [name for name, fit in fits.items() if fit(text)]
-    grader = parse_grader(specs[0]) if specs else None
+    grader = _parsed(specs[0]) if specs else None
     return None if grader is None or grader(reference, reference) else grader
 
 
@@ -308,11 +278,14 @@ def read_questions(
         raise InvalidDataError(f"{shown} is neither .jsonl nor .txt; write one object or one prompt a line.")
     content, text = read_text(place, shown)
     is_json, questions = place.name.lower().endswith(".jsonl"), []
+    parse = cache(partial(parse_grader, functions=functions, embedder=embedder))
     try:
         for number, line in enumerate(io.StringIO(text, newline=None), 1):
+            if len(line) > LONGEST_LINE:
+                raise InvalidDataError(f"line {number} has more than {LONGEST_LINE:,} characters; split the file.")
             if not line.isspace():
                 record = _record(line, number) if is_json else line.rstrip("\n")
-                questions.append(_question(record, number, functions, embedder, judged))
+                questions.append(_question(record, number, parse, judged))
         source = f"{place.name if path is not None else 'starter'} sha256:{hashlib.sha256(content).hexdigest()[:16]}"
         read = Questions(questions, source)
     except InvalidDataError as failed:
@@ -326,17 +299,15 @@ def read_questions(
 def read_text(place: Path | Traversable, shown: str) -> tuple[bytes, str]:
     """Return a UTF-8 file's content and text; exceptions name it as `shown`."""
     try:
-        content = place.read_bytes()
+        content = read_bytes(Path(str(place)))
         return content, content.decode("utf-8-sig")
-    except OSError as failed:
-        raise InvalidDataError(f"{shown} cannot be read: {failed.strerror}.") from failed
     except UnicodeDecodeError as failed:
         raise InvalidDataError(f"{shown} is not UTF-8 (byte {failed.start}); save it as UTF-8.") from failed
+    except (OSError, ValueError) as failed:
+        raise InvalidDataError(f"{shown} cannot be read: {getattr(failed, 'strerror', failed)}.") from failed
 
 
-def _question(
-    record: object, number: int, functions: Mapping[str, Function] | None, embedder: Embedder | None, judged: bool
-) -> Question:
+def _question(record: object, number: int, parse: Callable[[str], Grader], judged: bool) -> Question:
     """Return the question of a line, its reference checked."""
     line = {"prompt": record} if isinstance(record, str) else record
     if not isinstance(line, dict):
@@ -358,14 +329,14 @@ def _question(
     try:
         program = None
         if grader is not None and grader not in (JUDGE, {"grader": JUDGE}):
-            program = parse_grader(grader, functions=functions, embedder=embedder)
+            program = parse(grader if isinstance(grader, str) else json.dumps(grader))
         elif grader is None and reference is not None and not judged:
             program = suitable_grader(reference)
-        question = Question(prompt, reference, program, chat, documents, place, others)
-    except InvalidDataError as failed:
+        if program is not None and reference is not None and grader is not None:  # a suitable one has been tried
+            program.check(reference)
+        return Question(prompt, reference, program, chat, documents, place, others)
+    except (InvalidDataError, RecursionError) as failed:
         raise InvalidDataError(f"{place}: {failed}") from failed
-    question.check_reference()
-    return question
 
 
 def _check_field(name: str, value: Any, place: str) -> None:
@@ -386,15 +357,19 @@ def _check_field(name: str, value: Any, place: str) -> None:
     raise InvalidDataError(f"{place}: {where} is {value!r:.60}; {name} must be {expected}{cure}.")
 
 
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
 def _record(line: str, number: int) -> object:
     """Return the JSON value of a line, which must be one that can be sent."""
-
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON number")
-
     try:
-        record = json.loads(line, parse_constant=refuse)
-        json.dumps(record, ensure_ascii=False).encode()
+        record = _DECODER.decode(line)
+        if "\\u" in line:
+            json.dumps(record, ensure_ascii=False).encode()
         return record
     except UnicodeEncodeError as failed:
         said = f"{failed.object[failed.start]!a} is half of a character; write the whole character, or both halves."

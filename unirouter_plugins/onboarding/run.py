@@ -7,51 +7,100 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.embedding import Array
+from unirouter_core.evaluate import Impact
 from unirouter_core.evaluate.stopping import Undecided
-from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller, CallFailedError, Hold, OverBudgetError, together
-from unirouter_plugins.onboarding.judge import Grading, NoGradeError, UngradableError
+from unirouter_core.pool import ModelProfile
+from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller, CallFailedError, OverBudgetError
+from unirouter_plugins.onboarding.judge import Grading
 from unirouter_plugins.onboarding.questions import Question
 from unirouter_plugins.onboarding.store import Answer
 
 TOO_MANY = 0.2  # a larger share of failed calls leaves prompts out that have something in common: no fair evaluation
 IN_A_ROW = 10  # this number of failures in a row is no bad luck: the provider is down, or a key has been withdrawn
+LAST_ANSWERS = 5.0  # seconds that answers in flight are waited for after Ctrl-C
 FEWEST_ANSWERS = 50  # a model that the budget leaves with fewer has an error not known to better than 7 %
-Job = tuple[int, int]  # one answer: the row of its question, and the number of the repeat
+Stopped: TypeAlias = Literal["budget", "decided", "failures"] | None
+Job: TypeAlias = tuple[int, int]  # one answer: the row of its question, and the number of the repeat
+
+
+@dataclass(frozen=True, eq=False)
+class Onboarded:
+    """The result of one model.
+
+    `profile`, `evaluation` and `impact` (what the model changes in the pool) are None where it was not onboarded;
+    `reason` then says why. Of `prompts` in the validation set, `answered` have a graded answer, of this run or an
+    earlier one. Of this run are `asked` (answers), `failed` and `judge_failures` (calls of the model, and of judge and
+    reference model for it, that failed after all attempts) and `spent_usd`, in which a bill not known counts at its
+    worst. `ungradable` counts prompts that nothing can grade, `truncated` and `refused` answers. `stopped` says why not
+    all prompts were answered, `undecided` is the last check whether more were needed, `notes` is what else to know.
+    """
+
+    model: str
+    profile: ModelProfile | None
+    evaluation: Evaluation | None
+    impact: Impact | None
+    prompts: int
+    answered: int
+    asked: int
+    failed: int
+    judge_failures: int
+    ungradable: int
+    truncated: int
+    refused: int
+    spent_usd: float
+    stopped: Stopped
+    undecided: Undecided | None
+    reason: str
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, without the evaluation and the profile's arrays."""
+        told = {name: value for name, value in vars(self).items() if name not in ("profile", "evaluation")}
+        told |= {
+            name: part and part.as_dict() for name, part in (("impact", self.impact), ("undecided", self.undecided))
+        }
+        if self.profile is not None:
+            told |= {"error": self.profile.error, "provenance": dict(self.profile.provenance)}
+        return {**told, "notes": list(self.notes), "onboarded": self.profile is not None}
 
 
 @dataclass
 class Tally:
-    """How many calls of one kind (`what`) were answered and how many failed, and why."""
+    """How many calls of one kind (`what`) were answered, and which failed."""
 
     what: str
     done: int = 0
-    failed: int = 0
+    failures: list[CallFailedError] = field(default_factory=list)
     in_a_row: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    said: dict[str, str] = field(default_factory=dict)
 
-    def count(self, failed: CallFailedError | NoGradeError | None = None) -> None:
+    def count(self, failure: CallFailedError | None = None) -> None:
         """Count a call that was answered, or one that failed."""
-        if failed is None:
+        if failure is None:
             self.done, self.in_a_row = self.done + 1, 0
         else:
-            self.failed, self.in_a_row = self.failed + 1, self.in_a_row + 1
-            self.kinds[failed.kind] += 1
-            self.said.setdefault(failed.kind, str(failed))
+            self.failures.append(failure.with_traceback(None))
+            self.in_a_row += 1
+
+    @property
+    def failed(self) -> int:
+        """How many failed."""
+        return len(self.failures)
 
     def is_hopeless(self, n: int) -> bool:
         """Return whether to stop before all `n` calls are made."""
         return self.in_a_row >= IN_A_ROW or self.failed > TOO_MANY * n
 
     def __str__(self) -> str:
-        (kind, _), *_ = self.kinds.most_common(1)
-        return f"{self.failed} of {self.done + self.failed} {self.what} failed, most often so: {self.said[kind]}"
+        (kind, _), *_ = Counter(failure.kind for failure in self.failures).most_common(1)
+        first = next(failure for failure in self.failures if failure.kind == kind)
+        by = f" by {first.member.name}" if self.what == "grades" else ""
+        return f"{self.failed} of {self.done + self.failed} {self.what}{by} failed, most often so: {first}"
 
 
 class Run:
@@ -131,54 +180,68 @@ class Run:
         hopeless = self.calls.is_hopeless(self.n_jobs) or self.grades.is_hopeless(self.n_jobs)
         return hopeless or self.out_of_budget is not None
 
-    async def ask(self, rows: Sequence[int], concurrency: int) -> None:
-        """Ask for all answers to these questions that are missing, and grade them; stop when it is hopeless."""
-        jobs = self.jobs(rows)
+    async def ask(self, jobs: Iterable[Job], concurrency: int, *, attempts: int = ATTEMPTS) -> CallFailedError | None:
+        """Get the answers that are missing and grade them, until it is hopeless; return the last failure.
+
+        After Ctrl-C, or a grader's failure, what is in flight is still waited for, as it is paid for.
+        """
+        left, before = (job for job in jobs), self.caller.budget.spent
+        failed: CallFailedError | None = None
 
         async def work() -> None:
-            for job in jobs:
+            nonlocal failed
+            for job in left:
                 if self.is_stopped:
                     return
-                await self.do(job)
+                failed = await self._do(job, attempts) or failed
+                self.told(self)
 
-        await together(work() for _ in range(concurrency))
+        tasks = [asyncio.ensure_future(work()) for _ in range(min(concurrency, self.n_jobs))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            left.close()
+            await asyncio.wait(tasks, timeout=LAST_ANSWERS)
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            self.spent += self.caller.budget.spent - before
+        for error in ended:
+            if error is not None:
+                raise error
+        return failed
 
-    async def do(self, job: Job, *, attempts: int = ATTEMPTS) -> CallFailedError | NoGradeError | None:
-        """Get one answer and its grade, keep both, and return what failed, if anything did."""
-        failure: CallFailedError | NoGradeError | None = None
-        async with self.caller.budget.hold() as hold:
-            try:
-                await self._answer_and_grade(job, hold, attempts)
-            except OverBudgetError as refused:
-                self.out_of_budget = str(refused)
-            except UngradableError:
-                self.ungradable.add(job[0])
-            except (CallFailedError, NoGradeError) as failed:
-                (self.calls if isinstance(failed, CallFailedError) else self.grades).count(failed)
-                self.failed.add(job)
-                failure = failed
-            finally:
-                self.spent += hold.spent
-        self.told(self)
-        return failure
+    async def _do(self, job: Job, attempts: int) -> CallFailedError | None:
+        """Get one answer and its grade, and keep both; return the failure if there is one."""
+        try:
+            await self._answer_and_grade(job, attempts)
+        except OverBudgetError as refused:
+            self.out_of_budget = str(refused)
+        except CallFailedError as failed:
+            (self.calls if failed.member == self.caller.member else self.grades).count(failed)
+            self.failed.add(job)
+            return failed
+        return None
 
-    async def _answer_and_grade(self, job: Job, hold: Hold, attempts: int) -> None:
+    async def _answer_and_grade(self, job: Job, attempts: int) -> None:
         row, repeat = job
-        question = await self._grading.with_reference(self.questions[row], hold)
+        question = await self._grading.with_reference(self.questions[row])
+        if question is None:
+            self.ungradable.add(row)
+            return
         answer = self.answers.get(job)
         if answer is None and self._is_reference(job):
             answer = self._grading.reference_answer(question)
         kept: list[asyncio.Future[None]] = []
         if answer is None:
-            ahead = self._grading.worst(question, self.caller.max_tokens)
-            answer = await self.caller(self.questions[row], hold, ahead=ahead, attempts=attempts)
+            answer = await self.caller(self.questions[row], attempts=attempts)
             kept.append(self._grading.keep(self.caller, question, answer, repeat=repeat))
             self.n_asked += 1
         if job not in self.answers:
             self.answers[job] = answer
             self.calls.count()
         try:
-            grade = await self._grading.grade(question, answer.text or "", hold)
+            grade = await self._grading.grade(question, answer.text or "")
             kept.append(self._grading.keep(self.caller, question, None, self._keys[row], grade, repeat))
         finally:
             await asyncio.gather(*kept)
@@ -211,16 +274,17 @@ class Run:
         numbers = ((row, getattr(answer, name)) for (row, _), answer in self.answers.items())
         return means_of(((row, number) for row, number in numbers if number is not None), len(self.questions))
 
-    def why_stopped(self, looked: Undecided | None) -> Literal["budget", "decided", "failures"] | None:
-        """Return why not all questions were asked; None where they were."""
+    def why_stopped(self, looked: Undecided | None) -> Stopped:
+        """Return why not all questions were answered; None where they were."""
         if next(self.jobs(range(len(self.questions))), None) is None:
             return None
         if self.out_of_budget is not None:
             return "budget"
         return "decided" if looked is not None and looked.decided else "failures"
 
-    def why_not_onboarded(self, stopped: str | None) -> str:
+    def why_not_onboarded(self, looked: Undecided | None) -> str:
         """Return why the model is not to be onboarded, or ""."""
+        stopped = self.why_stopped(looked)
         for tally in (self.calls, self.grades):
             too_many = tally.failed > TOO_MANY * (tally.done + tally.failed)
             if too_many or (stopped == "failures" and tally.is_hopeless(self.n_jobs)):
@@ -229,6 +293,24 @@ class Run:
             ended = f"The budget ended after {self.n_answered} answers, and fewer than {FEWEST_ANSWERS} say too little."
             return f"{ended} {self.out_of_budget}"
         return ""
+
+    def result(self, undecided: Undecided | None, **made: Any) -> Onboarded:
+        """Return the run as users see it, with what was `made` of it."""
+        return Onboarded(
+            model=self.model,
+            prompts=len(self.questions),
+            answered=self.n_answered,
+            asked=self.n_asked,
+            failed=self.calls.failed,
+            judge_failures=self.grades.failed,
+            ungradable=len(self.ungradable),
+            truncated=sum(answer.truncated for answer in self.answers.values()),
+            refused=sum(answer.refused for answer in self.answers.values()),
+            spent_usd=self.spent,
+            stopped=self.why_stopped(undecided),
+            undecided=undecided,
+            **made,
+        )
 
 
 def means_of(numbers: Iterable[tuple[int, float]], n: int) -> Array:

@@ -9,12 +9,12 @@ import math
 import re
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 
@@ -24,6 +24,8 @@ try:
     from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
 except ImportError as missing:
     raise ImportError("SQLAlchemy or tenacity is missing: pip install 'unirouter[litellm]'.") from missing
+
+T = TypeVar("T")
 
 LOCK_NOTICE, LOCK_TIMEOUT = 5.0, 600.0  # seconds of waiting for a lock on the SQLite file: until a warning, a failure
 _LOG = logging.getLogger(__name__)
@@ -183,12 +185,14 @@ class AnswerStore:
         self.texts, self.shown, self._engine = texts, shown(place), _engine(url)
         self._waiting: deque[tuple[AnswerKey, dict[str, Any] | None, dict[str, Any] | None, Future[None]]] = deque()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        if is_file and file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device would never end
+            raise StoreError(f"{self.shown} is no regular file; give another place.")
         self._is_empty = not create and is_file and not file.exists() and file.parent.is_dir()
         try:
             if not self._is_empty:
-                self._write(lambda connection: self._open(connection, create=create))
+                self._in_transaction(lambda connection: self._open(connection, create=create))
                 if is_file:  # not before it is known to be ours, for it changes the file
-                    self._write(lambda connection: connection.exec_driver_sql("PRAGMA journal_mode=WAL"), begin=False)
+                    self._in_transaction(lambda c: c.exec_driver_sql("PRAGMA journal_mode=WAL"), writes=False)
         except BaseException:
             self._engine.dispose()
             raise
@@ -212,13 +216,11 @@ class AnswerStore:
 
     def answers(self, model: str, settings: str) -> dict[tuple[str, int], Answer]:
         """Return the answers of a model with these settings, by prompt and repeat."""
-        rows = self._read(_answers, ["prompt", "repeat"], Answer, model, settings)
-        return {(prompt, repeat): Answer(*row) for prompt, repeat, *row in rows}
+        return self._read(_answers, ["prompt", "repeat"], Answer, model, settings)
 
     def grades(self, model: str, settings: str) -> dict[tuple[str, int, str], Grade]:
         """Return the grades of these answers, by prompt, repeat and grader_key."""
-        rows = self._read(_grades, ["prompt", "repeat", "grader_key"], Grade, model, settings)
-        return {(prompt, repeat, key): Grade(*row) for prompt, repeat, key, *row in rows}
+        return self._read(_grades, ["prompt", "repeat", "grader_key"], Grade, model, settings)
 
     def add(
         self,
@@ -261,7 +263,7 @@ class AnswerStore:
 
         try:
             if group:
-                self._write(insert)
+                self._in_transaction(insert)
         except BaseException as failed:
             for kept in pending:
                 kept.set_exception(failed)
@@ -269,26 +271,44 @@ class AnswerStore:
             for kept in pending:
                 kept.set_result(None)
 
-    def _read(self, table: sa.Table, keys: list[str], record: type[Any], model: str, settings: str) -> Sequence[Any]:
+    def _read(self, table: sa.Table, keys: list[str], record: type[Any], model: str, settings: str) -> dict[Any, Any]:
         if self._is_empty:
-            return ()
+            return {}
         columns = [table.c[name] for name in (*keys, *(field.name for field in fields(record)))]
         statement = sa.select(*columns).where(table.c.model == model, table.c.settings == settings)
-        with self._failures(), self._engine.connect() as connection:
-            return connection.execute(statement).all()
+        try:
+            rows = self._in_transaction(lambda connection: connection.execute(statement).all(), writes=False)
+            return {tuple(row[: len(keys)]): record(*row[len(keys) :]) for row in rows}
+        except (
+            InvalidDataError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as failed:  # text for a number, a blob for text
+            raise StoreError(
+                f"A row of {model!r} in the table {table.name} of {self.shown} holds values that unirouter did not "
+                "write; delete it, or give another place."
+            ) from failed
 
-    def _write(self, change: Callable[[sa.Connection], object], *, begin: bool = True) -> None:
-        """Make a change in one transaction, on disk afterwards or undone; wait while another process holds the lock."""
+    def _in_transaction(self, work: Callable[[sa.Connection], T], *, writes: bool = True) -> T:
+        """Return what `work` returns, on disk afterwards or undone; wait while another process holds the lock."""
 
         def warn(state: RetryCallState) -> None:
             if state.attempt_number == 1:
                 _LOG.warning("%s is locked by another process; waiting for it.", self.shown)
 
+        def once() -> T:
+            connecting = self._engine.connect().execution_options(writes=writes)
+            with connecting as connection, connection.begin() if writes else nullcontext():
+                return work(connection)
+
         locked, stop = retry_if_exception(_is_locked), stop_after_delay(LOCK_TIMEOUT)
-        with self._failures():
-            for attempt in Retrying(retry=locked, stop=stop, before_sleep=warn, reraise=True):
-                with attempt, self._engine.connect().execution_options(writes=begin) as connection, connection.begin():
-                    change(connection)
+        try:
+            return Retrying(retry=locked, stop=stop, before_sleep=warn, reraise=True)(once)
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as failed:  # sqlite3's own, from a new connection's pragmas
+            reason = str(getattr(failed, "orig", None) or failed).split("\n")[0].partition(" with text ")[0].rstrip(".")
+            cure = _CURES["locked" if _is_locked(failed) else self._engine.dialect.name]
+            raise StoreError(f"Answers cannot be kept in {self.shown}: {reason}; {cure}.") from failed
 
     def _open(self, connection: sa.Connection, *, create: bool) -> None:
         """Check that the tables are ours; make them, or bring those of version 0.1 into their shape."""
@@ -310,15 +330,6 @@ class AnswerStore:
             raise StoreError(f"{self.shown} holds other tables ({min(others)!r}); give a place of the answers' own.")
         elif any({c["name"] for c in inspector.get_columns(n)} != set(t.c.keys()) for n, t in _tables.tables.items()):
             raise StoreError(f"{self.shown} was written by another version of unirouter; upgrade it, or name another.")
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except (sa.exc.SQLAlchemyError, sqlite3.Error) as failed:  # sqlite3's own, from a new connection's pragmas
-            reason = str(getattr(failed, "orig", None) or failed).split("\n")[0].rstrip(".")
-            cure = _CURES["locked" if _is_locked(failed) else self._engine.dialect.name]
-            raise StoreError(f"Answers cannot be kept in {self.shown}: {reason}; {cure}.") from failed
 
 
 def _is_locked(failed: BaseException) -> bool:

@@ -44,7 +44,7 @@ def start(name, url, store, folder):
 
 
 def check_kills(server, router, tmp_path, kills, seed=0):
-    """Kill -9 an onboarding so many times, and check that nothing is lost and nothing is asked again."""
+    """Kill -9 an onboarding some times, and check that nothing is lost and no call is repeated."""
     rng, store = random.Random(seed), tmp_path / "killed.sqlite"
     for folder in ("killed.router", "whole.router"):
         router.save(tmp_path / folder)

@@ -9,16 +9,7 @@ from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.plugins.servers import (
-    KEY,
-    breaks,
-    cuts,
-    fails,
-    rate_limited,
-    refuses_the_content,
-    refuses_the_key,
-    says,
-)
+from tests.plugins.servers import KEY, breaks, cuts, fails, rate_limited, refuses_the_content, refuses_the_key, says
 from unirouter_core import InvalidDataError, Prices
 from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
@@ -32,7 +23,6 @@ from unirouter_plugins.onboarding.ask import (
     OnboardingOptions,
     OverBudgetError,
     settings_of,
-    together,
 )
 from unirouter_plugins.onboarding.questions import Question
 
@@ -58,11 +48,10 @@ async def ask(scripted_server):
     async def asked(reply, budget=None, attempts=ATTEMPTS, **how):
         scripted_server.script["m"] = reply
         caller = made(scripted_server.url, budget := budget or Budget(), **how)
-        async with budget.hold() as hold:
-            try:
-                return await caller(CAPITAL, hold, attempts=attempts), budget, caller
-            except CallFailedError as failed:
-                return failed, budget, caller
+        try:
+            return await caller(CAPITAL, attempts=attempts), budget, caller
+        except CallFailedError as failed:
+            return failed, budget, caller
 
     yield asked
     await open_litellm().close_litellm_async_clients()
@@ -91,7 +80,7 @@ async def says_nothing(request, seen):
 
 
 def counts(**usage):
-    """Answer, and say that it took so many tokens."""
+    """Answer, and say that how many tokens it took."""
 
     async def replies(request, seen):
         body = json.loads((await says("Paris.")(request, seen)).body)
@@ -194,7 +183,7 @@ async def test_a_failure_s_message_has_no_key_in_it_nor_has_what_stands_behind_i
         failed = failed.__cause__ or failed.__context__
 
 
-async def test_a_key_that_is_not_set_is_said_before_anything_is_asked(ask, scripted_server, monkeypatch):
+async def test_a_key_that_is_not_set_is_an_error_before_any_call(ask, scripted_server, monkeypatch):
     monkeypatch.delenv("LOOPBACK")
     with pytest.raises(MissingKeyError, match="LOOPBACK, which is not set"):
         await ask(says())
@@ -261,22 +250,21 @@ def test_votes_count_as_many_times_as_there_are_samples():
     st.lists(st.tuples(st.floats(0.1, 1), st.floats(0, 1)), min_size=3, max_size=40), st.floats(0, 3), st.integers(1, 8)
 )
 @example([(1.0, 1.0)] * 3, 1.0, 3)
-def test_a_budget_is_never_overspent_whoever_asks_at_once(calls, usd, concurrency):
+def test_a_budget_is_never_overspent_by_concurrent_calls(calls, usd, concurrency):
     budget, refused = Budget(usd), []
 
     async def work(left):
         for worst, part in left:
             try:
-                async with budget.hold() as hold:
-                    await hold.ensure(worst)
-                    await asyncio.sleep(0)
-                    hold.spend(worst, usd=worst * part)
+                await budget.reserve(worst)
+                await asyncio.sleep(0)
+                budget.settle(worst, usd=worst * part)
             except OverBudgetError:
                 refused.append(worst)
 
     async def all_at_once():
         left = iter(calls)
-        await asyncio.wait_for(together(work(left) for _ in range(concurrency)), 10)
+        await asyncio.wait_for(asyncio.gather(*(work(left) for _ in range(concurrency))), 10)
 
     asyncio.run(all_at_once())
     assert budget.spent <= usd + 1e-6
@@ -284,30 +272,14 @@ def test_a_budget_is_never_overspent_whoever_asks_at_once(calls, usd, concurrenc
         assert budget.spent == pytest.approx(sum(worst * part for worst, part in calls))
 
 
-async def test_a_task_waits_for_what_others_may_give_back():
+async def test_a_call_waits_for_what_others_may_leave_of_the_budget():
     budget = Budget(1.0)
-    async with budget.hold() as first, budget.hold() as second:
-        await first.ensure(0.8)
-        waiting = asyncio.ensure_future(second.ensure(0.8))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        first.spend(0.8, usd=0.1)
-        await waiting
-        assert second.left == 0.8
-
-
-async def test_two_tasks_that_need_more_do_not_wait_for_each_other():
-    budget = Budget(1.0)
-
-    async def needs_more():
-        async with budget.hold() as hold:
-            await hold.ensure(0.5)
-            await asyncio.sleep(0)
-            await hold.ensure(0.9)
-            hold.spend(0.9, usd=0.05)
-
-    await asyncio.wait_for(together(needs_more() for _ in range(2)), 10)
-    assert budget.spent == pytest.approx(0.1)
+    await budget.reserve(0.8)
+    waiting = asyncio.ensure_future(budget.reserve(0.8))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    budget.settle(0.8, usd=0.1)
+    await waiting
 
 
 @pytest.mark.parametrize("usd", [-1, math.nan, math.inf])
@@ -321,18 +293,12 @@ def test_a_budget_that_is_no_amount_is_refused(usd):
 
 async def test_a_pause_that_a_provider_asks_for_holds_for_all_calls(scripted_server):
     scripted_server.script["m"] = [rate_limited(0.4), *[says("Paris.")] * 4]
-    budget = Budget()
-    caller = made(scripted_server.url, budget)
-
-    async def asked():
-        async with budget.hold() as hold:
-            return await caller(CAPITAL, hold)
-
-    first = asyncio.ensure_future(asked())
+    caller = made(scripted_server.url, Budget())
+    first = asyncio.ensure_future(caller(CAPITAL))
     while not scripted_server.seen:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)  # the refusal has come back
-    answers = await together(asked() for _ in range(3))
+    answers = await asyncio.gather(*(caller(CAPITAL) for _ in range(3)))
     assert {answer.text for answer in (*answers, await first)} == {"Paris."}
     times = [seen.time for seen in scripted_server.seen]
     assert min(times[1:]) - times[0] >= 0.4
@@ -351,14 +317,8 @@ async def test_no_more_calls_are_made_at_once_than_told(scripted_server):
         return await says("Paris.")(request, seen)
 
     scripted_server.script["m"] = replies
-    budget = Budget()
-    caller = made(scripted_server.url, budget, concurrency=3)
-
-    async def asked():
-        async with budget.hold() as hold:
-            return await caller(CAPITAL, hold)
-
-    await together(asked() for _ in range(12))
+    caller = made(scripted_server.url, Budget(), concurrency=3)
+    await asyncio.gather(*(caller(CAPITAL) for _ in range(12)))
     assert max(most) == 3
     await open_litellm().close_litellm_async_clients()
 

@@ -23,7 +23,7 @@ SUMS = [Question(f"What is {n} plus {n}?", str(2 * n), parse_grader("number")) f
 
 @pytest.fixture
 def bill(asked_router, tmp_path):
-    """The bill of onboarding "new" into the pool of poet, sage, tutor and scholar; nobody could be asked."""
+    """The bill of onboarding "new" into the pool of poet, sage, tutor and scholar; none can be called."""
 
     def drawn_up(questions=SUMS, *, into=asked_router, prices=PRICES, model="openai/new", fields=None, also=(), **how):
         new = Member("new", model, "http://127.0.0.1:9", "NO_SUCH_KEY", prices, **(fields or {}))

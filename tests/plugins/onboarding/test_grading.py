@@ -17,8 +17,9 @@ def test_a_program_grades():
     assert (SUM.error("It is 42."), SUM.error("It is 43.")) == (0, 1)
 
 
-def test_a_blank_answer_is_wrong_and_no_judge_is_asked():
-    assert SUM.error(" \n") == WHY.error("") == 1
+@pytest.mark.parametrize("answer", ["", " \n", "<think>42", "So 42.</think> "])
+def test_no_answer_is_wrong_and_so_are_thoughts_alone_without_calling_a_judge(answer):
+    assert SUM.error(answer) == WHY.error(answer) == 1
 
 
 def test_what_no_program_grades_is_left_to_a_judge():
@@ -113,7 +114,7 @@ def test_free_text_is_a_reference_for_a_judge_only():
     assert (judged.reference, judged.grader, judged.digest) == (answer, None, WHY.digest)
 
 
-@pytest.mark.parametrize("answer", ["", " \n", "I'm sorry, but I can't help with that."])
+@pytest.mark.parametrize("answer", ["", "<think>Rome", "I'm sorry, but I can't help with that."])
 @pytest.mark.parametrize("judged", [True, False])
 def test_an_empty_answer_or_a_refusal_is_no_reference(answer, judged):
     assert with_reference(WHY, answer, judged=judged) is None

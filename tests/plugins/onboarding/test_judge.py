@@ -67,6 +67,10 @@ def test_indented_code_keeps_its_indentation():
     assert "<answer_to_grade>\n>     return 1\n>   x\n" in sent(CAPITAL, "\n    return 1\n  x\n")
 
 
+def test_thoughts_left_in_an_answer_are_not_shown_to_the_judge():
+    assert "<answer_to_grade>\n> Rome.\n</answer_to_grade>" in sent(CAPITAL, "<think>Paris? No.</think>Rome.")
+
+
 # The prompt file
 
 
@@ -169,7 +173,6 @@ def test_the_last_line_is_the_verdict_however_it_is_dressed(text, error):
         "VERDICT: CORRECT\nAlthough Rome is not all there is to say",  # cut off, or a quotation
         "> VERDICT: CORRECT",
         "The verdict: correct",
-        "VERDICT: INCORRECT\n<think>VERDICT</think>",
     ],
 )
 def test_no_verdict_or_two_are_a_failure_and_not_a_wrong_answer(text):

@@ -165,7 +165,7 @@ def test_a_changed_grader_grades_kept_answers_without_asking(begin):
     assert (sage.asked, sage.profile.error) == (0, 1.0)
 
 
-def test_other_settings_are_asked_anew(begin):
+def test_other_settings_take_new_answers(begin):
     begin()
     begin(max_tokens=99)
     assert [len(begin.server.seen), begin.server.seen[-1].body["max_tokens"]] == [120, 99]
@@ -249,7 +249,7 @@ def test_two_models_are_judged_one_after_the_other(begin):
 # --- Before anything is asked -----------------------------------------------------------------------------------------
 
 
-def test_an_unknown_price_is_said_before_anything_is_asked(begin):
+def test_an_unknown_price_is_an_error_before_any_call(begin):
     also = {"free": served("free", begin.server.url, prices=None)}
     with pytest.raises(UnknownPriceError, match=r"\[models.free\]"):
         begin("sage", "free", also=also)
@@ -265,7 +265,7 @@ def test_a_model_of_the_pool_keeps_its_prices_and_capabilities_without_its_table
     assert (again.profile.capabilities.tools, again.profile.capabilities.context_window) == (False, 8192)
 
 
-def test_a_model_of_the_pool_is_not_measured_anew_unasked(begin):
+def test_a_model_of_the_pool_is_evaluated_again_with_replace_only(begin):
     begin()
     with pytest.raises(InvalidDataError, match="in the pool already; pass replace=True"):
         begin(replace=False)
@@ -277,7 +277,11 @@ def test_a_model_of_the_pool_is_not_measured_anew_unasked(begin):
         ({"repeats": 0}, "repeats=0 must be a whole number"),
         ({"concurrency": 1.5}, "concurrency=1.5 must be a whole number"),
         ({"timeout": math.inf}, "timeout=inf must be a number of seconds"),
+        ({"timeout": "2"}, "timeout='2' must be a number of seconds"),
+        ({"repeats": 10**9}, "repeats=1000000000 must be a whole number from 1 to 1,000"),
+        ({"seed": -1}, "seed=-1 must be a whole number from 0"),
         ({"budget": -1}, "budget=-1 must be a finite number"),
+        ({"budget": "1"}, "budget='1' must be a finite number"),
     ],
 )
 def test_settings_outside_their_range_are_refused(begin, changed, said):
@@ -285,15 +289,16 @@ def test_settings_outside_their_range_are_refused(begin, changed, said):
         begin(**changed)
 
 
-async def test_within_an_event_loop_it_is_said_what_to_write_instead(begin):
+async def test_within_an_event_loop_the_error_says_what_to_write_instead(begin):
     with pytest.raises(InvalidDataError, match=r"write: await plan.run"):
         begin()
     assert not begin.server.seen
 
 
-def test_one_name_in_the_place_of_a_list_is_refused(begin):
-    with pytest.raises(InvalidDataError, match="put it in a list"):
-        plan_onboarding(begin.router, "sage")
+@pytest.mark.parametrize("models", ["sage", [5]])
+def test_what_is_no_list_of_names_is_refused(begin, models):
+    with pytest.raises(InvalidDataError, match="put the names in a list"):
+        plan_onboarding(begin.router, models)
 
 
 def test_questions_that_nothing_can_grade_are_refused(begin):
@@ -326,13 +331,13 @@ def test_one_failing_call_is_one_sentence_with_its_cure(begin, reply, said):
     assert str(failed.value).endswith(".")
 
 
-def test_a_server_that_does_not_run_is_said_with_its_address(begin):
+def test_a_server_that_does_not_run_is_named_with_its_address(begin):
     also = {"sage": served("sage", "http://127.0.0.1:9/v1")}
     with pytest.raises(PreflightError, match=r"check that the server runs at http://127.0.0.1:9/v1"):
         begin(also=also)
 
 
-def test_a_model_without_its_provider_is_said(begin):
+def test_a_model_without_its_provider_is_named_with_the_cure(begin):
     with pytest.raises(PreflightError, match=r"openai/gpt-4.1-mini"):
         begin("nameless", also={"nameless": Member("nameless", "nameless", prices=PRICES)})
 
@@ -424,7 +429,7 @@ def test_a_model_with_too_few_answers_for_its_budget_stays_out(begin):
     assert "fewer than 50 say too little" in sage.reason
 
 
-def test_a_model_with_enough_answers_joins_and_it_is_said(begin):
+def test_a_model_with_enough_answers_for_its_budget_is_onboarded_with_a_note(begin):
     worst = begin(plans=True).bill.usd_longest / 60
     begin.server.script["sage"] = says("0 " * 1000)
     (sage,) = begin(budget=55 * worst)
@@ -502,7 +507,7 @@ def test_a_judge_that_takes_everything_for_right_is_not_trusted(begin):
     assert len(begin.server.asked("sage")) == 1
 
 
-def test_a_judge_whose_key_is_wrong_is_said_after_one_answer(begin):
+def test_a_judge_whose_key_is_wrong_ends_the_run_after_one_answer(begin):
     begin.server.script |= {"sage": says(names), "critic": refuses_the_key()}
     with pytest.raises(PreflightError, match=r"^critic: .*check the key in LOOPBACK"):
         begin(questions=FREE, judge="critic")
@@ -581,7 +586,7 @@ def test_a_judge_compares_with_the_reference_model(begin):
 # --- Stopping early ---------------------------------------------------------------------------------------------------
 
 
-def test_asking_stops_when_more_answers_would_not_change_where_prompts_go(begin, router):
+def test_onboarding_stops_when_more_answers_would_not_change_where_prompts_go(begin, router):
     dear = {"dear": served("dear", begin.server.url, as_="poet", prices=Prices(5000, 5000))}
     router.cost_weight = 100
     many = [
@@ -697,7 +702,7 @@ def test_without_texts_neither_prompts_nor_answers_are_kept_and_nothing_is_asked
     assert (again.asked, again.profile.error) == (0, sage.profile.error)
 
 
-def test_without_texts_a_changed_grader_must_ask_anew(begin):
+def test_without_texts_a_changed_grader_takes_new_answers(begin):
     begin(texts=False)
     (sage,) = begin(texts=False, questions=[Question(q.prompt, "0", parse_grader("number")) for q in SUMS])
     assert (sage.asked, sage.profile.error) == (60, 1.0)

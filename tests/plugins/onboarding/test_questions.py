@@ -1,6 +1,7 @@
 """Files of questions: what is read from them, what is refused, and with which cure."""
 
 import json
+import os
 import warnings
 
 import pytest
@@ -141,7 +142,7 @@ def test_a_grader_that_compares_with_nothing_needs_no_reference(write):
         ([SUM, {"prompt": "x?", "reference": "A fact in more than five words."}], {}, "no grader but a judge"),
     ],
 )
-def test_what_nothing_can_grade_is_said_before_anything_is_paid_for(write, lines, given, said):
+def test_what_nothing_can_grade_is_an_error_before_any_call(write, lines, given, said):
     questions = read_questions(write(*lines))
     with pytest.raises(InvalidDataError, match=said):
         questions.check(**given)
@@ -215,6 +216,9 @@ def test_files_that_cannot_be_read_are_refused_with_their_name(tmp_path):
         read_questions(tmp_path / "none.jsonl")
     with pytest.raises(InvalidDataError, match=r"mine\.csv is neither \.jsonl nor \.txt"):
         read_questions(tmp_path / "mine.csv")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InvalidDataError, match=r"pipe\.jsonl cannot be read: it is no regular file"):
+        read_questions(tmp_path / "pipe.jsonl")
     (tmp_path / "latin.txt").write_bytes("schön".encode("latin-1"))
     with pytest.raises(InvalidDataError, match=r"latin\.txt is not UTF-8 \(byte 3\)"):
         read_questions(tmp_path / "latin.txt")
