@@ -3,6 +3,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -302,6 +303,16 @@ def test_many_prompts_have_the_tokens_that_each_has_alone(table):
     prompts = [f"What is {n} + {n}? <|endoftext|>" + "é\ud800 " * (n % 3) for n in range(80)]
     alone = [TokenCounter().count([prompt])[0] for prompt in prompts]
     assert np.array_equal(TokenCounter().count(prompts), alone)
+
+
+def test_a_prompt_of_any_length_is_counted_by_a_sample_in_bounded_memory(table):
+    counter, unit = TokenCounter(), "What is 14 plus 33? Größe, 日本語.\n"
+    each = counter.count([unit * 1_000])[0] / 1_000
+    tracemalloc.start()
+    for prompt, expected in ((unit * 100_000, each * 100_000), ("x" * 3_000_000, 3_000_000 / 8)):
+        assert counter.count([prompt])[0] == pytest.approx(expected, rel=0.01)
+    assert tracemalloc.get_traced_memory()[1] < 2**24  # the prompt itself is 7 MB; a list of its tokens is 40 MB
+    tracemalloc.stop()
 
 
 def test_the_table_is_found_by_the_name_that_tiktoken_gives_it():

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ from unirouter_core.costs import Prices
 from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import KMeansEstimator, LowRankEstimator, Prediction, ShrunkenClustersEstimator
+from unirouter_core.evaluate import tune
 from unirouter_core.exceptions import (
     EmbedderMismatchError,
     InvalidDataError,
@@ -19,7 +21,7 @@ from unirouter_core.exceptions import (
     UnknownPriceError,
 )
 from unirouter_core.pool import Capabilities
-from unirouter_core.router import UniRouter
+from unirouter_core.router import CHUNK, UniRouter
 
 SUM, POEM = "What is 14 plus 33?", "Write a poem of 5 lines about the moon."
 
@@ -59,12 +61,12 @@ def test_one_decision_is_one_prompts_of_the_batch(world, asked_router):
     assert [one.region for one in single] == batch.regions.tolist()
 
 
-def test_a_batch_beyond_the_size_of_a_chunk_is_whole(world, asked_router, monkeypatch):
-    whole = asked_router.route_batch(world.prompts, cost_weight=300)
-    monkeypatch.setattr("unirouter_core.router.CHUNK", 7)
-    parts = asked_router.route_batch(world.prompts, cost_weight=300)
-    assert parts.models == whole.models
-    assert np.allclose(parts.errors, whole.errors, atol=1e-6)
+def test_a_batch_beyond_the_size_of_a_chunk_is_whole(world, asked_router):
+    once = asked_router.route_batch(world.prompts, cost_weight=300)
+    many = asked_router.route_batch(world.prompts * 40, cost_weight=300)
+    assert len(many) > CHUNK
+    assert many.models == once.models * 40
+    assert np.allclose(many.errors, np.tile(once.errors, 40), atol=1e-6)
 
 
 def test_vectors_given_are_the_embedders(world, asked_router):
@@ -245,6 +247,38 @@ def test_a_model_is_replaced_only_when_told_so(world, router):
     given = evaluation(world, "poet")
     router.onboard(Evaluation("sage", given.validation, given.errors, given.costs), replace=True)
     assert router.pool["sage"].error == router.pool["poet"].error
+
+
+class CountedName(str):
+    """A model's name that counts how often names are compared."""
+
+    compared = 0
+
+    def __lt__(self, other):
+        CountedName.compared += 1
+        return super().__lt__(other)
+
+
+def test_onboarding_many_models_sorts_the_pool_once(world):
+    router, given = fitted(world), evaluation(world, "sage")
+    names = [CountedName(f"sage {n:02}") for n in range(60)]
+    for name in names:
+        router.onboard(dataclasses.replace(given, model=name))
+    for name in names[:30]:
+        router.reprice(name, Prices(1.0, 2.0))
+        router.retire(name)
+    assert list(router.pool) == names[30:]
+    assert CountedName.compared < 100
+
+
+def test_a_message_about_a_large_pool_is_short(world, router):
+    given = evaluation(world, "sage")
+    for n in range(30):
+        router.onboard(dataclasses.replace(given, model=f"sage {n:02}"), capabilities=Capabilities(tools=False))
+    with pytest.raises(UnknownModelError, match="'sage 17', and 14 more"):
+        router.retire("wizard")
+    with pytest.raises(NoCandidateError, match="sage 17: lacks tools; and 14 more"):
+        router.route(SUM, models=[f"sage {n:02}" for n in range(30)], requires=["tools"])
 
 
 def test_profile_changes_nothing(world, router):
@@ -480,10 +514,28 @@ def test_settings_are_checked_when_given(settings, message):
         UniRouter(**settings)
 
 
-@pytest.mark.parametrize("wrong", [{"context_window": 0}, {"context_window": "8k"}, {"tools": "yes"}], ids=str)
-def test_capabilities_are_checked_when_given(wrong):
-    with pytest.raises(InvalidDataError, match=f"{next(iter(wrong))}="):
-        Capabilities(**wrong)
+def test_capabilities_are_checked_when_given():
+    for wrong in ({"context_window": 0}, {"context_window": "8k"}, {"tools": "yes"}):
+        with pytest.raises(InvalidDataError, match=f"{next(iter(wrong))}="):
+            Capabilities(**wrong)
+
+
+def test_a_number_that_no_float_holds_is_refused_as_any_other_wrong_number(asked_router):
+    for wrong in (10**400, -(10**400), 10**5000, float("nan")):
+        for use in (
+            lambda n: UniRouter(cost_weight=n),
+            lambda n: asked_router.route(SUM, cost_weight=n),
+            lambda n: asked_router.route(SUM, tokens_in=n),
+            lambda n: asked_router.route(SUM, tokens_in=dict.fromkeys(asked_router.pool, n)),
+            lambda n: asked_router.route(SUM, tokens_in=9, cached_tokens=n),
+            lambda n: asked_router.route_batch([SUM], tokens_in=[n]),
+            lambda n: Capabilities(context_window=n),
+            lambda n: Prices(1.0, n),
+            lambda n: KMeansEstimator(k=n),
+            lambda n: tune(asked_router, usd_per_1000=n),
+        ):
+            with pytest.raises(InvalidDataError, match="must be"):
+                use(wrong)
 
 
 def test_an_estimator_that_predicts_no_errors_is_refused_when_onboarding(world):
