@@ -236,7 +236,7 @@ class Fit:
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]
         per_token, per_cached_token, per_call = pool.usd_sent if whole else pool.usd
         if cached_tokens is None:
-            return Expected(prediction, sent * per_token + per_call[labels], labels, far)
+            return Expected(prediction, sent * per_token + per_call.take(labels, axis=0), labels, far)
         cached = cached_tokens if cached_tokens.ndim == 2 else cached_tokens[:, None]
         usd = (sent - cached) * per_token + per_call[labels] + cached * per_cached_token
         return Expected(prediction, usd, labels, far)

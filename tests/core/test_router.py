@@ -83,22 +83,18 @@ def test_vectors_given_are_the_embedders(world, asked_router):
     )
 
 
-@pytest.mark.parametrize(
-    "prompts",
-    [
+def test_prompts_may_come_in_any_collection(world, asked_router):
+    for prompts in (
         lambda prompts: (prompt for prompt in prompts),
         np.array,
         tuple,
         lambda prompts: [np.str_(prompt) for prompt in prompts],
         lambda prompts: dict.fromkeys(prompts).keys(),
-    ],
-    ids=["generator", "array", "tuple", "numpy strings", "keys"],
-)
-def test_prompts_may_come_in_any_collection(world, asked_router, prompts):
-    decisions = asked_router.route_batch(prompts(world.prompts[:5]), cost_weight=300)
-    assert decisions.models == asked_router.route_batch(world.prompts[:5], cost_weight=300).models
-    assert decisions[4].model == decisions.models[4]
-    assert len(fit_on(world).fit(prompts(world.prompts[:20])).fit_.id) == 16
+    ):
+        decisions = asked_router.route_batch(prompts(world.prompts[:5]), cost_weight=300)
+        assert decisions.models == asked_router.route_batch(world.prompts[:5], cost_weight=300).models
+        assert decisions[4].model == decisions.models[4]
+        assert len(fit_on(world).fit(prompts(world.prompts[:20])).fit_.id) == 16
 
 
 def test_no_prompts_make_no_decisions(asked_router):
@@ -340,29 +336,25 @@ def test_candidates_may_come_from_a_generator(world, router):
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
+def test_a_prompt_is_a_string_with_text(world, asked_router):
+    for prompt, message in (
         ("", "Prompt 0 is empty; remove it or give it text"),
         (" \n", "Prompt 0 is empty"),
         (None, "Prompt 0 is NoneType None, not a string"),
         (3, "Prompt 0 is int 3, not a string"),
         (b"sum", "Prompt 0 is bytes"),
         (["a"], "Prompt 0 is list"),
-    ],
-    ids=repr,
-)
-def test_a_prompt_is_a_string_with_text(world, asked_router, prompt, message):
-    for use in (
-        asked_router.route,
-        asked_router.explain,
-        lambda prompt: asked_router.route_batch([prompt]),
-        lambda p: asked_router.expect([p]),
     ):
+        for use in (
+            asked_router.route,
+            asked_router.explain,
+            lambda prompt: asked_router.route_batch([prompt]),
+            lambda p: asked_router.expect([p]),
+        ):
+            with pytest.raises(InvalidDataError, match=message):
+                use(prompt)
         with pytest.raises(InvalidDataError, match=message):
-            use(prompt)
-    with pytest.raises(InvalidDataError, match=message):
-        fit_on(world).fit([prompt] * 20)
+            fit_on(world).fit([prompt] * 20)
 
 
 def test_one_string_is_no_list_of_prompts(asked_router):
@@ -397,9 +389,8 @@ def test_an_unknown_model_is_named_with_those_known(world, asked_router):
         fitted(world).retire("sage")
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
+def test_what_route_cannot_use_is_named(asked_router):
+    for how, message in (
         ({"cost_weight": float("nan")}, "cost_weight=nan must be a number >= 0"),
         ({"cost_weight": -0.1}, "cost_weight=-0.1 must be a number >= 0"),
         ({"models": "sage"}, "'sage' is one name, not a list of names; put it in a list"),
@@ -417,18 +408,14 @@ def test_an_unknown_model_is_named_with_those_known(world, asked_router):
         ({"vector": ["a"] * 32}, "type <U1 for 1 prompts; give one row of numbers"),
         ({"vector": [[1.0] * 32]}, r"shape \(1, 1, 32\)"),
         ({"vector": 3.0}, r"shape \(1,\)"),
-    ],
-    ids=str,
-)
-def test_what_route_cannot_use_is_named(asked_router, how, message):
-    for use in (asked_router.route, asked_router.explain):
-        with pytest.raises(InvalidDataError, match=message):
-            use(SUM, **how)
+    ):
+        for use in (asked_router.route, asked_router.explain):
+            with pytest.raises(InvalidDataError, match=message):
+                use(SUM, **how)
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
+def test_what_route_batch_cannot_use_is_named(asked_router):
+    for how, message in (
         ({"vectors": np.ones((1, 32))}, r"shape \(1, 32\) and type float64 for 2 prompts"),
         ({"vectors": np.ones((2, 31))}, "have 31 numbers, but the router was fitted on 32"),
         ({"vectors": [[1.0], [2.0, 3.0]]}, "vectors given differ in length"),
@@ -438,12 +425,9 @@ def test_what_route_cannot_use_is_named(asked_router, how, message):
         ({"cached_tokens": [1, np.inf]}, "cached_tokens=.1, inf. must be"),
         ({"tokens_in": [9, 9], "cached_tokens": [9, 10]}, "cached_tokens=10 are part of tokens_in=9"),
         ({"models": []}, "not among the models asked for"),
-    ],
-    ids=str,
-)
-def test_what_route_batch_cannot_use_is_named(asked_router, how, message):
-    with pytest.raises(UniRouterError, match=message):
-        asked_router.route_batch([SUM, POEM], **how)
+    ):
+        with pytest.raises(UniRouterError, match=message):
+            asked_router.route_batch([SUM, POEM], **how)
 
 
 def test_what_fit_cannot_use_is_named_and_changes_nothing(world, router):
@@ -496,9 +480,8 @@ def test_a_model_of_unknown_price_is_not_taken_as_free(world, router):
     assert "new" not in router.pool
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_settings_are_checked_when_given():
+    for settings, message in (
         ({"cost_weight": -1}, "cost_weight=-1 must be a number >= 0"),
         ({"cost": "dear"}, "cost='dear' must be 'expected' or 'mean'"),
         ({"n_regions": 0}, "n_regions=0 must be a whole number, at least 1"),
@@ -506,12 +489,9 @@ def test_a_model_of_unknown_price_is_not_taken_as_free(world, router):
         ({"estimator": KMeansEstimator}, "KMeansEstimator'> is not an estimator; give an object of a dataclass"),
         ({"estimator": "k-means"}, "'k-means' is not an estimator"),
         ({"embedder": "minilm"}, "'minilm' is not an embedder"),
-    ],
-    ids=str,
-)
-def test_settings_are_checked_when_given(settings, message):
-    with pytest.raises(InvalidDataError, match=message):
-        UniRouter(**settings)
+    ):
+        with pytest.raises(InvalidDataError, match=message):
+            UniRouter(**settings)
 
 
 def test_capabilities_are_checked_when_given():
