@@ -75,7 +75,7 @@ def test_neither_the_choice_nor_the_fallbacks_need_standard_errors(asked_router)
     expected.prediction = Prediction(expected.prediction.errors, refuse)
     decision = Decision(asked_router.pool, expected, Request(cost_weight=100, models=["sage", "poet"]), np.array([9.0]))
     assert [decision.model, *decision.fallbacks()] == ["sage", "poet"]
-    assert [decision.is_eligible(name) for name in ("poet", "tutor", "nobody")] == [True, False, False]
+    assert [decision.is_eligible(name) for name in ("poet", "tutor", "unknown")] == [True, False, False]
     with pytest.raises(AssertionError, match="standard errors"):
         decision.candidate("sage")
 

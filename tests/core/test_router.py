@@ -187,7 +187,7 @@ def test_the_same_fit_has_the_same_id_and_another_another(world):
     assert len(ids) == 3
 
 
-def test_fitting_again_begins_anew(world):
+def test_fitting_again_empties_the_pool(world):
     router = fitted(world)
     router.onboard(evaluation(world, "sage"))
     assert router.fit(world.rows(range(N_FIT))).pool == {}
@@ -639,7 +639,7 @@ def test_costs_known_in_usd_alone_cannot_follow_a_price(world):
     with pytest.raises(UnknownPriceError, match="onboard it again"):
         router.reprice("sage", Prices(1.0, 2.0))
     with pytest.raises(UnknownModelError, match="not in the pool"):
-        router.reprice("nobody", Prices(1.0, 2.0))
+        router.reprice("unknown", Prices(1.0, 2.0))
 
 
 def test_a_new_price_is_saved_and_loaded(router, tmp_path):
