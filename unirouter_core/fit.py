@@ -160,7 +160,7 @@ class Fit:
         X, answered = normalise(prompts.vectors), ~np.isnan(evaluation.errors)
         known = None if prompts.known is None else prompts.known[answered].astype(np.float32)
         features = np.asarray(self.estimator.profile(X[answered], evaluation.errors[answered], known), np.float32)
-        if not self.predicts_errors(features):
+        if not self.predicts_errors(features[None]):
             raise InvalidDataError(
                 f"{type(self.estimator).__name__} predicts errors outside [0, 1] for {evaluation.model!r}; fit it on "
                 "more prompts, or take another estimator."
@@ -204,10 +204,10 @@ class Fit:
         return dataclasses.replace(bare, vectors=X, tokens=self.count_tokens(texts, documents))
 
     def predicts_errors(self, features: Array) -> bool:
-        """Return whether a model's features give an error in [0, 1] in each region."""
-        errors = self.estimator.predict(self.regions.centroids_, features[None]).errors
+        """Return whether the features of each of m models give errors in [0, 1] in each region."""
+        errors = self.estimator.predict(self.regions.centroids_, features).errors
         inside = (errors >= -ROUNDING) & (errors <= 1 + ROUNDING)  # NaN is not
-        return errors.shape == (len(self.regions), 1) and bool(inside.all())
+        return errors.shape == (len(self.regions), len(features)) and bool(inside.all())
 
     def expect(
         self, pool: Pool, X: Array, tokens_in: Array, cached_tokens: Array | None = None, *, whole: bool = False

@@ -14,10 +14,11 @@ import numpy as np
 
 import unirouter_core
 from unirouter_core.costs import BY_CHARACTERS, TokenCounter
-from unirouter_core.data import Evaluation, Outcomes, ValidationSet, read_outcomes
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.embedding import HashingEmbedder
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.fit import Fit
+from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.router import UniRouter
 
 FOLDER = Path(unirouter_core.__file__).parent / "starter" / "starter.router"
