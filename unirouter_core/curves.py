@@ -88,13 +88,10 @@ class Curve:
 
     def cost_at(self, quality: float) -> float:
         """Return the least mean cost in USD at which the curve reaches `quality`; inf when it never does."""
-        reached = self.qualities >= quality - SAME_QUALITY
-        if not reached.any():
+        reached = np.flatnonzero(self.qualities >= quality - SAME_QUALITY)
+        if not len(reached):
             return float("inf")
-        point = int(np.argmax(reached))
-        if point == 0 or self.qualities[point] <= quality:
-            return float(self.costs[point])
-        ends = slice(point - 1, point + 1)
+        ends = slice(max(reached[0] - 1, 0), reached[0] + 1)
         return float(np.interp(quality, self.qualities[ends], self.costs[ends]))
 
     def area(self, dearest: float, *, upto: float = 1.0) -> float:
@@ -113,12 +110,11 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Every prompt's choices as cost_weight grows from 0 to inf, as changes; made by `sweep`.
+    """Every prompt's choices as cost_weight grows from 0 to inf, as changes (n_changes,); made by `sweep`.
 
-    Change by change, (n_changes,): the prompt whose choice changes, at which cost_weight (non-decreasing; there the new
-    choice holds already), and what that adds to the prompt's quality and USD. A prompt's choice at cost_weight 0 is its
-    first change, from nothing. The changes are kept by prompt, so that a bootstrap, which weights the prompts
-    differently, needs another sum and not another sweep.
+    Each is of one prompt, at a cost_weight (non-decreasing; there the new choice holds already), and adds to the
+    prompt's quality and USD; the choice at 0 is the first change, from nothing. So a bootstrap, which weights the
+    prompts differently, needs another sum and not another sweep.
     """
 
     prompts: Labels
@@ -157,10 +153,9 @@ def sweep(
 ) -> Sweep:
     """Return each prompt's choices by the predictions at every cost_weight from 0 to inf, with their real outcomes.
 
-    The choice is argmin of error + cost_weight * cost; ties go to the cheaper model, then to the more accurate (on the
-    prompt, then on average), then to the first. There is no grid: a prompt's choice moves along the lower envelope of
-    its models' lines, and changes at finitely many cost_weights, all found exactly. Raises `InvalidDataError` when
-    shapes do not fit, a number is missing or infinite, an error is outside [0, 1] or a cost below 0.
+    Ties go to the cheaper model, then to the more accurate (on the prompt, then on average), then to the first. There
+    is no grid: a choice moves along the lower envelope of the models' lines, and changes at finitely many cost_weights.
+    Raises `InvalidDataError` when shapes do not fit, a number is missing or infinite, or out of its range.
 
     Parameters
     ----------

@@ -125,13 +125,13 @@ def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
 def normalise(vectors: Array) -> Array:
     """Return `vectors` (n, d) as float32 with rows of length 1; rows of zeros stay, NaN is an `InvalidDataError`."""
     vectors = np.asarray(vectors, np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    if not math.isfinite(lengths.sum()):
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    if not math.isfinite(np.add.reduce(lengths)):  # on one row half the time of sum(), as below of all()
         row = int(np.argmin(np.isfinite(lengths)))
         raise InvalidDataError(f"The vector of prompt {row} holds NaN or infinity; check the embedder on that prompt.")
-    if not lengths.all():
+    if np.count_nonzero(lengths) < len(lengths):
         lengths[lengths == 0] = 1
-    return np.asarray(vectors / lengths)
+    return np.asarray(vectors / lengths[:, None])
 
 
 def check_same_embedder(embedder: Embedder, kept: Array) -> None:

@@ -86,20 +86,9 @@ class Fit:
             known = _fitted(embedder, None if given is not None else [*texts, *distinct_texts(found or ())])
             X, checks, features = _vectors_to_learn(known, texts, given, found)
             learned, regions = clone(estimator).fit(X, outcomes), Regions(n_regions, seed).fit(X)
-        fit = cls(
-            embedder=known,
-            estimator=learned,
-            regions=regions,
-            token_counter=TokenCounter() if token_counter is None else token_counter,
-            training_models=() if outcomes is None else tuple(outcomes.models),
-            seen=np.unique(as_numbers(digests(texts))),
-            check_vectors=checks,
-            document_features=features,
-            cost=cost,
-            settings={},
-            id="",
-            is_embedder_known=True,
-        )
+        counter = TokenCounter() if token_counter is None else token_counter
+        models, seen = () if outcomes is None else tuple(outcomes.models), np.unique(as_numbers(digests(texts)))
+        fit = cls(known, learned, regions, counter, models, seen, checks, features, cost, {}, "", True)
         fit = dataclasses.replace(fit, settings=fit._settings())
         return dataclasses.replace(fit, id=content_id(fit.settings, fit.arrays()))
 
@@ -116,11 +105,11 @@ class Fit:
         if vectors is not None:
             rows = embedding.as_rows(vectors, len(prompts))
             if rows.shape[1] != width:
-                whose = "of the embedder it was fitted with" if features is None else "that its encode makes of both"
-                both = "" if features is None else " of a prompt with its documents"
+                whose = "; give those of the embedder it was fitted with"
+                both = " of a prompt with its documents; give those that its encode makes of both"
                 raise InvalidDataError(
-                    f"The vectors given have {rows.shape[1]} numbers, but the router was fitted on {width}{both}; give "
-                    f"those {whose}."
+                    f"The vectors given have {rows.shape[1]} numbers, but the router was fitted on {width}"
+                    f"{whose if features is None else both}."
                 )
             return normalise(rows)
         if features is None:
@@ -232,11 +221,11 @@ class Fit:
         labels, far = self.regions.locate(X)
         prediction = self.estimator.predict(X, pool.features)
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
-            prediction = _shrunk(prediction, far[:, None], pool)
+            prediction = _shrunk(prediction, far[:, None], *pool.overall)
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]
         per_token, per_cached_token, per_call = pool.usd_sent if whole else pool.usd
         if cached_tokens is None:
-            return Expected(prediction, sent * per_token + per_call[labels], labels, far)
+            return Expected(prediction, sent * per_token + per_call.take(labels, axis=0), labels, far)
         cached = cached_tokens if cached_tokens.ndim == 2 else cached_tokens[:, None]
         usd = (sent - cached) * per_token + per_call[labels] + cached * per_cached_token
         return Expected(prediction, usd, labels, far)
@@ -258,12 +247,9 @@ class Fit:
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings of all parts, as router.json keeps them."""
-        own: dict[str, Any] = {"class": None, NOT_SAVED: True}  # fitted on vectors, by whatever made them
-        if type(self.embedder) is HashingEmbedder:
-            own = settings_of(self.embedder)
-        elif self.embedder is not None:
-            own["class"] = embedding.name_of(self.embedder)
-        features = self.document_features
+        name = None if self.embedder is None else embedding.name_of(self.embedder)  # None: fitted on vectors
+        is_saved, features = type(self.embedder) is HashingEmbedder, self.document_features
+        own = settings_of(self.embedder) if is_saved else {"class": name, NOT_SAVED: True}
         return {
             "estimator": settings_of(self.estimator),
             "regions": settings_of(self.regions),
@@ -328,13 +314,10 @@ def _fitted(embedder: Embedder, texts: Sequence[str] | None) -> Embedder | None:
     return own
 
 
-def _shrunk(prediction: Prediction, far: Array, pool: Pool) -> Prediction:
-    """Return the prediction shrunk to the models' overall errors, and less sure, by how `far` they are (n, 1)."""
-    errors, stderrs = pool.overall
-    return Prediction(
-        prediction.errors + far * (errors - prediction.errors),
-        lambda: np.sqrt(prediction.stderrs**2 + (far * stderrs) ** 2),
-    )
+def _shrunk(prediction: Prediction, far: Array, overall: Array, stderrs: Array) -> Prediction:
+    """Return the prediction shrunk to the models' `overall` errors, and less sure, by how `far` they are (n, 1)."""
+    errors = prediction.errors + far * (overall - prediction.errors)
+    return Prediction(errors, lambda: np.sqrt(prediction.stderrs**2 + (far * stderrs) ** 2))
 
 
 def with_prices(evaluation: Evaluation) -> Evaluation:

@@ -80,11 +80,10 @@ class UniRouter:
                 f"{estimator!r:.60} is not an estimator; give an object of a dataclass, as Estimator says."
             )
         self.embedder: Embedder = HashingEmbedder(seed=seed) if embedder is None else as_embedder(embedder)
-        self.estimator: Estimator = (
-            DefaultEstimator(default_members(seed), seed=seed) if estimator is None else estimator
-        )
-        self.cost_weight = check_cost_weight(cost_weight)
-        self.cost: Literal["expected", "mean"] = cost
+        if estimator is None:
+            estimator = DefaultEstimator(default_members(seed), seed=seed)
+        self.estimator: Estimator = estimator
+        self.cost_weight, self.cost = check_cost_weight(cost_weight), cost
         self.n_regions, self.seed = n_regions, seed
         self._fit: Fit | None = None
         self._pool, self._folders = Pool(), storage.Folders()
@@ -280,7 +279,7 @@ class UniRouter:
         """
         fit, pool = self._ready()
         request = Request(self._weight(cost_weight), models, requires, tokens_in, cached_tokens, documents, avoid or {})
-        return _decide(fit, pool, prompt, request, vector)
+        return _decide(fit, pool, prompt, request, vector)[0]
 
     def route_batch(
         self,
@@ -336,7 +335,7 @@ class UniRouter:
                 cached_tokens=0 if cached is None else float(cached[i]),
                 documents=None if found is None else found[i],
             )
-            return _decide(fit, pool, prompts[i], of_one, None if kept is None else kept[i])
+            return _decide(fit, pool, prompts[i], of_one, None if kept is None else kept[i])[0]
 
         return Decisions(pool.models, chosen, errors, costs, regions, far, decide)
 
@@ -345,9 +344,8 @@ class UniRouter:
     ) -> Array:
         """Return the prompts' vectors with rows of length 1, float32, (n, d): by the embedder, or those given, checked.
 
-        A router fitted with documents makes one longer vector of a prompt and its documents, another does not read
-        them; `vectors` are whole ones. Vectors of another dimension raise `InvalidDataError`, an embedder other than
-        the fitted one raises `EmbedderMismatchError`.
+        A router fitted with documents makes one longer vector of a prompt and its documents; `vectors` are whole ones.
+        Another dimension raises `InvalidDataError`, an embedder other than the fitted one `EmbedderMismatchError`.
         """
         return self.fit_.encode(prompts, documents, vectors=vectors)
 
@@ -385,9 +383,7 @@ class UniRouter:
             raise InvalidDataError(f"neighbours={neighbours!r} must be >= 0.")
         fit, pool = self._ready()
         request = Request(self._weight(cost_weight), models, requires, tokens_in, cached_tokens, documents)
-        found = None if documents is None else [documents]
-        X = fit.encode([prompt], found, vectors=None if vector is None else [vector])
-        decision = _decide(fit, pool, prompt, request, X[0])
+        decision, X = _decide(fit, pool, prompt, request, vector)
         return explain(decision, X, neighbours, lambda vectors: fit.regions.locate(vectors)[0])
 
     def _ready(self) -> tuple[Fit, Pool]:
@@ -470,7 +466,8 @@ class UniRouter:
         return router
 
 
-def _decide(fit: Fit, pool: Pool, prompt: str, request: Request, vector: Array | None) -> Decision:
+def _decide(fit: Fit, pool: Pool, prompt: str, request: Request, vector: Array | None) -> tuple[Decision, Array]:
+    """Return the decision on one prompt, and the prompt's vector (1, d)."""
     found = None if request.documents is None else [Documents.of(request.documents)]
     given: Any = vector[None] if isinstance(vector, np.ndarray) else None if vector is None else [vector]
     X, tokens = fit.encode([prompt], found, vectors=given), request.tokens(pool)
@@ -478,4 +475,4 @@ def _decide(fit: Fit, pool: Pool, prompt: str, request: Request, vector: Array |
     if tokens is None:
         tokens = fit.count_tokens([prompt], found)
     expected = fit.expect(pool, X, tokens, request.cached(pool, tokens), whole=whole)
-    return Decision(pool, expected, request, tokens)
+    return Decision(pool, expected, request, tokens), X

@@ -375,10 +375,10 @@ class Explanation:
                 f"{row.cost:>10.3g} {row.score:>9.4g}{excluded}"
             )
         lines.append(f"margin to the next: {decision.margin:.4g}")
-        there = ", ".join(f"{model} {error:.2f} (n={n})" for model, (error, n) in self.in_region.items())
+        there = listed(f"{model} {error:.2f} (n={n})" for model, (error, n) in self.in_region.items())
         lines.append(f"errors in region {decision.region}: {there or 'no model was measured there'}")
         for near in self.neighbours:
-            did = ", ".join(f"{model} {error:g}" for model, error in near.errors.items())
+            did = listed(f"{model} {error:g}" for model, error in near.errors.items())
             lines.append(f"like ({near.similarity:.2f}) {near.prompt[:60]!r}: errors {did}")
         return "\n".join(lines)
 

@@ -14,11 +14,11 @@ import argparse
 import numpy as np
 from sets import load
 
+from tests.benchmarks.make_starter import SETS, join
 from unirouter_core import Outcomes
 from unirouter_core.curves import deferral_curve
 from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import DefaultEstimator
-from unirouter_core.starter.make import SETS, join
 from unirouter_plugins.bench import split
 
 N_VAL = 400

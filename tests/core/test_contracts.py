@@ -39,9 +39,11 @@ ESTIMATORS = {
 NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")
 
 
-@pytest.fixture(params=ESTIMATORS.values(), ids=ESTIMATORS)
-def make(request):
-    return request.param
+def each(makers):
+    """Each of `makers`; a failing test prints the name of the last."""
+    for name, make in makers.items():
+        print(name)
+        yield make
 
 
 @pytest.fixture(scope="session")
@@ -59,166 +61,178 @@ def profiles(estimator, X, validation, models=None, n=None):
     return np.stack([estimator.profile(X[rows], column, validation.errors[rows]) for column in errors])
 
 
-def test_errors_and_their_standard_errors_have_a_row_a_prompt_and_a_column_a_model(make, measured):
+def test_errors_and_their_standard_errors_have_a_row_a_prompt_and_a_column_a_model(measured):
     X, table, X_val, validation = measured
-    features = profiles(make_fitted := make().fit(X, table), X_val, validation)
-    prediction = make_fitted.predict(X, features)
-    assert features.dtype == np.float32
-    assert np.isfinite(features).all()
-    assert prediction.errors.shape == prediction.stderrs.shape == (len(X), len(table.models))
-    assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
-    assert np.isfinite(prediction.stderrs).all()
-    assert (prediction.stderrs >= 0).all()
+    for make in each(ESTIMATORS):
+        features = profiles(make_fitted := make().fit(X, table), X_val, validation)
+        prediction = make_fitted.predict(X, features)
+        assert features.dtype == np.float32
+        assert np.isfinite(features).all()
+        assert prediction.errors.shape == prediction.stderrs.shape == (len(X), len(table.models))
+        assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
+        assert np.isfinite(prediction.stderrs).all()
+        assert (prediction.stderrs >= 0).all()
 
 
-def test_it_tells_the_poet_from_the_sage_on_sums(make, measured):
+def test_it_tells_the_poet_from_the_sage_on_sums(measured):
     X, table, X_val, validation = measured
-    estimator = make().fit(X, table)
-    poet, sage = estimator.predict(X_val, profiles(estimator, X_val, validation, ["poet", "sage"])).errors.T
-    sums = validation.errors[:, validation.column("poet")] == 1
-    assert poet[sums].mean() > 0.65
-    assert poet[~sums].mean() < 0.35
-    assert sage.mean() < 0.1
+    for make in each(ESTIMATORS):
+        estimator = make().fit(X, table)
+        poet, sage = estimator.predict(X_val, profiles(estimator, X_val, validation, ["poet", "sage"])).errors.T
+        sums = validation.errors[:, validation.column("poet")] == 1
+        assert poet[sums].mean() > 0.65
+        assert poet[~sums].mean() < 0.35
+        assert sage.mean() < 0.1
 
 
-def test_one_prompt_alone_is_as_in_a_batch(make, measured):
+def test_one_prompt_alone_is_as_in_a_batch(measured):
     X, table, X_val, validation = measured
-    estimator = make().fit(X, table)
-    features = profiles(estimator, X_val, validation)
-    batch = estimator.predict(X_val, features)
-    alone = [estimator.predict(X_val[[row]], features) for row in range(len(X_val))]
-    assert np.allclose(np.concatenate([one.errors for one in alone]), batch.errors, atol=1e-5)
-    assert np.allclose(np.concatenate([one.stderrs for one in alone]), batch.stderrs, atol=1e-5)
+    for make in each(ESTIMATORS):
+        estimator = make().fit(X, table)
+        features = profiles(estimator, X_val, validation)
+        batch = estimator.predict(X_val, features)
+        alone = [estimator.predict(X_val[[row]], features) for row in range(len(X_val))]
+        assert np.allclose(np.concatenate([one.errors for one in alone]), batch.errors, atol=1e-5)
+        assert np.allclose(np.concatenate([one.stderrs for one in alone]), batch.stderrs, atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_numbers(make, measured):
+def test_the_same_seed_gives_the_same_numbers(measured):
     X, table, X_val, validation = measured
-    first, second = (profiles(make().fit(X, table), X_val, validation) for _ in range(2))
-    assert np.array_equal(first, second)
+    for make in each(ESTIMATORS):
+        first, second = (profiles(make().fit(X, table), X_val, validation) for _ in range(2))
+        assert np.array_equal(first, second)
 
 
-def test_before_fit_it_says_how_to_fit(make, measured):
+def test_before_fit_it_says_how_to_fit(measured):
     _, _, X_val, validation = measured
-    with pytest.raises(NotFittedError, match="not fitted; call fit"):
-        make().profile(X_val, validation.errors[:, 0], validation.errors)
-    with pytest.raises(NotFittedError, match="not fitted; call fit"):
-        make().predict(X_val, np.zeros((2, 80, 25), np.float32))
+    for make in each(ESTIMATORS):
+        with pytest.raises(NotFittedError, match="not fitted; call fit"):
+            make().profile(X_val, validation.errors[:, 0], validation.errors)
+        with pytest.raises(NotFittedError, match="not fitted; call fit"):
+            make().predict(X_val, np.zeros((2, 80, 25), np.float32))
 
 
-def test_the_order_of_pool_models_changes_nothing(make, measured):
+def test_the_order_of_pool_models_changes_nothing(measured):
     X, table, X_val, validation = measured
-    estimator = make().fit(X, table)
-    features = profiles(estimator, X_val, validation)
-    turned = estimator.predict(X_val, features[::-1])
-    assert np.allclose(turned.errors[:, ::-1], estimator.predict(X_val, features).errors, atol=1e-6)
-    assert np.allclose(turned.stderrs[:, ::-1], estimator.predict(X_val, features).stderrs, atol=1e-6)
+    for make in each(ESTIMATORS):
+        estimator = make().fit(X, table)
+        features = profiles(estimator, X_val, validation)
+        turned = estimator.predict(X_val, features[::-1])
+        assert np.allclose(turned.errors[:, ::-1], estimator.predict(X_val, features).errors, atol=1e-6)
+        assert np.allclose(turned.stderrs[:, ::-1], estimator.predict(X_val, features).stderrs, atol=1e-6)
 
 
-def test_the_order_of_training_models_changes_nothing(make, measured):
+def test_the_order_of_training_models_changes_nothing(measured):
     X, table, X_val, validation = measured
-    estimator, other = make().fit(X, table), make().fit(X, table.of(table.models[::-1]))
-    turned = validation.of(validation.models[::-1])
-    errors = estimator.predict(X_val, profiles(estimator, X_val, validation)).errors
-    other_errors = other.predict(X_val, profiles(other, X_val, turned, validation.models)).errors
-    assert np.allclose(errors, other_errors, atol=1e-3)
+    for make in each(ESTIMATORS):
+        estimator, other = make().fit(X, table), make().fit(X, table.of(table.models[::-1]))
+        turned = validation.of(validation.models[::-1])
+        errors = estimator.predict(X_val, profiles(estimator, X_val, validation)).errors
+        other_errors = other.predict(X_val, profiles(other, X_val, turned, validation.models)).errors
+        assert np.allclose(errors, other_errors, atol=1e-3)
 
 
-def test_it_takes_training_models_with_gaps_and_one_without_answers(make, measured):
+def test_it_takes_training_models_with_gaps_and_one_without_answers(measured):
     X, table, X_val, validation = measured
-    errors = table.errors.copy()
-    errors[np.random.default_rng(0).random(errors.shape) < 0.2] = np.nan
-    errors[:, 3], errors[5] = np.nan, np.nan
-    gapped = Outcomes(table.prompts, table.models, errors, table.costs)
-    estimator = make().fit(X, gapped)
-    known = validation.errors.copy()
-    known[:7, :2], known[:, 3] = np.nan, np.nan
-    sage = estimator.profile(X_val, validation.errors[:, 1], known)
-    prediction = estimator.predict(X_val, sage[None])
-    assert np.isfinite(sage).all()
-    assert prediction.errors.mean() < 0.15
-    assert np.isfinite(prediction.stderrs).all()
+    for make in each(ESTIMATORS):
+        errors = table.errors.copy()
+        errors[np.random.default_rng(0).random(errors.shape) < 0.2] = np.nan
+        errors[:, 3], errors[5] = np.nan, np.nan
+        gapped = Outcomes(table.prompts, table.models, errors, table.costs)
+        estimator = make().fit(X, gapped)
+        known = validation.errors.copy()
+        known[:7, :2], known[:, 3] = np.nan, np.nan
+        sage = estimator.profile(X_val, validation.errors[:, 1], known)
+        prediction = estimator.predict(X_val, sage[None])
+        assert np.isfinite(sage).all()
+        assert prediction.errors.mean() < 0.15
+        assert np.isfinite(prediction.stderrs).all()
 
 
-def test_models_that_are_always_right_or_always_wrong_are_seen_so(make, measured):
+def test_models_that_are_always_right_or_always_wrong_are_seen_so(measured):
     X, table, X_val, _ = measured
-    constant = Outcomes(table.prompts, ["right", "wrong"], np.tile([0.0, 1.0], (len(X), 1)), table.costs[:, :2])
-    estimator = make().fit(X, constant)
-    known = np.tile([0.0, 1.0], (len(X_val), 1))
-    features = np.stack([estimator.profile(X_val, column, known) for column in known.T])
-    prediction = estimator.predict(X_val, features)
-    assert np.allclose(prediction.errors, [0.0, 1.0], atol=0.05)
-    assert np.isfinite(prediction.stderrs).all()
+    for make in each(ESTIMATORS):
+        constant = Outcomes(table.prompts, ["right", "wrong"], np.tile([0.0, 1.0], (len(X), 1)), table.costs[:, :2])
+        estimator = make().fit(X, constant)
+        known = np.tile([0.0, 1.0], (len(X_val), 1))
+        features = np.stack([estimator.profile(X_val, column, known) for column in known.T])
+        prediction = estimator.predict(X_val, features)
+        assert np.allclose(prediction.errors, [0.0, 1.0], atol=0.05)
+        assert np.isfinite(prediction.stderrs).all()
 
 
-def test_one_training_model_is_enough(make, measured):
+def test_one_training_model_is_enough(measured):
     X, table, X_val, validation = measured
-    estimator = make().fit(X, table.of(["poet"]))
-    poet = estimator.profile(X_val, validation.errors[:, 0], validation.errors[:, :1])
-    assert np.abs(estimator.predict(X_val, poet[None]).errors[:, 0] - validation.errors[:, 0]).mean() < 0.25
+    for make in each(ESTIMATORS):
+        estimator = make().fit(X, table.of(["poet"]))
+        poet = estimator.profile(X_val, validation.errors[:, 0], validation.errors[:, :1])
+        assert np.abs(estimator.predict(X_val, poet[None]).errors[:, 0] - validation.errors[:, 0]).mean() < 0.25
 
 
-@pytest.mark.parametrize("n_val", [2, 3])
-def test_a_model_may_be_measured_on_hardly_any_prompts(make, measured, n_val):
+def test_a_model_may_be_measured_on_hardly_any_prompts(measured):
     X, table, X_val, validation = measured
-    estimator = make().fit(X, table)
-    prediction = estimator.predict(X_val, profiles(estimator, X_val, validation, n=n_val))
-    assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
-    assert np.isfinite(prediction.stderrs).all()
+    for make in each(ESTIMATORS):
+        estimator = make().fit(X, table)
+        for n_val in (2, 3):
+            prediction = estimator.predict(X_val, profiles(estimator, X_val, validation, n=n_val))
+            assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
+            assert np.isfinite(prediction.stderrs).all()
 
 
-@pytest.mark.parametrize(
-    "X",
-    [
-        np.tile(np.eye(2, dtype=np.float32)[[0]], (40, 1)),
-        np.ones((40, 1), np.float32),
-        np.zeros((40, 3), np.float32),
-        np.eye(2, dtype=np.float32)[[0, 1]],
-    ],
-    ids=["one prompt many times", "one dimension", "zero vectors", "two prompts"],
-)
-def test_it_takes_prompts_without_structure(make, X):
-    errors = np.tile([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], (len(X) // 2, 1))
-    table = Outcomes(
-        [f"prompt {i}" for i in range(len(X))], ["a", "b", "c"], errors, np.tile([1e-3, 1e-2, 1e-1], (len(X), 1))
-    )
-    estimator = make().fit(X, table)
-    prediction = estimator.predict(X, profiles(estimator, X, table))
-    assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
-    assert np.isfinite(prediction.stderrs).all()
-    assert np.allclose(prediction.errors[:, 1], 1, atol=0.25)
+def test_it_takes_prompts_without_structure():
+    for make in each(ESTIMATORS):
+        for X in (
+            np.tile(np.eye(2, dtype=np.float32)[[0]], (40, 1)),
+            np.ones((40, 1), np.float32),
+            np.zeros((40, 3), np.float32),
+            np.eye(2, dtype=np.float32)[[0, 1]],
+        ):
+            errors = np.tile([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], (len(X) // 2, 1))
+            costs = np.tile([1e-3, 1e-2, 1e-1], (len(X), 1))
+            table = Outcomes([f"prompt {i}" for i in range(len(X))], ["a", "b", "c"], errors, costs)
+            estimator = make().fit(X, table)
+            prediction = estimator.predict(X, profiles(estimator, X, table))
+            assert ((prediction.errors >= 0) & (prediction.errors <= 1)).all()
+            assert np.isfinite(prediction.stderrs).all()
+            assert np.allclose(prediction.errors[:, 1], 1, atol=0.25)
 
 
-def test_vectors_of_double_precision_serve_as_well(make, measured):
+def test_vectors_of_double_precision_serve_as_well(measured):
     X, table, X_val, validation = measured
-    single, double = make().fit(X, table), make().fit(X.astype(np.float64), table)
-    errors = single.predict(X_val, profiles(single, X_val, validation)).errors
-    doubled = double.predict(X_val.astype(np.float64), profiles(double, X_val.astype(np.float64), validation)).errors
-    assert np.abs(errors - doubled).mean() < 0.02
+    for make in each(ESTIMATORS):
+        single, double = make().fit(X, table), make().fit(X.astype(np.float64), table)
+        errors = single.predict(X_val, profiles(single, X_val, validation)).errors
+        doubled = double.predict(
+            X_val.astype(np.float64), profiles(double, X_val.astype(np.float64), validation)
+        ).errors
+        assert np.abs(errors - doubled).mean() < 0.02
 
 
-def test_a_saved_router_predicts_as_before(make, world, tmp_path):
-    router = fitted(world, make())
-    for model in ("poet", "sage"):
-        router.onboard(evaluation(world, model))
-    router.save(tmp_path / "my.router")
-    loaded = UniRouter.load(tmp_path / "my.router")
-    assert settings_of(loaded.fit_.estimator) == settings_of(router.fit_.estimator)
-    kept, again = arrays_of(router.fit_.estimator), arrays_of(loaded.fit_.estimator)
-    assert kept.keys() == again.keys()
-    assert all(np.array_equal(kept[name], again[name]) for name in kept)
-    X, features = embed(router.fit_.embedder, world.prompts), router.pool.features
-    prediction = router.fit_.estimator.predict(X, features)
-    after = loaded.fit_.estimator.predict(X, loaded.pool.features)
-    assert np.array_equal(prediction.errors, after.errors)
-    assert np.array_equal(prediction.stderrs, after.stderrs)
+def test_a_saved_router_predicts_as_before(world, tmp_path):
+    for number, make in enumerate(each(ESTIMATORS)):
+        router = fitted(world, make())
+        for model in ("poet", "sage"):
+            router.onboard(evaluation(world, model))
+        router.save(tmp_path / f"{number}.router")
+        loaded = UniRouter.load(tmp_path / f"{number}.router")
+        assert settings_of(loaded.fit_.estimator) == settings_of(router.fit_.estimator)
+        kept, again = arrays_of(router.fit_.estimator), arrays_of(loaded.fit_.estimator)
+        assert kept.keys() == again.keys()
+        assert all(np.array_equal(kept[name], again[name]) for name in kept)
+        X, features = embed(router.fit_.embedder, world.prompts), router.pool.features
+        prediction = router.fit_.estimator.predict(X, features)
+        after = loaded.fit_.estimator.predict(X, loaded.pool.features)
+        assert np.array_equal(prediction.errors, after.errors)
+        assert np.array_equal(prediction.stderrs, after.stderrs)
 
 
-def test_what_fit_sets_are_arrays_and_what_the_constructor_takes_are_settings(make, measured):
+def test_what_fit_sets_are_arrays_and_what_the_constructor_takes_are_settings(measured):
     X, table, _, _ = measured
-    estimator = make().fit(X, table)
-    settings = {field.name for field in dataclasses.fields(estimator) if field.init}
-    assert all(name in settings or name.endswith("_") for name in vars(estimator))
-    assert all(array.dtype != object for array in arrays_of(estimator).values())
+    for make in each(ESTIMATORS):
+        estimator = make().fit(X, table)
+        settings = {field.name for field in dataclasses.fields(estimator) if field.init}
+        assert all(name in settings or name.endswith("_") for name in vars(estimator))
+        assert all(array.dtype != object for array in arrays_of(estimator).values())
 
 
 # --- Embedders --------------------------------------------------------------------------------------------------------
@@ -255,38 +269,36 @@ EMBEDDERS = {
 }
 
 
-@pytest.fixture(params=EMBEDDERS.values(), ids=EMBEDDERS)
-def make_embedder(request):
-    return request.param
-
-
 def learned(make_embedder, world):
     embedder = as_embedder(make_embedder())
     return embedder.fit(world.prompts) if hasattr(embedder, "fit") else embedder
 
 
-def test_vectors_are_single_precision_rows_of_length_1(make_embedder, world):
-    X = embed(learned(make_embedder, world), world.prompts)
-    assert X.dtype == np.float32
-    assert X.shape[0] == len(world)
-    assert np.allclose(np.linalg.norm(X, axis=1), 1, atol=1e-5)
+def test_vectors_are_single_precision_rows_of_length_1(world):
+    for make_embedder in each(EMBEDDERS):
+        X = embed(learned(make_embedder, world), world.prompts)
+        assert X.dtype == np.float32
+        assert X.shape[0] == len(world)
+        assert np.allclose(np.linalg.norm(X, axis=1), 1, atol=1e-5)
 
 
-def test_a_prompts_vector_is_the_same_alone_in_a_batch_and_the_next_time(make_embedder, world):
-    embedder, again = learned(make_embedder, world), learned(make_embedder, world)
-    X = embed(embedder, world.prompts[:20])
-    assert np.allclose(np.concatenate([embed(embedder, [prompt]) for prompt in world.prompts[:20]]), X, atol=1e-5)
-    assert np.array_equal(embed(again, world.prompts[:20]), X)
+def test_a_prompts_vector_is_the_same_alone_in_a_batch_and_the_next_time(world):
+    for make_embedder in each(EMBEDDERS):
+        embedder, again = learned(make_embedder, world), learned(make_embedder, world)
+        X = embed(embedder, world.prompts[:20])
+        assert np.allclose(np.concatenate([embed(embedder, [prompt]) for prompt in world.prompts[:20]]), X, atol=1e-5)
+        assert np.array_equal(embed(again, world.prompts[:20]), X)
 
 
-def test_a_saved_router_routes_as_before_with_the_same_embedder(make_embedder, world, tmp_path):
-    router = fitted(world, KMeansEstimator(k=4), embedder=make_embedder(), cost_weight=300.0)
-    for model in ("poet", "sage"):
-        router.onboard(evaluation(world, model))
-    router.save(tmp_path / "my.router")
-    own = isinstance(router.fit_.embedder, HashingEmbedder)
-    loaded = UniRouter.load(tmp_path / "my.router", embedder=None if own else make_embedder())
-    assert np.array_equal(loaded.route_batch(world.prompts).errors, router.route_batch(world.prompts).errors)
+def test_a_saved_router_routes_as_before_with_the_same_embedder(world, tmp_path):
+    for number, make_embedder in enumerate(each(EMBEDDERS)):
+        router = fitted(world, KMeansEstimator(k=4), embedder=make_embedder(), cost_weight=300.0)
+        for model in ("poet", "sage"):
+            router.onboard(evaluation(world, model))
+        router.save(tmp_path / f"{number}.router")
+        own = isinstance(router.fit_.embedder, HashingEmbedder)
+        loaded = UniRouter.load(tmp_path / f"{number}.router", embedder=None if own else make_embedder())
+        assert np.array_equal(loaded.route_batch(world.prompts).errors, router.route_batch(world.prompts).errors)
 
 
 def test_normalising_twice_is_normalising_once():

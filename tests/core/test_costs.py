@@ -3,6 +3,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,11 @@ def cost_of(scalar=False, **columns):
 # --- Prices -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["input", "output", "cached_input"])
-@pytest.mark.parametrize("price", [-1.0, np.nan, np.inf, "3"])
-def test_a_price_is_a_finite_number_that_is_not_negative(name, price):
-    with pytest.raises(InvalidDataError, match=f"Price {name}={price!r} must be a finite number of USD per million"):
-        Prices(**{"input": 1.0, "output": 1.0, name: price})
+def test_a_price_is_a_finite_number_that_is_not_negative():
+    for name in ("input", "output", "cached_input"):
+        for price in (-1.0, np.nan, np.inf, "3"):
+            with pytest.raises(InvalidDataError, match=f"Price {name}={price!r} must be a finite number of USD"):
+                Prices(**{"input": 1.0, "output": 1.0, name: price})
 
 
 def test_a_price_that_is_not_known_is_no_price():
@@ -131,19 +132,16 @@ def test_a_system_prompt_is_sent_once_however_long_the_prompt_is():
     assert sent_tokens(counted, gaps) == pytest.approx((300, 1.25))
 
 
-@pytest.mark.parametrize(
-    ("counted", "tokens_in", "ratio"),
-    [
+def test_where_a_line_has_no_meaning_all_is_in_the_ratio():
+    for counted, tokens_in, ratio in (
         (np.full(20, 10.0), np.full(20, 35.0), 3.5),  # of one length: no line
         (np.arange(1.0, 10.0), 90 + 2 * np.arange(1.0, 10.0), 20),  # nine: (810 + 90) / 45
         (np.arange(1.0, 21.0), 42 - 2 * np.arange(1.0, 21.0), 2),  # falling: (840 - 420) / 210
         (np.arange(10.0, 30.0), 3 * np.arange(10.0, 30.0) - 29.25, 1.5),  # fixed part below 0: 3 - 29.25 / 19.5
         (np.arange(1.0, 21.0), np.full(20, np.nan), 1),
         (np.zeros(20), np.full(20, 7.0), 1),
-    ],
-)
-def test_where_a_line_has_no_meaning_all_is_in_the_ratio(counted, tokens_in, ratio):
-    assert sent_tokens(counted, tokens_in) == pytest.approx((0, ratio))
+    ):
+        assert sent_tokens(counted, tokens_in) == pytest.approx((0, ratio))
 
 
 def test_what_every_call_adds_is_in_the_expected_cost_unless_all_that_is_sent_is_known(world):
@@ -199,11 +197,11 @@ def test_the_papers_scalar_cost_is_the_mean_everywhere():
     assert by_tokens.per_answer.tolist() == [26.5, 26.5, 26.5]  # (10 + 20 + 30 + 40 + 1 + 1 + 2 + 2) / 4
 
 
-@pytest.mark.parametrize("scalar", [False, True])
-@pytest.mark.parametrize("columns", [{}, {"prices": Prices(1.0, 2.0)}, {"tokens_in": [1] * 4, "tokens_out": [1] * 4}])
-def test_a_cost_that_nothing_tells_is_never_taken_as_0(columns, scalar):
-    with pytest.raises(UnknownPriceError, match=r"'poet' costs is not known; give prices=Prices\(.*, or costs in USD"):
-        cost_of(scalar, **columns)
+def test_a_cost_that_nothing_tells_is_never_taken_as_0():
+    for scalar in (False, True):
+        for columns in ({}, {"prices": Prices(1.0, 2.0)}, {"tokens_in": [1] * 4, "tokens_out": [1] * 4}):
+            with pytest.raises(UnknownPriceError, match=r"'poet' costs is not known; give prices=Prices\(.*, or costs"):
+                cost_of(scalar, **columns)
 
 
 def test_recorded_costs_that_are_prices_times_tokens_give_the_prices_away():
@@ -214,11 +212,11 @@ def test_recorded_costs_that_are_prices_times_tokens_give_the_prices_away():
     assert (prices.input, prices.output) == (pytest.approx(3.0, rel=1e-3), pytest.approx(15.0, rel=1e-3))
 
 
-@pytest.mark.parametrize("noise", [0.3, np.nan])
-def test_costs_that_no_two_prices_explain_give_none(noise):
-    rng = np.random.default_rng(0)
-    tokens_in, tokens_out = rng.integers(10, 500, (2, 50)).astype(float)
-    assert implied_prices(tokens_in * (1 + noise * rng.random(50)), tokens_in, tokens_out) is None
+def test_costs_that_no_two_prices_explain_give_none():
+    for noise in (0.3, np.nan):
+        rng = np.random.default_rng(0)
+        tokens_in, tokens_out = rng.integers(10, 500, (2, 50)).astype(float)
+        assert implied_prices(tokens_in * (1 + noise * rng.random(50)), tokens_in, tokens_out) is None
 
 
 TABLE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # cl100k_base, as tiktoken names it
@@ -302,6 +300,16 @@ def test_many_prompts_have_the_tokens_that_each_has_alone(table):
     prompts = [f"What is {n} + {n}? <|endoftext|>" + "é\ud800 " * (n % 3) for n in range(80)]
     alone = [TokenCounter().count([prompt])[0] for prompt in prompts]
     assert np.array_equal(TokenCounter().count(prompts), alone)
+
+
+def test_a_prompt_of_any_length_is_counted_by_a_sample_in_bounded_memory(table):
+    counter, unit = TokenCounter(), "What is 14 plus 33? Größe, 日本語.\n"
+    each = counter.count([unit * 1_000])[0] / 1_000
+    tracemalloc.start()
+    for prompt, expected in ((unit * 100_000, each * 100_000), ("x" * 3_000_000, 3_000_000 / 8)):
+        assert counter.count([prompt])[0] == pytest.approx(expected, rel=0.01)
+    assert tracemalloc.get_traced_memory()[1] < 2**24  # the prompt itself is 7 MB; a list of its tokens is 40 MB
+    tracemalloc.stop()
 
 
 def test_the_table_is_found_by_the_name_that_tiktoken_gives_it():

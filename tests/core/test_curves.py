@@ -154,13 +154,13 @@ def test_cost_at_is_the_least_cost_that_reaches_a_quality():
     assert curve.cost_at(1.1) == np.inf
 
 
-@pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_known_is_refused(place, value):
-    tables = [np.full((2, 2), 0.5) for _ in range(4)]
-    tables[place][1, 0] = value
-    with pytest.raises(InvalidDataError, match=r"of prompt 1, model 0 must be .* keep the prompts and models"):
-        sweep(*tables)
+def test_what_is_not_known_is_refused():
+    for place in range(4):
+        for value in (np.nan, np.inf):
+            tables = [np.full((2, 2), 0.5) for _ in range(4)]
+            tables[place][1, 0] = value
+            with pytest.raises(InvalidDataError, match=r"of prompt 1, model 0 must be .* keep the prompts and models"):
+                sweep(*tables)
 
 
 def test_quality_in_percent_is_refused():
@@ -168,10 +168,10 @@ def test_quality_in_percent_is_refused():
         oracle_curve([[73.0]], [1.0])
 
 
-@pytest.mark.parametrize("errors", [[], [0.5], np.zeros((0, 2)), np.zeros((2, 0))])
-def test_errors_without_a_prompt_or_a_model_are_refused(errors):
-    with pytest.raises(InvalidDataError, match="one row a prompt"):
-        oracle_curve(errors, [1.0, 2.0])
+def test_errors_without_a_prompt_or_a_model_are_refused():
+    for errors in ([], [0.5], np.zeros((0, 2)), np.zeros((2, 0))):
+        with pytest.raises(InvalidDataError, match="one row a prompt"):
+            oracle_curve(errors, [1.0, 2.0])
 
 
 def test_costs_of_another_shape_are_refused():
@@ -179,12 +179,10 @@ def test_costs_of_another_shape_are_refused():
         oracle_curve(ERRORS, [1.0, 2.0, 3.0])
 
 
-@pytest.mark.parametrize(
-    ("costs", "match"), [([], "one of each"), ([1.0, 2.0], "one of each"), ([1.0, 1.0, 2.0], "must increase")]
-)
-def test_a_curve_checks_its_points(costs, match):
-    with pytest.raises(InvalidDataError, match=match):
-        Curve(costs, [0.5] * len(costs) if len(costs) != 2 else [0.5], [0.0] * len(costs))
+def test_a_curve_checks_its_points():
+    for costs, match in (([], "one of each"), ([1.0, 2.0], "one of each"), ([1.0, 1.0, 2.0], "must increase")):
+        with pytest.raises(InvalidDataError, match=match):
+            Curve(costs, [0.5] * len(costs) if len(costs) != 2 else [0.5], [0.0] * len(costs))
 
 
 def test_prompts_counted_twice_are_prompts_standing_twice():

@@ -42,12 +42,12 @@ def predict(estimator, errors=ERRORS, known=None):
 # --- The paper's estimators -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [1, 5, 60, 1_000])
-def test_neighbours_are_the_indicator_of_the_nearest_k_over_k_times_the_errors(k):
-    nearest = np.argsort(-X @ X_VAL.T, axis=1)[:, :k]
-    phi = np.zeros((120, 60))
-    np.put_along_axis(phi, nearest, 1 / min(k, 60), axis=1)
-    assert np.allclose(predict(NeighboursEstimator(k=k).fit(X)), phi @ ERRORS, atol=1e-6)
+def test_neighbours_are_the_indicator_of_the_nearest_k_over_k_times_the_errors():
+    for k in (1, 5, 60, 1_000):
+        nearest = np.argsort(-X @ X_VAL.T, axis=1)[:, :k]
+        phi = np.zeros((120, 60))
+        np.put_along_axis(phi, nearest, 1 / min(k, 60), axis=1)
+        assert np.allclose(predict(NeighboursEstimator(k=k).fit(X)), phi @ ERRORS, atol=1e-6)
 
 
 def test_neighbours_of_models_measured_on_different_prompts_are_their_own():
@@ -71,19 +71,16 @@ def test_of_validation_prompts_equally_near_the_same_count_alone_and_in_a_batch(
     assert np.array_equal(np.concatenate(alone), estimator.predict(X, features).errors)
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [
+def test_one_cluster_of_all_prompts_ignores_the_prompt():
+    for estimator in (
         KMeansEstimator(k=1),
         ShrunkenClustersEstimator(grid=(1,), prior=0),
         ShrunkenClustersEstimator(grid=(1,), prior=50),
         LearnedMapEstimator(k=1),
         NeighboursEstimator(k=60),
-    ],
-)
-def test_one_cluster_of_all_prompts_ignores_the_prompt(estimator):
-    estimator.fit(X, table(RNG.integers(0, 2, (120, 3))))
-    assert np.allclose(predict(estimator), ERRORS.mean(), atol=1e-6)
+    ):
+        estimator.fit(X, table(RNG.integers(0, 2, (120, 3))))
+        assert np.allclose(predict(estimator), ERRORS.mean(), atol=1e-6)
 
 
 def test_k_means_is_the_indicator_of_the_nearest_centroid_times_the_clusters_mean_errors():
@@ -174,10 +171,10 @@ def test_learned_map_without_an_answer_to_judge_by_keeps_its_start():
     assert np.allclose(learned.theta_, 10 * learned.centroids_, atol=1e-5)
 
 
-@pytest.mark.parametrize("estimator", [LearnedMapEstimator(), LowRankEstimator(), KnownModelsEstimator()])
-def test_an_estimator_that_learns_from_training_models_says_so(estimator):
-    with pytest.raises(MissingOutcomesError, match=f"{type(estimator).__name__} needs training models' outcomes; fit"):
-        estimator.fit(X)
+def test_an_estimator_that_learns_from_training_models_says_so():
+    for estimator in (LearnedMapEstimator(), LowRankEstimator(), KnownModelsEstimator()):
+        with pytest.raises(MissingOutcomesError, match=f"{type(estimator).__name__} needs training models' outcomes"):
+            estimator.fit(X)
 
 
 # --- Shrunken clusters ------------------------------------------------------------------------------------------------
@@ -436,24 +433,24 @@ def test_a_shift_learned_from_certain_predictions_is_none():
     assert fit_shift(np.zeros(10), np.arange(10.0), np.zeros(10)) == (0, 0)
 
 
-@pytest.mark.parametrize("answered", [299, 30, 2])
-def test_a_default_with_too_few_answers_to_calibrate_on_is_not_calibrated(answered):
-    vectors, _, errors, _ = many_models(600, 6)
-    errors = errors.astype(float)
-    errors[answered:] = np.nan
-    n = 299 if answered == 299 else 600
-    default = DefaultEstimator().fit(vectors[:n], table(errors[:n]))
-    assert default.scale_ == UNCALIBRATED
-    assert not default.shift_.any()
+def test_a_default_with_too_few_answers_to_calibrate_on_is_not_calibrated():
+    for answered in (299, 30, 2):
+        vectors, _, errors, _ = many_models(600, 6)
+        errors = errors.astype(float)
+        errors[answered:] = np.nan
+        n = 299 if answered == 299 else 600
+        default = DefaultEstimator().fit(vectors[:n], table(errors[:n]))
+        assert default.scale_ == UNCALIBRATED
+        assert not default.shift_.any()
 
 
-@pytest.mark.parametrize("n", [300, 400])
-def test_the_calibrated_scale_is_never_absurd(n):
-    vectors, _, errors, _ = many_models(n, 6)
-    errors = errors.astype(float)
-    errors[3:, 5] = np.nan  # a model with next to no answers
-    scale = DefaultEstimator().fit(vectors, table(errors)).scale_
-    assert 0.5 <= scale < 5
+def test_the_calibrated_scale_is_never_absurd():
+    for n in (300, 400):
+        vectors, _, errors, _ = many_models(n, 6)
+        errors = errors.astype(float)
+        errors[3:, 5] = np.nan  # a model with next to no answers
+        scale = DefaultEstimator().fit(vectors, table(errors)).scale_
+        assert 0.5 <= scale < 5
 
 
 def test_the_calibrated_scale_is_the_least_that_covers_80_percent():

@@ -20,7 +20,7 @@ def test_the_nearest_validation_prompt_is_the_prompt_itself(world, asked_router)
     assert nearest.errors == {model: world.errors[N_FIT + 3, world.column(model)] for model in asked_router.pool}
 
 
-def test_neighbours_are_the_most_similar_first_and_as_many_as_asked(asked_router):
+def test_neighbours_are_the_most_similar_first_and_as_many_as_requested(asked_router):
     neighbours = asked_router.explain(SUM, neighbours=7).neighbours
     similarities = [neighbour.similarity for neighbour in neighbours]
     assert len(neighbours) == 7

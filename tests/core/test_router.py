@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ from unirouter_core.costs import Prices
 from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import KMeansEstimator, LowRankEstimator, Prediction, ShrunkenClustersEstimator
+from unirouter_core.evaluate import tune
 from unirouter_core.exceptions import (
     EmbedderMismatchError,
     InvalidDataError,
@@ -19,7 +21,7 @@ from unirouter_core.exceptions import (
     UnknownPriceError,
 )
 from unirouter_core.pool import Capabilities
-from unirouter_core.router import UniRouter
+from unirouter_core.router import CHUNK, UniRouter
 
 SUM, POEM = "What is 14 plus 33?", "Write a poem of 5 lines about the moon."
 
@@ -59,12 +61,12 @@ def test_one_decision_is_one_prompts_of_the_batch(world, asked_router):
     assert [one.region for one in single] == batch.regions.tolist()
 
 
-def test_a_batch_beyond_the_size_of_a_chunk_is_whole(world, asked_router, monkeypatch):
-    whole = asked_router.route_batch(world.prompts, cost_weight=300)
-    monkeypatch.setattr("unirouter_core.router.CHUNK", 7)
-    parts = asked_router.route_batch(world.prompts, cost_weight=300)
-    assert parts.models == whole.models
-    assert np.allclose(parts.errors, whole.errors, atol=1e-6)
+def test_a_batch_beyond_the_size_of_a_chunk_is_whole(world, asked_router):
+    once = asked_router.route_batch(world.prompts, cost_weight=300)
+    many = asked_router.route_batch(world.prompts * 40, cost_weight=300)
+    assert len(many) > CHUNK
+    assert many.models == once.models * 40
+    assert np.allclose(many.errors, np.tile(once.errors, 40), atol=1e-6)
 
 
 def test_vectors_given_are_the_embedders(world, asked_router):
@@ -81,22 +83,18 @@ def test_vectors_given_are_the_embedders(world, asked_router):
     )
 
 
-@pytest.mark.parametrize(
-    "prompts",
-    [
+def test_prompts_may_come_in_any_collection(world, asked_router):
+    for prompts in (
         lambda prompts: (prompt for prompt in prompts),
         np.array,
         tuple,
         lambda prompts: [np.str_(prompt) for prompt in prompts],
         lambda prompts: dict.fromkeys(prompts).keys(),
-    ],
-    ids=["generator", "array", "tuple", "numpy strings", "keys"],
-)
-def test_prompts_may_come_in_any_collection(world, asked_router, prompts):
-    decisions = asked_router.route_batch(prompts(world.prompts[:5]), cost_weight=300)
-    assert decisions.models == asked_router.route_batch(world.prompts[:5], cost_weight=300).models
-    assert decisions[4].model == decisions.models[4]
-    assert len(fit_on(world).fit(prompts(world.prompts[:20])).fit_.id) == 16
+    ):
+        decisions = asked_router.route_batch(prompts(world.prompts[:5]), cost_weight=300)
+        assert decisions.models == asked_router.route_batch(world.prompts[:5], cost_weight=300).models
+        assert decisions[4].model == decisions.models[4]
+        assert len(fit_on(world).fit(prompts(world.prompts[:20])).fit_.id) == 16
 
 
 def test_no_prompts_make_no_decisions(asked_router):
@@ -189,7 +187,7 @@ def test_the_same_fit_has_the_same_id_and_another_another(world):
     assert len(ids) == 3
 
 
-def test_fitting_again_begins_anew(world):
+def test_fitting_again_empties_the_pool(world):
     router = fitted(world)
     router.onboard(evaluation(world, "sage"))
     assert router.fit(world.rows(range(N_FIT))).pool == {}
@@ -245,6 +243,38 @@ def test_a_model_is_replaced_only_when_told_so(world, router):
     given = evaluation(world, "poet")
     router.onboard(Evaluation("sage", given.validation, given.errors, given.costs), replace=True)
     assert router.pool["sage"].error == router.pool["poet"].error
+
+
+class CountedName(str):
+    """A model's name that counts how often names are compared."""
+
+    compared = 0
+
+    def __lt__(self, other):
+        CountedName.compared += 1
+        return super().__lt__(other)
+
+
+def test_onboarding_many_models_sorts_the_pool_once(world):
+    router, given = fitted(world), evaluation(world, "sage")
+    names = [CountedName(f"sage {n:02}") for n in range(60)]
+    for name in names:
+        router.onboard(dataclasses.replace(given, model=name))
+    for name in names[:30]:
+        router.reprice(name, Prices(1.0, 2.0))
+        router.retire(name)
+    assert list(router.pool) == names[30:]
+    assert CountedName.compared < 100
+
+
+def test_a_message_about_a_large_pool_is_short(world, router):
+    given = evaluation(world, "sage")
+    for n in range(30):
+        router.onboard(dataclasses.replace(given, model=f"sage {n:02}"), capabilities=Capabilities(tools=False))
+    with pytest.raises(UnknownModelError, match="'sage 17', and 14 more"):
+        router.retire("wizard")
+    with pytest.raises(NoCandidateError, match="sage 17: lacks tools; and 14 more"):
+        router.route(SUM, models=[f"sage {n:02}" for n in range(30)], requires=["tools"])
 
 
 def test_profile_changes_nothing(world, router):
@@ -306,29 +336,25 @@ def test_candidates_may_come_from_a_generator(world, router):
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
+def test_a_prompt_is_a_string_with_text(world, asked_router):
+    for prompt, message in (
         ("", "Prompt 0 is empty; remove it or give it text"),
         (" \n", "Prompt 0 is empty"),
         (None, "Prompt 0 is NoneType None, not a string"),
         (3, "Prompt 0 is int 3, not a string"),
         (b"sum", "Prompt 0 is bytes"),
         (["a"], "Prompt 0 is list"),
-    ],
-    ids=repr,
-)
-def test_a_prompt_is_a_string_with_text(world, asked_router, prompt, message):
-    for use in (
-        asked_router.route,
-        asked_router.explain,
-        lambda prompt: asked_router.route_batch([prompt]),
-        lambda p: asked_router.expect([p]),
     ):
+        for use in (
+            asked_router.route,
+            asked_router.explain,
+            lambda prompt: asked_router.route_batch([prompt]),
+            lambda p: asked_router.expect([p]),
+        ):
+            with pytest.raises(InvalidDataError, match=message):
+                use(prompt)
         with pytest.raises(InvalidDataError, match=message):
-            use(prompt)
-    with pytest.raises(InvalidDataError, match=message):
-        fit_on(world).fit([prompt] * 20)
+            fit_on(world).fit([prompt] * 20)
 
 
 def test_one_string_is_no_list_of_prompts(asked_router):
@@ -363,9 +389,8 @@ def test_an_unknown_model_is_named_with_those_known(world, asked_router):
         fitted(world).retire("sage")
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
+def test_what_route_cannot_use_is_named(asked_router):
+    for how, message in (
         ({"cost_weight": float("nan")}, "cost_weight=nan must be a number >= 0"),
         ({"cost_weight": -0.1}, "cost_weight=-0.1 must be a number >= 0"),
         ({"models": "sage"}, "'sage' is one name, not a list of names; put it in a list"),
@@ -383,18 +408,14 @@ def test_an_unknown_model_is_named_with_those_known(world, asked_router):
         ({"vector": ["a"] * 32}, "type <U1 for 1 prompts; give one row of numbers"),
         ({"vector": [[1.0] * 32]}, r"shape \(1, 1, 32\)"),
         ({"vector": 3.0}, r"shape \(1,\)"),
-    ],
-    ids=str,
-)
-def test_what_route_cannot_use_is_named(asked_router, how, message):
-    for use in (asked_router.route, asked_router.explain):
-        with pytest.raises(InvalidDataError, match=message):
-            use(SUM, **how)
+    ):
+        for use in (asked_router.route, asked_router.explain):
+            with pytest.raises(InvalidDataError, match=message):
+                use(SUM, **how)
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
+def test_what_route_batch_cannot_use_is_named(asked_router):
+    for how, message in (
         ({"vectors": np.ones((1, 32))}, r"shape \(1, 32\) and type float64 for 2 prompts"),
         ({"vectors": np.ones((2, 31))}, "have 31 numbers, but the router was fitted on 32"),
         ({"vectors": [[1.0], [2.0, 3.0]]}, "vectors given differ in length"),
@@ -404,12 +425,9 @@ def test_what_route_cannot_use_is_named(asked_router, how, message):
         ({"cached_tokens": [1, np.inf]}, "cached_tokens=.1, inf. must be"),
         ({"tokens_in": [9, 9], "cached_tokens": [9, 10]}, "cached_tokens=10 are part of tokens_in=9"),
         ({"models": []}, "not among the models asked for"),
-    ],
-    ids=str,
-)
-def test_what_route_batch_cannot_use_is_named(asked_router, how, message):
-    with pytest.raises(UniRouterError, match=message):
-        asked_router.route_batch([SUM, POEM], **how)
+    ):
+        with pytest.raises(UniRouterError, match=message):
+            asked_router.route_batch([SUM, POEM], **how)
 
 
 def test_what_fit_cannot_use_is_named_and_changes_nothing(world, router):
@@ -462,9 +480,8 @@ def test_a_model_of_unknown_price_is_not_taken_as_free(world, router):
     assert "new" not in router.pool
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_settings_are_checked_when_given():
+    for settings, message in (
         ({"cost_weight": -1}, "cost_weight=-1 must be a number >= 0"),
         ({"cost": "dear"}, "cost='dear' must be 'expected' or 'mean'"),
         ({"n_regions": 0}, "n_regions=0 must be a whole number, at least 1"),
@@ -472,18 +489,33 @@ def test_a_model_of_unknown_price_is_not_taken_as_free(world, router):
         ({"estimator": KMeansEstimator}, "KMeansEstimator'> is not an estimator; give an object of a dataclass"),
         ({"estimator": "k-means"}, "'k-means' is not an estimator"),
         ({"embedder": "minilm"}, "'minilm' is not an embedder"),
-    ],
-    ids=str,
-)
-def test_settings_are_checked_when_given(settings, message):
-    with pytest.raises(InvalidDataError, match=message):
-        UniRouter(**settings)
+    ):
+        with pytest.raises(InvalidDataError, match=message):
+            UniRouter(**settings)
 
 
-@pytest.mark.parametrize("wrong", [{"context_window": 0}, {"context_window": "8k"}, {"tools": "yes"}], ids=str)
-def test_capabilities_are_checked_when_given(wrong):
-    with pytest.raises(InvalidDataError, match=f"{next(iter(wrong))}="):
-        Capabilities(**wrong)
+def test_capabilities_are_checked_when_given():
+    for wrong in ({"context_window": 0}, {"context_window": "8k"}, {"tools": "yes"}):
+        with pytest.raises(InvalidDataError, match=f"{next(iter(wrong))}="):
+            Capabilities(**wrong)
+
+
+def test_a_number_that_no_float_holds_is_refused_as_any_other_wrong_number(asked_router):
+    for wrong in (10**400, -(10**400), 10**5000, float("nan")):
+        for use in (
+            lambda n: UniRouter(cost_weight=n),
+            lambda n: asked_router.route(SUM, cost_weight=n),
+            lambda n: asked_router.route(SUM, tokens_in=n),
+            lambda n: asked_router.route(SUM, tokens_in=dict.fromkeys(asked_router.pool, n)),
+            lambda n: asked_router.route(SUM, tokens_in=9, cached_tokens=n),
+            lambda n: asked_router.route_batch([SUM], tokens_in=[n]),
+            lambda n: Capabilities(context_window=n),
+            lambda n: Prices(1.0, n),
+            lambda n: KMeansEstimator(k=n),
+            lambda n: tune(asked_router, usd_per_1000=n),
+        ):
+            with pytest.raises(InvalidDataError, match="must be"):
+                use(wrong)
 
 
 def test_an_estimator_that_predicts_no_errors_is_refused_when_onboarding(world):
@@ -607,7 +639,7 @@ def test_costs_known_in_usd_alone_cannot_follow_a_price(world):
     with pytest.raises(UnknownPriceError, match="onboard it again"):
         router.reprice("sage", Prices(1.0, 2.0))
     with pytest.raises(UnknownModelError, match="not in the pool"):
-        router.reprice("nobody", Prices(1.0, 2.0))
+        router.reprice("unknown", Prices(1.0, 2.0))
 
 
 def test_a_new_price_is_saved_and_loaded(router, tmp_path):

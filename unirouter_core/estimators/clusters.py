@@ -256,7 +256,7 @@ class ShrunkenClustersEstimator:
         rows, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
 
         def mean(table: Array) -> Array:
-            return np.asarray(table.take(rows, axis=0).sum(axis=0) / len(rows))
+            return np.asarray(np.add.reduce(table.take(rows, axis=0), axis=0) / len(rows))
 
         return Prediction(mean(by_cluster[:n_clusters]), lambda: mean(by_cluster[n_clusters:]))
 

@@ -13,7 +13,7 @@ from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap, left_out
 from unirouter_core.evaluate.forecasting import future_means
 from unirouter_core.evaluate.holdout import FITTED_ON, Findings, HeldOut, held_out
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, as_number, shown
 from unirouter_core.router import UniRouter
 
 
@@ -108,9 +108,9 @@ class Goal:
         if len(given) != 1:
             raise InvalidDataError(f"{len(given)} goals were given; give one of {', '.join(options)}.")
         ((name, value),) = given.items()
-        if not 0 < value < np.inf or (name == "keep_quality" and value > 1):
+        if not 0 < as_number(value) < np.inf or (name == "keep_quality" and value > 1):
             allowed = "a share above 0, at most 1" if name == "keep_quality" else "a finite number of USD above 0"
-            raise InvalidDataError(f"{name}={value!r} must be {allowed}.")
+            raise InvalidDataError(f"{name}={shown(value)} must be {allowed}.")
         if name == "keep_quality":
             return cls(f"keep {value:.4g} of the most accurate model's quality", quality_share=value)
         if name == "usd_per_1000":

@@ -63,16 +63,16 @@ def test_an_interval_is_wider_the_more_often_it_is_to_hold(lone_sage) -> None:
     assert most[0] < half[0] < half[1] < most[1]
 
 
-@pytest.mark.parametrize("n_prompts", [30, 1000])
-def test_an_interval_holds_what_is_spent_as_often_as_it_says(n_prompts) -> None:
-    generator, inside = np.random.default_rng(0), []
-    for seed in range(300):
-        held = generator.gamma(2.0, size=100)
-        low, high = np.quantile(
-            future_ratios(Bootstrap(trials=200, seed=seed), held, np.ones(100), n_prompts), [0.05, 0.95]
-        )
-        inside.append(low <= generator.gamma(2.0, size=n_prompts).mean() <= high)
-    assert 0.84 < np.mean(inside) < 0.95  # 90 % stated; a standard error is 1.7 %
+def test_an_interval_holds_what_is_spent_as_often_as_it_says() -> None:
+    for n_prompts in (30, 1000):
+        generator, inside = np.random.default_rng(0), []
+        for seed in range(300):
+            held = generator.gamma(2.0, size=100)
+            low, high = np.quantile(
+                future_ratios(Bootstrap(trials=200, seed=seed), held, np.ones(100), n_prompts), [0.05, 0.95]
+            )
+            inside.append(low <= generator.gamma(2.0, size=n_prompts).mean() <= high)
+        assert 0.84 < np.mean(inside) < 0.95  # 90 % stated; a standard error is 1.7 %
 
 
 def test_knowing_the_prompts_narrows_the_interval() -> None:
@@ -101,19 +101,16 @@ def test_a_forecast_is_told_in_a_sentence_and_as_json(lone_sage) -> None:
     assert json.loads(json.dumps(found.as_dict()))["cost_weight"] == "inf"
 
 
-@pytest.mark.parametrize(
-    ("prompts", "how", "sentence"),
-    [
+def test_a_forecast_that_makes_no_sense_is_refused(lone_sage) -> None:
+    for prompts, how, sentence in (
         (0, {}, "0 prompts cost nothing; give at least 1"),
         ([], {}, "0 prompts cost nothing"),
         (10, {"level": 90}, "give a share between 0 and 1"),
         (10, {"trials": 0}, "draw at least 1"),
         ("What is 2 plus 2?", {}, "must be a list of strings"),
-    ],
-)
-def test_a_forecast_that_makes_no_sense_is_refused(lone_sage, prompts, how, sentence) -> None:
-    with pytest.raises(InvalidDataError, match=sentence):
-        forecast(lone_sage, prompts, **how)
+    ):
+        with pytest.raises(InvalidDataError, match=sentence):
+            forecast(lone_sage, prompts, **how)
 
 
 def test_an_empty_pool_spends_nothing_that_can_be_told(world) -> None:

@@ -54,6 +54,15 @@ def test_routing_that_knows_nothing_cannot_be_told_from_a_mixture() -> None:
     assert beside.gain[0] < 0 < beside.gain[1]
 
 
+def test_of_very_many_prompts_a_sample_is_resampled_and_all_are_counted() -> None:
+    held = world(12_000)
+    found = report(held, trials=20, permutations=20)
+    assert (found.n, found.kind, len(held.sampled), held.sampled.sampled) == (12_000, "pays", 10_000, held.sampled)
+    assert found.quality == pytest.approx(1 - held.outcome(held.chosen(0.0))[0].mean())
+    kept = {row.tobytes() for row in np.hstack([held.predicted_errors, held.errors])}  # rows stay together
+    assert all(row.tobytes() in kept for row in np.hstack([held.sampled.predicted_errors, held.sampled.errors]))
+
+
 def test_nothing_is_said_to_be_saved_where_routing_falls_short_of_the_quality() -> None:
     held = world()
     wrong = HeldOut(held.models, held.predicted_errors[:, ::-1], held.predicted_costs, held.errors, held.costs)

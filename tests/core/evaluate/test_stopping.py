@@ -130,11 +130,11 @@ def test_a_model_that_is_measured_anew_is_not_its_own_rival(world, router):
     assert before.goes == 1
 
 
-@pytest.mark.parametrize(("name", "goes"), [("a-poet", 0.5), ("z-poet", 0.0)])
-def test_of_two_models_that_are_the_same_the_first_by_name_is_taken_as_in_routing(world, asked_router, name, goes):
-    twin = so_far(world, "poet", 80, name=name, tokens_in=evaluation(world, "poet").tokens_in)
-    assert takes(asked_router, twin, 300).mean() == goes
-    assert undecided(asked_router, twin, cost_weight=300).goes == goes
+def test_of_two_models_that_are_the_same_the_first_by_name_is_taken_as_in_routing(world, asked_router):
+    for name, goes in (("a-poet", 0.5), ("z-poet", 0.0)):
+        twin = so_far(world, "poet", 80, name=name, tokens_in=evaluation(world, "poet").tokens_in)
+        assert takes(asked_router, twin, 300).mean() == goes
+        assert undecided(asked_router, twin, cost_weight=300).goes == goes
 
 
 def test_checks_in_threads_agree_and_change_nothing(world, router):
@@ -146,12 +146,12 @@ def test_checks_in_threads_agree_and_change_nothing(world, router):
     json.dumps(found[0].as_dict(), allow_nan=False)
 
 
-@pytest.mark.parametrize("estimator", [KMeansEstimator(k=4), NeighboursEstimator(k=5)], ids=["k-means", "neighbours"])
-def test_any_estimator_and_the_paper_s_mean_costs_will_do(world, estimator):
-    router = fitted(world, estimator, cost="mean")
-    for model in ("poet", "sage"):
-        router.onboard(evaluation(world, model))
-    assert not undecided(router, so_far(world, "tutor", 20), cost_weight=500, draws=20).decided
+def test_any_estimator_and_the_paper_s_mean_costs_will_do(world):
+    for estimator in (KMeansEstimator(k=4), NeighboursEstimator(k=5)):
+        router = fitted(world, estimator, cost="mean")
+        for model in ("poet", "sage"):
+            router.onboard(evaluation(world, model))
+        assert not undecided(router, so_far(world, "tutor", 20), cost_weight=500, draws=20).decided
 
 
 def test_a_model_measured_on_other_prompts_than_the_pool_can_be_checked(world, asked_router):
@@ -160,23 +160,20 @@ def test_a_model_measured_on_other_prompts_than_the_pool_can_be_checked(world, a
     assert undecided(asked_router, Evaluation("other", sums, errors, costs=np.full(60, 0.1)), cost_weight=1).decided
 
 
-@pytest.mark.parametrize("seen", [[0, 0, 1, 0], [0.25, 0.5, 0.5, 1.0], [0, 0, 0, 0], [1, 1, 1, 1]], ids=str)
-@pytest.mark.parametrize("expected", [0.1, 0.4, 0.9])
-def test_imagined_answers_have_the_expected_mean_and_are_of_the_kind_seen(seen, expected):
-    drawn = _answers(np.full(20_000, expected), np.array(seen, float), np.random.default_rng(0))
-    assert drawn.mean() == pytest.approx(expected, abs=0.015)
-    assert set(drawn.tolist()) <= {0.0, 1.0, *seen}
+def test_imagined_answers_have_the_expected_mean_and_are_of_the_kind_seen():
+    for seen in ([0, 0, 1, 0], [0.25, 0.5, 0.5, 1.0], [0, 0, 0, 0], [1, 1, 1, 1]):
+        for expected in (0.1, 0.4, 0.9):
+            drawn = _answers(np.full(20_000, expected), np.array(seen, float), np.random.default_rng(0))
+            assert drawn.mean() == pytest.approx(expected, abs=0.015)
+            assert set(drawn.tolist()) <= {0.0, 1.0, *seen}
 
 
-@pytest.mark.parametrize(
-    ("setting", "sentence"),
-    [
+def test_a_setting_that_makes_no_sense_is_refused(world, asked_router):
+    for setting, sentence in (
         ({"share": 1.5}, "share=1.5 must be a share of the validation prompts"),
         ({"confidence": 1.0}, "give a share between 0 and 1"),
         ({"draws": 0}, "draw at least 1"),
         ({"cost_weight": -1.0}, "cost_weight=-1.0 must be a number >= 0"),
-    ],
-)
-def test_a_setting_that_makes_no_sense_is_refused(world, asked_router, setting, sentence):
-    with pytest.raises(InvalidDataError, match=sentence):
-        undecided(asked_router, so_far(world, "tutor", 40), **setting)
+    ):
+        with pytest.raises(InvalidDataError, match=sentence):
+            undecided(asked_router, so_far(world, "tutor", 40), **setting)

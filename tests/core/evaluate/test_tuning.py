@@ -68,19 +68,16 @@ def test_prompts_that_profiles_were_measured_on_do_not_judge_them(desk) -> None:
         held_out(router, again)
 
 
-@pytest.mark.parametrize(
-    ("goal", "sentence"),
-    [
+def test_a_goal_that_makes_no_sense_is_refused(desk) -> None:
+    for goal, sentence in (
         ({}, "0 goals were given; give one of"),
         ({"keep_quality": 0.9, "usd_per_1000": 1.0}, "2 goals were given; give one of"),
         ({"keep_quality": 1.5}, "keep_quality=1.5 must be a share above 0, at most 1"),
         ({"usd_per_1000": -1.0}, "usd_per_1000=-1.0 must be a finite number of USD above 0"),
         ({"usd_per_error": 0.0}, "usd_per_error=0.0 must be a finite number of USD above 0"),
-    ],
-)
-def test_a_goal_that_makes_no_sense_is_refused(desk, goal: dict[str, float], sentence: str) -> None:
-    with pytest.raises(InvalidDataError, match=sentence):
-        tune(desk[0], **goal)
+    ):
+        with pytest.raises(InvalidDataError, match=sentence):
+            tune(desk[0], **goal)
 
 
 def test_an_empty_pool_cannot_be_tuned(desk) -> None:
@@ -106,13 +103,11 @@ def test_a_goal_that_noise_alone_meets_is_said_to_be_met_seldom() -> None:
     assert "met in" in tuning.verdict
 
 
-@pytest.mark.parametrize(
-    ("parameters", "sentence"), [({"level": 90}, "give a share between 0 and 1"), ({"trials": 0}, "draw at least 1")]
-)
-def test_an_interval_that_makes_no_sense_is_refused(desk, parameters, sentence) -> None:
-    for judge in (lambda **how: tune(desk[0], keep_quality=0.9, **how), lambda **how: report(desk[0], **how)):
-        with pytest.raises(InvalidDataError, match=sentence):
-            judge(**parameters)
+def test_an_interval_that_makes_no_sense_is_refused(desk) -> None:
+    for parameters, sentence in (({"level": 90}, "give a share between 0 and 1"), ({"trials": 0}, "draw at least 1")):
+        for judge in (lambda **how: tune(desk[0], keep_quality=0.9, **how), lambda **how: report(desk[0], **how)):
+            with pytest.raises(InvalidDataError, match=sentence):
+                judge(**parameters)
 
 
 def test_held_out_predictions_are_tuned_as_their_router_is(desk) -> None:

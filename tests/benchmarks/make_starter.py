@@ -1,6 +1,6 @@
 """Fit the starter from recorded outcomes and write it into the package.
 
-    python -m unirouter_core.starter.make DATA
+    python -m tests.benchmarks.make_starter DATA
 
 DATA holds the folders ``mmlu_pro`` and ``zeroeval``. The same data and library versions give the same bytes.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import unirouter_core
 from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.embedding import HashingEmbedder
@@ -20,7 +21,7 @@ from unirouter_core.fit import Fit
 from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.router import UniRouter
 
-FOLDER = Path(__file__).parent / "starter.router"
+FOLDER = Path(unirouter_core.__file__).parent / "starter" / "starter.router"
 SETS = ("mmlu_pro", "zeroeval")
 
 EXAMPLES = {
