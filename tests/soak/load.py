@@ -1,0 +1,118 @@
+"""Many requests at once through a pool that fails, hangs and answers, beside LiteLLM called directly in the same run."""
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tests.conftest import onboarded
+from tests.plugins.servers import KEY
+from unirouter_plugins.langchain import RouterRunnable
+from unirouter_plugins.litellm import acomplete, configured, open_litellm, record_of
+from unirouter_plugins.litellm.pool_file import Member, Members
+
+SUM, ROLES = "What is 14 plus 37?", ("fails", "hangs", "good")  # in the order of the ranking
+TIMEOUT, BLOCKS, WARM = 5.0, 10, 100  # seconds; bare and routed take turns; the first requests are not timed
+
+
+@dataclass
+class Load:
+    """What came of the requests of one way."""
+
+    answered: dict = field(default_factory=dict)  # prompt: (text, model of the record)
+    lost: list = field(default_factory=list)
+    seconds: list = field(default_factory=list)
+    cpu: float = 0.0  # seconds a request
+
+    def times(self):
+        return np.percentile(self.seconds[min(WARM, len(self.seconds) // 2) :], (50, 99))
+
+
+@contextmanager
+def server():
+    """Run the server; yields its address."""
+    command = [sys.executable, "-m", "tests.soak.load_server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+def wrong(world, way, requests, concurrency, tell=print):
+    """Return what was lost, answered twice or by another model than the record says, one line each; "" if none."""
+    router = onboarded(world)
+    router.cost_weight = 300
+    roles = dict(zip([row.model for row in router.route(SUM).ranking], ROLES, strict=False))
+    with server() as url:
+        members = {m: Member(m, f"openai/{role}", f"{url}/v1", "SERVER_KEY") for m, role in roles.items()}
+        table = configured(router, Members(members))
+        routed, bare = asyncio.run(_run(table, list(roles), url, way, requests, concurrency))
+        with urllib.request.urlopen(f"{url}/counts") as counts:
+            asked, answers = json.load(counts)
+    for name, load in ("bare", bare), (way, routed):
+        p50, p99 = load.times()
+        tell(f"{name}: p50 {p50:.3f} s, p99 {p99:.3f} s, {1000 * load.cpu:.1f} ms of processor time a request")
+    ratio = routed.times() / bare.times()
+    hung = sum(times for name, times in asked.items() if name.startswith("hangs "))
+    tell(f"p50 x{ratio[0]:.2f}, p99 x{ratio[1]:.2f}, processor x{routed.cpu / bare.cpu:.2f}; {hung} hung")
+    lines = [f"lost: {lost}" for lost in routed.lost]
+    lines += [f"answered {n} times: {prompt}" for prompt, n in answers.items() if n > 1 and "bare" not in prompt]
+    lines += [f"asked {n} times: {name}" for name, n in asked.items() if n > 1]
+    lines += [
+        f"misrouted: {text!r} for {prompt!r} of {model}"
+        for prompt, (text, model) in routed.answered.items()
+        if text != f"{roles.get(model)} {prompt}"
+    ]
+    return "\n".join(lines[:20])
+
+
+async def _run(table, models, url, way, requests, concurrency):
+    llm, litellm = RouterRunnable(table, timeout=TIMEOUT), open_litellm()
+    chosen = {"configurable": {"unirouter_models": models}}
+
+    async def bare(prompt):
+        how = {"model": "openai/good", "api_base": f"{url}/v1", "api_key": KEY, "num_retries": 0, "max_retries": 0}
+        answer = await litellm.acompletion(messages=[{"role": "user", "content": prompt}], timeout=TIMEOUT, **how)
+        return answer.choices[0].message.content, models[2]
+
+    async def of_litellm(prompt):
+        answer = await acomplete(table, prompt, models=models, timeout=TIMEOUT)
+        return answer.choices[0].message.content, record_of(answer).model
+
+    async def of_langchain(prompt):
+        answer = await llm.ainvoke(prompt, chosen)
+        return answer.text, answer.response_metadata["unirouter"]["model"]
+
+    calls = {"bare": bare, way: {"acomplete": of_litellm, "ainvoke": of_langchain}[way]}
+    loads, places = {name: Load() for name in calls}, itertools.count()
+    for _ in range(BLOCKS):
+        for name, call in calls.items():
+            prompts = [f"{SUM} {name} {next(places)}" for _ in range(requests // BLOCKS)]
+            began = time.process_time()
+            await _block(loads[name], call, prompts, concurrency)
+            loads[name].cpu += (time.process_time() - began) / requests
+    await litellm.close_litellm_async_clients()
+    return loads[way], loads["bare"]
+
+
+async def _block(load, call, prompts, concurrency):
+    waiting = iter(prompts)
+
+    async def worker():
+        for prompt in waiting:
+            began = time.perf_counter()
+            try:
+                load.answered[prompt] = await call(prompt)
+            except Exception as failed:
+                load.lost.append(f"{prompt}: {failed!r:.200}")
+            load.seconds.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
