@@ -1,7 +1,8 @@
-"""The README's code and commands, in order, as a reader would run them."""
+"""The code and commands of the README and of the documentation's pages, in order, as a reader would run them."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -15,8 +16,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))}
+
+
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -47,3 +51,20 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     assert len(README.splitlines()) < 220
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks("python", text)])
+def test_a_page_s_python_runs_in_order(page: str, fresh_folder: Path) -> None:
+    namespace: dict[str, object] = {}
+    for block in blocks("python", PAGES[page]):
+        exec(compile(block, page, "exec"), namespace)  # our own pages
+
+
+def test_the_reference_names_every_grader_rule_and_field_of_pool_toml() -> None:
+    from unirouter_plugins.graders import GRADERS
+    from unirouter_plugins.graders.rules import RULES
+    from unirouter_plugins.litellm import Member
+
+    fields = [field.name for field in dataclasses.fields(Member) if field.name != "name"]
+    for page, names in {"graders": [*GRADERS, *RULES], "pool-toml": fields}.items():
+        assert [name for name in names if f"`{name}`" not in PAGES[f"docs/reference/{page}.md"]] == []

@@ -1,7 +1,7 @@
 """unirouter: send each prompt to the cheapest model that will answer it well."""
 
 from unirouter_core.costs import Prices
-from unirouter_core.data import Evaluation, Outcomes, ValidationSet, read_outcomes
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.documents import Documents
 from unirouter_core.embedding import Embedder, as_embedder
 from unirouter_core.estimators import Estimator
@@ -17,6 +17,7 @@ from unirouter_core.exceptions import (
     UnknownModelError,
     UnknownPriceError,
 )
+from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Candidate, Decision, Decisions, Explanation

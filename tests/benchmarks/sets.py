@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unirouter_core.data import Outcomes, read_outcomes
+from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
+from unirouter_core.outcome_files import read_outcomes
 from unirouter_plugins.bench import recorded
 
 DATA = Path(os.environ.get("UNIROUTER_DATA", Path(__file__).parents[3] / "shared" / "data"))

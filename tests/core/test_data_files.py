@@ -6,14 +6,16 @@ import csv
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unirouter_core.costs import Prices
-from unirouter_core.data import read_outcomes
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.outcome_files import read_outcomes
 
 DATA = Path(os.environ.get("UNIROUTER_DATA", Path(__file__).parents[2] / "../shared/data"))
 SUM, POEM = "What is 2 + 2?", "A poem, please,\nof two lines."
@@ -212,8 +214,8 @@ def test_parquet_without_pyarrow_names_what_to_install(tmp_path, monkeypatch):
 # What cannot be used
 
 BAD_CSV_LINES = {
-    "quality": (f"{SUM},sage,87", r"quality 87\.0 is outside \[0, 1\]; divide .*percentages by 100"),
-    "negative": (f"{SUM},sage,-1", r"quality -1\.0 is outside \[0, 1\]; leave it empty"),
+    "quality": (f"{SUM},sage,87", r"quality \'87\' is outside \[0, 1\]; give its scale, such as scale=\"0-100\""),
+    "negative": (f"{SUM},sage,-1", r"quality \'-1\' is outside \[0, 1\]; leave it empty"),
     "word": (f"{SUM},sage,good", "quality 'good' is not a number; write one"),
     "prompt": (" ,sage,1", "prompt is empty; give it text"),
     "model": (f"{SUM},,1", "model is empty; give it text"),
@@ -264,11 +266,11 @@ def test_a_parquet_row_that_cannot_be_used_is_named(tmp_path):
 BAD_FILES = {
     "o.csv": ("prompt,model,cost\n", "it holds neither error nor quality; give one of the two"),
     "both.csv": ("prompt,model,error,quality\n", "it holds both error and quality; give one of the two"),
-    "other.csv": ("prompt;model;quality\n", "columns 'prompt;model;quality' are not outcomes; give prompt"),
+    "other.csv": ("text;who\n", "columns 'text', 'who' are not outcomes; give prompt"),
     "no_lines.csv": ("prompt,model,quality\n", "it holds no outcomes; give at least one"),
     "empty.jsonl": ("", r"columns \(none\) are not outcomes"),
     "text.parquet": ("prompt", "cannot be read as Parquet"),
-    "o.xlsx": ("", r"\.xlsx is not read; give \.jsonl, \.csv, \.parquet or a folder"),
+    "o.xlsx": ("", r"\.xlsx is not read; give \.jsonl, \.json, \.csv, \.tsv, \.parquet or a folder"),
     "routerbench_0shot.pkl": ("", r"never read; convert .*read_pickle\(.*to_parquet\('routerbench_0shot.parquet'\)"),
 }
 
@@ -312,3 +314,86 @@ def test_a_folder_with_a_price_that_is_not_a_pair_says_so(tmp_path):
     write(write_folder(tmp_path / "set") / "meta.json", '{"prices_usd_per_mtok": {"poet": 3}}')
     with pytest.raises(InvalidDataError, match=r"meta\.json: .*maps a model to \[input, output\]"):
         read_outcomes(tmp_path / "set")
+
+
+# What would take too much, or raise what is not ours
+
+
+@pytest.mark.parametrize(("written", "quality"), [("True", 1), ("true", 1), ("TRUE", 1), (" False", 0), ("false", 0)])
+def test_a_truth_in_a_csv_is_a_grade_however_it_is_written(tmp_path, written, quality):
+    table = read_outcomes(write(tmp_path / "o.csv", f"prompt,model,quality\n{SUM},sage,{written}\n"))
+    assert table.errors.tolist() == [[1 - quality]]
+
+
+def test_data_frames_and_rows_are_read_as_files_are(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="data frames need unirouter[data]")
+    rows = [
+        {"prompt": SUM, "model": "sage", "quality": 1, "cost": 0.5},
+        {"prompt": POEM, "model": "sage", "quality": 0},
+    ]
+    for given in (rows, pandas.DataFrame(rows), pandas.DataFrame(rows).convert_dtypes()):
+        table = read_outcomes(given)
+        assert (table.prompts, table.errors.tolist()) == ((SUM, POEM), [[0], [1]])
+        np.testing.assert_array_equal(table.costs, [[0.5], [np.nan]])
+    twice = pandas.DataFrame([[SUM, "sage", 1, 1]], columns=["prompt", "model", "quality", "quality"])
+    with pytest.raises(InvalidDataError, match="two columns are named 'quality'; rename one"):
+        read_outcomes(twice)
+
+
+def test_a_line_longer_than_any_chat_is_refused_unread(tmp_path):
+    for name in ("o.jsonl", "o.csv"):
+        with pytest.raises(InvalidDataError, match="line 1: it has more than 16,777,216 characters; split"):
+            read_outcomes(write(tmp_path / name, "x" * (2**24 + 1)))
+
+
+@pytest.mark.parametrize("name", ["o.jsonl", "o.csv", "o.parquet"])
+def test_a_pipe_is_refused_unread(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InvalidDataError, match=f"{name}: .*no regular file"):
+        read_outcomes(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ['{"prompt": ' + "[" * 100_000, '{"cost": ' + "9" * 5_000 + "}"])
+def test_json_that_python_cannot_hold_is_named(tmp_path, text):
+    with pytest.raises(InvalidDataError, match=r"o\.jsonl: line 1: .* is not JSON"):
+        read_outcomes(write(tmp_path / "o.jsonl", text))
+
+
+def test_a_file_damaged_anywhere_or_gone_is_read_or_refused_in_our_words(tmp_path):
+    write_folder(tmp_path / "set")
+    write_parquet(tmp_path / "o.parquet", {"prompt": [SUM], "model": ["sage"], "quality": [1]})
+    random = np.random.default_rng(0)
+    for file in [tmp_path / "o.parquet", *(tmp_path / "set").iterdir()]:
+        whole = file.read_bytes()
+        for _ in range(40):
+            content = np.frombuffer(whole, np.uint8).copy()
+            content[random.integers(len(whole), size=3)] ^= np.uint8(1) << np.uint8(random.integers(8))
+            file.write_bytes(content.tobytes())
+            with suppress(InvalidDataError):
+                read_outcomes(tmp_path / "set" if file.parent.name == "set" else file)
+        file.write_bytes(whole)
+    with pytest.raises(InvalidDataError, match=r"nowhere\.csv: it cannot be read \(No such file"):
+        read_outcomes(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    "scores", [[["a", "b"], ["c", "d"]], np.full((2, 2), "2020-01-01", "datetime64[D]"), [[1j, 0], [0, 0]]], ids=repr
+)
+def test_arrays_of_texts_and_dates_are_no_scores(tmp_path, scores):
+    with pytest.raises(InvalidDataError, match="scores is no array of numbers"):
+        read_outcomes(write_folder(tmp_path / "set", scores=scores))
+
+
+def test_arrays_that_unpack_to_more_than_their_file_can_hold_are_refused(tmp_path):
+    write_folder(tmp_path / "set")
+    np.savez_compressed(tmp_path / "set" / "scores.npz", scores=np.zeros(80 << 20, np.uint8))
+    with pytest.raises(InvalidDataError, match=r"scores\.npz cannot be read \(its arrays are too large"):
+        read_outcomes(tmp_path / "set")
+
+
+def test_readers_at_once_leave_the_csv_module_s_limit_as_it_was(tmp_path):
+    path = write_csv(tmp_path / "o.csv", ["prompt", "model", "quality"], *[[SUM, "sage", 1]] * 2_000)
+    limit = csv.field_size_limit()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(read_outcomes, [path] * 8))
+    assert csv.field_size_limit() == limit

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from unirouter_core.costs import BY_CHARACTERS, TokenCounter
-from unirouter_core.data import Evaluation, Outcomes, ValidationSet, read_outcomes
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet
 from unirouter_core.embedding import HashingEmbedder
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.fit import Fit
+from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.router import UniRouter
 
 FOLDER = Path(__file__).parent / "starter.router"

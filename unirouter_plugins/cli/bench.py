@@ -93,7 +93,7 @@ def bench(
     _show(found, tables, settings)
     pictures = sum(path.suffix == ".svg" for path in written)
     others = ", ".join(path.name for path in written if path.suffix != ".svg")
-    typer.echo(f"Written to {out}: {others} and {pictures} pictures.")
+    show.say(f"Written to {out}: {others} and {pictures} pictures.", wrap=False)
 
 
 def _own(name: str) -> Method:
@@ -118,10 +118,11 @@ def _read(paths: Sequence[Path], embedder: str | None, *, every_cost: bool) -> l
     """Return the tables in these files and folders, with the vectors beside them."""
     import numpy as np
 
-    from unirouter_core.data import read_outcomes
+    from unirouter_core.outcome_files import read_outcomes
     from unirouter_plugins.bench import recorded
+    from unirouter_plugins.figures import printable
 
-    names, found = [path.resolve().stem for path in paths], []
+    names, found = [printable(path.resolve().stem) for path in paths], []
     if twice := [name for name in names if names.count(name) > 1]:
         raise InvalidDataError(f"Two tables are called {twice[0]!r}; give each once, under a name of its own.")
     for name, path in zip(names, paths, strict=True):

@@ -10,8 +10,9 @@ import numpy as np
 import typer
 
 import unirouter_core
-from unirouter_core.data import Outcomes, read_outcomes
+from unirouter_core.data import Outcomes
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
 

@@ -11,8 +11,9 @@ import numpy as np
 import typer
 
 from unirouter_core.costs import Prices
-from unirouter_core.data import Evaluation, Outcomes, read_outcomes
+from unirouter_core.data import Evaluation, Outcomes
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
+from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show

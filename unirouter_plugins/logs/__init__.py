@@ -1,0 +1,212 @@
+"""Logs that people have, of evaluations and of calls, to outcomes, prompts and recorded answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unirouter_core.costs import Prices
+from unirouter_core.data import Outcomes
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.outcome_files import FOLDER_FILES, count, read_outcomes, to_outcomes
+from unirouter_core.reading import Columns, columns_of, json_lines, lines_of, read_columns, readable
+from unirouter_core.tables import GivenColumns, GivenScale, Layout, Scale, find_columns, find_layout, is_empty
+from unirouter_plugins.logs import evaluations
+from unirouter_plugins.logs.calls import Numbered, Quality, Row, dig, is_call, nested, rows_of
+from unirouter_plugins.logs.prices import for_models, read_prices
+
+__all__ = ["Log", "read_log", "read_prices"]
+
+_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".eval")
+_LINES = (".jsonl", ".ndjson", ".json", ".txt")
+_GRADED = ("prompt", "model", "quality", "error", "cost", "tokens_in", "tokens_out")
+
+
+@dataclass(frozen=True)
+class Log:
+    """What was read, in one line; the prompts; `outcomes` where answers have grades; and all rows.
+
+    `rows` has the columns that there are of prompt, messages, model, answer, reference, quality, cost, tokens_in and
+    tokens_out. A folder of arrays has none.
+    """
+
+    source: str
+    prompts: tuple[str, ...]
+    outcomes: Outcomes | None = None
+    rows: Columns | None = None
+
+
+def read_log(
+    given: Any,
+    *,
+    columns: GivenColumns | None = None,
+    scale: GivenScale | None = None,
+    prices: Mapping[str, Prices] | None = None,
+) -> Log:
+    """Return what a file, a folder, a data frame or rows hold.
+
+    Beside what `unirouter_core.read_outcomes` takes: samples of lm-evaluation-harness (a file, or a folder of one or
+    many models), logs of Inspect AI (.json, .eval), results of promptfoo (.json, .jsonl), logs of OpenAI evals, runs of
+    HELM (folders), experiments of LangSmith and Braintrust, datasets, observations and traces of Langfuse, runs of
+    LangSmith, LiteLLM's StandardLoggingPayload, requests and responses of OpenAI and Anthropic, and chats. In a folder,
+    answers that name no model are of the model that the file is named for.
+
+    Raises `InvalidDataError`, which names file, line and value, and the option that helps.
+
+    Parameters
+    ----------
+    columns : mapping, optional
+        As `read_outcomes` takes them. In logs, ``quality`` names the metric ("exact_match,flexible-extract" one of
+        lm-evaluation-harness and its filter), and the others a path, such as ``inputs.question``.
+    scale, prices
+        As `read_outcomes` takes them; a price is found by the last part of a model's name, too.
+    """
+    named = isinstance(given, str | os.PathLike)
+    path, chosen, worth = Path(given) if named else None, columns or {}, Scale.of(scale)
+    try:
+        with readable("it cannot be read", "give a file that can"):
+            if path is not None and (path / FOLDER_FILES[1]).exists():
+                outcomes = read_outcomes(path, prices=prices)
+                return Log(outcomes.source, tuple(outcomes.prompts), outcomes)
+            sources = [_open(path, given, chosen, worth)] if path is None or not path.is_dir() else None
+            unit = "in" if sources is None else "line" if path is not None and path.suffix in _LINES else "row"
+            sources = _files_in(path, chosen, worth) if sources is None else sources
+            said = dict[str, None]()
+            table = columns_of(_all_rows(sources, chosen, said), list, unit)
+            return _log(table, "; ".join(said), scale, prices or {})
+    except InvalidDataError as failure:
+        raise InvalidDataError(f"{given if named else 'The log'}: {failure}") from failure
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The rows of a file, and what they were understood as; `model` is that of answers that name none."""
+
+    form: str
+    rows: Iterator[tuple[Any, Row]]
+    quality: Quality
+    name: str = ""
+    model: str | None = None
+
+    def __str__(self) -> str:
+        return self.form if self.quality.name is None else f"{self.form}, quality={self.quality}"
+
+
+def _files_in(folder: Path, columns: GivenColumns, scale: Scale) -> Iterator[_Source]:
+    """Yield the logs in a folder: of one tool where there are its files, at any depth; else all that are in it."""
+    files = sorted(folder.rglob("samples_*.jsonl")) or sorted(folder.rglob("display_predictions.json"))
+    files = files or sorted(path for path in folder.iterdir() if path.suffix.lower() in _FILES)
+    if not files:
+        raise InvalidDataError(f"it holds no table and no log ({', '.join(_FILES)}), and no {', '.join(FOLDER_FILES)}.")
+    for path in files:
+        name, quality = str(path.relative_to(folder)), Quality(columns)
+        if path.name == "display_predictions.json":
+            yield _Source("HELM", evaluations.helm(path.parent, quality), quality, name)
+        else:
+            of_folder = path.parent.name if path.parent != folder else None  # lm-evaluation-harness has one a model
+            model = of_folder if path.name.startswith("samples_") else path.stem
+            yield dataclasses.replace(_open(path, path, columns, scale, model), name=name)
+
+
+def _all_rows(sources: Iterable[_Source], columns: GivenColumns, said: dict[str, None]) -> Iterator[tuple[Any, Row]]:
+    """Yield the rows of all sources, each with its model; `said` gets what they were understood as."""
+    named = str(columns.get("model", ""))
+    constant = named[1:] if named.startswith("=") else None
+    for source in sources:
+        for place, row in source.rows:
+            row["model"] = constant or row.get("model") or source.model
+            yield f"{source.name}, {place}" if source.name else place, row
+        source.quality.check()
+        said[str(source)] = None
+
+
+def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, model: str | None = None) -> _Source:
+    """Return the rows of a file, a data frame or rows."""
+    quality, suffix = Quality(columns), "" if path is None else path.suffix.lower()
+    if path is not None and suffix == ".eval":
+        return _Source("Inspect AI", evaluations.inspect_archive(path, quality), quality)
+    if path is None or suffix not in _LINES:
+        records = _rows_in(read_columns(given))
+    elif suffix == ".txt":
+        records = ((place, line.strip()) for place, line in lines_of(path) if not line.isspace())
+    elif suffix != ".json":
+        records = json_lines(path)
+    else:
+        value = evaluations.read_json(path)
+        lists = (dig(value, name) for name in ("results.results", "results", "data"))
+        value = next((found for found in lists if isinstance(found, list)), value)
+        if isinstance(value, Mapping) and "samples" not in value:
+            records = _rows_in(read_columns(path))
+        else:
+            records = enumerate(value if isinstance(value, list) else [value], 1)
+    records = ((place, {"prompt": record} if isinstance(record, str) else record) for place, record in records)
+    place, first = next(records, (0, None))
+    if first is None:
+        raise InvalidDataError("it is empty; give at least one row.")
+    records = itertools.chain([(place, first)], records)
+    if isinstance(first, Mapping):
+        if log := evaluations.rows_of_log(path, first, records, model, quality):
+            return _Source(*log, quality)
+        if is_call(nested(first)):
+            return _Source("calls", _calls(records, columns, quality), quality, model=model)
+    table = columns_of(records, list, "line" if suffix in _LINES else "row")
+    try:
+        found = find_columns(table.values, columns)
+        default = {"model": f"={model}"} if model is not None and "model" not in found and "quality" in found else {}
+        layout = find_layout(table.values, {**default, **columns}, table.values)
+    except InvalidDataError:
+        if "prompt" not in found or not found.keys().isdisjoint(("quality", "error")):
+            raise
+        return _Source("a table", _calls(_rows_in(table), columns, quality), quality, model=model)
+    shown = layout.shown(scale).replace(f"model={model}", "model=the file's name") if default else layout.shown(scale)
+    return _Source(shown, _melted(table, layout), Quality({}))
+
+
+def _rows_in(table: Columns) -> Iterator[Numbered]:
+    for place, *values in zip(table.places, *table.values.values(), strict=True):
+        yield place, dict(zip(table.values, values, strict=True))
+
+
+def _calls(records: Iterable[Numbered], columns: GivenColumns, quality: Quality) -> Iterator[tuple[Any, Row]]:
+    for place, record in records:
+        if not isinstance(record, Mapping):
+            raise InvalidDataError(f"line {place}: {record!r:.60} is not a JSON object; write one a line.")
+        for row in rows_of(nested(record), columns, quality):
+            yield place, row
+
+
+def _melted(table: Columns, layout: Layout) -> Iterator[tuple[Any, Row]]:
+    """Yield the answers of a table one by one, those of a column per model, too."""
+    for place, row in _rows_in(table):
+        for found in layout.answers:
+            named = {"prompt": layout.prompt, "model": found.model_column, "cost": found.cost}
+            named |= {"error" if found.is_error else "quality": found.grade}
+            named |= {"tokens_in": found.tokens_in, "tokens_out": found.tokens_out}
+            answer = {name: row[column] for name, column in named.items() if column is not None}
+            if found.failure is not None and not is_empty(row[found.failure]):
+                answer["quality"] = None
+            yield place, {"model": found.model, **answer}
+
+
+def _log(table: Columns, form: str, scale: GivenScale | None, prices: Mapping[str, Prices]) -> Log:
+    """Return the log of rows that have our names."""
+    if not table.places:
+        raise InvalidDataError("it holds no prompt and no call of a model; give some.")
+    models, values = table.values["model"], table.values
+    prompts = tuple(dict.fromkeys(table.texts("prompt")))
+    if all(is_empty(grade) for name in ("quality", "error") for grade in values.get(name, ())):
+        of_models = [
+            m for m, answer in zip(models, values.get("answer", ()), strict=False) if m and not is_empty(answer)
+        ]
+        answered = f" with {count(len(of_models), 'answer')} of {count(len(set(of_models)), 'model')}" * bool(of_models)
+        return Log(f"Read {count(len(prompts), 'prompt')}{answered} ({form}; no grades).", prompts, None, table)
+    if (row := next((row for row, model in enumerate(models) if is_empty(model)), None)) is not None:
+        table.refuse(row, 'no model is named; give columns={"model": "=NAME"} (--columns model==NAME).')
+    graded = Columns({name: values[name] for name in _GRADED if name in values}, table.places, table.unit)
+    outcomes = to_outcomes(graded, for_models(map(str, models), prices), None, scale, form)
+    return Log(outcomes.source, outcomes.prompts, outcomes, table)
