@@ -1,17 +1,16 @@
 """Hostile inputs by the seed, each read in a forked child with its processor time and its memory counted."""
 
+import copy
 import json
 import os
 import random
 import resource
 import shutil
 import signal
-import stat
 import struct
 import sys
 import time
 import warnings
-import zipfile
 import zlib
 from contextlib import suppress
 from io import BytesIO
@@ -20,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
+from pyarrow import csv
 from typer.testing import CliRunner
 
-from tests.conftest import SKILLS, fitted
-from tests.plugins.test_cli import write
+from tests.conftest import fitted
 from unirouter_core import Evaluation
 from unirouter_core.data import read_outcomes
 from unirouter_core.exceptions import UniRouterError
@@ -50,6 +49,10 @@ TEXTS = ("", " ", "\x00", "\ud800", "../../evil", "/dev/zero", "\x1b]0;owned\x07
 HOSTILE = (None, True, -1, 0, 2.5, 1e308, -1e308, 10**400, 2**63, *TEXTS, [], {}, [[]], [None], {"": {}}, *RAW)
 
 
+def hostile(rng):
+    return copy.deepcopy(rng.choice(HOSTILE))
+
+
 def as_json(value):
     text = json.dumps(value)
     for mark, raw in RAW.items():
@@ -61,17 +64,17 @@ def mutated(rng, value):
     """Return a JSON value with one of its parts replaced, removed or added."""
     parts = list(_parts(value))
     if not parts:
-        return rng.choice(HOSTILE)
+        return hostile(rng)
     owner, name = rng.choice(parts)
     change = rng.random()
     if change < 0.7:
-        owner[name] = rng.choice(HOSTILE)
+        owner[name] = hostile(rng)
     elif change < 0.85:
         del owner[name]
     elif isinstance(owner, dict):
-        owner[rng.choice(("unknown", "", "model", "settings", "\x1b[2J"))] = rng.choice(HOSTILE)
+        owner[rng.choice(("unknown", "", "model", "settings", "\x1b[2J"))] = hostile(rng)
     else:
-        owner.insert(0, rng.choice(HOSTILE))
+        owner.insert(0, hostile(rng))
     return value
 
 
@@ -83,97 +86,84 @@ def _parts(value):
 
 def scrambled(rng, content):
     """Return bytes with some of them changed, cut off, doubled or put in."""
-    content, change = bytearray(content), rng.random()
-    if not content:
-        return b"\x00"
+    content, change = bytearray(content or b"\x00"), rng.random()
+    start, end = sorted(rng.randrange(len(content)) for _ in range(2))
     if change < 0.5:
-        for _ in range(rng.choice((1, 1, 3, 20))):
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        for place in rng.choices(range(len(content)), k=rng.choice((1, 3, 20))):
+            content[place] ^= 1 << rng.randrange(8)
     elif change < 0.7:
-        del content[rng.randrange(len(content)) :]
+        del content[start:]
     else:
-        start, end = sorted(rng.randrange(len(content)) for _ in range(2))
-        put = content[start:end] if change < 0.85 else rng.choice(TEXTS).encode("utf-8", "surrogatepass")
-        content[start:start] = put
+        content[start:start] = (
+            content[start:end] if change < 0.85 else rng.choice(TEXTS).encode("utf-8", "surrogatepass")
+        )
     return bytes(content)
 
 
-def many_members():
-    held = BytesIO()
-    with zipfile.ZipFile(held, "w") as file:
-        for n in range(20_000):
-            file.writestr(f"{n}.npy", b"")
-    return held.getvalue()
+def archive(members):
+    """Return an .npz of (name, packed bytes, checksum, size when unpacked)."""
+    files, central = b"", b""
+    for name, packed, crc, size in members:
+        about = struct.pack("<5H3I2H", 20, 0, 8, 0, 0, crc, len(packed), size, len(name), 0)
+        central += b"PK\1\2\x14\0" + about + struct.pack("<3H2I", 0, 0, 0, 0, len(files)) + name
+        files += b"PK\3\4" + about + name + packed
+    return files + central + b"PK\5\6" + struct.pack("<4H2IH", 0, 0, *[len(members)] * 2, len(central), len(files), 0)
 
 
 def bomb(megabytes=700):
     """Return an .npz of less than a megabyte that unpacks to so many."""
     head, cells = BytesIO(), bytes(1 << 20)
     np.lib.format.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": (megabytes << 17,)})
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packer, crc = zlib.compressobj(9, zlib.DEFLATED, -15), zlib.crc32(head.getvalue())
     begun = packer.compress(head.getvalue()) + packer.flush(zlib.Z_FULL_FLUSH)
     again = packer.compress(cells) + packer.flush(zlib.Z_FULL_FLUSH)  # after a full flush the same again
-    packed, crc = begun + again * megabytes + packer.flush(), zlib.crc32(head.getvalue())
     for _ in range(megabytes):
         crc = zlib.crc32(cells, crc)
-    sizes, name = (crc, len(packed), len(head.getvalue()) + (megabytes << 20)), b"cells.npy"
-    local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0, *sizes, len(name), 0) + name + packed
-    central = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 8, 0, 0, *sizes, len(name), *[0] * 4, 0, 0) + name
-    return local + central + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
+    packed = begun + again * megabytes + packer.flush()
+    return archive([(b"cells.npy", packed, crc, len(head.getvalue()) + (megabytes << 20))])
 
 
 def arrays(rng, content):
-    """Return an .npz whose arrays are of another kind or shape than they were."""
-    held = dict(np.load(BytesIO(content)))
-    name, out = rng.choice(list(held)), BytesIO()
-    odd = [
-        np.array(["text", "\x1b"]),
-        np.array(["2020-01-01"], "datetime64[ns]"),
-        np.array(3.0),
-        np.full(held[name].shape, np.nan),
-        np.full(held[name].shape, 1e308),
-        held[name][..., :0],
-        held[name].astype(complex),
-        np.zeros((0, 7)),
-    ]
-    held[name] = rng.choice(odd)
-    np.savez(out, **held)
+    """Return an .npz with an array of another kind or shape."""
+    held, out = dict(np.load(BytesIO(content))), BytesIO()
+    array = held[name := rng.choice(list(held))]
+    odd = [np.array(["text", "\x1b"]), np.array(["2020-01-01"], "datetime64[ns]"), np.array(3.0), np.zeros((0, 7))]
+    odd += [np.full(array.shape, value) for value in (np.nan, 1e308, -1.0, 3j)] + [array[..., :0]]
+    np.savez(out, **{**held, name: rng.choice(odd)})
     return out.getvalue()
 
 
-def special(place, kind, big):
-    """Put in the place of a file one that is none, or one that is too much."""
-    if place.is_dir():
-        shutil.rmtree(place)
-    place.unlink(missing_ok=True)
-    match kind:
-        case "pipe":
-            os.mkfifo(place)
-        case "endless":
-            place.symlink_to("/dev/zero")
-        case "nowhere":
-            place.symlink_to(place)
-        case "folder":
-            place.mkdir()
-        case "empty":
-            place.write_bytes(b"")
-        case "unreadable":
-            place.write_bytes(b"{}")
-            place.chmod(0)
-        case "bomb":
-            place.write_bytes(big)
-        case "members":
-            place.write_bytes(many_members())
-        case "hole":
-            with place.open("wb") as file:
-                file.truncate(3 << 30)
-        case "line":
-            place.write_bytes(b'{"prompt": "' + b"a" * (150 << 20) + b'"}')
-        case mark:
-            place.write_text(RAW[mark])
+def columns(rng, content):
+    """Return a table of Parquet with a column of another kind, or one name twice."""
+    table, out = pq.read_table(BytesIO(content)), BytesIO()
+    name, n = rng.choice(table.column_names), len(table)
+    cells = (None, [1], b"\xff", 1e308, {"score": 1}, "\x1b", pa.scalar(2**62 + 1, pa.timestamp("ns")))
+    odd = pa.repeat(rng.choice(cells), n)
+    changed = table.set_column(table.column_names.index(name), name, odd)
+    twice = pa.table([*table.columns, odd], names=[*table.column_names, name])
+    pq.write_table(rng.choice((changed, twice)), out)
+    return out.getvalue()
 
 
-SPECIALS = ("pipe", "endless", "nowhere", "folder", "empty", "unreadable", "bomb", "members", "hole", "line", *RAW)
+BOMB = bomb()
+SPECIALS = (  # each puts in the place of a file one that is none, or one that is too much
+    os.mkfifo,
+    lambda place: place.symlink_to("/dev/zero"),
+    lambda place: place.symlink_to(place),
+    lambda place: place.mkdir(),
+    lambda place: place.touch(0),
+    lambda place: place.write_bytes(BOMB),
+    lambda place: place.write_bytes(archive([(b"%d.npy" % n, b"\3\0", 0, 0) for n in range(20_000)])),
+    lambda place: (place.touch(), os.truncate(place, 3 << 30)),
+    lambda place: place.write_bytes(b'{"prompt": "' + b"a" * (150 << 20) + b'"}'),
+    *(lambda place, raw=raw: place.write_text(raw) for raw in RAW.values()),
+)
+
+
+def put_special(rng, place):
+    place.unlink()
+    rng.choice(SPECIALS)(place)
+
 
 # --- What is fuzzed: each makes an input in a folder, and returns the call that reads it ------------------------------
 
@@ -183,47 +173,40 @@ class Inputs:
 
     def __init__(self, world, folder):
         os.environ["SERVER_KEY"] = "sk-planted"
-        self.folder, self.big = folder, bomb()
-        router = fitted(world)
-        few = world.rows(range(170, 200))
+        self.folder, router, few = folder, fitted(world), world.rows(range(170, 200))
         for model in ("poet", "sage"):
             served = {"model": f"openai/{model}", "api_base": "http://127.0.0.1:9/v1", "api_key_env": "SERVER_KEY"}
             served |= {"settings": {"temperature": 0.5}, "system": "Be brief.", "examples": [["2 + 2?", "4"]]}
             kept = {"date": "2026-01-01", "served_as": served | {"template": "{prompt} Think."}}
             router.onboard(Evaluation.recorded(model, few, provenance=kept))
         router.save(folder / "my.router")
-        write(folder / "answers.jsonl", few, tokens=True)
-        rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
-        table = pa.Table.from_pylist(rows)
+        table = pa.Table.from_pylist(
+            [
+                {"prompt": prompt, "model": model, "error": float(few.errors[i, j]), "tokens_in": few.tokens_in[i, j]}
+                for i, prompt in enumerate(few.prompts)
+                for j, model in enumerate(few.models)
+            ]
+        )
         pq.write_table(table, folder / "answers.parquet")
-        heads = list(rows[0])
-        lines = [",".join(heads), *(",".join(str(row[name]) for name in heads) for row in rows)]
-        (folder / "answers.csv").write_text("\n".join(lines))
-        self.table(few, folder / "answers")
-        (folder / "pool.toml").write_text(_POOL)
+        csv.write_csv(table, folder / "answers.csv")
+        (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, table.to_pylist())))
+        (of_all := folder / "answers").mkdir()
+        ids, names = np.arange(len(few)), np.array(few.models)
+        pq.write_table(pa.table({"prompt_id": ids, "prompt": few.prompts}), of_all / "prompts.parquet")
+        np.savez(of_all / "scores.npz", scores=1 - few.errors, models=names, prompt_ids=ids)
+        np.savez(of_all / "costs.npz", models=names, cost_usd=few.costs, tokens_in=few.tokens_in)
+        (of_all / "meta.json").write_text(json.dumps({"prices_usd_per_mtok": {"poet": [0.1, 0.4]}}))
         complete(router, SUM, models=["sage"], mock_response="51")  # imports what children would import again
         CliRunner().invoke(app, ["models", str(folder / "my.router")])
-
-    @staticmethod
-    def table(few, folder):
-        folder.mkdir()
-        ids = np.arange(len(few))
-        pq.write_table(pa.table({"prompt_id": ids, "prompt": few.prompts}), folder / "prompts.parquet")
-        np.savez(folder / "scores.npz", scores=1 - few.errors, models=np.array(few.models), prompt_ids=ids)
-        costs = {"cost_usd": few.costs, "tokens_in": few.tokens_in, "tokens_out": few.tokens_out}
-        np.savez(folder / "costs.npz", models=np.array(few.models), **costs)
-        prices = {model: [skill[2].input, skill[2].output] for model, skill in SKILLS.items()}
-        (folder / "meta.json").write_text(json.dumps({"prices_usd_per_mtok": prices}))
 
     def change(self, rng, place):
         """Make one file at `place`, or one of a folder there, hostile."""
         files = [file for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else [place]
         file, change = rng.choice(files), rng.random()
         if change < 0.1:
-            special(file, rng.choice(SPECIALS), self.big)
+            put_special(rng, file)
         elif change < 0.15 and place.is_dir():
-            other = rng.choice((file.with_name("Sage.json"), file.with_name("x" * 200), file.parent / "-.json"))
-            shutil.copy(file, other)
+            shutil.copy(file, file.parent / rng.choice(("Sage.json", "x" * 200, "-.json")))
         elif change < 0.2 and place.is_dir():
             file.unlink()
         elif change < 0.7 and file.suffix in (".json", ".jsonl"):
@@ -231,12 +214,9 @@ class Inputs:
             row = rng.randrange(len(lines))
             lines[row] = as_json(mutated(rng, json.loads(lines[row])))
             file.write_text("\n".join(lines))
-        elif change < 0.7 and file.suffix == ".npz":
-            file.write_bytes(arrays(rng, file.read_bytes()))
-        elif change < 0.7 and file.suffix == ".parquet":
-            pq.write_table(_columns(rng, pq.read_table(file)), file)
         else:
-            file.write_bytes(scrambled(rng, file.read_bytes()))
+            change = {".npz": arrays, ".parquet": columns}.get(file.suffix, scrambled) if change < 0.7 else scrambled
+            file.write_bytes(change(rng, file.read_bytes()))
 
     # Each returns the call.
 
@@ -251,7 +231,7 @@ class Inputs:
             self.change(rng, place)
 
         def read():
-            router = load_router(place, None)
+            router = load_router(place, None, trust=True)
             router.route(SUM)
             for model in router.pool:
                 with suppress(open_litellm().APIError, open_litellm().BadRequestError, UniRouterError):
@@ -261,8 +241,7 @@ class Inputs:
 
     def tables(self, rng, work):
         name = rng.choice(("answers.jsonl", "answers.csv", "answers.parquet", "answers"))
-        copy = shutil.copytree if name == "answers" else shutil.copy
-        copy(self.folder / name, work / name)
+        (shutil.copytree if name == "answers" else shutil.copy)(self.folder / name, work / name)
         self.change(rng, work / name)
         return lambda: read_outcomes(work / name)
 
@@ -275,13 +254,13 @@ class Inputs:
             row = rng.choice([row for row, line in enumerate(lines) if "=" in line])
             name, value = lines[row].split(" = ", 1)
             name = rng.choice((name, name, name, "unknown", "api_key", '"\x1b"', "a.b.c"))
-            odd = (as_json(rng.choice(HOSTILE)), "2020-01-01", "'x'", "0x" + "f" * 5000, "nan", "[" * 50_000, value)
+            odd = (as_json(hostile(rng)), "2020-01-01", "'x'", "0x" + "f" * 5000, "nan", "[" * 50_000, value)
             lines[row] = f"{name} = {rng.choice(odd)}"
             text = "\n".join(lines)
         content = text.encode("utf-8", "surrogatepass")
         (work / "pool.toml").write_bytes(scrambled(rng, content) if change > 0.8 else content)
         if change > 0.97:
-            special(work / "pool.toml", rng.choice(SPECIALS), self.big)
+            put_special(rng, work / "pool.toml")
         return lambda: (read_members(work / "pool.toml"), load_router(self.folder / "my.router", work / "pool.toml"))
 
     def graders(self, rng, work):
@@ -308,7 +287,7 @@ class Inputs:
             lines[row] = json.dumps(text)
         place.write_text("\n".join(lines))
         if change > 0.95:
-            special(place, rng.choice(SPECIALS), self.big)
+            put_special(rng, place)
         elif change > 0.8:
             place.write_bytes(scrambled(rng, place.read_bytes()))
         return lambda: read_questions(place)
@@ -320,29 +299,15 @@ class Inputs:
         os.chdir(work)
         name = rng.choice(list(_COMMANDS))
         line = [name, *(["--example"] if rng.random() < 0.1 and name in ("models", "route") else [str(place)])]
-        words = (
-            SUM,
-            "sage",
-            str(self.folder / "answers.jsonl"),
-            "nan",
-            "-1",
-            "1e400",
-            "inf",
-            "--",
-            "-",
-            "café",
-            *TEXTS,
-        )
-        words = [word for word in words if "\x00" not in word and len(word) < 1000]
+        words = (*_WORDS, str(self.folder / "answers.jsonl"))
         for option in rng.sample(_COMMANDS[name], min(rng.randrange(4), len(_COMMANDS[name]))):
             line += [option.opts[0]] if option.opts[0].startswith("-") else []
             line += [] if getattr(option, "is_flag", False) else [rng.choice(words)]
         line += ["--dry-run"] if name == "onboard" else []
 
         def read():
-            done = CliRunner().invoke(app, [word.encode("utf-8", "replace").decode() for word in line], input="")
-            if done.exception is not None and not isinstance(done.exception, SystemExit):
-                raise AssertionError(f"{line}: {done.exception!r}") from done.exception
+            done = CliRunner().invoke(app, line, input="")
+            assert isinstance(done.exception, SystemExit | None), f"{line}: {done.exception!r}"
             assert done.exit_code in (0, 2, 3), f"{line} ended with {done.exit_code}: {done.stderr}"
             assert "\x1b" not in done.output, f"{line} writes escapes: {done.output!r:.300}"
             if done.exit_code == 2:
@@ -378,22 +343,18 @@ _LINES = [
     {"prompt": "Which?", "reference": "A", "grader": {"grader": "choice", "options": ["A", "B"]}, "documents": ["x"]},
     {"prompt": "Three words.", "reference": "a b c", "grader": {"grader": "constraints", "rules": {"words": 3}}},
 ]
+_WORDS = (SUM, "sage", "nan", "-1", "1e400", "inf", "--", "-", "", "\x1b]0;x\x07")
+_PATTERNS = (r"(.+)\1b", r"(a+)+$", r"(a|aa)+$", r"(?=(a+))\1b", r"(?i)a.*b.*c.*d", r"x*x*x*y")
 _SPECS = [
     *({"grader": name} for name in GRADERS),
     *({"grader": "number", "tolerance": 0.1, "relative": 0.1, "decimal": mark} for mark in ".,"),
     {"grader": "text", "also": ["x", "y"], "separator": ";"},
     {"grader": "choice", "options": {"A": "Paris", "B": "Rome"}},
     {"grader": "contains", "all_of": ["a"], "any_of": ["b"], "none_of": ["c"]},
-    *(
-        {"grader": "regex", "pattern": p}
-        for p in ("(.+)\\1b", "(a+)+$", "(a|aa)+$", "(?=(a+))\\1b", "(?i)a.*b.*c.*d", "x*x*x*y")
-    ),
-    *(
-        {"grader": "json", "schema": s}
-        for s in ({"type": "array", "uniqueItems": True}, {"items": {"pattern": "(a+)+$"}})
-    ),
+    *({"grader": "regex", "pattern": pattern} for pattern in _PATTERNS),
+    *({"grader": "json", "schema": s} for s in ({"uniqueItems": True}, {"items": {"pattern": "(a+)+$"}})),
     {"grader": "json", "compare": ["a"], "unordered": True, "extra": True},
-    *({"grader": "constraints", "rules": {rule: 3}} for rule in ("words", "sentences", "characters", "lines", "items")),
+    *({"grader": "constraints", "rules": {rule: 3}} for rule in ["words", "sentences", "characters", "lines", "items"]),
 ]
 _BITS = (
     *("!", ".", "a", " because", " so", "5", "1,", "[", "{", '"', '\\"', "(", "ﷺ", "\u0301", "\n- ", "A) ", "B", " "),
@@ -414,23 +375,6 @@ def _answer(rng):
         return rng.choice(_SLOW)
     runs = [rng.choice(_BITS) * rng.choice((1, 1, 1, 30, 4_000, 16_000, 100_000)) for _ in range(rng.randrange(1, 7))]
     return "".join(runs)[: 2 << 20]
-
-
-def _columns(rng, table):
-    """Return a table of Parquet with a column of another kind, or one name twice."""
-    name, n = rng.choice(table.column_names), len(table)
-    if rng.random() < 0.2:
-        return pa.table([*table.columns, table.column(name)], names=[*table.column_names, name])
-    odd = (
-        pa.array([2**62 + 1] * n, pa.timestamp("ns")),
-        pa.array([None] * n),
-        pa.array([[1]] * n),
-        pa.array([b"\xff"] * n),
-        pa.array([1e308] * n),
-        pa.array([{"score": 1}] * n),
-        pa.array(["\x1b"] * n).dictionary_encode(),
-    )
-    return table.set_column(table.column_names.index(name), name, rng.choice(odd))
 
 
 KINDS = ("routers", "tables", "pools", "graders", "questions", "commands")
@@ -498,7 +442,7 @@ def _child(inputs, kind, seeds, work, writer):
         place.mkdir()
         verdict = _verdict(inputs, kind, seed, place)
         os.chdir(work)
-        _remove(place)
+        shutil.rmtree(place, ignore_errors=True)
         os.write(writer, json.dumps([seed, verdict]).encode() + b"\n")
         if verdict.startswith("took"):
             return  # what it took may not be given back
@@ -536,10 +480,3 @@ def _verdict(inputs, kind, seed, place):
 def _memory(name):
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) >> 10 for line in status if line.startswith(name))
-
-
-def _remove(place):
-    for path in [place, *place.rglob("*")]:
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(stat.S_IRWXU)
-    shutil.rmtree(place, ignore_errors=True)

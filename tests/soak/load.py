@@ -1,19 +1,19 @@
-"""Many requests at once through a pool that fails, hangs and answers, beside LiteLLM called directly in the same run."""
+"""Many requests at once through a pool that fails, hangs and answers, beside LiteLLM called directly."""
 
 import asyncio
 import itertools
-import json
-import subprocess
-import sys
+import multiprocessing
 import time
-import urllib.request
+import warnings
+import zlib
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tests.conftest import onboarded
-from tests.plugins.servers import KEY
+from tests.plugins.servers import KEY, breaks, hangs, says, serve_script
 from unirouter_plugins.langchain import RouterRunnable
 from unirouter_plugins.litellm import acomplete, configured, open_litellm, record_of
 from unirouter_plugins.litellm.pool_file import Member, Members
@@ -35,15 +35,36 @@ class Load:
         return np.percentile(self.seconds[min(WARM, len(self.seconds) // 2) :], (50, 99))
 
 
+async def fails_at_times(request, seen):
+    return await (breaks() if zlib.crc32(seen.prompt.encode()) % 10 < 3 else answers("fails"))(request, seen)
+
+
+def answers(name):
+    return says(lambda prompt: f"{name} {prompt}", latency=0.02)
+
+
 @contextmanager
 def server():
-    """Run the server; yields its address."""
-    command = [sys.executable, "-m", "tests.soak.load_server"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
+    """Run the server in a process of its own; yields its address and a function that returns the prompts it got."""
+    ours, theirs = multiprocessing.Pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's, of threads that are not forked
+        process = multiprocessing.get_context("fork").Process(target=_serve, args=(theirs,))
+        process.start()
+    try:
+        yield ours.recv(), lambda: (ours.send("seen"), ours.recv())[1]
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve(pipe):
+    with serve_script() as scripted:
+        scripted.script = {"fails": fails_at_times, "hangs": hangs, "good": answers("good")}
+        pipe.send(scripted.url)
+        pipe.recv()
+        pipe.send([(seen.body["model"], seen.prompt) for seen in scripted.seen])
+        pipe.recv()
 
 
 def wrong(world, way, requests, concurrency, tell=print):
@@ -51,21 +72,20 @@ def wrong(world, way, requests, concurrency, tell=print):
     router = onboarded(world)
     router.cost_weight = 300
     roles = dict(zip([row.model for row in router.route(SUM).ranking], ROLES, strict=False))
-    with server() as url:
-        members = {m: Member(m, f"openai/{role}", f"{url}/v1", "SERVER_KEY") for m, role in roles.items()}
+    with server() as (url, seen):
+        members = {m: Member(m, f"openai/{role}", url, "SERVER_KEY") for m, role in roles.items()}
         table = configured(router, Members(members))
         routed, bare = asyncio.run(_run(table, list(roles), url, way, requests, concurrency))
-        with urllib.request.urlopen(f"{url}/counts") as counts:
-            asked, answers = json.load(counts)
+        asked = Counter(seen())
     for name, load in ("bare", bare), (way, routed):
         p50, p99 = load.times()
         tell(f"{name}: p50 {p50:.3f} s, p99 {p99:.3f} s, {1000 * load.cpu:.1f} ms of processor time a request")
     ratio = routed.times() / bare.times()
-    hung = sum(times for name, times in asked.items() if name.startswith("hangs "))
+    hung = sum(times for (name, _), times in asked.items() if name == "hangs")
     tell(f"p50 x{ratio[0]:.2f}, p99 x{ratio[1]:.2f}, processor x{routed.cpu / bare.cpu:.2f}; {hung} hung")
     lines = [f"lost: {lost}" for lost in routed.lost]
-    lines += [f"answered {n} times: {prompt}" for prompt, n in answers.items() if n > 1 and "bare" not in prompt]
-    lines += [f"asked {n} times: {name}" for name, n in asked.items() if n > 1]
+    lines += [f"{name} was called {times} times: {prompt}" for (name, prompt), times in asked.items() if times > 1]
+    lines += [f"answered twice: {prompt}" for prompt in routed.answered if _answers(asked, prompt) > 1]
     lines += [
         f"misrouted: {text!r} for {prompt!r} of {model}"
         for prompt, (text, model) in routed.answered.items()
@@ -74,12 +94,17 @@ def wrong(world, way, requests, concurrency, tell=print):
     return "\n".join(lines[:20])
 
 
+def _answers(asked, prompt):
+    """Return how many models answered a prompt."""
+    return asked["good", prompt] + asked["fails", prompt] * (zlib.crc32(prompt.encode()) % 10 >= 3)
+
+
 async def _run(table, models, url, way, requests, concurrency):
     llm, litellm = RouterRunnable(table, timeout=TIMEOUT), open_litellm()
     chosen = {"configurable": {"unirouter_models": models}}
 
     async def bare(prompt):
-        how = {"model": "openai/good", "api_base": f"{url}/v1", "api_key": KEY, "num_retries": 0, "max_retries": 0}
+        how = {"model": "openai/good", "api_base": url, "api_key": KEY, "num_retries": 0, "max_retries": 0}
         answer = await litellm.acompletion(messages=[{"role": "user", "content": prompt}], timeout=TIMEOUT, **how)
         return answer.choices[0].message.content, models[2]
 
