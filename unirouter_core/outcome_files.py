@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -152,6 +153,13 @@ def _summary(understood: str, lines: Mapping[str, Array], arrays: Mapping[str, A
 
 def _of_models(prices: Mapping[str, Prices], models: Iterable[str]) -> dict[str, Prices]:
     return {model: prices[model] for model in models if model in prices}
+
+
+def priced(outcomes: Outcomes, prices: Mapping[str, Prices]) -> Outcomes:
+    """Return the table with the costs that token counts and prices give, where it has none."""
+    costs = _fill_costs(outcomes.costs, outcomes.tokens_in, outcomes.tokens_out, outcomes.models, prices)
+    known = {**outcomes.prices, **_of_models(prices, outcomes.models)}
+    return dataclasses.replace(outcomes, costs=costs, prices=known)
 
 
 def _fill_costs(

@@ -20,10 +20,10 @@ from unirouter_plugins.logs import evaluations
 from unirouter_plugins.logs.calls import Numbered, Quality, Row, dig, is_call, nested, rows_of
 from unirouter_plugins.logs.prices import for_models, read_prices
 
-__all__ = ["Log", "read_log", "read_prices"]
+__all__ = ["Log", "for_models", "read_log", "read_prices"]
 
 _FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".eval")
-_LINES = (".jsonl", ".ndjson", ".json", ".txt")
+_LINES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 _GRADED = ("prompt", "model", "quality", "error", "cost", "tokens_in", "tokens_out")
 
 
@@ -73,11 +73,9 @@ def read_log(
             if path is not None and (path / FOLDER_FILES[1]).exists():
                 outcomes = read_outcomes(path, prices=prices)
                 return Log(outcomes.source, tuple(outcomes.prompts), outcomes)
-            sources = [_open(path, given, chosen, worth)] if path is None or not path.is_dir() else None
-            unit = "in" if sources is None else "line" if path is not None and path.suffix in _LINES else "row"
-            sources = _files_in(path, chosen, worth) if sources is None else sources
-            said = dict[str, None]()
-            table = columns_of(_all_rows(sources, chosen, said), list, unit)
+            said, suffix = dict[str, None](), "" if path is None else path.suffix.lower()
+            unit = "in" if path is not None and path.is_dir() else "line" if suffix in _LINES else "row"
+            table = columns_of(_all_rows(_sources(path, given, chosen, worth), chosen, said), list, unit)
             return _log(table, "; ".join(said), scale, prices or {})
     except InvalidDataError as failure:
         raise InvalidDataError(f"{given if named else 'The log'}: {failure}") from failure
@@ -97,8 +95,11 @@ class _Source:
         return self.form if self.quality.name is None else f"{self.form}, quality={self.quality}"
 
 
-def _files_in(folder: Path, columns: GivenColumns, scale: Scale) -> Iterator[_Source]:
-    """Yield the logs in a folder: of one tool where there are its files, at any depth; else all that are in it."""
+def _sources(folder: Path | None, given: Any, columns: GivenColumns, scale: Scale) -> Iterator[_Source]:
+    """Yield a file, or the logs in a folder: those of one tool, at any depth, where there are any; else all files."""
+    if folder is None or not folder.is_dir():
+        yield _open(folder, given, columns, scale)
+        return
     files = sorted(folder.rglob("samples_*.jsonl")) or sorted(folder.rglob("display_predictions.json"))
     files = files or sorted(path for path in folder.iterdir() if path.suffix.lower() in _FILES)
     if not files:
@@ -130,7 +131,8 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
     quality, suffix = Quality(columns), "" if path is None else path.suffix.lower()
     if path is not None and suffix == ".eval":
         return _Source("Inspect AI", evaluations.inspect_archive(path, quality), quality)
-    if path is None or suffix not in _LINES:
+    records: Iterator[Numbered]
+    if path is None or suffix not in (".jsonl", ".ndjson", ".txt", ".json"):
         records = _rows_in(read_columns(given))
     elif suffix == ".txt":
         records = ((place, line.strip()) for place, line in lines_of(path) if not line.isspace())
@@ -151,7 +153,7 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
     records = itertools.chain([(place, first)], records)
     if isinstance(first, Mapping):
         if log := evaluations.rows_of_log(path, first, records, model, quality):
-            return _Source(*log, quality)
+            return _Source(log[0], log[1], quality)
         if is_call(nested(first)):
             return _Source("calls", _calls(records, columns, quality), quality, model=model)
     table = columns_of(records, list, "line" if suffix in _LINES else "row")
@@ -160,9 +162,11 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
         default = {"model": f"={model}"} if model is not None and "model" not in found and "quality" in found else {}
         layout = find_layout(table.values, {**default, **columns}, table.values)
     except InvalidDataError:
-        if "prompt" not in found or not found.keys().isdisjoint(("quality", "error")):
+        faulty = "model" in found and "answer" not in found  # outcomes without their grades, and no log of calls
+        if "prompt" not in found or faulty or not found.keys().isdisjoint(("quality", "error")):
             raise
-        return _Source("a table", _calls(_rows_in(table), columns, quality), quality, model=model)
+        shown = ", ".join(kind if [kind] == names else f"{kind}={names[0]}" for kind, names in found.items())
+        return _Source(shown, _calls(_rows_in(table), columns, quality), quality, model=model)
     shown = layout.shown(scale).replace(f"model={model}", "model=the file's name") if default else layout.shown(scale)
     return _Source(shown, _melted(table, layout), Quality({}))
 
@@ -209,4 +213,4 @@ def _log(table: Columns, form: str, scale: GivenScale | None, prices: Mapping[st
         table.refuse(row, 'no model is named; give columns={"model": "=NAME"} (--columns model==NAME).')
     graded = Columns({name: values[name] for name in _GRADED if name in values}, table.places, table.unit)
     outcomes = to_outcomes(graded, for_models(map(str, models), prices), None, scale, form)
-    return Log(outcomes.source, outcomes.prompts, outcomes, table)
+    return Log(outcomes.source, tuple(outcomes.prompts), outcomes, table)
