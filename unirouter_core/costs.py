@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, as_number, shown
 
 TOKENS_PER_PRICE = 1e6  # prices are quoted per million tokens, as every provider does
 PRIOR_ANSWERS = 10.0  # the weight of a model's overall mean in each region, as in the shrunken clusters
@@ -49,10 +49,9 @@ class Prices:
     def __post_init__(self) -> None:
         for name in ("input", "output", "cached_input"):
             price = getattr(self, name)
-            known = isinstance(price, (int, float)) and 0 <= price < np.inf
-            if not known and (name != "cached_input" or price is not None):
+            if not 0 <= as_number(price) < np.inf and (name != "cached_input" or price is not None):
                 raise InvalidDataError(
-                    f"Price {name}={price!r} must be a finite number of USD per million tokens, >= 0."
+                    f"Price {name}={shown(price)} must be a finite number of USD per million tokens, >= 0."
                 )
 
     @property
@@ -166,6 +165,7 @@ def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices 
 
 ENCODING = "cl100k_base"  # tiktoken's table for counting; a model's own ratio to it is measured at onboarding
 BY_CHARACTERS = "characters / 4"  # the count that needs no table: close for English, low for code and other scripts
+PIECES, PIECE = 64, 16_384  # of a long prompt, and the characters of each
 _TABLE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the table's file, as tiktoken names its copies
 _TABLE_DIGEST = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 _TABLE_FOLDERS = {"litellm": "litellm_core_utils/tokenizers", "llama_index": "core/_static/tiktoken_cache"}
@@ -206,10 +206,21 @@ class TokenCounter:
         return self._name
 
     def count(self, prompts: Sequence[str]) -> Array:
-        """Return the number of tokens of each prompt, shape (n,)."""
+        """Return the number of tokens of each prompt, shape (n,).
+
+        Of a prompt beyond 1,048,576 characters, a sample of 64 pieces is counted, 16,384 characters each, and the rest
+        is taken to be like them.
+        """
         if self.name == BY_CHARACTERS:
             return np.ceil(np.array([len(prompt) for prompt in prompts], np.float64) / 4)
-        return np.array([len(self._encoding.encode_ordinary(prompt)) for prompt in prompts], np.float64)
+        return np.array([self._count(prompt) for prompt in prompts], np.float64)
+
+    def _count(self, prompt: str) -> float:
+        if len(prompt) <= PIECES * PIECE:
+            return len(self._encoding.encode_ordinary(prompt))
+        starts = np.linspace(0, len(prompt) - PIECE, PIECES).astype(int).tolist()
+        counted = sum(len(self._encoding.encode_ordinary(prompt[start : start + PIECE])) for start in starts)
+        return round(counted * len(prompt) / (PIECES * PIECE))
 
 
 def _folders() -> Iterator[Path]:
@@ -235,19 +246,20 @@ def _read_table(file: Path) -> Any:
 
 def check_count(given: float, what: str) -> Array:
     """Return one token count as an array (1,), checked without numpy, which would take longer than all the rest."""
-    if not isinstance(given, (int, float, np.number)) or not 0 <= given < np.inf:
-        raise InvalidDataError(f"{what}={given!r} must be a finite number >= 0.")
-    return np.array([given], np.float64)
+    count = as_number(given)
+    if not 0 <= count < np.inf:
+        raise InvalidDataError(f"{what}={shown(given)} must be a finite number >= 0.")
+    return np.array([count])
 
 
 def check_counts(given: Any, n: int, what: str) -> Array:
     """Return token counts as floats, (n,), checked."""
     try:
         amounts = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         amounts = np.array(np.nan)  # refused below, by its value
     if amounts.shape != (n,) or not np.isfinite(amounts).all() or (amounts < 0).any():
-        raise InvalidDataError(f"{what}={given!r} must be {n} finite numbers >= 0.")
+        raise InvalidDataError(f"{what}={shown(given)} must be {n} finite numbers >= 0.")
     return amounts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -128,16 +129,21 @@ class Sweep:
     def curve(self, counts: npt.ArrayLike | None = None) -> Curve:
         """Return the curve, every prompt counting once, or `counts` (n_prompts,) times."""
         counts = np.ones(self.prompts.max() + 1) if counts is None else np.asarray(counts, np.float64)
-        each = counts[self.prompts]
-        step_ends = np.append(np.diff(self.cost_weights) > 0, True)  # all changes at one cost_weight are one step
-        starts = self.cost_weights[step_ends]
-        middles = np.append(starts[:-1] + np.diff(starts) / 2, np.inf)
-        middles[0] = 0.0
+        (step_ends, middles), each = self._steps, counts[self.prompts]
         return _curve_through(
             np.cumsum(each * self.cost_changes)[step_ends] / counts.sum(),
             (np.cumsum(each * self.quality_changes)[step_ends] / counts.sum()).clip(0, 1),
             middles,
         )
+
+    @cached_property
+    def _steps(self) -> tuple[Mask, Array]:
+        """Where the changes at one cost_weight end, (n_changes,), and a cost_weight from each step's middle."""
+        step_ends = np.append(np.diff(self.cost_weights) > 0, True)
+        starts = self.cost_weights[step_ends]
+        middles = np.append(starts[:-1] + np.diff(starts) / 2, np.inf)
+        middles[0] = 0.0
+        return step_ends, middles
 
     def at(self, cost_weight: float, weights: Array) -> tuple[float, float]:
         """Return quality and USD of the choices at `cost_weight`, summed with `weights` (n_prompts,)."""

@@ -1,4 +1,14 @@
-"""What can go wrong, one class for each thing a caller would catch apart."""
+"""What can go wrong, one class for each thing a caller would catch apart; and values from outside in messages."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+NAMES_SHOWN = 20
 
 
 class UniRouterError(Exception):
@@ -38,3 +48,26 @@ class EmbedderMismatchError(UniRouterError):
 
 class ArtifactError(UniRouterError):
     """A router folder that cannot be read or written: truncated, edited, foreign, newer, or of mixed fits."""
+
+
+def as_number(value: Any) -> float:
+    """Return a number as a float; NaN for what is none, and for an int that is too large for a float."""
+    try:
+        return float(value) if isinstance(value, (int, float, numbers.Real)) else math.nan
+    except OverflowError:
+        return math.nan
+
+
+def shown(value: Any) -> str:
+    """Return the start of `repr(value)` for a message; Python refuses that of an int of thousands of digits."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:
+        return "an int of thousands of digits"
+
+
+def listed(items: Iterable[str], separator: str = ", ") -> str:
+    """Return the items joined for a message, those after the first 20 as a count."""
+    items = iter(items)
+    some, more = list(islice(items, NAMES_SHOWN)), sum(1 for _ in items)
+    return separator.join([*some, f"and {more:,} more"] if more else some)

@@ -161,17 +161,17 @@ class Fit:
         *,
         capabilities: Capabilities | None = None,
         vectors: Array | None = None,
-        pool: Pool | None = None,
+        measured: Mapping[str, MeasuredPrompts] | None = None,
     ) -> ModelProfile:
         """Return the profile of an evaluated model; see `UniRouter.onboard`.
 
-        Validation prompts that a model of `pool` was measured on are not embedded again.
+        Validation prompts that are in `measured`, by their id, are not embedded again.
         """
-        measured, evaluation = self._measure(evaluation.validation, vectors, pool), with_prices(evaluation)
-        X, answered = normalise(measured.vectors), ~np.isnan(evaluation.errors)
-        known = None if measured.known is None else measured.known[answered].astype(np.float32)
+        prompts, evaluation = self._measure(evaluation.validation, vectors, measured or {}), with_prices(evaluation)
+        X, answered = normalise(prompts.vectors), ~np.isnan(evaluation.errors)
+        known = None if prompts.known is None else prompts.known[answered].astype(np.float32)
         features = np.asarray(self.estimator.profile(X[answered], evaluation.errors[answered], known), np.float32)
-        if not self.predicts_errors(features):
+        if not self.predicts_errors(features[None]):
             raise InvalidDataError(
                 f"{type(self.estimator).__name__} predicts errors outside [0, 1] for {evaluation.model!r}; fit it on "
                 "more prompts, or take another estimator."
@@ -185,12 +185,12 @@ class Fit:
             error=evaluation.error,
             error_spread=float(by_region.std()),
             n=int(answered.sum()),
-            cost=call_cost(evaluation, measured.tokens, labels, n_regions, scalar=self.cost == "mean"),
+            cost=call_cost(evaluation, prompts.tokens, labels, n_regions, scalar=self.cost == "mean"),
             prices=evaluation.prices,
             capabilities=Capabilities() if capabilities is None else capabilities,
-            measured=measured,
+            measured=prompts,
             errors=evaluation.errors,
-            usd=evaluation.usd(measured.tokens),
+            usd=evaluation.usd(prompts.tokens),
             provenance={
                 **evaluation.provenance,
                 "repeats": int(evaluation.repeats),
@@ -199,7 +199,9 @@ class Fit:
             },
         )
 
-    def _measure(self, validation: ValidationSet, vectors: Array | None, pool: Pool | None) -> MeasuredPrompts:
+    def _measure(
+        self, validation: ValidationSet, vectors: Array | None, measured: Mapping[str, MeasuredPrompts]
+    ) -> MeasuredPrompts:
         documents = None if validation.documents is None else check_documents(validation.documents, len(validation))
         texts, names = tuple(validation.prompts), tuple(digests(validation.prompts, documents))
         known, table = None, validation.known
@@ -207,17 +209,16 @@ class Fit:
             known = np.full((len(validation), len(self.training_models)), np.nan, np.float16)
             known[:, [self.training_models.index(model) for model in present]] = table.of(present).errors
         bare = MeasuredPrompts(names, texts, np.empty((0, 0)), np.empty(0), known)
-        for profile in pool.values() if vectors is None and pool is not None else ():
-            if profile.measured.id == bare.id:
-                return profile.measured
+        if vectors is None and bare.id in measured:
+            return measured[bare.id]
         X = self.encode(texts, documents, vectors=vectors).astype(np.float16)
         return dataclasses.replace(bare, vectors=X, tokens=self.count_tokens(texts, documents))
 
     def predicts_errors(self, features: Array) -> bool:
-        """Return whether a model's features give an error in [0, 1] in each region."""
-        errors = self.estimator.predict(self.regions.centroids_, features[None]).errors
+        """Return whether the features of each of m models give errors in [0, 1] in each region."""
+        errors = self.estimator.predict(self.regions.centroids_, features).errors
         inside = (errors >= -ROUNDING) & (errors <= 1 + ROUNDING)  # NaN is not
-        return errors.shape == (len(self.regions), 1) and bool(inside.all())
+        return errors.shape == (len(self.regions), len(features)) and bool(inside.all())
 
     def expect(
         self, pool: Pool, X: Array, tokens_in: Array, cached_tokens: Array | None = None, *, whole: bool = False

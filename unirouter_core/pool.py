@@ -16,7 +16,7 @@ from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
 from unirouter_core.documents import Documents
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.protocol import Prediction
-from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError
+from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError, as_number, listed, shown
 
 CAPABILITIES = ("tools", "vision", "json")  # what a prompt may require of a model
 
@@ -45,8 +45,9 @@ class Capabilities:
             if not isinstance(getattr(self, name), bool):
                 raise InvalidDataError(f"{name}={getattr(self, name)!r} must be True or False.")
         window = self.context_window
-        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-            raise InvalidDataError(f"context_window={window!r} must be an int > 0, in tokens, or None.")
+        is_int = isinstance(window, int) and not isinstance(window, bool)
+        if window is not None and not (is_int and as_number(window) >= 1):
+            raise InvalidDataError(f"context_window={shown(window)} must be an int > 0, in tokens, or None.")
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
         """Return those of `requires` that the model cannot do; raise `InvalidDataError` for an unknown capability."""
@@ -182,10 +183,7 @@ class Expected:
 
 
 class Pool(Mapping[str, ModelProfile]):
-    """The profiles by model name, in the order of the names. It never changes: a changed pool is another `Pool`.
-
-    The arrays over all models are computed at first use, so that onboarding many models costs little.
-    """
+    """The profiles by model name, in the order of the names; immutable. Its arrays are computed at first use."""
 
     def __init__(self, profiles: Mapping[str, ModelProfile] | None = None) -> None:
         self._profiles = dict(sorted((profiles or {}).items()))
@@ -211,29 +209,36 @@ class Pool(Mapping[str, ModelProfile]):
     def __repr__(self) -> str:
         return f"Pool({', '.join(map(repr, self.models))})"
 
-    def with_profile(self, profile: ModelProfile) -> Pool:
-        """Return the pool with `profile` added, or in the place of the model's old one."""
-        return Pool({**self._profiles, profile.model: profile})
+    def changed(self, changes: Mapping[str, ModelProfile | None]) -> Pool:
+        """Return the pool with these profiles added or replaced, and without the models whose profile is None."""
+        return Pool({name: each for name, each in {**self._profiles, **changes}.items() if each is not None})
 
-    def without(self, model: str) -> Pool:
-        """Return the pool without `model`."""
-        self.check_known([model])
-        return Pool({name: profile for name, profile in self._profiles.items() if name != model})
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """The position of each model."""
+        return {model: j for j, model in enumerate(self.models)}
+
+    @cached_property
+    def measured(self) -> dict[str, MeasuredPrompts]:
+        """The prompts that the models were measured on, by their id."""
+        return {profile.measured.id: profile.measured for profile in self._profiles.values()}
 
     def check_known(self, models: Iterable[str]) -> None:
         """Raise `UnknownModelError` when one of `models` is not in the pool."""
         for model in models:
             if model not in self._profiles:
-                held = ", ".join(map(repr, self.models)) or "no model"
+                held = listed(map(repr, self.models)) or "no model"
                 raise UnknownModelError(f"{model!r} is not in the pool; the pool holds {held}. Onboard it first.")
 
     @cached_property
     def features(self) -> Array:
         """The models' features, (m, ...), in the memory order that reads one feature of all models together."""
         arrays = [profile.features for profile in self._profiles.values()]
-        longest = max(map(len, arrays))
-        padded = [np.pad(a, [(0, longest - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=np.nan) for a in arrays]
-        return np.asfortranarray(np.stack(padded)) if padded[0].ndim == 1 else np.stack(padded)
+        shape = len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]
+        stacked = np.full(shape, np.nan, np.float32, order="F" if len(shape) == 2 else "C")
+        for row, array in zip(stacked, arrays, strict=True):
+            row[: len(array)] = array
+        return stacked
 
     @cached_property
     def overall(self) -> tuple[Array, Array]:

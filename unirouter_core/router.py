@@ -7,7 +7,7 @@ import dataclasses
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,7 +28,7 @@ from unirouter_core.rule import Decision, Decisions, Explanation, Request, check
 
 CHUNK = 8_192  # prompts routed at once: their arrays stay in the processor's cache
 
-_POOLS = threading.Lock()  # held while a pool is changed, so that threads that onboard at once lose nothing
+_POOLS = threading.RLock()  # held while a pool is changed, so that threads that onboard at once lose nothing
 
 
 class UniRouter:
@@ -87,11 +87,11 @@ class UniRouter:
         self.cost: Literal["expected", "mean"] = cost
         self.n_regions, self.seed = n_regions, seed
         self._fit: Fit | None = None
-        self._pool = Pool()
-        self._folders = storage.Folders()
+        self._pool, self._folders = Pool(), storage.Folders()
+        self._changes: dict[str, ModelProfile | None] = {}  # to `_pool` since it was made; None where retired
 
     def __repr__(self) -> str:
-        state = "not fitted" if self._fit is None else f"{len(self._pool)} models, cost_weight={self.cost_weight:g}"
+        state = "not fitted" if self._fit is None else f"{len(self.pool)} models, cost_weight={self.cost_weight:g}"
         return f"UniRouter({state})"
 
     @property
@@ -104,6 +104,12 @@ class UniRouter:
     @property
     def pool(self) -> Pool:
         """The models that may be chosen, by name, as they are now; see `onboard` and `retire`."""
+        if self._changes:  # all at once, so that onboarding thousands of models does not copy the pool for each
+            with _POOLS:
+                there = {model for model, profile in self._changes.items() if profile is not None}
+                retired = (self._folders.retired | self._changes.keys()) - there
+                self._folders = dataclasses.replace(self._folders, retired=frozenset(retired))
+                self._pool, self._changes = self._pool.changed(self._changes), {}
         return self._pool
 
     def fit(
@@ -149,13 +155,13 @@ class UniRouter:
                 f"Fitted without {', '.join(left_out)}: training models' outcomes are needed and only prompts given.",
                 stacklevel=2,
             )
-        self._fit, self._pool, self._folders = fit, Pool(), storage.Folders()
+        self._fit, self._pool, self._changes, self._folders = fit, Pool(), {}, storage.Folders()
         return self
 
     def with_pool(self, pool: Pool) -> Self:
         """Return this router with another pool, whose profiles were made with its fit; this one stays as it is."""
         router = copy.copy(self)
-        router._pool, router._folders = pool, storage.Folders(texts=self._folders.texts)
+        router._pool, router._changes, router._folders = pool, {}, storage.Folders(texts=self._folders.texts)
         return router
 
     # --- Models come and go ---------------------------------------------------------------------------------------
@@ -194,38 +200,38 @@ class UniRouter:
                 "ValidationSet documents=.",
                 stacklevel=2,
             )
-
-        def added(pool: Pool) -> Pool:
-            if profile.model in pool and not replace:
+        with _POOLS:
+            if not replace and self._changes.get(profile.model, self._pool.get(profile.model)) is not None:
                 raise InvalidDataError(f"{profile.model!r} is in the pool already; pass replace=True to replace it.")
-            return pool.with_profile(profile)
-
-        self._change(added)
+            self._pool.measured.setdefault(profile.measured.id, profile.measured)
+            self._changes[profile.model] = profile
         return profile
 
     def profile(
         self, evaluation: Evaluation, *, capabilities: Capabilities | None = None, vectors: Array | None = None
     ) -> ModelProfile:
         """Return the profile that `onboard` would add, without adding it."""
-        return self.fit_.profile(evaluation, capabilities=capabilities, vectors=vectors, pool=self._pool)
+        known = self._pool.measured
+        return self.fit_.profile(evaluation, capabilities=capabilities, vectors=vectors, measured=known)
 
     def reprice(self, model: str, prices: Prices) -> ModelProfile:
         """Give `model` other prices, as if it had been measured at them; return its new profile.
 
         A profile that knows USD alone, or a price of 0, does not tell how many tokens there were: `UnknownPriceError`.
         """
-        return self._change(lambda pool: pool.with_profile(pool[model].repriced(prices)))[model]
+        with _POOLS:
+            profile = self._changes[model] = self._profile_of(model).repriced(prices)
+        return profile
 
     def retire(self, model: str) -> None:
         """Take `model` out of the pool; the others stay as they were."""
-        self._change(lambda pool: pool.without(model))
-
-    def _change(self, changed: Callable[[Pool], Pool]) -> Pool:
         with _POOLS:
-            before, self._pool = self._pool, changed(self._pool)
-            retired = (self._folders.retired | before.keys()) - self._pool.keys()
-            self._folders = dataclasses.replace(self._folders, retired=frozenset(retired))
-            return self._pool
+            self._profile_of(model)
+            self._changes[model] = None
+
+    def _profile_of(self, model: str) -> ModelProfile:
+        """Return `pool[model]`, without making the pool of all changes for it."""
+        return self._changes.get(model, self._pool.get(model)) or self.pool[model]
 
     # --- Route ----------------------------------------------------------------------------------------------------
 
@@ -382,7 +388,7 @@ class UniRouter:
         return explain(decision, X, neighbours, lambda vectors: fit.regions.locate(vectors)[0])
 
     def _ready(self) -> tuple[Fit, Pool]:
-        fit, pool = self.fit_, self._pool
+        fit, pool = self.fit_, self.pool
         if not pool.models:
             raise NoCandidateError("The pool holds no model; onboard one first.")
         return fit, pool
@@ -413,7 +419,7 @@ class UniRouter:
             When `folder` is something else than a router or a newer one, or cannot be written; it is then as it was.
         """
         self._folders = storage.save(
-            self.fit_, self._pool, self.cost_weight, Path(folder).resolve(), known=self._folders, texts=texts
+            self.fit_, self.pool, self.cost_weight, Path(folder).resolve(), known=self._folders, texts=texts
         )
 
     @classmethod

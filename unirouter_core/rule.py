@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ import numpy as np
 from unirouter_core.costs import check_cached, check_count, check_counts
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.embedding import Array, Labels, Mask, normalise
-from unirouter_core.exceptions import InvalidDataError, NoCandidateError
+from unirouter_core.exceptions import InvalidDataError, NoCandidateError, as_number, listed, shown
 from unirouter_core.pool import Expected, ModelProfile, Pool
 
 TIE = 1e-6  # scores, and errors, this close are equal: float32 sums end differently in a batch of one and of many
@@ -23,11 +24,13 @@ SAME_COST = 1e-12  # relative; the same for costs, which are float64
 
 def check_cost_weight(cost_weight: float) -> float:
     """Return `cost_weight`; raise `InvalidDataError` unless it is a number >= 0, inf included."""
-    if not isinstance(cost_weight, (int, float, np.number)) or not cost_weight >= 0:
+    weight = as_number(cost_weight)
+    if not weight >= 0:
         raise InvalidDataError(
-            f"cost_weight={cost_weight!r} must be a number >= 0, the error that one USD is worth; inf is the cheapest."
+            f"cost_weight={shown(cost_weight)} must be a number >= 0, the error that one USD is worth; inf is the "
+            "cheapest."
         )
-    return float(cost_weight)
+    return weight
 
 
 def score(errors: Array, costs: Array, cost_weight: float) -> Array:
@@ -68,15 +71,18 @@ def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -
     """
     scores = score(errors, costs, cost_weight)[columns]
     order = np.argsort(scores, kind="stable")
-    left = list(zip(scores[order].tolist(), columns[order].tolist(), strict=True))
-    while left:
-        least = left[0][0]
-        limit = least + (SAME_COST * abs(least) if math.isinf(cost_weight) else TIE)
-        end = next((place for place, (value, _) in enumerate(left) if value > limit), len(left))
-        tied = sorted(column for _, column in left[:end])
-        pick = tied[int(choose(errors[None, tied], costs[None, tied], cost_weight)[0])] if end > 1 else tied[0]
-        yield pick
-        left = [pair for pair in left if pair[1] != pick]
+    columns, values, left = columns[order], scores[order].tolist(), np.ones(len(order), bool)
+    for start, least in enumerate(values):
+        while left[start]:  # else it was taken before its turn, in a tie
+            limit = least + (SAME_COST * abs(least) if math.isinf(cost_weight) else TIE)
+            tied = start + np.flatnonzero(left[start : bisect.bisect_right(values, limit, start)])
+            tied = tied[np.argsort(columns[tied])]
+            these = columns[tied]
+            pick = (
+                tied[int(choose(errors[None, these], costs[None, these], cost_weight)[0])] if len(tied) > 1 else start
+            )
+            left[pick] = False
+            yield int(columns[pick])
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,8 @@ class Request:
             names = getattr(self, name)
             if isinstance(names, str):
                 raise InvalidDataError(f"{names!r} is one name, not a list of names; put it in a list.")
-            if names is not None and type(names) is not tuple:
-                object.__setattr__(self, name, tuple(names))
+            if names is not None:
+                object.__setattr__(self, name, dict.fromkeys(names))  # an ordered set
         if self.documents is not None:
             object.__setattr__(self, "documents", Documents.of(self.documents))
 
@@ -136,10 +142,10 @@ class Request:
         if mask is not None and not mask.any(axis=-1).all():
             row = int(np.argmin(np.atleast_2d(mask).any(axis=1)))
             sent = np.broadcast_to(tokens[row], len(pool)).tolist()
-            why = [f"{each.model}: {self.reason(each, n)}" for each, n in zip(pool.values(), sent, strict=True)]
+            why = (f"{each.model}: {self.reason(each, n)}" for each, n in zip(pool.values(), sent, strict=True))
             which = f"Prompt {first + row}: " if first + len(tokens) > 1 else ""
             raise NoCandidateError(
-                f"{which}No model may answer this prompt ({'; '.join(why)}). Onboard one, or ask for less."
+                f"{which}No model may answer this prompt ({listed(why, '; ')}). Onboard one, or ask for less."
             )
         return mask
 
@@ -220,11 +226,11 @@ class Decision:
     def is_eligible(self, model: str) -> bool:
         """Return whether the model was in the pool and may answer this prompt."""
         known = model in self.pool
-        return known and (self._eligible is None or bool(self._eligible.ravel()[self.pool.models.index(model)]))
+        return known and (self._eligible is None or bool(self._eligible.ravel()[self.pool.positions[model]]))
 
     def candidate(self, model: str) -> Candidate:
         """Return one model's expected numbers, and why it is excluded, if it is."""
-        profile, j = self.pool[model], self.pool.models.index(model)
+        profile, j = self.pool[model], self.pool.positions[model]
         prediction, tokens = self._expected.prediction, self._tokens[0]
         error, cost = prediction.errors[0, j : j + 1], self._expected.costs[0, j : j + 1]
         stderr, points = float(prediction.stderrs[0, j]), float(score(error, cost, self.cost_weight)[0])
@@ -234,8 +240,7 @@ class Decision:
     @cached_property
     def ranking(self) -> tuple[Candidate, ...]:
         """All models: the chosen one, then the fallbacks in their order; the excluded last, by name."""
-        order = [self.model, *self.fallbacks()]
-        return tuple(map(self.candidate, [*order, *(name for name in self.pool if name not in order)]))
+        return tuple(map(self.candidate, dict.fromkeys([self.model, *self.fallbacks(), *self.pool])))
 
     @property
     def margin(self) -> float:

@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -29,7 +30,7 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -46,6 +47,7 @@ from unirouter_core.estimators.protocol import Arrays, parts_of
 from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError, InvalidDataError
 from unirouter_core.fit import NOT_SAVED, Fit, content_id
 from unirouter_core.pool import Capabilities, MeasuredPrompts, ModelProfile, Pool
+from unirouter_core.reading import MOST_JSON, parse_json, parse_npz, read_bytes
 from unirouter_core.rule import check_cost_weight
 
 SCHEMA = 1  # the version of the folder's form; a folder of a later one is refused
@@ -60,7 +62,6 @@ CLASSES |= {cls.__name__: cls for cls in (HashingEmbedder, Regions, DocumentFeat
 
 RENAMED = {"BlendEstimator": "DefaultEstimator", "MixtureEstimator": "KnownModelsEstimator"}  # since version 0.1
 LONGEST_NAME = 200  # characters of a model's file name that are its own; file systems allow 255
-MOST_BYTES, MOST_PER_BYTE = 2**26, 64  # an .npz may unpack to this, and each of its bytes add: a zip bomb claims more
 LEFT_SECONDS = 3600  # a temporary file this old is of a save that was killed
 Fields: TypeAlias = dict[str, Any]  # of a JSON file
 CURE = "copy the folder again from where it was saved, or fit and save it again"
@@ -88,17 +89,14 @@ def save(fit: Fit, pool: Pool, cost_weight: float, folder: Path, *, known: Folde
     try:
         while True:
             found = _header_in(folder)
-            keeps = texts if texts is not None else known.texts if found is None else bool(found["texts"])
-            files = {WEIGHTS: _to_npz(arrays)}
+            header["texts"] = texts if texts is not None else known.texts if found is None else bool(found["texts"])
             if found is not None and found.get("fit") == fit.id:
-                _, last_weight = known.synced.get(folder, (None, None))
-                if last_weight == weight:  # not changed here: what another process has set stays
-                    header["cost_weight"] = found.get("cost_weight", weight)
-                _update(folder, fit, pool, known, files, {**header, "texts": keeps}, found)
+                _update(folder, fit, pool, known, arrays, header, found)
                 break
-            files |= _prompt_files(pool.values(), texts=keeps)
+            files = {WEIGHTS: _to_npz(arrays), HEADER: _to_json(header)}
+            for measured in _sets(pool).values():
+                files |= _prompt_files(measured, texts=header["texts"])
             files |= {model_file(profile.model): _model_content(profile, fit.id) for profile in pool.values()}
-            files[HEADER] = _to_json({**header, "texts": keeps})
             if _put_in_place(folder, files, None if found is None else str(found.get("fit"))):
                 break
         _sweep(folder)
@@ -118,33 +116,62 @@ def _header_in(folder: Path) -> Fields | None:
     return _read_json(folder / HEADER) if names else None
 
 
-def _update(
-    folder: Path, fit: Fit, pool: Pool, known: Folders, files: dict[Path, bytes], header: Fields, found: Fields
-) -> None:
+def _update(folder: Path, fit: Fit, pool: Pool, known: Folders, arrays: Arrays, header: Fields, found: Fields) -> None:
     """Write into a folder of the same fit what has changed here, and remove what was retired here."""
-    before, _ = known.synced.get(folder, (Pool(), None))
-    changed = [profile for model, profile in pool.items() if before.get(model) is not profile]
-    retired = {model_file(model) for model in (before.keys() - pool if folder in known.synced else known.retired)}
-    stale = retired | {model_file(profile.model) for profile in changed}
-    in_folder = [file for file in (folder / "pool").glob("*.json") if file.relative_to(folder) not in stale]
+    last, last_weight = known.synced.get(folder, (None, None))
+    before = {} if last is None else {profile.model: profile for profile in last.values()}
+    changed = [profile for profile in pool.values() if before.get(profile.model) is not profile]
+    retired = [folder / model_file(model) for model in (known.retired if last is None else before.keys() - {*pool})]
+    files = {model_file(profile.model): _model_content(profile, fit.id) for profile in changed}
+    stale = {*retired, *(folder / file for file in files)}
+    if last_weight is not None and last_weight == check_cost_weight(float(header["cost_weight"])):
+        header = {**header, "cost_weight": found.get("cost_weight", header["cost_weight"])}  # what others set stays
+    files |= {HEADER: _to_json(header)} if header != found else {}
+    if last is None or not (folder / WEIGHTS).is_file():
+        files[WEIGHTS] = _to_npz(arrays)
 
-    def is_named(measured: MeasuredPrompts) -> bool:
-        """Return whether a model here or there has the prompts: others may have retired all models that had."""
-        users = [profile for profile in pool.values() if profile.measured.id == measured.id]
-        on_disk = (_validation_of(folder / model_file(profile.model)) for profile in users)
-        return any(profile in changed for profile in users) or measured.id in on_disk
+    def is_named(name: str) -> bool:
+        """Return whether a file that stays names these prompts; those likely to are looked at first."""
+        likely = (folder / model_file(profile.model) for profile in pool.values() if profile.measured.id == name)
+        named = re.compile(rb'"validation"\s*:\s*"%s"' % re.escape(name.encode()))
+        each = itertools.chain(likely, (folder / "pool").glob("*.json"))
+        return any(named.search(_content_of(file)) for file in each if file not in stale)
 
-    files |= _prompt_files(pool.values(), texts=bool(header["texts"]), only=is_named, folder=folder)
-    files |= {model_file(profile.model): _model_content(profile, fit.id) for profile in changed}
-    if header != found:
-        files[HEADER] = _to_json(header)
-    if not header["texts"] or any((folder / file).is_file() for file in stale):
-        kept = {_validation_of(file) for file in in_folder} | {profile.measured.id for profile in changed}
-        for file in (folder / "validation").glob("*.jsonl"):
-            place = file.relative_to(folder)
-            if file.stem not in kept or (not header["texts"] and place not in files):
-                files[place] = _lines([row["digest"] for row in _rows(file)], None)  # another may be adding its model
-    _replace_files({folder / file: content for file, content in files.items()}, [folder / file for file in retired])
+    new = {profile.measured.id for profile in changed}
+    for name, measured in _sets(pool).items():
+        lines = folder / "validation" / f"{name}.jsonl"
+        lacks_texts = header["texts"] and measured.texts is not None and not _has_texts(lines)
+        if name in new or ((lacks_texts or not lines.is_file()) and is_named(name)):
+            written = _prompt_files(measured, texts=header["texts"])
+            if header["texts"] and measured.texts is None and lines.is_file():
+                del written[lines.relative_to(folder)]  # the folder may have the texts
+            files |= written
+    if not header["texts"] or any(map(Path.is_file, stale)):
+        for lines in (folder / "validation").glob("*.jsonl"):
+            place = lines.relative_to(folder)
+            if place in files or lines.stem in new or not _has_texts(lines):
+                continue
+            if not header["texts"] or not is_named(lines.stem):
+                files[place] = _lines([row["digest"] for row in _rows(lines)], None)  # another may be adding its model
+    _replace_files({folder / file: content for file, content in files.items()}, retired)
+
+
+def _content_of(file: Path) -> bytes:
+    """Return what a file holds; nothing when it has just gone."""
+    with contextlib.suppress(OSError, ValueError):
+        return read_bytes(file, MOST_JSON)
+    return b""
+
+
+def _has_texts(file: Path) -> bool:
+    """Return whether a file of validation prompts keeps their texts."""
+    return b'"prompt"' in _content_of(file).partition(b"\n")[0]
+
+
+def _sets(pool: Pool) -> dict[str, MeasuredPrompts]:
+    """Return the validation prompts of a pool by name, once, with their texts if any profile has them."""
+    each = sorted((profile.measured for profile in pool.values()), key=lambda measured: measured.texts is not None)
+    return {measured.id: measured for measured in each}
 
 
 def _put_in_place(folder: Path, files: Mapping[Path, bytes], found: str | None) -> bool:
@@ -238,10 +265,17 @@ def _temporary(name: str) -> str:
     return f".{name[:40]}.{secrets.token_hex(4)}.tmp"
 
 
+def _left_beside(folder: Path) -> list[Path]:
+    """Return the temporary folders beside a router's, of saves that run or were killed."""
+    return [file for file in folder.parent.glob(".*.tmp") if file.name.startswith(f".{folder.name[:40]}.")]
+
+
 def _sweep(folder: Path) -> None:
     """Remove what saves that were killed an hour ago or earlier have left, in the folder and beside it."""
-    left = [file for file in folder.parent.glob(".*.tmp") if file.name.startswith(f".{folder.name[:40]}.")]
-    for each in [*left, *folder.glob(".*.tmp"), *folder.glob("pool/.*.tmp"), *folder.glob("validation/.*.tmp")]:
+    for each in [
+        *_left_beside(folder),
+        *(file for place in ("", "pool", "validation") for file in (folder / place).glob(".*.tmp")),
+    ]:
         with contextlib.suppress(OSError):
             if time.time() - each.stat().st_mtime > LEFT_SECONDS:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -253,18 +287,22 @@ def _sweep(folder: Path) -> None:
 def load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit, Pool, float, Folders]:
     """Return the fit, the pool and the cost_weight in `folder`, and what is then known of folders."""
     while True:
-        before = folder.stat().st_ino if folder.is_dir() else None
         try:
+            before = folder.stat().st_ino if folder.is_dir() else None
             return _load(folder, embedder, estimator)
         except ArtifactError:
             if before == (folder.stat().st_ino if folder.is_dir() else None):  # else exchanged while it was read
                 raise
+        except OSError as failed:
+            raise ArtifactError(f"{folder} cannot be read: {failed.strerror or failed}.") from failed
 
 
 def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit, Pool, float, Folders]:
     file, weights = folder / HEADER, folder / WEIGHTS
     if not file.is_file():
-        raise ArtifactError(f"{folder} is not a router: it has no router.json. Fit one and save it there.")
+        left = [aside for aside in _left_beside(folder) if (aside / HEADER).is_file()]
+        cure = f"A save was interrupted; rename {left[0]} to it" if left else "Fit one and save it there"
+        raise ArtifactError(f"{folder} is not a router: it has no router.json. {cure}.")
     header, arrays = _read_json(file), _read_npz(weights)
     with _reading(file):
         settings = {
@@ -313,8 +351,22 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
                 continue
             raise
         profiles[profile.model] = profile
+    _check_features(fit, profiles, folder)
     pool = Pool(profiles)
     return fit, pool, weight, Folders(header["texts"], synced={folder.resolve(): (pool, weight)})
+
+
+def _check_features(fit: Fit, profiles: Mapping[str, ModelProfile], folder: Path) -> None:
+    """Refuse features that the estimator cannot use: all of one shape together, and one by one to name a wrong one."""
+    shapes = sorted({profile.features.shape for profile in profiles.values()})
+    for alike in ([p for p in profiles.values() if p.features.shape == shape] for shape in shapes):
+        with contextlib.suppress(Exception):  # of any kind: it is raised again, for the one that is wrong
+            if fit.predicts_errors(np.stack([profile.features for profile in alike])):
+                continue
+        for profile in alike:
+            with _reading(folder / model_file(profile.model), "field 'features' does not fit the estimator", AGAIN):
+                if not fit.predicts_errors(profile.features[None]):
+                    raise ValueError("it gives errors outside [0, 1]")
 
 
 def _build(settings: Any, classes: Mapping[str, Any]) -> Any:
@@ -357,7 +409,7 @@ def _check(fit: Fit) -> None:
     if all(type(part) in CLASSES.values() for _, part in parts_of(fit.estimator)):
         known = np.zeros((2, len(fit.training_models))) if fit.training_models else None
         profile = fit.estimator.profile(centroids[[0, -1]], np.array([0.0, 1.0]), known)
-        if not fit.predicts_errors(profile) or fit.estimator.predict(centroids, profile[None]).stderrs.min() < 0:
+        if not fit.predicts_errors(profile[None]) or fit.estimator.predict(centroids, profile[None]).stderrs.min() < 0:
             raise ValueError("the estimator gives errors outside [0, 1]")
 
 
@@ -389,8 +441,9 @@ def _model_content(profile: ModelProfile, fit: str) -> bytes:
 
 def _numbers(array: Array) -> list[float | None]:
     """Return the numbers, NaN as None; float32 in the few digits that give the same float32 again."""
-    digits = 9 if array.dtype == np.float32 else 17
-    return [None if value != value else float(f"{value:.{digits}g}") for value in array.ravel().tolist()]
+    numbers = array.ravel().tolist()
+    short = (float(f"{value:.9g}") for value in numbers) if array.dtype == np.float32 else numbers
+    return [None if value != value else value for value in short]
 
 
 def _read_model(file: Path, fit: Fit, prompts: Callable[[str], MeasuredPrompts]) -> ModelProfile:
@@ -426,43 +479,20 @@ def _read_model(file: Path, fit: Fit, prompts: Callable[[str], MeasuredPrompts])
             raise ValueError(f"holds model {profile.model!r}, which belongs in {own}")
         if (regions := len(profile.cost.per_answer)) != len(fit.regions):
             raise ValueError(f"field 'cost' has {regions} regions, not {len(fit.regions)}")
-    with _reading(file, "field 'features' does not fit the estimator", AGAIN):
-        if not fit.predicts_errors(profile.features):
-            raise ValueError("it gives errors outside [0, 1]")
     return profile
 
 
-def _prompt_files(
-    profiles: Collection[ModelProfile],
-    *,
-    texts: bool,
-    only: Callable[[MeasuredPrompts], bool] = lambda measured: True,
-    folder: Path | None = None,
-) -> dict[Path, bytes]:
-    """Return the two files of each set of prompts that `only` lets through; texts that only `folder` has stay there."""
-    known = sorted((profile.measured for profile in profiles), key=lambda each: each.texts is not None)
-    files = {}
-    for measured in filter(only, {each.id: each for each in known}.values()):  # once, with its texts if any has them
-        lines = Path("validation", f"{measured.id}.jsonl")
-        more = {} if measured.known is None else {"known": measured.known}
-        files[lines.with_suffix(".npz")] = _to_npz({"vectors": measured.vectors, "tokens": measured.tokens, **more})
-        if not (texts and measured.texts is None and folder is not None and (folder / lines).is_file()):
-            files[lines] = _lines(measured.digests, measured.texts if texts else None)
-    return files
+def _prompt_files(measured: MeasuredPrompts, *, texts: bool) -> dict[Path, bytes]:
+    """Return the two files of a set of prompts."""
+    lines = Path("validation", f"{measured.id}.jsonl")
+    known = {} if measured.known is None else {"known": measured.known}
+    packed = _to_npz({"vectors": measured.vectors, "tokens": measured.tokens, **known})
+    return {lines.with_suffix(".npz"): packed, lines: _lines(measured.digests, measured.texts if texts else None)}
 
 
 def _lines(digests: Sequence[str], texts: Sequence[str] | None) -> bytes:
     rows = [{"digest": name} | ({} if texts is None else {"prompt": texts[i]}) for i, name in enumerate(digests)]
-    return b"".join(_to_json(row, indent=None) for row in rows)
-
-
-def _validation_of(file: Path) -> str | None:
-    """Return the validation prompts that a model's file names; None where it names none or has just gone."""
-    try:
-        name = _read_json(file).get("validation")
-    except ArtifactError:
-        return None
-    return name if isinstance(name, str) else None
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "surrogatepass")
 
 
 def _read_prompts(fit: Fit, folder: Path, name: str) -> MeasuredPrompts:
@@ -491,7 +521,7 @@ def _read_prompts(fit: Fit, folder: Path, name: str) -> MeasuredPrompts:
 def _rows(file: Path) -> list[dict[str, str]]:
     """Return the digests, and texts where they were kept, that the lines of a prompt file hold."""
     with _reading(file):
-        rows = [json.loads(line) for line in _read(file).splitlines()]
+        rows = [parse_json(line) for line in read_bytes(file).splitlines()]
         for line, row in enumerate(rows, 1):
             if not isinstance(row, dict) or not isinstance(row.get("prompt", ""), str):
                 raise ValueError(f"line {line} holds no prompt")
@@ -514,24 +544,22 @@ def _reading(file: Path, what: str = "", cure: str = CURE) -> Iterator[None]:
         raise ArtifactError(f"{file}: {f'{what} ({why})' if what else why}; {cure}.") from failed
 
 
-def _read(file: Path) -> bytes:
-    """Return the content of a regular file: a pipe or a device in its place would keep the reader waiting."""
-    if file.exists() and not file.is_file():
-        raise ValueError("it is no regular file")
-    return file.read_bytes()
+def _to_json(value: Any) -> bytes:
+    """Return `value` as a text that one may read and edit: a field a line, lists on one line."""
+    return (_text(value, 0) + "\n").encode("utf-8", "surrogatepass")
 
 
-def _to_json(value: Any, *, indent: int | None = 1) -> bytes:
-    """Return `value` as a text that one may read and edit."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    # A row of numbers on one line. A line break marks it as a list: within a string it would be written \\n.
-    text = re.sub(r"\[\n[^][{}\"]*\]", lambda numbers: " ".join(numbers[0].split()), text)
-    return (text + "\n").encode("utf-8", "surrogatepass")
+def _text(value: Any, depth: int) -> str:
+    if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    indent = "\n" + " " * depth
+    fields = (f"{indent} {_text(name, 0)}: {_text(inner, depth + 1)}" for name, inner in value.items())
+    return f"{{{','.join(fields)}{indent}}}"
 
 
 def _read_json(file: Path) -> Fields:
     with _reading(file, "cannot be read as JSON"):
-        content = json.loads(_read(file).decode("utf-8", "surrogatepass"))
+        content = parse_json(read_bytes(file, MOST_JSON).decode("utf-8", "surrogatepass"))
     with _reading(file):
         if not isinstance(content, dict):
             raise ValueError(f"holds {type(content).__name__}, not the fields of a router")
@@ -566,12 +594,4 @@ def _to_npz(arrays: Arrays) -> bytes:
 
 def _read_npz(file: Path) -> Arrays:
     with _reading(file, "cannot be read"):
-        content = _read(file)
-        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
-            if sum(each.file_size for each in zipped.infolist()) > MOST_BYTES + MOST_PER_BYTE * len(content):
-                raise ValueError("its arrays are too large for a file of this size")
-        with np.load(io.BytesIO(content), allow_pickle=False) as packed:
-            arrays: dict[str, Any] = {name: packed[name] for name in packed.files}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("it holds something else than arrays")
-    return arrays
+        return parse_npz(read_bytes(file))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from unirouter_core.evaluate import Report
 from unirouter_core.exceptions import InvalidDataError
 
 try:
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 except ImportError as missing:
@@ -35,6 +37,19 @@ def check_picture(path: str | os.PathLike[str]) -> None:
         raise InvalidDataError(f"{place}: the folder {place.parent} does not exist; make it first.")
 
 
+@contextmanager
+def plain_text(**settings: object) -> Iterator[None]:
+    """Take "$" in text as it is, not as the beginning of a formula; `settings` are matplotlib's, for this while."""
+    with matplotlib.rc_context({"text.parse_math": False, **settings}):  # type: ignore[arg-type]
+        yield
+
+
+def printable(name: str) -> str:
+    """Return a name with "?" where a font or an SVG file could not take a character, such as a lone surrogate."""
+    return "".join(sign if sign.isprintable() else "?" for sign in name)
+
+
+@plain_text()
 def draw(report: Report, path: str | os.PathLike[str]) -> None:
     """Draw the curve of a report to a file; its suffix (.png, .svg, .pdf) is the format."""
     figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
@@ -96,7 +111,8 @@ def _label(axes: Any, models: Sequence[str], dots: Array, curves: Array) -> None
     """Write each model's name beside its dot (the models' come first), off other names, dots and points of curves."""
     from adjustText import adjust_text  # here, because it imports pyplot
 
-    names = [axes.text(*dot, name, fontsize=7.5, color=TEXT) for name, dot in zip(models, dots, strict=False)]
+    named = zip(map(printable, models), dots, strict=False)
+    names = [axes.text(*dot, name, fontsize=7.5, color=TEXT) for name, dot in named]
     x, y = np.concatenate([dots, curves]).T
     line = {"arrowstyle": "-", "color": MIXTURE, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
     adjust_text(names, x, y, ax=axes, iter_lim=ITERATIONS, expand=(1.1, 1.4), min_arrow_len=30, arrowprops=line)

@@ -92,64 +92,45 @@ def test_fit_says_what_was_learned_from_and_what_comes_next(made, tmp_path):
     assert UniRouter.load(tmp_path / "new.router").fit_.training_models == ("poet", "sage")
 
 
-def test_fit_keeps_its_hands_off_a_router_that_holds_models(folder):
+def test_fit_replaces_a_router_that_holds_models_only_with_force(folder):
     sentence = refusal("fit", folder / "my.router", folder / "fit.jsonl")
 
     assert "holds 4 models" in sentence
     assert "--force" in sentence
     assert set(UniRouter.load(folder / "my.router").pool) == set(POOL)
-
-
-def test_models_are_evaluated_on_the_prompts_that_fit_held_out(made, tmp_path):
-    output("fit", tmp_path / "new.router", made / "fit.jsonl")
-
-    done = run("onboard", tmp_path / "new.router", "poet", "sage", "--recorded", made / "fit.jsonl")
-
-    assert "evaluated on the 48 of 160 prompts" in done.stderr
-    assert UniRouter.load(tmp_path / "new.router").pool["poet"].n == 48
-
-
-def test_results_on_the_prompts_that_were_learned_from_are_called_optimistic(made, tmp_path):
-    output("fit", tmp_path / "new.router", made / "fit.jsonl", "--hold-out", "0")
-
-    done = run("onboard", tmp_path / "new.router", "poet", "sage", "--recorded", made / "fit.jsonl")
-
-    assert "optimistic" in done.stderr
-    assert "optimistic" in run("report", "--router", tmp_path / "new.router").stdout.replace("\n", " ")
-
-
-def test_fit_with_force_replaces_it(folder):
     output("fit", folder / "my.router", folder / "recorded.jsonl", "--force")
-
     assert not UniRouter.load(folder / "my.router").pool
 
 
-@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl", "strings.jsonl"])
-def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path, name):
-    lines = {
-        "prompts.txt": str,
-        "prompts.jsonl": lambda p: json.dumps({"id": 1, "prompt": p}),
-        "strings.jsonl": json.dumps,
-    }
-    (tmp_path / name).write_text("\n\n".join(lines[name](prompt) for prompt in world.prompts[:40]))
+def test_models_are_evaluated_on_the_prompts_that_fit_held_out_else_results_are_called_optimistic(made, tmp_path):
+    router, recorded = tmp_path / "new.router", ("poet", "sage", "--recorded", made / "fit.jsonl")
+    output("fit", router, made / "fit.jsonl")
+    assert "evaluated on the 48 of 160 prompts" in run("onboard", router, *recorded).stderr
+    assert UniRouter.load(router).pool["poet"].n == 48
 
-    done = run("fit", tmp_path / "my.router", tmp_path / name, "--json")
-
-    learned = json.loads(done.stdout)
-    assert (learned["prompts"], learned["held_out"], learned["training_models"]) == (40, 0, [])
-    assert "Note: Fitted without" in done.stderr
+    output("fit", router, made / "fit.jsonl", "--hold-out", "0", "--force")
+    assert "optimistic" in run("onboard", router, *recorded).stderr
+    assert "optimistic" in run("report", router).stdout.replace("\n", " ")
 
 
-def test_fit_of_outcomes_with_a_fault_does_not_take_them_for_prompts(tmp_path):
+def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path):
+    forms = {"a.txt": str, "b.jsonl": lambda p: json.dumps({"id": 1, "prompt": p}), "c.jsonl": json.dumps}
+    for name, form in forms.items():
+        (tmp_path / name).write_text("\n\n".join(map(form, world.prompts[:40])))
+
+        done = run("fit", tmp_path / "my.router", tmp_path / name, "--json")
+
+        learned = json.loads(done.stdout)
+        assert (learned["prompts"], learned["held_out"], learned["training_models"]) == (40, 0, [])
+        assert "Note: Fitted without" in done.stderr
+    assert "leave --models out" in refusal("fit", tmp_path / "my.router", tmp_path / "a.txt", "--models", "poet")
+
+
+def test_fit_refuses_what_it_cannot_learn_from(made, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "model": "poet"}\n')
 
     assert "neither error nor quality" in refusal("fit", tmp_path / "my.router", tmp_path / "bad.jsonl")
-
-
-def test_models_of_bare_prompts_are_refused(tmp_path):
-    (tmp_path / "prompts.txt").write_text("a\nb\n")
-
-    assert "leave --models out" in refusal("fit", tmp_path / "my.router", tmp_path / "prompts.txt", "--models", "poet")
+    assert "the router's folder comes first" in refusal("fit", made / "fit.jsonl", made / "new.router")
 
 
 # --- onboard, models, retire ------------------------------------------------------------------------------------------
@@ -201,17 +182,13 @@ def test_prices_are_given_in_usd_per_million_tokens(world, folder):
     assert UniRouter.load(folder / "my.router").pool["clerk"].prices == Prices(1, 2)
 
 
-def test_a_router_that_does_not_exist_is_an_offer_to_make_one(made, tmp_path):
-    sentence = refusal("onboard", tmp_path / "no.router", "poet", "--recorded", made / "recorded.jsonl")
+def test_onboard_asks_for_what_is_missing(made, tmp_path):
+    router = made / "my.router"
 
+    sentence = refusal("onboard", tmp_path / "no.router", "poet", "--recorded", made / "recorded.jsonl")
     assert "unirouter fit DATA" in sentence
     assert "--starter" in sentence
     assert not (tmp_path / "no.router").exists()
-
-
-def test_onboard_asks_for_what_is_missing(made):
-    router = made / "my.router"
-
     assert "--recorded" in refusal("onboard", router)
     assert "--all" in refusal("onboard", router, "--recorded", made / "recorded.jsonl")
     assert "one of the two" in refusal("onboard", router, "clerk", "--all", "--recorded", made / "recorded.jsonl")
@@ -235,12 +212,8 @@ def test_models_lists_what_is_known_of_each(made):
     assert listed[0]["provenance"]["source"] == "recorded outcomes"
     assert all(model in done.stdout for model in POOL)
     assert listed[0]["provenance"]["date"] in done.stdout
-
-
-def test_a_model_that_is_always_right_is_not_known_to_be_so_exactly(made):
-    sage = next(row for row in output("models", "-r", made / "my.router")["models"] if row["model"] == "sage")
-
-    assert sage["error"] == 0
+    sage = next(row for row in listed if row["model"] == "sage")
+    assert sage["error"] == 0  # which is not known to be so exactly
     assert sage["stderr"] == pytest.approx(np.sqrt(1 / 82 * 81 / 82 / 82))
 
 
@@ -274,6 +247,7 @@ def test_route_says_the_model_first(made):
     assert run("route", router, SUM, *WEIGHED).stdout.splitlines()[0] == "sage"
     assert run("route", POEM, *WEIGHED, f"--router={router}").stdout.splitlines()[0] == "poet"
     assert run("route", SUM, "-r", router, "--cost-weight", "inf").stdout.splitlines()[0] == "poet"
+    assert "Cost is ignored" in run("route", SUM, "-r", router).stdout.replace("\n", " ")  # not tuned
 
 
 def test_route_as_json_is_the_decision(made):
@@ -288,13 +262,7 @@ def test_route_as_json_is_the_decision(made):
 def test_a_dash_reads_the_prompt_from_stdin(made):
     assert output("route", "-", "-r", made / "my.router", stdin=f"{SUM}\n")["prompt"] == SUM
     assert "empty" in refusal("route", "-", "-r", made / "my.router", stdin="")
-
-
-def test_explain_shows_the_prompts_most_like_it(made):
-    command = ("route", SUM, "-r", made / "my.router", "--explain")
-
-    assert len(output(*command)["neighbours"]) == 5
-    assert "What is" in run(*command).stdout
+    assert "the prompt is not UTF-8" in refusal("route", "-", "-r", made / "my.router", stdin=b"\xff\xfe\x00")
 
 
 def test_explain_shows_answers_region_and_what_each_model_did(made):
@@ -311,22 +279,16 @@ def test_explain_shows_answers_region_and_what_each_model_did(made):
     assert nearest.split()[-4:] == did
 
 
-def test_a_model_that_was_not_evaluated_and_a_partly_right_one_are_told_apart(made, capsys):
+def test_what_each_model_did_on_similar_prompts_is_told_apart_and_prompts_unlike_it_are_not_shown(made, capsys):
     why = UniRouter.load(made / "my.router").explain(SUM, cost_weight=0)
     models = [row.model for row in why.decision.ranking]
     near = Neighbour("What is 1 plus 1?", 0.9, {models[0]: 0.0, models[1]: 0.25, models[2]: 1.0})
 
     show.decision(why.decision, why=dataclasses.replace(why, neighbours=(near,)))
-
     assert "What is 1 plus 1?  100%  75%  0%  -" in capsys.readouterr().out
 
-
-def test_a_prompt_unlike_all_others_is_said_to_be(made, capsys):
-    why = UniRouter.load(made / "my.router").explain(SUM)
-    unlike = [dataclasses.replace(near, similarity=0.04) for near in why.neighbours]
-
-    show.decision(why.decision, why=dataclasses.replace(why, neighbours=tuple(unlike)))
-
+    unlike = dataclasses.replace(near, similarity=0.04)
+    show.decision(why.decision, why=dataclasses.replace(why, neighbours=(unlike,)))
     shown = capsys.readouterr().out
     assert "No validation prompt is similar." in shown
     assert "similarity" not in shown
@@ -337,10 +299,7 @@ def test_how_far_a_prompt_is_is_a_share():
 
     far = output("route", "--example", "What is 14 plus 37?")["far"]
     assert f"Unusual prompt ({far:.0%} out of distribution): predictions are shrunk" in done.stdout
-
-
-def test_prompts_whose_text_was_not_kept_are_not_shown_as_digests():
-    assert "(text not kept)" in run("route", "--example", SUM, "--explain").stdout
+    assert "(text not kept)" in run("route", "--example", SUM, "--explain").stdout  # no digest
 
 
 def test_onboard_can_leave_out_the_texts(folder):
@@ -370,27 +329,22 @@ def test_the_candidates_can_be_named(made):
     assert "Excluded, not among the models asked for: sage, scholar." in run(*command).stdout
     assert "'nobody' is not in the pool" in refusal("route", SUM, "-r", made / "my.router", "--models", "nobody")
     assert "no capability" in refusal("route", SUM, "-r", made / "my.router", "--requires", "wings")
+    assert "',' holds no name" in refusal("route", SUM, "-r", made / "my.router", "--models", ",")
 
 
-@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
-def test_a_file_of_prompts_gives_a_line_of_json_each(made, tmp_path, name):
+def test_a_file_of_prompts_gives_a_line_of_json_each(made, tmp_path):
     prompts = [SUM, POEM, "Ein Gedicht über Öl, 3 Zeilen."]
-    lines = prompts if name == "prompts.txt" else [json.dumps({"prompt": prompt}) for prompt in prompts]
-    (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    lines = {"prompts.txt": prompts, "prompts.jsonl": [json.dumps({"prompt": prompt}) for prompt in prompts]}
+    for name in lines:
+        (tmp_path / name).write_text("\n".join(lines[name]), encoding="utf-8")
+        command = ("route", "--file", tmp_path / name, "-r", made / "my.router", *WEIGHED)
 
-    done = run("route", "--file", tmp_path / name, "-r", made / "my.router", *WEIGHED, "--json")
-
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["prompt"] for row in rows] == prompts
-    assert [row["model"] for row in rows[:2]] == ["sage", "poet"]
-
-
-def test_a_file_of_prompts_can_be_explained_line_by_line(made, tmp_path):
-    (tmp_path / "prompts.txt").write_text(f"{SUM}\n{POEM}\n")
-    command = ("route", "--file", tmp_path / "prompts.txt", "-r", made / "my.router", "--explain")
-
-    assert [len(json.loads(line)["neighbours"]) for line in run(*command, "--json").stdout.splitlines()] == [5, 5]
-    assert POEM in run(*command).stdout
+        rows = [json.loads(line) for line in run(*command, "--json").stdout.splitlines()]
+        assert [row["prompt"] for row in rows] == prompts
+        assert [row["model"] for row in rows[:2]] == ["sage", "poet"]
+    explained = run(*command, "--explain", "--json").stdout.splitlines()
+    assert [len(json.loads(line)["neighbours"]) for line in explained] == [5] * 3
+    assert POEM in run(*command, "--explain").stdout
 
 
 def test_slices_give_the_decisions_of_one_batch(world, made, tmp_path):
@@ -414,24 +368,21 @@ def test_many_prompts_are_shown_as_the_first_of_them_and_shares(world, made, tmp
     assert "sage" in done.stdout.split("share")[1]
 
 
-@pytest.mark.parametrize(
-    ("command", "bar"),
-    [
-        ("route my.router --file many.txt", "Routing 9,600 prompts"),
-        ("route my.router --file prompts.txt --explain", "Explaining"),
-        ("onboard my.router --all --recorded recorded.jsonl", "Onboarding"),
-    ],
-)
-def test_what_takes_long_has_a_bar_on_a_terminal_and_none_on_stdout(folder, world, command, bar):
+def test_what_takes_long_has_a_bar_on_a_terminal_and_none_on_stdout(folder, world):
     (folder / "prompts.txt").write_text("\n".join(world.prompts))
     (folder / "many.txt").write_text("\n".join(world.prompts * 40))
+    bars = {
+        "route my.router --file many.txt": "Routing 9,600 prompts",
+        "route my.router --file prompts.txt --explain": "Explaining",
+        "onboard my.router --all --recorded recorded.jsonl": "Onboarding",
+    }
+    for command, bar in bars.items():
+        stdout, seen = on_terminal([*PROGRAM, *command.split(), "--json"], folder)
 
-    stdout, seen = on_terminal([*PROGRAM, *command.split(), "--json"], folder)
-
-    assert bar in seen
-    assert "/" in seen
-    assert bar not in stdout
-    assert all(json.loads(line)["model"] for line in stdout.splitlines() if command.startswith("route"))
+        assert bar in seen
+        assert "/" in seen
+        assert bar not in stdout
+        assert all(json.loads(line)["model"] for line in stdout.splitlines() if command.startswith("route"))
 
 
 def on_terminal(command, folder, stdout=None):
@@ -456,7 +407,7 @@ def test_a_bar_stands_below_what_is_printed_and_never_over_it(tmp_path):
     program = """
 from unirouter_plugins.cli import show
 with show.progress_bar("spent") as bar:
-    bar.add_task("a model", total=3, spent="$1")
+    bar.add_task("a mo\\x1b\\rdel", total=3, spent="$1")
     for verdict in ("first", "second"):
         bar.refresh()
         show.say(verdict)
@@ -519,13 +470,16 @@ def test_tune_wants_one_goal_and_somewhere_to_save(made):
     assert "cannot be saved" in refusal("tune", "--example", "--keep-quality", 0.9, "--save")
 
 
-def test_report_exits_with_0_where_routing_pays(made, tmp_path):
+def test_report_exits_with_0_where_routing_pays_and_with_3_where_it_does_not(made, folder, tmp_path):
     done = run("report", "-r", made / "my.router", "--png", tmp_path / "curve.png")
 
     assert done.exit_code == 0
     assert "Routing pays" in done.stdout.replace("\n", " ")
     assert "best mixture" in done.stdout
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    for model in ("poet", "tutor", "scholar"):
+        output("retire", folder / "my.router", model)
+    assert output("report", "-r", folder / "my.router", code=3)["pays"] is False
 
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path):
@@ -541,13 +495,6 @@ def test_a_picture_without_matplotlib_is_refused_with_the_cure(made, monkeypatch
     monkeypatch.delitem(sys.modules, "unirouter_plugins.figures", raising=False)
 
     assert "pip install 'unirouter[report]'" in refusal("report", "-r", made / "my.router", "--png", "curve.png")
-
-
-def test_report_exits_with_3_where_routing_does_not_pay(folder):
-    for model in ("poet", "tutor", "scholar"):
-        output("retire", folder / "my.router", model)
-
-    assert output("report", "-r", folder / "my.router", code=3)["pays"] is False
 
 
 def test_report_on_other_data_uses_none_that_was_measured_on(made):
@@ -567,7 +514,7 @@ def test_an_input_that_is_missing_or_foreign_is_one_sentence_and_exit_code_2(mad
     assert "is not a router" in refusal("models", "-r", tmp_path)
     assert "No such file" in refusal("fit", tmp_path / "my.router", tmp_path / "no.jsonl")
     assert "Not a directory" in refusal("route", "--file", tmp_path / "latin.txt" / "x", "-r", made / "my.router")
-    assert "not UTF-8" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
+    assert "latin.txt is not UTF-8" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
     assert run("route", "--wings").exit_code == 2
 
 
@@ -580,49 +527,54 @@ def test_router_is_the_first_argument_or_an_option_anywhere(made):
     assert run("models", router, "--router", router).exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "command", ["models", "tune --usd-per-error 1", "report", "route --file x.txt", "retire", "fit"]
-)
-def test_without_a_router_no_command_takes_another_one(command):
-    done = run(*command.split())
+def test_without_a_router_no_command_takes_another_one():
+    for command in ("models", "tune --usd-per-error 1", "report", "route --file x.txt", "retire", "fit"):
+        sentence = refusal(*command.split())
 
-    assert done.exit_code == 2
-    assert done.stdout == ""
-    assert "Error: ROUTER is missing; name its folder: unirouter" in done.stderr
-    assert ("--example" in done.stderr) is (command not in ("retire", "fit"))
-
-
-def test_examples_are_no_router_of_ones_own():
+        assert "ROUTER is missing; name its folder: unirouter" in sentence
+        assert ("--example" in sentence) is (command not in ("retire", "fit"))
     assert "No such option" in run("retire", "--example", "poet").stderr
 
 
-def test_arguments_of_fit_in_the_wrong_order_are_told(made):
-    assert "the router's folder comes first" in refusal("fit", made / "fit.jsonl", made / "new.router")
-
-
-def test_control_characters_of_a_file_do_not_reach_the_terminal(world, made, tmp_path):
+def test_no_command_prints_control_characters_of_models_and_prompts(made, tmp_path):
     (tmp_path / "prompts.txt").write_text("\x1b]0;owned\x07What is 1 plus 1?\x1b[31m\n" * 2)
-    (tmp_path / "named.jsonl").write_text((made / "recorded.jsonl").read_text().replace('"clerk"', '"cle\\u001brk"'))
-    output("fit", tmp_path / "my.router", made / "fit.jsonl")
-    output("onboard", tmp_path / "my.router", "--all", "--recorded", tmp_path / "named.jsonl")
+    (tmp_path / "named.jsonl").write_text(
+        (made / "recorded.jsonl").read_text().replace('"poet"', '"po\\u001bet"').replace("rain", "ra\\u009bin")
+    )
+    router = tmp_path / "my.router"
+    output("fit", router, made / "fit.jsonl")
+    commands = [
+        ("onboard", router, "--all", "--recorded", tmp_path / "named.jsonl"),
+        ("models", router),
+        ("prices", router),
+        ("route", router, "--file", tmp_path / "prompts.txt"),
+        ("route", router, "--explain", f"\x1b[31m{POEM}"),
+        ("tune", router, "--usd-per-error", 0.001),
+        ("report", router),
+        ("route", router, "--models", "nob\x1body", SUM),
+        ("retire", router, "po\x1bet"),
+    ]
+    shown = {}
+    for command in commands:
+        done = run(*command)
+        assert isinstance(done.exception, SystemExit | None), command
+        shown[command[0]] = done.output
+        assert not set(done.output) & {"\x1b", "\x07", "\x9b"}, command
+    assert "poet" in shown["models"]
+    assert "poet" in shown["retire"]
 
-    for command in (("--file", tmp_path / "prompts.txt"), ("--explain", "\x1b[31mWhat is 1 plus 1?")):
-        shown = run("route", tmp_path / "my.router", *command).stdout
-        assert not set(shown) & {"\x1b", "\x07"}
-    assert "clerk" in run("models", tmp_path / "my.router").stdout
 
+def test_text_is_at_most_88_wide_and_no_path_is_broken(made, tmp_path, monkeypatch):
+    for width in (60, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        long = tmp_path / f"a folder with a rather long name {width}" / ("router-" * 12)
+        long.parent.mkdir()
 
-@pytest.mark.parametrize("width", [60, 200])
-def test_text_is_at_most_88_wide_and_no_path_is_broken(made, tmp_path, width, monkeypatch):
-    monkeypatch.setenv("COLUMNS", str(width))
-    long = tmp_path / "a folder with a rather long name" / ("router-" * 12)
-    long.parent.mkdir()
+        done = run("fit", long, made / "fit.jsonl")
+        text = run("tune", made / "my.router", "--keep-quality", 0.97).stdout
 
-    done = run("fit", long, made / "fit.jsonl")
-    text = run("tune", made / "my.router", "--keep-quality", 0.97).stdout
-
-    assert str(long) in done.stdout
-    assert max(map(len, text.splitlines())) <= min(width + 20, 88)  # a table may be wider than a narrow terminal
+        assert str(long) in done.stdout
+        assert max(map(len, text.splitlines())) <= min(width + 20, 88)  # a table may be wider than a narrow terminal
 
 
 def test_the_version_is_that_of_the_installed_package(monkeypatch):
@@ -635,21 +587,14 @@ def test_the_version_is_that_of_the_installed_package(monkeypatch):
     assert "not installed" in run("--version").stdout
 
 
-def test_help_documents_the_exit_codes():
-    done = run("--help")
+def test_every_command_has_help_with_an_example_and_exit_codes_are_documented():
+    for command in "fit onboard models retire route ask tune report prices bench demo".split():  # noqa: SIM905
+        shown = run(command, "-h").stdout
 
-    assert "0 fine; 2 usage or bad input; 3 a goal that cannot be met" in " ".join(done.stdout.split())
+        assert shown == run(command, "--help").stdout
+        assert f"Example: unirouter {command} " in shown
+    assert "0 fine; 2 usage or bad input; 3 a goal that cannot be met" in " ".join(run("--help").stdout.split())
     assert "Exit code 3" in " ".join(run("tune", "--help").stdout.split())
-
-
-@pytest.mark.parametrize(
-    "command", ["fit", "onboard", "models", "retire", "route", "ask", "tune", "report", "prices", "bench", "demo"]
-)
-def test_every_command_has_help_with_an_example(command):
-    shown = run(command, "-h").stdout
-
-    assert shown == run(command, "--help").stdout
-    assert f"Example: unirouter {command} " in shown
 
 
 def test_tables_fit_into_80_columns_and_keep_long_names_whole(world, folder, monkeypatch):
@@ -663,14 +608,7 @@ def test_tables_fit_into_80_columns_and_keep_long_names_whole(world, folder, mon
 
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert long in done.stdout
-
-
-def test_the_starters_models_are_listed_whole_and_dated_in_80_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-
-    done = run("models", "--example")
-
-    assert "recorded/Meta-Llama-3.1-70B-Instruct  64.3% ± 3.2   $0.258  2024-07" in done.stdout
+    assert "recorded/Meta-Llama-3.1-70B-Instruct  64.3% ± 3.2   $0.258  2024-07" in run("models", "--example").stdout
 
 
 def spawn(*arguments, **settings):
@@ -726,36 +664,16 @@ def test_the_starters_examples_answer_and_say_that_they_are_recorded():
     assert "prices of" not in done.stderr
 
 
-def test_onboard_with_starter_begins_with_its_features_and_an_empty_pool(made, tmp_path):
+def test_onboard_with_starter_begins_with_its_features_and_an_empty_pool_or_leaves_nothing(made, tmp_path):
     recorded = made / "recorded.jsonl"
 
-    output("onboard", tmp_path / "my.router", "poet", "sage", "--recorded", recorded, "--starter")
-
-    assert set(UniRouter.load(tmp_path / "my.router").pool) == {"poet", "sage"}
-
-
-def test_onboard_with_starter_leaves_no_router_behind_when_a_model_cannot_be_added(made, tmp_path):
-    refusal("onboard", tmp_path / "my.router", "nobody", "--recorded", made / "recorded.jsonl", "--starter")
-
+    refusal("onboard", tmp_path / "my.router", "nobody", "--recorded", recorded, "--starter")
     assert not (tmp_path / "my.router").exists()
+    output("onboard", tmp_path / "my.router", "poet", "sage", "--recorded", recorded, "--starter")
+    assert set(UniRouter.load(tmp_path / "my.router").pool) == {"poet", "sage"}
 
 
 def test_the_starters_examples_can_be_listed_tuned_and_reported():
     assert output("models", "--example")["models"]
     assert output("tune", "--example", "--usd-per-error", 0.02)["cost_weight"] == 50
     assert output("report", "--example", code=run("report", "--example").exit_code)["models"]
-
-
-def test_bytes_that_are_not_utf8_are_refused_from_stdin_and_from_files(made, tmp_path):
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
-
-    assert "the prompt is not UTF-8" in refusal("route", "-", "-r", made / "my.router", stdin=b"\xff\xfe\x00")
-    assert "latin.txt is not UTF-8" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
-
-
-def test_a_list_of_names_without_any_is_refused(made):
-    assert "',' holds no name" in refusal("route", SUM, "-r", made / "my.router", "--models", ",")
-
-
-def test_a_router_that_was_not_tuned_says_that_cost_does_not_count(made):
-    assert "Cost is ignored" in run("route", SUM, "-r", made / "my.router").stdout.replace("\n", " ")

@@ -125,6 +125,15 @@ def test_a_free_model_is_drawn_too(report, drawn):
     assert {name.get_text() for name in names(figure)} == {"free", "dear"}
 
 
+def test_names_are_drawn_as_they_are_and_never_as_formulas(report, drawn):
+    cost_and_quality = report.models["sage"]
+    odd = dict.fromkeys(("$\\frac{1}$", "a�b", "c\x1bd"), cost_and_quality)
+
+    figure = drawn(Report(**{**vars(report), "models": odd}))
+
+    assert [name.get_text() for name in names(figure)] == ["$\\frac{1}$", "a?b", "c?d"]
+
+
 def test_pyplot_is_not_imported(tmp_path):
     program = "import sys; import unirouter_plugins.figures; print('matplotlib.pyplot' in sys.modules)"
 

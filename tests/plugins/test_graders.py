@@ -1,8 +1,11 @@
 """Answers that are right and wrong for each grader, and laws that hold for any text."""
 
+import asyncio
+import hashlib
 import json
 import re
 import re._parser  # type: ignore[import-not-found]
+import threading
 import time
 from fractions import Fraction
 
@@ -187,21 +190,15 @@ TABLE = [
      ['a.', 'a b c', 'a1']),
 ]
 # fmt: on
+SPECS = [parse_grader(spec) for spec, *_ in TABLE]
 
 
-def name_of(spec):
-    return spec if isinstance(spec, str) else spec["grader"]
-
-
-@pytest.mark.parametrize("name", dict.fromkeys(name_of(spec) for spec, *_ in TABLE))
-def test_an_answer_gets_the_error_it_should(name):
+def test_an_answer_gets_the_error_it_should():
     failures = []
-    for spec, reference, right, wrong in TABLE:
-        grader = parse_grader(spec)
-        if grader.name == name:
-            grader.check(reference)
-            cases = [*((answer, 0) for answer in right), *((answer, 1) for answer in ["", " \n", *wrong])]
-            failures += [(spec, reference, answer) for answer, error in cases if grader(answer, reference) != error]
+    for grader, (spec, reference, right, wrong) in zip(SPECS, TABLE, strict=True):
+        grader.check(reference)
+        cases = [*((answer, 0) for answer in right), *((answer, 1) for answer in ["", " \n", *wrong])]
+        failures += [(spec, reference, answer) for answer, error in cases if grader(answer, reference) != error]
     assert failures == []
 
 
@@ -210,7 +207,6 @@ def test_a_reference_that_its_grader_calls_wrong_is_refused():
         parse_grader("number").check("many")
 
 
-SPECS = [parse_grader(spec) for spec, *_ in TABLE]
 ODD = [
     "\ud800", "\0", "\\boxed{" * 3000, "{" * 5000, "[" * 5000, '{"a":' * 3000, "9" * 9000, "1," * 5000, "1/" * 5000,
     "(" * 9000, "**" * 5000, "`" * 9000, "```\n" * 2000, "answer is " * 3000, "1e999", "1e-999", "0^-5", "9^99", "1/0",
@@ -241,19 +237,47 @@ HARD = [
 ]
 
 
-@pytest.mark.parametrize("answers", [ODD, LARGE], ids=["odd", "large"])
-def test_no_answer_makes_a_grader_raise_or_hang(answers):
+def test_no_answer_makes_a_grader_raise_or_hang():
     slow = []
-    for answer in answers:
+    for answer in [*ODD, *LARGE]:
         for grader, reference in HARD:
             started = time.process_time()
             assert grader(answer, reference) in (0, 1)
-            if answers is ODD:
+            if len(answer) < 10_000:
                 assert grader(reference, answer) in (0, 1)
             if time.process_time() - started > 3 * rules.SECONDS:  # quadratic time would be minutes
                 slow.append((grader.spec, answer[:30]))
         is_refusal(answer)
     assert slow == []
+
+
+def test_a_slow_pattern_gets_its_whole_second_and_leaves_other_threads_and_the_event_loop_free():
+    slow, done = parse_grader({"grader": "regex", "pattern": "(a+)+$"}), threading.Event()
+
+    def compute():  # the processor time of which is not the pattern's
+        while not done.is_set():
+            hashlib.sha256(bytes(10**6))
+
+    def grade():
+        used = time.thread_time()
+        return slow("a" * 5000 + "!", "a"), time.thread_time() - used
+
+    async def beside():
+        grading, ticks = asyncio.create_task(asyncio.to_thread(grade)), 0
+        while not grading.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        return *grading.result(), ticks
+
+    threading.Thread(target=compute).start()
+    try:
+        error, used, ticks = asyncio.run(beside())
+    finally:
+        done.set()
+    assert error == 1
+    assert used > 0.9 * rules.SECONDS
+    assert ticks > 5  # it would be 1, were the loop blocked
+    assert parse_grader({"grader": "regex", "pattern": r"(.+)\1b"})("b" + "a" * 20_000, "a") == 1  # of cubic time
 
 
 def unlimited_repeats(parsed):
@@ -447,11 +471,6 @@ def test_the_last_value_counts_whatever_is_wrong_with_those_before():
     assert parse_grader("json")('{"a": 1} or {"a": NaN}', '{"a": 1}') == 1
 
 
-def test_a_pattern_that_would_take_forever_is_stopped():
-    for pattern in (r"(a+)+$", r"(a|aa){40}b"):
-        assert parse_grader({"grader": "regex", "pattern": pattern})("a" * 5000 + "!", "a") == 1
-
-
 def test_a_json_schema_is_the_whole_standard():
     tree = {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -468,49 +487,49 @@ def test_a_json_schema_is_the_whole_standard():
     assert parse_grader({"grader": "json", "schema": {"$ref": "#"}})("1", "1") == 1  # never comes to an end
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("fuzzy", r"No grader is named 'fuzzy'; use one of exact, text, number"),
-        (
-            {"grader": "number", "tolerence": 1},
-            r"'number' has no parameter 'tolerence'; it has tolerance, relative, decimal",
-        ),
-        ({"grader": "number", "tolerance": "1"}, r"'tolerance' of the grader 'number': .* valid number, not '1'"),
-        ({"grader": "number", "tolerance": -1}, r"'tolerance' .* greater than or equal to 0, not -1"),
-        ({"grader": "number", "tolerance": float("nan")}, r"'tolerance' .* finite number, not nan"),
-        ({"grader": "number", "decimal": ";"}, r"'decimal' .* should be '\.' or ',', not ';'"),
-        ({"grader": "regex"}, r"'regex' needs 'pattern'"),
-        ({"grader": "regex", "pattern": "(a"}, r"'\(a' is not a regular expression"),
-        ({"grader": "choice", "options": []}, r"Options are a list of texts"),
-        ({"grader": "choice", "options": {"Z": "x"}}, r"Option letters are A to J, not 'Z'"),
-        ({"grader": "regex", "pattern": "(?:ab|c){1000000}"}, r"too long a pattern, or its counts multiply to more"),
-        ({"grader": "contains", "all": []}, r"'all' of the grader 'contains': .* at least 1 item"),
-        ({"grader": "contains", "all": [" "]}, r"'all\..*' of the grader 'contains': "),
-        ({"grader": "contains", "all_of": ["a"]}, r"has no parameter 'all_of'; it has all, any, none"),
-        ({"grader": "json", "schema": {"anyOf": []}}, r"'anyOf' is not JSON Schema .*: \[\] should be non-empty"),
-        ({"grader": "json", "schema": {"type": "int"}}, r"'type' is not JSON Schema .*: 'int' is not valid"),
-        (
-            {"grader": "json", "schema": {"properties": {"a": 3}}},
-            r"'properties/a' is not JSON Schema .*: 3 is not of type",
-        ),
-        ({"grader": "json", "schema": {"items": {"pattern": "("}}}, r"'items/pattern' .*: '\(' is not a 'regex'"),
-        ({"grader": "json", "schema": {"pattern": "a{1000000000}"}}, r"too long a pattern, or its counts multiply"),
-        ({"grader": "json", "schema": {"$ref": "https://x.org/s"}}, r"refers to 'https://x.org/s', which is not in it"),
-        ({"grader": "json", "schema": {"$ref": "#/$defs/a"}}, r"refers to '.*/\$defs/a', which is not in it"),
-        ({"grader": "json", "schema": {"patternProperties": {}}}, r"'patternProperties' is not known here"),
-        ({"grader": "constraints", "rules": {}}, r"has no rules; give some of min_words"),
-        ({"grader": "constraints", "rules": {"max_wrds": 3}}, r"rule 'max_wrds' is not known"),
-        ({"grader": "constraints", "rules": {"max_words": "3"}}, r"rule 'max_words': .* valid integer, not '3'"),
-        ({"grader": "similarity", "at_least": 0.8}, r"needs an embedder"),
-        ({"name": "exact"}, r'A grader is a name or \{"grader": name'),
-        ('{"grader": ', r"is not JSON"),
-        (7, r"not 7"),
-    ],
-)
-def test_a_spec_that_cannot_be_used_is_refused_with_the_cure(spec, message):
-    with pytest.raises(InvalidDataError, match=message):
-        parse_grader(spec)
+REFUSED = [
+    ("fuzzy", r"No grader is named 'fuzzy'; use one of exact, text, number"),
+    (
+        {"grader": "number", "tolerence": 1},
+        r"'number' has no parameter 'tolerence'; it has tolerance, relative, decimal",
+    ),
+    ({"grader": "number", "tolerance": "1"}, r"'tolerance' of the grader 'number': .* valid number, not '1'"),
+    ({"grader": "number", "tolerance": -1}, r"'tolerance' .* greater than or equal to 0, not -1"),
+    ({"grader": "number", "tolerance": float("nan")}, r"'tolerance' .* finite number, not nan"),
+    ({"grader": "number", "decimal": ";"}, r"'decimal' .* should be '\.' or ',', not ';'"),
+    ({"grader": "regex"}, r"'regex' needs 'pattern'"),
+    ({"grader": "regex", "pattern": "(a"}, r"'\(a' is not a regular expression"),
+    ({"grader": "choice", "options": []}, r"Options are a list of texts"),
+    ({"grader": "choice", "options": {"Z": "x"}}, r"Option letters are A to J, not 'Z'"),
+    ({"grader": "regex", "pattern": "(?:ab|c){1000000}"}, r"too long a pattern, or its counts multiply to more"),
+    ({"grader": "contains", "all": []}, r"'all' of the grader 'contains': .* at least 1 item"),
+    ({"grader": "contains", "all": [" "]}, r"'all\..*' of the grader 'contains': "),
+    ({"grader": "contains", "all_of": ["a"]}, r"has no parameter 'all_of'; it has all, any, none"),
+    ({"grader": "json", "schema": {"anyOf": []}}, r"'anyOf' is not JSON Schema .*: \[\] should be non-empty"),
+    ({"grader": "json", "schema": {"type": "int"}}, r"'type' is not JSON Schema .*: 'int' is not valid"),
+    (
+        {"grader": "json", "schema": {"properties": {"a": 3}}},
+        r"'properties/a' is not JSON Schema .*: 3 is not of type",
+    ),
+    ({"grader": "json", "schema": {"items": {"pattern": "("}}}, r"'items/pattern' .*: '\(' is not a 'regex'"),
+    ({"grader": "json", "schema": {"pattern": "a{1000000000}"}}, r"too long a pattern, or its counts multiply"),
+    ({"grader": "json", "schema": {"$ref": "https://x.org/s"}}, r"refers to 'https://x.org/s', which is not in it"),
+    ({"grader": "json", "schema": {"$ref": "#/$defs/a"}}, r"refers to '.*/\$defs/a', which is not in it"),
+    ({"grader": "json", "schema": {"patternProperties": {}}}, r"'patternProperties' is not known here"),
+    ({"grader": "constraints", "rules": {}}, r"has no rules; give some of words, min_words"),
+    ({"grader": "constraints", "rules": {"max_wrds": 3}}, r"rule 'max_wrds' is not known"),
+    ({"grader": "constraints", "rules": {"max_words": "3"}}, r"rule 'max_words': .* valid integer, not '3'"),
+    ({"grader": "similarity", "at_least": 0.8}, r"needs an embedder"),
+    ({"name": "exact"}, r'A grader is a name or \{"grader": name'),
+    ('{"grader": ', r"is not JSON"),
+    (7, r"not 7"),
+]
+
+
+def test_a_spec_that_cannot_be_used_is_refused_with_the_cure():
+    for spec, message in REFUSED:
+        with pytest.raises(InvalidDataError, match=message):
+            parse_grader(spec)
 
 
 def test_a_spec_survives_being_written_and_read():
@@ -532,10 +551,10 @@ def test_a_function_of_the_user_grades_under_its_own_name():
         parse_grader({"grader": "half", "limit": 1}, functions={"half": half.grade})
 
 
-@pytest.mark.parametrize("given_error", [2, -0.1, float("nan"), None])
-def test_a_function_of_the_user_must_return_an_error(given_error):
-    with pytest.raises(InvalidDataError, match=r"The grader 'mine' (gave|failed) .*error (must be )?in \[0, 1\]"):
-        Grader("mine", lambda answer, reference: given_error)("x", "y")
+def test_a_function_of_the_user_must_return_an_error():
+    for given_error in (2, -0.1, float("nan"), None):
+        with pytest.raises(InvalidDataError, match=r"The grader 'mine' (gave|failed) .*error (must be )?in \[0, 1\]"):
+            Grader("mine", lambda answer, reference, error=given_error: error)("x", "y")
 
 
 def test_similarity_takes_answers_near_the_reference():
@@ -544,35 +563,23 @@ def test_similarity_takes_answers_near_the_reference():
     assert [near(answer, "aaaa") for answer in ("aa", "ab", "abb", "b", "zzz")] == [0, 0, 1, 1, 1]  # ab: cosine 0.707
 
 
-@pytest.mark.parametrize("name", ["number", "text", "choice"])
-def test_a_number_in_the_reasoning_is_not_the_answer(name):
-    answer = "Some would say 7 or B. But the answer is D, that is 9."
-    assert parse_grader(name)(answer, "B" if name == "choice" else "7") == 1
+def test_a_number_in_the_reasoning_is_not_the_answer():
+    for name, reference in (("number", "7"), ("text", "7"), ("choice", "B")):
+        assert parse_grader(name)("Some would say 7 or B. But the answer is D, that is 9.", reference) == 1
 
 
 REFUSALS = [
-    "I'm sorry, but I can't help with that.",
-    "I cannot assist with this request.",
-    "As an AI language model, I cannot do this.",
-    "I’m unable to provide that information.",
-    "I won't help with that.",
-    "Sorry, I can't do that.",
-    "This is against my guidelines.",
-    "Es tut mir leid, dabei kann ich nicht helfen.",
-    "Je ne peux pas vous aider.",
-    "Lo siento, no puedo ayudar con eso.",
-    "I am not able to discuss this.",
-]
+    "I'm sorry, but I can't help with that.", "I cannot assist with this request.",
+    "As an AI language model, I cannot do this.", "I’m unable to provide that information.",
+    "I won't help with that.", "Sorry, I can't do that.", "This is against my guidelines.",
+    "Es tut mir leid, dabei kann ich nicht helfen.", "Je ne peux pas vous aider.",
+    "Lo siento, no puedo ayudar con eso.", "I am not able to discuss this.",
+]  # fmt: skip
 NO_REFUSALS = [
-    "I do not know.",
-    "42",
-    "",
-    "I can't find any error in the code; it prints 4.",
-    "She said: sorry, I can't come on Friday.",
-    "The library cannot help you load CSV files faster.",
-    "I'm sorry, but I can't attend the meeting tomorrow.",
-    "No.",
-]
+    "I do not know.", "42", "", "I can't find any error in the code; it prints 4.",
+    "She said: sorry, I can't come on Friday.", "The library cannot help you load CSV files faster.",
+    "I'm sorry, but I can't attend the meeting tomorrow.", "No.",
+]  # fmt: skip
 
 
 def test_refusals_are_told_from_wrong_answers():
@@ -580,9 +587,6 @@ def test_refusals_are_told_from_wrong_answers():
     assert [text for text in NO_REFUSALS if is_refusal(text)] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("", None), ("1.2.3", None), ("1/0", None), ("(3, 4)", 4), ("room12", None)]
-)
-def test_what_is_no_one_number_is_not_made_one(text, value):
-    number = final_number(text)
-    assert (number and number.value) == value
+def test_what_is_no_one_number_is_not_made_one():
+    assert [final_number(text) for text in ("", "1.2.3", "1/0", "room12")] == [None] * 4
+    assert final_number("(3, 4)").value == 4

@@ -6,7 +6,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from tests.plugins.scripted_chat import ScriptedChat, chats, record
 from unirouter_core.costs import TokenCounter
 from unirouter_plugins.langchain import RouterRunnable
-from unirouter_plugins.langchain.messages import chat_of
+from unirouter_plugins.langchain.pool_models import chat_of
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
 LONG = "Remember the manual. " * 500

@@ -14,7 +14,7 @@ import numpy as np
 
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
-from unirouter_core.exceptions import InvalidDataError, NotFittedError
+from unirouter_core.exceptions import InvalidDataError, NotFittedError, as_number, shown
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 Part = TypeVar("Part")  # an estimator or embedder
@@ -67,9 +67,11 @@ def check_settings(estimator: Any, **least: float) -> None:
             continue
         values = list(given) if name == "grid" and isinstance(given, Iterable) else [given]
         kind = numbers.Integral if lowest else numbers.Real
-        if not values or not all(isinstance(value, kind) and lowest <= float(value) < float("inf") for value in values):
+        if not values or not all(isinstance(value, kind) and lowest <= as_number(value) < np.inf for value in values):
             whole = "a whole number, " if lowest else ""
-            raise InvalidDataError(f"{type(estimator).__name__}: {name}={given!r} must be {whole}at least {lowest:g}.")
+            raise InvalidDataError(
+                f"{type(estimator).__name__}: {name}={shown(given)} must be {whole}at least {lowest:g}."
+            )
 
 
 def require_fitted(estimator: Any, attribute: str) -> None:

@@ -18,6 +18,7 @@ from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
 
 FOLDS = 5  # each validation prompt is predicted by profiles measured on the other four fifths
+MOST_RESAMPLED = 10_000  # prompts; their intervals are narrow enough to decide by
 FEWEST_PROMPTS = 20  # fewer held-out prompts say nothing about a goal
 FITTED_ON = " The router was fitted on these prompts, so this is optimistic: evaluate it on others."
 
@@ -59,6 +60,17 @@ class HeldOut:
     def most_accurate(self) -> int:
         """The column of the most accurate single model; ties go to the cheaper."""
         return int(np.lexsort((self.costs.mean(axis=0), self.errors.mean(axis=0)))[0])
+
+    @cached_property
+    def sampled(self) -> HeldOut:
+        """At most `MOST_RESAMPLED` of the prompts, so that a bootstrap takes seconds however many there are."""
+        if len(self) <= MOST_RESAMPLED:
+            return self
+        arrays = [(name, value) for name, value in vars(self).items() if isinstance(value, np.ndarray)]
+        kept: Any = {
+            name: rows[np.random.default_rng(0).permutation(len(rows))[:MOST_RESAMPLED]] for name, rows in arrays
+        }
+        return dataclasses.replace(self, **kept)
 
     def chosen(self, cost_weight: float) -> Labels:
         """Return the column of each prompt's model at `cost_weight`, (n_prompts,)."""

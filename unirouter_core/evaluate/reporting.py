@@ -164,7 +164,8 @@ def report(
 ) -> Report:
     """Return how good routing is, with intervals and a verdict, on prompts its profiles were not measured on.
 
-    Raises `InvalidDataError` when every model is free, or `level`, `trials` or `permutations` is outside its range.
+    The intervals are those of at most 10,000 prompts, drawn at random where there are more. Raises `InvalidDataError`
+    when every model is free, or `level`, `trials` or `permutations` is outside its range.
 
     Parameters
     ----------
@@ -187,8 +188,8 @@ def report(
             f"{qualities[best]:.1%}), or onboard the models with prices."
         )
     curve, mixture = held.sweep.curve(), held.mixture.curve()
-    area_gain, p_value = _against_chance(held, boot, Bootstrap(trials=permutations, seed=seed))
-    tuned = Goal("", quality_share=NEARLY).with_margin(held, boot).out_of_bag(held, boot)
+    area_gain, p_value = _against_chance(held.sampled, boot, Bootstrap(trials=permutations, seed=seed))
+    tuned = Goal("", quality_share=NEARLY).with_margin(held.sampled, boot).out_of_bag(held.sampled, boot)
     saved = 1 - tuned[:, 1] / costs[best] if costs[best] else np.zeros(trials)
     chosen = held.chosen(held.cost_weight)
     own_errors, own_costs = held.outcome(chosen)
@@ -221,11 +222,12 @@ def compare(held: HeldOut, rival: dict[str, float], boot: Bootstrap) -> Comparis
     least that costs no more than it, and judges them on those that it leaves out.
     """
     shares = np.array([rival.get(model, 0.0) for model in held.models])
-    qualities, costs, swept = 1 - held.errors @ shares, held.costs @ shares, held.sweep
+    some, swept = held.sampled, held.sampled.sweep
+    qualities, costs = 1 - some.errors @ shares, some.costs @ shares
     margin, drawn = boot.optimism(swept, qualities, stream=3), []
-    for counts in boot.counts(len(held), stream=2):
+    for counts in boot.counts(len(some), stream=2):
         others, curve = left_out(counts), swept.curve(counts)
-        own_quality, own_cost = counts @ qualities / len(held), counts @ costs / len(held)
+        own_quality, own_cost = counts @ qualities / len(some), counts @ costs / len(some)
         as_good = swept.at(float(curve.cost_weights[curve.first_reaching(own_quality + margin)]), others)
         as_dear = swept.at(_least_within(curve, own_cost), others)
         quality, cost = others @ qualities, others @ costs
@@ -234,8 +236,8 @@ def compare(held: HeldOut, rival: dict[str, float], boot: Bootstrap) -> Comparis
     reached = costs.any() and boot.fresh_interval(kept)[1] >= 0
     return Comparison(
         rival={model: share for model, share in rival.items() if share},
-        quality=float(qualities.mean()),
-        cost=float(costs.mean()),
+        quality=float((1 - held.errors @ shares).mean()),
+        cost=float((held.costs @ shares).mean()),
         saving=boot.fresh_interval(saved) if reached else None,
         gain=boot.fresh_interval(gained),
     )

@@ -168,7 +168,8 @@ def tune(
 ) -> Tuning:
     """Return the cost_weight that meets a goal at the least cost, and what it will really give.
 
-    Raises `InvalidDataError` when not exactly one goal is given, or it, `level` or `trials` is outside its range.
+    The intervals are those of at most 10,000 prompts, drawn at random where there are more. Raises `InvalidDataError`
+    when not exactly one goal is given, or it, `level` or `trials` is outside its range.
 
     Parameters
     ----------
@@ -195,13 +196,13 @@ def tune(
     boot = Bootstrap(level, trials, seed)
     goal = Goal.of(keep_quality, usd_per_1000, usd_per_error)
     held = held_out(router, outcomes, seed=seed)
-    best, goal = held.most_accurate, goal.with_margin(held, boot)
+    best, goal = held.most_accurate, goal.with_margin(held.sampled, boot)
     best_quality = 1 - float(held.errors[:, best].mean())
     cost_weight, met = goal.pick(held.sweep.curve(), best_quality)
     chosen = held.chosen(cost_weight)
     errors, costs = held.outcome(chosen)
-    drawn, spent = goal.out_of_bag(held, boot), float(costs.mean())
-    low, high = boot.interval(future_means(boot, *held.spending(cost_weight), len(held)))
+    drawn, spent = goal.out_of_bag(held.sampled, boot), float(costs.mean())
+    low, high = boot.interval(future_means(boot, *held.sampled.spending(cost_weight), len(held)))
     return Tuning(
         goal=goal.words,
         cost_weight=cost_weight,

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from unirouter_plugins.bench.results import CLAIRVOYANT, DEFAULT, GRID, ZERO, shown
-from unirouter_plugins.figures import MIXTURE, MODEL, ROUTING, TEXT, style
+from unirouter_plugins.figures import MIXTURE, MODEL, ROUTING, TEXT, plain_text, printable, style
 
 EMPHASIS: dict[str, dict[str, Any]] = {
     DEFAULT: {"color": ROUTING, "lw": 2.6, "zorder": 3},
@@ -25,6 +24,7 @@ EMPHASIS: dict[str, dict[str, Any]] = {
 HIDDEN = ("oracle", "models' hull")  # not drawn: far above everything, and nearly on the zero router
 
 
+@plain_text()
 def write_page(
     standings: pd.DataFrame, records: Sequence[Mapping[str, Any]], about: Mapping[str, str], folder: Path
 ) -> list[Path]:
@@ -116,14 +116,16 @@ def _figure(panels: int, size: tuple[float, float]) -> tuple[Figure, Any]:
 
 def _finish(figure: Figure, axes: Any, title: str) -> Figure:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9, labelcolor=TEXT)
-    figure.suptitle(title, fontsize=11, color=TEXT, x=0.01, ha="left")
+    figure.legend(
+        handles, map(printable, labels), loc="outside right upper", frameon=False, fontsize=9, labelcolor=TEXT
+    )
+    figure.suptitle(printable(title), fontsize=11, color=TEXT, x=0.01, ha="left")
     return figure
 
 
 def _svg(figure: Figure, name: str) -> str:
     """Return a picture as SVG, the same for the same numbers; text stays text."""
     drawn = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with plain_text(**{"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()

@@ -99,7 +99,7 @@ def bench(
     _show(found, tables, settings)
     pictures = sum(path.suffix == ".svg" for path in written)
     others = ", ".join(path.name for path in written if path.suffix != ".svg")
-    typer.echo(f"Written to {out}: {others} and {pictures} pictures.")
+    show.say(f"Written to {out}: {others} and {pictures} pictures.", wrap=False)
 
 
 def _own(name: str) -> Method:
@@ -127,8 +127,9 @@ def _read(
     import numpy as np
 
     from unirouter_plugins.bench import recorded
+    from unirouter_plugins.figures import printable
 
-    names, found = [path.resolve().stem for path in paths], []
+    names, found = [printable(path.resolve().stem) for path in paths], []
     if twice := [name for name in names if names.count(name) > 1]:
         raise InvalidDataError(f"Two tables are called {twice[0]!r}; give each once, under a name of its own.")
     for name, path, table in zip(names, paths, outcomes, strict=True):

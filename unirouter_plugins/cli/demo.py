@@ -20,10 +20,10 @@ import typer
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
+from unirouter_plugins.cli.onboard import INTERRUPTED
 from unirouter_plugins.cli.options import Json
 from unirouter_plugins.local.server import CURE, LocalModel, available, serve_model
 
-INTERRUPTED = 130  # the exit code after Ctrl-C
 MODELS = {  # the pool, as pool.toml calls it
     "smol": "the model, called once",
     "smol-votes": "the same, with worked examples: the majority of five answers",
@@ -32,6 +32,16 @@ MODELS = {  # the pool, as pool.toml calls it
 # Of the packaged prompts: short answers that a model of 135 million parameters sometimes gets right; difficulty 1 to 5.
 FAMILIES, EASIEST = ("arithmetic", "vocabulary", "yes_no", "classification"), 1
 MOCK = LocalModel("yes", "")  # in pool.toml where no model can be served: the provider mock answers "yes"
+DATA = resources.files(__package__) / "demo_data"
+_REAL = (
+    "A real language model runs on this machine now: SmolLM2-135M-Instruct on llama.cpp, with one thread, no key, no "
+    "network. It is among the smallest there are, and mostly wrong: a fine case for routing."
+)
+_MOCKED = (
+    "Until then a mock answers in the model's place, the same to every prompt, under names that begin with mock-. Only "
+    "the calculator is real: the quality of the others means nothing."
+)
+_ENDED = "The model's server has ended, and all of its answers are kept."
 
 
 def demo(
@@ -76,19 +86,20 @@ class _Shell:
         if out is None or not self._as_json:
             return code, None
         text = out.getvalue()
-        return code, json.loads(text) if text.startswith("{\n") else _parsed(text)
+        return code, json.loads(text if text.startswith("{\n") else f"[{','.join(text.splitlines())}]")
 
 
 def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
     names = [f"mock-{name}" if missing and name != "calculator" else name for name in MODELS]
-    _introduce(folder, names, missing)
+    models = "\n".join(f"{name:<18}{what}" for name, what in zip(names, MODELS.values(), strict=True))
+    _say("opening", served=f"MOCK: {missing}\n{_MOCKED}" if missing else _REAL, models=models, folder=folder)
     show.say(f"\n$ cd {folder}", "bold cyan", wrap=False)
     shell.run("fit my.router prompts.jsonl")
     evaluate = f"{' '.join(names)} \\\n    --concurrency 2 --yes --validation"
     _, onboarded = shell.run(f"onboard my.router {evaluate} validation.jsonl")
     _, tuning = shell.run("tune my.router --usd-per-error 0.001 --save")
     _, routed = shell.run("route my.router --file kept_back.jsonl")
-    kept_back = [line["prompt"] for line in _lines("kept_back.jsonl") if "\n" not in line["prompt"]]
+    kept_back = [line["prompt"] for line in _lines(Path("kept_back.jsonl")) if "\n" not in line["prompt"]]
     _, asked = shell.run(f"ask my.router {shlex.quote(kept_back[0])}")
     for prompt in (kept_back[1], kept_back[-1]):
         shell.run(f"route my.router --explain {shlex.quote(prompt)}")
@@ -100,46 +111,15 @@ def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
     code, report = shell.run(f"report my.router --data outcomes.jsonl{picture}", may_fail=True)
     if not picture:
         show.say("No picture of the curve: matplotlib is missing: pip install 'unirouter[report]'.", wrap=False)
-    _conclude(folder, missing, pays=code == 0)
+    ended = f"MOCK: two of the three models were none. For the real ones: {CURE}" if missing else _ENDED
+    paid = "did not pay here, as far as so few prompts can tell" if code else "paid here"
+    _say("closing", paid=paid, served=ended, pool=folder / "pool.toml")
     made = {"folder": str(folder), "mock": missing, "prices": "assumed", "tuning": tuning, "routed": routed}
     return {**made, "asked": asked, "report": report, **(onboarded or {})}
 
 
-def _introduce(folder: Path, names: list[str], missing: str | None) -> None:
-    if missing:
-        show.say(f"MOCK: {missing}", "bold")
-        show.say(
-            "Until then a mock answers in the model's place, the same to every prompt, under names that begin with "
-            "mock-. Only the calculator is real: the quality of the others means nothing."
-        )
-    else:
-        show.say(
-            "A real language model runs on this machine now: SmolLM2-135M-Instruct on llama.cpp, with one thread, no "
-            "key and no network. It is among the smallest there are, and mostly wrong: a fine case for routing."
-        )
-    show.say("\nThree models, called through LiteLLM. Their prices are ASSUMED, as an API might charge:\n")
-    show.console().print(show.table("", "", rows=zip(names, MODELS.values(), strict=True)))
-    show.say(f"\n{folder} holds what it takes, for you to look at and to change:\n")
-    files = {
-        "pool.toml": "how the models are called, and their prices",
-        "prompts.jsonl": "prompts to learn from, without answers",
-        "validation.jsonl": "prompts to evaluate the models on: easy ones of four families, nearly half of them sums",
-        "kept_back.jsonl": "others of these four families, to judge the routing by",
-    }
-    show.console().print(show.table("", "", rows=files.items()))
-
-
-def _conclude(folder: Path, missing: str | None, *, pays: bool) -> None:
-    paid = "paid here" if pays else "did not pay here, as far as so few prompts can tell"
-    show.say(f"\nRouting {paid}. 20 prompts are enough to watch it work, too few to trust the numbers.", "bold")
-    if missing:
-        show.say(f"MOCK: two of the three models were none. For the real ones: {CURE}", "bold")
-    else:
-        show.say("\nThe model's server has ended, and all of its answers are kept.")
-    show.say(
-        f"For your own models, change two lines of each in {folder / 'pool.toml'} (it says which), put your prompts "
-        "into the .jsonl files, remove my.router and judge.router, and run the commands above in that folder."
-    )
+def _say(name: str, **places: Any) -> None:
+    show.say(Template((DATA / f"{name}.txt").read_text(encoding="utf-8")).substitute(places).rstrip("\n"))
 
 
 def write_files(folder: Path, served: LocalModel) -> None:
@@ -150,22 +130,17 @@ def write_files(folder: Path, served: LocalModel) -> None:
     four families are kept back.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data, packaged = resources.files(__package__) / "demo_data", resources.files("unirouter_core") / "starter"
-    lines = _lines(packaged / "validation.jsonl")
+    lines = _lines(resources.files("unirouter_core") / "starter" / "validation.jsonl")
     easy = [line for line in lines if line["family"] in FAMILIES and line["difficulty"] == EASIEST]
     _write(folder / "prompts.jsonl", ({"prompt": line["prompt"]} for line in lines if line not in easy))
-    _write(folder / "validation.jsonl", [*easy, *_lines(data / "sums.jsonl")])
-    _write(folder / "kept_back.jsonl", _lines(data / "kept_back.jsonl"))
-    pool = (data / ("mock.toml" if served is MOCK else "pool.toml")).read_text(encoding="utf-8")
+    _write(folder / "validation.jsonl", [*easy, *_lines(DATA / "sums.jsonl")])
+    _write(folder / "kept_back.jsonl", _lines(DATA / "kept_back.jsonl"))
+    pool = (DATA / ("mock.toml" if served is MOCK else "pool.toml")).read_text(encoding="utf-8")
     (folder / "pool.toml").write_text(Template(pool).substitute(name=served.name, url=served.url), encoding="utf-8")
 
 
 def _lines(place: Any) -> list[dict[str, Any]]:
-    return _parsed((Path(place) if isinstance(place, str) else place).read_text(encoding="utf-8"))
-
-
-def _parsed(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
 
 
 def _write(place: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -140,7 +140,7 @@ def _streamed(answer: Stream, *, quietly: bool) -> str:
         part = (chunk.choices[0].delta.content or "") if chunk.choices else ""
         parts.append(part)
         if not quietly:
-            sys.stdout.write(show.CONTROL.sub("", part) if to_terminal else part)
+            sys.stdout.write(show.without_control(part) if to_terminal else part)
             sys.stdout.flush()
     if not quietly:
         sys.stdout.write("\n")

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a model or a file must not write to a terminal: it may set its title, its colours, or worse.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 TEXT_WIDTH = 88  # columns of text; tables may be wider where the terminal is
 CANDIDATES_SHOWN, PROMPTS_SHOWN, POINTS_SHOWN = 5, 20, 8  # of a ranking, of many prompts, of a curve
 LEVEL, NORMAL = 0.9, 1.645  # of the intervals that are shown, and the standard errors to each side of it
@@ -41,8 +40,16 @@ UNLIKE = 0.05  # prompts whose similarity is less have no words in common worth 
 PER_1000 = ">$/1,000"  # USD per 1,000 calls
 
 
+def without_control(text: str) -> str:
+    """Return the text of a model or a file without what sets a terminal's title or colours, or does worse."""
+    return _CONTROL.sub("", text)
+
+
 def console(*, err: bool = False) -> Console:
-    """Return stdout or stderr as rich prints to it; where both are one terminal, one console, so bars stay below."""
+    """Return stdout or stderr as rich prints to it; where both are one terminal, one console, so bars stay below.
+
+    Whatever is printed passes `without_control`.
+    """
     return _console(err and not _one_terminal())
 
 
@@ -54,10 +61,12 @@ def _one_terminal() -> bool:
 @cache
 def _console(err: bool) -> Console:
     from rich.console import Console  # here, because --json needs none of it
+    from rich.segment import Segment
 
     class Filtered(Console):
-        def render_str(self, text: str, **how: Any) -> Text:
-            return super().render_str(CONTROL.sub("", text), **how)
+        def render(self, *given: Any, **how: Any) -> Iterator[Segment]:
+            for text, style, control in super().render(*given, **how):
+                yield Segment(text if control else without_control(text), style, control)
 
     return Filtered(markup=False, highlight=False, emoji=False, stderr=err)
 
@@ -141,14 +150,9 @@ def usd(amount: float) -> str:
     return f"${amount:,.{max(digits, 2 if amount >= 100 else 0)}f}"
 
 
-def percent(share: float) -> str:
-    """Return a share to the tenth of a percent."""
-    return f"{share:.1%}"
-
-
 def quality(error: float, stderr: float) -> str:
     """Return a quality with half its interval, such as "93.1% ± 1.6"."""
-    return f"{percent(1 - error)} ± {100 * NORMAL * stderr:.1f}"
+    return f"{1 - error:.1%} ± {100 * NORMAL * stderr:.1f}"
 
 
 def weight(cost_weight: float) -> str:
@@ -166,7 +170,7 @@ def one_line(prompt: str) -> Text:
     """Return a prompt as a cell of a table, cut to what fits beside the other columns."""
     from rich.text import Text
 
-    return Text(CONTROL.sub("", shortened(prompt)), no_wrap=True, overflow="ellipsis")
+    return Text(shortened(prompt), no_wrap=True, overflow="ellipsis")
 
 
 def _rule(cost_weight: float) -> str:
@@ -185,7 +189,7 @@ def profile_row(profile: ModelProfile) -> dict[str, Any]:
         "error": profile.error,
         "stderr": stderr_of(profile),
         "n": profile.n,
-        "usd_per_1000": 1000 * mean_usd(profile),
+        "usd_per_1000": usd_per_1000(profile),
         "prices": None if profile.prices is None else asdict(profile.prices),
         "capabilities": asdict(profile.capabilities),
         "provenance": dict(profile.provenance),
@@ -198,9 +202,9 @@ def stderr_of(profile: ModelProfile) -> float:
     return float(errors.std() / np.sqrt(len(errors)))
 
 
-def mean_usd(profile: ModelProfile) -> float:
-    """Return the mean USD of the validation answers."""
-    return float(np.nanmean(profile.usd))
+def usd_per_1000(profile: ModelProfile) -> float:
+    """Return 1,000 times the mean USD of the validation answers."""
+    return 1000 * float(np.nanmean(profile.usd))
 
 
 def models(profiles: Sequence[ModelProfile]) -> None:
@@ -208,18 +212,19 @@ def models(profiles: Sequence[ModelProfile]) -> None:
     columns: dict[str, list[str]] = {
         "model": [profile.model for profile in profiles],
         ">quality": [quality(profile.error, stderr_of(profile)) for profile in profiles],
-        PER_1000: [usd(1000 * mean_usd(profile)) for profile in profiles],
+        PER_1000: [usd(usd_per_1000(profile)) for profile in profiles],
     }
-    dates = [str(profile.provenance.get("date", "unknown")) for profile in profiles]
-    varying = {">answers": [f"{profile.n:,}" for profile in profiles], "evaluated": dates}
-    lacking = [_lacking(profile.capabilities) for profile in profiles]
-    columns |= {head: cells for head, cells in varying.items() if len(set(cells)) > 1}
-    columns |= {"lacks": lacking} if any(lacking) else {}
+    varying = {
+        ">answers": [f"{profile.n:,}" for profile in profiles],
+        "evaluated": [str(profile.provenance.get("date", "unknown")) for profile in profiles],
+        "lacks": [_lacking(profile.capabilities) for profile in profiles],
+    }
+    columns |= {head: cells for head, cells in varying.items() if len(set(cells)) > 1 or (head == "lacks" and cells[0])}
     console().print(table(*columns, rows=zip(*columns.values(), strict=True)))
-    same = [f"{head.lstrip('>')}: {cells[0]}" for head, cells in varying.items() if head not in columns]
-    sources = sorted({str(p.provenance["source"]) for p in profiles if "source" in p.provenance})
-    about = [*same, f"source: {'; '.join(sources) or 'unknown'}", f"±: {LEVEL:.0%} interval"]
-    say(f"{'. '.join(about)}. $/1,000: per 1,000 calls.", "dim")
+    same = [f"{head.lstrip('>')}: {cells[0]}. " for head, cells in varying.items() if cells[0] and head not in columns]
+    sources = "; ".join(sorted({str(p.provenance["source"]) for p in profiles if "source" in p.provenance}))
+    about = f"source: {sources or 'unknown'}. ±: {LEVEL:.0%} interval. $/1,000: per 1,000 calls."
+    say("".join(same) + about, "dim")
 
 
 def _lacking(capabilities: Capabilities) -> str:
@@ -243,19 +248,17 @@ def prices(rows: Sequence[Mapping[str, Any]]) -> None:
 def bill(made: Bill, budget: float | None) -> None:
     """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
     roles = {"measured": "", "reference": "writes references", "judge": "grades"}
-    columns = {
-        "model": [item.model for item in made.items],
-        "role": [roles[item.role] for item in made.items],
-        ">calls": [f"{item.calls:,}" for item in made.items],
-        ">cached": [f"{item.paid:,}" for item in made.items],
-        ">tokens in": [f"{item.tokens_in:,.0f}" for item in made.items],
-        "tokens out": [f"{item.tokens_out.low:,.0f} to {item.tokens_out.high:,.0f}" for item in made.items],
-        "USD": [f"{usd(item.usd.low)} to {usd(item.usd.high)}" for item in made.items],
-        ">at most": [usd(item.usd_longest) for item in made.items],
-    }
-    optional = {"role", ">cached"}
-    columns = {head: cells for head, cells in columns.items() if head not in optional or set(cells) - {"", "0"}}
-    console().print(table(*columns, rows=zip(*columns.values(), strict=True)))
+    heads = ("model", "role", ">calls", ">cached", ">tokens in", "tokens out", "USD", ">at most")
+    rows = [
+        (
+            *(item.model, roles[item.role], f"{item.calls:,}", f"{item.paid:,}" if item.paid else ""),
+            *(f"{item.tokens_in:,.0f}", f"{item.tokens_out.low:,.0f} to {item.tokens_out.high:,.0f}"),
+            *(f"{usd(item.usd.low)} to {usd(item.usd.high)}", usd(item.usd_longest)),
+        )
+        for item in made.items
+    ]
+    filled = {head: cells for head, *cells in zip(heads, *rows, strict=True) if any(cells)}
+    console().print(table(*filled, rows=zip(*filled.values(), strict=True)))
     limits = " or ".join(f"{n:,}" for n in sorted({item.max_tokens for item in made.items}))
     expected = f"{made.calls:,} calls: {usd(made.usd.low)} to {usd(made.usd.high)} expected"
     say(f"{expected}, {usd(made.usd_longest)} at most (every answer at its limit of {limits} tokens).", "bold")
@@ -272,7 +275,7 @@ def onboarded(one: Onboarded) -> None:
         say(f"{one.model} was not added: {one.reason}", "bold")
     else:
         value = quality(one.profile.error, stderr_of(one.profile))
-        say(f"{one.model}: quality {value}, {usd(1000 * mean_usd(one.profile))} per 1,000 calls", "bold green")
+        say(f"{one.model}: quality {value}, {usd(usd_per_1000(one.profile))} per 1,000 calls", "bold green")
     counts = {
         "answers of this run": one.asked,
         "cut off at the token limit": one.truncated,
@@ -322,7 +325,7 @@ def _grounds(why: Explanation, ranked: Sequence[str]) -> None:
     """Print the margin, the models' quality in the prompt's region, and on the validation prompts most like it."""
     if np.isfinite(why.decision.margin):
         say(f"Margin to the next model: {why.decision.margin:.3g}.")
-    there = [f"{model} {percent(1 - why.in_region[model][0])}" for model in ranked if model in why.in_region]
+    there = [f"{model} {1 - why.in_region[model][0]:.1%}" for model in ranked if model in why.in_region]
     n = max((n for _, n in why.in_region.values()), default=0)
     say(f"Region {why.decision.region}, {n:,} validation prompts: {_few(there) or 'no model was evaluated there'}.")
     if why.decision.far == 1 or all(near.similarity < UNLIKE for near in why.neighbours):
@@ -352,13 +355,13 @@ def decisions(prompts: Sequence[str], made: Decisions) -> None:
     """Print the first decisions on many prompts, and the share of each model."""
     shown = table("model", ">quality", PER_1000, "prompt")
     for row in islice(decision_rows(prompts, made), PROMPTS_SHOWN):
-        shown.add_row(row["model"], percent(1 - row["error"]), usd(1000 * row["cost"]), one_line(row["prompt"]))
+        shown.add_row(row["model"], f"{1 - row['error']:.1%}", usd(1000 * row["cost"]), one_line(row["prompt"]))
     console().print(shown)
     if (left_out := len(prompts) - PROMPTS_SHOWN) > 0:
         say(f"… and {left_out:,} more; --json writes them all.", "dim")
     say()
     _shares(made.shares)
-    expected = f"quality {percent(1 - made.errors.mean())}, {usd(1000 * float(made.costs.mean()))} per 1,000 calls"
+    expected = f"quality {1 - made.errors.mean():.1%}, {usd(1000 * float(made.costs.mean()))} per 1,000 calls"
     say(f"Expected on these {len(prompts):,} prompts: {expected}.")
 
 
@@ -366,7 +369,7 @@ def _shares(shares: Mapping[str, float]) -> None:
     from rich.bar import Bar
 
     used = sorted((item for item in shares.items() if item[1]), key=lambda item: -item[1])
-    rows = [(model, percent(share), Bar(1, 0, share, width=20)) for model, share in used]
+    rows = [(model, f"{share:.1%}", Bar(1, 0, share, width=20)) for model, share in used]
     console().print(table("model", ">share", "", rows=rows))
 
 
@@ -375,17 +378,15 @@ def call(record: CallRecord) -> None:
     eligible = {row.model: row for row in record.decision.ranking if row.excluded is None}
     answered = eligible[record.model]
     rule = f"{_rule(record.decision.cost_weight)} of {len(eligible)} models"
-    say(f"\n{record.model}: expected quality {percent(1 - answered.error)}, {rule}", err=True)
+    say(f"\n{record.model}: expected quality {1 - answered.error:.1%}, {rule}", err=True)
     for model, failure in record.failures.items():
         say(f"{model} failed before it: {failure}", err=True)
     if record.differs:
         say(f"Called otherwise than it was evaluated: {'; '.join(record.differs)}.", err=True)
     spent = "unknown: the provider reports no tokens" if np.isnan(record.usd) else usd(record.usd)
-    if (most := dearest(record))["model"] == record.model:
-        beside = ""
-    else:
-        beside = f"; {most['model']}, the most expensive: {usd(most['expected_usd'])}"
-    say(f"cost {spent} (expected {usd(answered.cost)}{beside})", err=True)
+    most = dearest(record)
+    beside = f"; {most['model']}, the most expensive: {usd(most['expected_usd'])}"
+    say(f"cost {spent} (expected {usd(answered.cost)}{beside if most['model'] != record.model else ''})", err=True)
 
 
 def dearest(record: CallRecord) -> dict[str, Any]:
@@ -398,10 +399,10 @@ def tuning(made: Tuning) -> None:
     """Print what a goal's cost_weight gives, beside the most accurate model alone."""
     met = "Goal" if made.met else "Goal that cannot be met"
     say(f"{met}: {made.goal} (met in {made.met_share:.0%} of resamplings)", "bold")
-    qualities = " to ".join(map(percent, made.quality_interval))
+    qualities = " to ".join(f"{value:.1%}" for value in made.quality_interval)
     costs = " to ".join(usd(1000 * cost) for cost in made.cost_interval)
-    routing = "routing", percent(made.quality), qualities, usd(1000 * made.cost), costs
-    single = made.single_model, percent(made.single_quality), "", usd(1000 * made.single_cost), ""
+    routing = "routing", f"{made.quality:.1%}", qualities, usd(1000 * made.cost), costs
+    single = made.single_model, f"{made.single_quality:.1%}", "", usd(1000 * made.single_cost), ""
     interval = f">{LEVEL:.0%} interval"
     console().print(table("", ">quality", interval, PER_1000, interval, rows=[routing, single]))
     say()
@@ -421,11 +422,11 @@ def report(made: Report) -> None:
     for at in points.tolist():
         cost, value = float(hull.costs[at]), float(hull.qualities[at])
         bar, mixed = Bar(max(high - low, 1e-9), 0, value - low, width=20), float(mixture.quality_at(cost))
-        curve.add_row(usd(1000 * cost), percent(value), bar, percent(mixed), weight(hull.cost_weights[at]))
-    rows = [(value, model, cost, percent(made.shares.get(model, 0))) for model, (cost, value) in made.models.items()]
+        curve.add_row(usd(1000 * cost), f"{value:.1%}", bar, f"{mixed:.1%}", weight(hull.cost_weights[at]))
+    rows = [(value, model, cost, f"{made.shares.get(model, 0):.1%}") for model, (cost, value) in made.models.items()]
     rows.append((made.quality, f"routing at cost weight {weight(made.cost_weight)}", made.cost, ""))
     alone = table("always", PER_1000, ">quality", ">routing's share")
     for value, name, cost, share in sorted(rows, key=lambda row: -row[0]):
-        alone.add_row(name, usd(1000 * cost), percent(value), share, style="" if share else "bold")
+        alone.add_row(name, usd(1000 * cost), f"{value:.1%}", share, style="" if share else "bold")
     console().print(curve, "", alone)
     say(f"\n{made.verdict}")

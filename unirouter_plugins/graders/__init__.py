@@ -32,6 +32,8 @@ class Grader:
     """How wrong an answer is. Its reference is always itself a right answer.
 
     Give another `name` when an own function changes. `grade` returns the error of (answer, reference), in [0, 1].
+    Graders of this package may be called from many threads at once, so that an event loop need not wait for them:
+    ``await asyncio.to_thread(grader, answer, reference)``. The time that one answer takes is bounded, see `rules`.
 
     Examples
     --------

@@ -73,6 +73,10 @@ class Number(NamedTuple):
     value: Fraction
     percent: bool = False
 
+    def values(self, other: Number) -> list[Fraction]:
+        """Return what it may stand for beside `other`."""
+        return [self.value, self.value / 100] if self.percent and not other.percent else [self.value]
+
 
 class NumberSpec(Spec):
     """Take the same final number, within `tolerance` or within a `relative` part of the reference.
@@ -88,22 +92,19 @@ class NumberSpec(Spec):
         given, wanted = final_number(answer, decimal=self.decimal), final_number(reference, decimal=self.decimal)
         if given is None or wanted is None:
             return False
-        values = {given.value, given.value / 100 if given.percent and not wanted.percent else given.value}
-        targets = {wanted.value, wanted.value / 100 if wanted.percent and not given.percent else wanted.value}
         tolerance, relative = Fraction(str(self.tolerance)), Fraction(str(self.relative))
-        return any(abs(one - two) <= max(tolerance, relative * abs(two)) for one in values for two in targets)
+        pairs = ((one, two) for one in given.values(wanted) for two in wanted.values(given))
+        return any(abs(one - two) <= max(tolerance, relative * abs(two)) for one, two in pairs)
 
 
 def final_number(answer: str, *, decimal: str = ".") -> Number | None:
     r"""Return the number that `answer` gives in the end, or None.
 
-    Looked for in this order: in the last ``\boxed{}``; after the last "the answer is"; on the last line that has a
-    number, or on the first line if that is nothing but a number with its unit and the last is prose. On a line the
-    number in bold counts, else the last one outside a remark in brackets or a reason ("because ..."). List markers
-    ("2.") do not count.
+    In this order: the last ``\boxed{}``; what follows the last "the answer is"; the last line that has a number, or the
+    first line if that is nothing but a number with its unit and the last is prose. On a line the number in bold counts,
+    else the last one outside a remark in brackets or a reason ("because ..."). List markers ("2.") do not count.
 
-    "1,234" is 1234 and "1.234" is a decimal fraction, the other way round with `decimal` ","; "1.234,5", "1 234",
-    "12,5" and "1'234" are read as the only thing they can be.
+    "1,234" is 1234 and "1.234" is a decimal fraction, the other way round with `decimal` ",".
     """
     text = answer
     for pattern, replacement in _PLAIN:

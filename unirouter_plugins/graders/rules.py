@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache
-from itertools import groupby
+from itertools import groupby, product
 from typing import Annotated, Any, Literal, TypeAlias
 
 import regex
@@ -49,10 +50,27 @@ def _left() -> float:
 
 def _found(pattern: str, text: str, *, whole: bool = False) -> bool:
     match = regex.fullmatch if whole else regex.search
-    return match(pattern, text, timeout=_left(), concurrent=True) is not None  # concurrent: other threads go on
+    while left := _left():
+        with suppress(TimeoutError):  # regex counts the processor time of all threads, so it may come too early
+            return match(pattern, text, timeout=left, concurrent=True) is not None  # concurrent: other threads go on
+    return False
 
 
-class Regex(Spec):
+class _Held(Spec):
+    """A grader that a pattern, a schema or a deep value could keep busy for more than `SECONDS`."""
+
+    def _accepts(self, answer: str, reference: str) -> bool:
+        _end.set(time.thread_time() + SECONDS)
+        try:
+            return self._fits(answer, reference)
+        except (TimeoutError, RecursionError, ArithmeticError):  # too much work, too deep, 1e999 / .1
+            return False
+
+    def _fits(self, answer: str, reference: str) -> bool:
+        raise NotImplementedError
+
+
+class Regex(_Held):
     """Take an answer in which the Python `pattern` is found, or which it matches as a `whole`."""
 
     pattern: str
@@ -60,18 +78,14 @@ class Regex(Spec):
 
     _check = field_validator("pattern")(check_pattern)
 
-    def _accepts(self, answer: str, reference: str) -> bool:
-        _end.set(time.thread_time() + SECONDS)
-        try:
-            return _found(self.pattern, answer, whole=self.whole)
-        except TimeoutError:
-            return False
+    def _fits(self, answer: str, reference: str) -> bool:
+        return _found(self.pattern, answer, whole=self.whole)
 
 
 Json: TypeAlias = Any  # what json.loads gives
-NOTHING = object()  # the value of an answer that has none, or only one that repeats a key, holds NaN or is too deep
-_OPENING = re.compile(r"[{\[]")
-_MOST_OPENINGS = 5_000  # brackets in prose at which a value may start
+NOTHING = object()  # the value of an answer that has none, or only one that repeats a key or holds NaN
+_BRACKET = re.compile(r"[{\[]")
+_MOST_BRACKETS = 5_000  # in prose at which a value may start
 
 
 def find_json(answer: str) -> Json:
@@ -86,24 +100,21 @@ def find_json(answer: str) -> Json:
         parse_float=lambda text: value if math.isfinite(value := float(text)) else flaws.append(text),
         parse_constant=flaws.append,
     )
+    for text in (answer, *reversed(fenced(answer))):
+        flaws.clear()
+        with suppress(ValueError):
+            value = decoder.decode(text.strip())
+            return NOTHING if flaws else value
     found, position = NOTHING, 0
-    try:
-        for text in (answer, *reversed(fenced(answer))):
-            flaws.clear()
-            with suppress(ValueError):
-                value = decoder.decode(text.strip())
-                return NOTHING if flaws else value
-        for _ in range(_MOST_OPENINGS):
-            if (opening := _OPENING.search(answer, position)) is None:
-                break
-            flaws.clear()
-            try:
-                value, position = decoder.raw_decode(answer, opening.start())
-                found = NOTHING if flaws else value
-            except ValueError as failed:  # go on where it failed, so that the time is linear
-                position = max(getattr(failed, "pos", 0), opening.end())
-    except RecursionError:
-        return NOTHING
+    for _ in range(_MOST_BRACKETS):
+        if (bracket := _BRACKET.search(answer, position)) is None:
+            break
+        flaws.clear()
+        try:
+            value, position = decoder.raw_decode(answer, bracket.start())
+            found = NOTHING if flaws else value
+        except ValueError as failed:  # go on where it failed, so that the time is linear
+            position = max(getattr(failed, "pos", 0), bracket.end())
     return found
 
 
@@ -114,9 +125,8 @@ def _form(value: Json, like: Json = None, *, ignore_case: bool = False, unordere
     """
     options = {"ignore_case": ignore_case, "unordered": unordered}
     if isinstance(value, dict):
-        likes = like if isinstance(like, dict) else {}
-        keys = value.keys() & likes.keys() if isinstance(like, dict) else value.keys()
-        return "object", frozenset((key, _form(value[key], likes.get(key), **options)) for key in keys)
+        likes = like if isinstance(like, dict) else dict.fromkeys(value)
+        return "object", frozenset((key, _form(value[key], likes[key], **options)) for key in value.keys() & likes)
     if isinstance(value, list):
         rows: list[Json] = like if isinstance(like, list) and len(like) == len(value) else [None] * len(value)
         if unordered and all(isinstance(row, dict) for row in rows):  # any item may be any other
@@ -131,7 +141,7 @@ def _form(value: Json, like: Json = None, *, ignore_case: bool = False, unordere
     return "number", str(int(value) if value == int(value) else value)  # as text: who writes a number chooses its hash
 
 
-class JsonSpec(Spec):
+class JsonSpec(_Held):
     """Take an answer with a JSON value that fits `schema` and, with `compare`, equals the reference's value.
 
     Key order and number format do not matter; `ignore_case`, `unordered` lists and `extra` keys are allowed if asked.
@@ -147,21 +157,17 @@ class JsonSpec(Spec):
     @field_validator("schema_")
     @classmethod
     def _usable(cls, schema: dict[str, Any] | bool | None) -> dict[str, Any] | bool | None:
-        return schema if schema is None or isinstance(schema, bool) else _checked_schema(schema)
+        return _checked_schema(schema) if isinstance(schema, dict) else schema
 
-    def _accepts(self, answer: str, reference: str) -> bool:
-        value, wanted = find_json(answer), find_json(reference) if self.compare else None
-        like = wanted if self.extra else None
-        options = {"ignore_case": self.ignore_case, "unordered": self.unordered}
-        _end.set(time.thread_time() + SECONDS)
-        try:
-            return (
-                not (value is NOTHING or wanted is NOTHING)
-                and (self.schema_ is None or _fits(value, self.schema_))
-                and bool(not self.compare or _form(value, like, **options) == _form(wanted, like, **options))
-            )
-        except (TimeoutError, RecursionError, ArithmeticError):  # too much work, too deep, 1e999 / .1
+    def _fits(self, answer: str, reference: str) -> bool:
+        if (value := find_json(answer)) is NOTHING or not (self.schema_ is None or _is_valid(value, self.schema_)):
             return False
+        if not self.compare:
+            return True
+        if (wanted := find_json(reference)) is NOTHING:
+            return False
+        like, how = wanted if self.extra else None, {"ignore_case": self.ignore_case, "unordered": self.unordered}
+        return bool(_form(value, like, **how) == _form(wanted, like, **how))
 
 
 @cache
@@ -175,21 +181,18 @@ def _validator() -> Any:
             yield Misfit("It does not match the pattern.")
 
     def unique_items(validator: Any, wanted: bool, instance: Json, schema: Any) -> Iterator[Misfit]:
-        if wanted and isinstance(instance, list) and len(set(map(_form, instance))) < len(instance):
+        if wanted and isinstance(instance, list) and not _is_unique([*map(_form, instance)]):
             yield Misfit("It has an item twice.")
 
     def timed(keyword: Callable[..., Any]) -> Callable[..., Any]:
-        def check(*arguments: Any) -> Any:
-            _left()  # a schema that refers to itself twice doubles the work at each level of the value
-            return keyword(*arguments)
-
-        return check
+        # A schema that refers to itself twice doubles the work at each level of the value.
+        return lambda *arguments: keyword(*arguments) if _left() else None
 
     keywords = {**Draft202012Validator.VALIDATORS, "pattern": pattern, "uniqueItems": unique_items}
     return validators.extend(Draft202012Validator, {name: timed(keyword) for name, keyword in keywords.items()})
 
 
-def _fits(value: Json, schema: dict[str, Any] | bool) -> bool:
+def _is_valid(value: Json, schema: dict[str, Any] | bool) -> bool:
     from referencing import Registry  # an empty one: no other document is read
 
     return bool(_validator()(schema, registry=Registry()).is_valid(value))
@@ -234,9 +237,7 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 # Constraints
 
-_BULLET = re.compile(r"[-*•]\s{1,9}\S")
-_NUMBERED = re.compile(r"\d{1,3}[.)]\s{1,9}\S")
-_ITEM = re.compile(r"(?:[-*•]|\d{1,3}[.)])\s{1,9}")
+_ITEM = re.compile(r"(?:(?P<bullet>[-*•])|\d{1,3}[.)])\s{1,9}")
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)*_]{0,5}(?=\s|$)")
 
 
@@ -254,6 +255,11 @@ def _contents(text: str) -> list[str]:
     return [line[item.end() :] if (item := _ITEM.match(line)) else line for line in _lines(text)]
 
 
+def _items(text: str) -> list[str | None]:
+    """Return the bullets of a list, None for a number."""
+    return [item["bullet"] for item in map(_ITEM.match, _lines(text)) if item]
+
+
 def _paragraphs(text: str) -> list[str]:
     return ["\n".join(lines) for filled, lines in groupby(text.splitlines(), lambda line: bool(line.strip())) if filled]
 
@@ -262,8 +268,12 @@ def _sentences(text: str) -> int:
     return len(_SENTENCE_END.findall(text))
 
 
-def _initials(text: str) -> str:
-    return "".join(next(filter(str.isalnum, line), "") for line in _lines(text)).casefold()
+def _initials(lines: list[str]) -> str:
+    return "".join(next(filter(str.isalnum, line), "") for line in lines).casefold()
+
+
+def _is_unique(items: list[Any]) -> bool:
+    return len(set(items)) == len(items)
 
 
 def _is_json(text: str) -> bool:
@@ -276,24 +286,28 @@ _Count = Annotated[int, Field(ge=0, le=LONGEST)]
 _Letters = Annotated[str, Field(min_length=1)]
 _Yes = Literal[True]
 
-# For each rule: what it takes, and whether a text keeps it.
+_COUNTS: dict[str, Callable[[str], int]] = {
+    "words": lambda text: len(_words(text)),
+    "characters": len,
+    "lines": lambda text: len(_lines(text)),
+    "paragraphs": lambda text: len(_paragraphs(text)),
+    "sentences": _sentences,
+    "bullets": lambda text: len(_items(text)) - _items(text).count(None),
+    "numbered": lambda text: _items(text).count(None),
+}
+_COMPARISONS: dict[str, Callable[[int, int], bool]] = {"": operator.eq, "min_": operator.ge, "max_": operator.le}
+
+# For each rule: what it takes, and whether a text keeps it. Each count has three: words, min_words and max_words.
 RULES: dict[str, tuple[Any, Callable[[str, Any], bool]]] = {
-    "min_words": (_Count, lambda text, n: len(_words(text)) >= n),
-    "max_words": (_Count, lambda text, n: len(_words(text)) <= n),
-    "words": (_Count, lambda text, n: len(_words(text)) == n),
-    "min_characters": (_Count, lambda text, n: len(text) >= n),
-    "max_characters": (_Count, lambda text, n: len(text) <= n),
-    "lines": (_Count, lambda text, n: len(_lines(text)) == n),
-    "max_lines": (_Count, lambda text, n: len(_lines(text)) <= n),
+    **{
+        f"{prefix}{what}": (_Count, lambda text, n, count=count, compare=compare: compare(count(text), n))
+        for (what, count), (prefix, compare) in product(_COUNTS.items(), _COMPARISONS.items())
+    },
     "words_per_line": (_Count, lambda text, n: all(len(_words(line)) == n for line in _contents(text))),
-    "paragraphs": (_Count, lambda text, n: len(_paragraphs(text)) == n),
-    "sentences": (_Count, lambda text, n: _sentences(text) == n),
     "sentences_by_paragraph": (list[_Count], lambda text, ns: [*map(_sentences, _paragraphs(text))] == ns),
-    "bullets": (_Count, lambda text, n: sum(bool(_BULLET.match(line)) for line in _lines(text)) == n),
-    "numbered": (_Count, lambda text, n: sum(bool(_NUMBERED.match(line)) for line in _lines(text)) == n),
     "starts_with": (_Letters, str.startswith),
     "ends_with": (_Letters, str.endswith),
-    "first_letters": (_Letters, lambda text, letters: _initials(text) == letters.casefold()),
+    "first_letters": (_Letters, lambda text, letters: _initials(_lines(text)) == letters.casefold()),
     "no_letters": (_Letters, lambda text, letters: set(letters.casefold()).isdisjoint(text.casefold())),
     "must_include": (Phrases, lambda text, phrases: all(mentions(text, phrase) for phrase in phrases)),
     "must_not_include": (Phrases, lambda text, phrases: not any(mentions(text, phrase) for phrase in phrases)),
@@ -302,16 +316,13 @@ RULES: dict[str, tuple[Any, Callable[[str, Any], bool]]] = {
     "no_commas": (_Yes, lambda text, _: "," not in text),
     "no_digits": (_Yes, lambda text, _: not any(map(str.isdecimal, text))),
     "only_letters": (_Yes, lambda text, _: all(sign.isalpha() or sign.isspace() for sign in text)),
-    "different_first_letters": (
-        _Yes,
-        lambda text, _: len({w[0].casefold() for w in _words(text)}) == len(_words(text)),
-    ),
+    "different_first_letters": (_Yes, lambda text, _: _is_unique([word[0].casefold() for word in _words(text)])),
     "sorted_lines": (_Yes, lambda text, _: (lines := [*map(str.casefold, _contents(text))]) == sorted(lines)),
     "is_json": (_Yes, lambda text, _: _is_json(text)),
 }
 
 
-class Constraints(Spec):
+class Constraints(_Held):
     """Take an answer that keeps all the `rules`, {name: value}; `RULES` has their names and what they take."""
 
     rules: dict[str, Any]
@@ -330,5 +341,5 @@ class Constraints(Spec):
                 raise ValueError(f"The rule {name!r}: {failed.errors()[0]['msg']}, not {value!r:.60}.") from failed
         return rules
 
-    def _accepts(self, answer: str, reference: str) -> bool:
+    def _fits(self, answer: str, reference: str) -> bool:
         return all(RULES[name][1](answer, value) for name, value in self.rules.items())

@@ -1,6 +1,6 @@
-"""Graders that compare words, and how every grader reads: after the thoughts, `LONGEST` characters, in linear time.
+"""Graders that compare words, and how every grader reads: after the thoughts, at most `LONGEST` characters.
 
-No pattern in this package repeats without a limit, so that no answer can make one slow.
+No pattern in this package repeats without a limit, so that the time is linear in the answer.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _PLEA = re.compile(
 _UNSURE = re.compile(
     r"know(?!l)|\b(?:un)?sure|certain|determin|no idea|unclear|can(?:no|')t (?:say|tell)|weiss|ahnung|sais|n/a"
 )
-_LONGEST_SHRUG = _OPENING = 300  # characters; a refusal says so at once
+_OPENING = 300  # characters: the longest "I do not know", and where a refusal says so
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am)? (?:really |truly )?(?:can't|cannot|can not|won't|will not|(?:am |'m )?(?:not able|unable) to"
     r"|not able to|unable to|must decline to|have to decline to|not comfortable)"
@@ -81,30 +81,25 @@ _REFUSAL = re.compile(
 
 
 def after_thoughts(text: str) -> str:
-    """Return the answer that follows a model's thoughts: the last text outside them that is not blank, else "".
+    """Return the last text that is outside a model's thoughts and not blank, else "".
 
-    Thoughts stand between tags such as ``<think>`` and ``</think>``; the opening one may be missing, and the closing
-    one too where the answer was cut off.
+    Thoughts stand between tags such as ``<think>`` and ``</think>``; either may be missing.
 
     >>> after_thoughts("<think>4? No, 5.</think> 5"), after_thoughts("So 4? No.</think> 5"), after_thoughts("<think>4")
     (' 5', ' 5', '')
     """
-    outside: list[str] = []
-    position, inside = 0, False
-    for tag in _THOUGHT.finditer(text):
-        if not inside and tag["closing"]:
-            outside.clear()
-        elif not inside:
-            outside.append(text[position : tag.start()])
+    answer, position, inside = "", 0, False
+    for tag in _THOUGHT.finditer(f"{text}<think>"):  # the one that is added ends the last part
+        if not inside:
+            part = text[position : tag.start()]
+            answer = "" if tag["closing"] else part if part.strip() else answer
         position, inside = tag.end(), not tag["closing"]
-    if not inside:
-        outside.append(text[position:])
-    return next((part for part in reversed(outside) if part.strip()), "")
+    return answer
 
 
 def is_shrug(answer: str) -> bool:
     """Return whether the whole of `answer` says that it does not know, in English, German, French or Spanish."""
-    if len(answer := answer.strip()) > _LONGEST_SHRUG:
+    if len(answer := answer.strip()) > _OPENING:
         return False
     sentences = re.split(r"\n|[.!?;](?=\s|$)", answer.translate(_QUOTES).casefold())
     said = [sentence.strip(" *_\"'.!?\n\t") for sentence in sentences if re.search(r"\w", sentence)]
@@ -148,8 +143,8 @@ def final_part(answer: str) -> str | None:
     """
     for box in list(_BOX.finditer(answer))[: -_MOST_BOXES - 1 : -1]:
         depth = 1
-        for position in range(box.end(), min(len(answer), box.end() + _LONGEST_BOX)):
-            depth += {"{": 1, "}": -1}.get(answer[position], 0)
+        for position, sign in enumerate(answer[box.end() : box.end() + _LONGEST_BOX], box.end()):
+            depth += {"{": 1, "}": -1}.get(sign, 0)
             if not depth:
                 return _WRAPPING.sub(r"\1", answer[box.end() : position])
     end = max((cue.end() for cue in _CUE.finditer(answer)), default=None)
@@ -210,19 +205,16 @@ def unicode_form(text: str, form: Any = "NFKC") -> str:
 
 
 def normalised(text: str) -> str:
-    """Return `text` with what rarely matters made the same.
+    """Return `text` without what rarely matters: case, kinds of quotes and dashes, punctuation, English articles.
 
-    Unicode forms (NFKC), case, white space, quotes and dashes; punctuation goes, except dots, colons and apostrophes
-    inside a word or a number ("3.5", "10:30", "don't") and commas inside a number; hyphens become spaces, except the
-    sign of a number; the English articles go, unless nothing else is there. Accents, symbols (%, €, +, #) and the
-    articles of other languages stay.
+    Dots, colons and apostrophes inside a word or a number stay ("3.5", "10:30", "don't"), as do commas inside a number,
+    the sign of a number, accents and symbols (%, €, +, #). Other hyphens become spaces.
 
     >>> normalised("**The** well-known  café, at 10:30!")
     'well known café at 10:30'
     """
     text = unicode_form(text).translate(_QUOTES).casefold()
-    text = _HYPHEN.sub(" ", _PUNCTUATION.sub(" ", text))
-    words = _PUNCTUATION.sub(" ", text).split()
+    words = _PUNCTUATION.sub(" ", _HYPHEN.sub(" ", _PUNCTUATION.sub(" ", text))).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words)
 
 
@@ -242,13 +234,12 @@ class Exact(Spec):
     ignore_spaces: bool = False
 
     def _accepts(self, answer: str, reference: str) -> bool:
-        candidates = {form for text in [answer, *marked_parts(answer)] for form in self._forms(text)}
-        return not candidates.isdisjoint(self._forms(reference))
+        return not self._forms(answer, *marked_parts(answer)).isdisjoint(self._forms(reference))
 
-    def _forms(self, text: str) -> list[str]:
-        forms = [bare(text), text.strip()]
-        forms = ["".join(form.split()) for form in forms] if self.ignore_spaces else forms
-        return [form.casefold() for form in forms] if self.ignore_case else forms
+    def _forms(self, *texts: str) -> set[str]:
+        forms = {form for text in texts for form in (bare(text), text.strip())}
+        forms = {"".join(form.split()) for form in forms} if self.ignore_spaces else forms
+        return {form.casefold() for form in forms} if self.ignore_case else forms
 
 
 class Text(Spec):
@@ -317,19 +308,21 @@ class Choice(Spec):
         texts = options.values() if isinstance(options, dict) else options
         if texts is not None and not (texts and all(map(normalised, texts))):
             raise ValueError(f"Options are a list of texts or an object of letter: text, not {options!r:.60}.")
-        if isinstance(options, dict) and not set(options) <= set(LETTERS):
+        if isinstance(options, dict) and not LETTERS.issuperset(options):
             raise ValueError(f"Option letters are A to J, not {', '.join(map(repr, options))}.")
         return options
 
     def _accepts(self, answer: str, reference: str) -> bool:
-        find: Any = find_label if isinstance(self.options, list) else find_letter
-        picked = find(answer, self.options)
-        return picked is not None and picked == find(reference, self.options)
+        labelled = self.options.items() if isinstance(self.options, dict) else [(o, o) for o in self.options or []]
+        names = {normalised(text): label for label, text in labelled}
+        find = find_label if isinstance(self.options, list) else find_letter
+        picked = find(answer, names)
+        return picked is not None and picked == find(reference, names)
 
 
 # Text to the option that it picks
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = frozenset("ABCDEFGHIJ")
 _LETTER = r"(?:[B-HJ](?![\w'’])|[AI](?![\w'’])(?!\s{1,9}(?!(?:is|was|because|since|as)\b)[a-z]))"  # not the words A, I
 _AFTER_CUE = re.compile(rf"[\W_]{{0,20}}(?:(?:option|choice|answer|letter)\s{{1,3}})?[\W_]{{0,9}}({_LETTER})")
 _AFTER_CUE_WORD = re.compile(r"[\W_]{0,20}(?:option|choice|letter)[\W_]{1,9}([A-J])(?!\w)", re.IGNORECASE)
@@ -349,8 +342,8 @@ _NOT = re.compile(r"(?:\bnot|n['’]t)\W{0,5}$")
 _ANOTHER = re.compile(r"\s(?:and|or|und|oder|et|ou|y|o)\s")
 
 
-def find_letter(answer: str, options: Mapping[str, str] | None = None) -> str | None:
-    """Return the letter (A to J) that `answer` picks, or None.
+def find_letter(answer: str, names: Mapping[str, str]) -> str | None:
+    """Return the letter (A to J) that `answer` picks, or None; `names` are normalised texts of options.
 
     In this order: the whole answer; what follows "the answer is"; a letter that opens the first line as options do
     ("B)", "B.", "B - Paris"); the one letter that "option", brackets or bold mark, or that stands alone before a
@@ -359,12 +352,11 @@ def find_letter(answer: str, options: Mapping[str, str] | None = None) -> str | 
     """
     part = final_part(answer)
     for whole in (answer, first_line(part or "")):
-        letter = bare(whole).strip("()[]{}.*_`:\"' \t$").upper()
-        if len(letter) == 1 and letter in LETTERS:
+        if (letter := bare(whole).strip("()[]{}.*_`:\"' \t$").upper()) in LETTERS:
             return letter
     if part is not None:
         picked = _AFTER_CUE.match(part) or _LINE_START.match(part) or _AFTER_CUE_WORD.match(part)
-        if (named := picked[1].upper() if picked else _option_named(first_line(part), options)) is not None:
+        if named := picked[1].upper() if picked else find_label(first_line(part), names):
             return named
     opening = _LINE_START.match(first_line(answer))
     opened = {found[1] for line in answer.splitlines() if (found := _LINE_START.match(line))}
@@ -372,9 +364,9 @@ def find_letter(answer: str, options: Mapping[str, str] | None = None) -> str | 
         return opening[1]
     for pattern in _PICKED:
         matches = [found for found in pattern.finditer(answer) if not _is_denied(found)]
-        if letters := {next(filter(None, found.groups())) for found in matches}:
+        if letters := {found[found.lastindex or 0] for found in matches}:
             return letters.pop() if len(letters) == 1 else None
-    return _option_named(answer, options)
+    return find_label(answer, names)
 
 
 def _is_denied(found: re.Match[str]) -> bool:
@@ -383,31 +375,22 @@ def _is_denied(found: re.Match[str]) -> bool:
     return bool(_DENIED.match(found.string, found.end()) or _NOT.search(before))
 
 
-def _option_named(text: str, options: Mapping[str, str] | None) -> str | None:
-    label = find_label(text, list(options.values())) if options else None
-    return next((letter for letter, option in (options or {}).items() if option == label), None)
+def find_label(answer: str, names: Mapping[str, str]) -> str | None:
+    """Return the label whose name `answer` has, or None; `names` are labels by their normalised names.
 
-
-def find_label(answer: str, labels: Sequence[str]) -> str | None:
-    """Return the one of `labels` that `answer` names, or None.
-
-    In this order: what follows "the answer is", when it names one; the label that opens the first line; the only
-    one in the answer. One right after "not" or "rather than" does not count. The longest is looked for first, so
-    "not spam" is not "spam".
+    In this order: what follows "the answer is", when it has one; the one that opens the first line; the only one in the
+    answer. One right after "not" or "rather than" does not count, and the longest is looked for first: "not spam".
     """
-    names = {normalised(label): label for label in labels}
-    part = final_part(answer)
-    if part is not None and (first := _names_in(first_line(part), names)[:1]):
+    if not names:
+        return None
+    longest_first = sorted(names, key=len, reverse=True)
+    denied = r"(?<!not )(?<!nicht )(?<!pas )(?<!rather than )(?<!instead of )"
+    pattern = re.compile(rf"(?<!\S){denied}(?:{'|'.join(map(re.escape, longest_first))})(?!\S)")
+    if first := pattern.search(normalised(first_line(final_part(answer) or ""))):
         return names[first[0]]
     opening = normalised(first_line(answer)) + " "
-    if opened := [name for name in names if opening.startswith(f"{name} ") and not _ANOTHER.match(opening, len(name))]:
-        return names[max(opened, key=len)]
-    named = set(_names_in(answer, names))
+    for name in longest_first:
+        if opening.startswith(f"{name} ") and not _ANOTHER.match(opening, len(name)):
+            return names[name]
+    named = set(pattern.findall(normalised(answer)))
     return names[named.pop()] if len(named) == 1 else None
-
-
-def _names_in(text: str, names: Mapping[str, str]) -> list[str]:
-    """Return the names in `text` that are not denied, in their order; of overlapping ones the longest."""
-    longest_first = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    denied = r"(?<!not )(?<!nicht )(?<!pas )(?<!rather than )(?<!instead of )"
-    return re.findall(rf"(?<!\S){denied}(?:{longest_first})(?!\S)", normalised(text))

@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.langchain.chat_model import RouterRunnable
-from unirouter_plugins.langchain.messages import chat_of, messages_of, per_call, text_of
+from unirouter_plugins.langchain.pool_models import chat_of, messages_of, per_call
 from unirouter_plugins.litellm import Member
 from unirouter_plugins.litellm.routed import last_decision, record_decisions
 from unirouter_plugins.litellm.snapshot import Snapshot, check_given
@@ -68,7 +68,7 @@ def model_selector(
         own, chat = per_call(config.get("configurable", {})), chat_of(messages_of(input))
         decision = Snapshot.of(router).decide(
             chat,
-            text=text_of(chat, own["documents"]),
+            text="\n\n".join([*own["documents"], chat.text]),
             cost_weight=own.get("cost_weight", cost_weight),
             models=[own["model"]] if own.get("model") else own.get("models"),
         )

@@ -7,11 +7,9 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Self, TypeAlias
-from weakref import WeakKeyDictionary
+from typing import Any, TypeAlias
 
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun as _AsyncRun
+from langchain_core.callbacks import CallbackManager, Callbacks
 from langchain_core.callbacks import CallbackManagerForLLMRun as _Run
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -22,13 +20,19 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 
-from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
-from unirouter_plugins.langchain.messages import CONFIG_SPECS, chat_of, messages_of, per_call, text_of
-from unirouter_plugins.langchain.pool_models import ChatCall, ChatModels, Prepared
-from unirouter_plugins.litellm import BESIDE, load_router
-from unirouter_plugins.litellm.snapshot import check_given
+from unirouter_plugins.langchain.pool_models import (
+    CONFIG_SPECS,
+    ChatCall,
+    ChatModels,
+    chat_of,
+    joined,
+    messages_of,
+    per_call,
+)
+from unirouter_plugins.litellm import FromFolder, opened
+from unirouter_plugins.litellm.chat import Chat, texts_of
 
 _Path: TypeAlias = str | os.PathLike[str]
 
@@ -42,18 +46,8 @@ _Stop: TypeAlias = list[str] | None
 
 _OF_RUNS = ("tags", "metadata", "run_name", "run_id")
 
-AT_ONCE = 16
-"""How many decisions an event loop hands to threads at once: a burst of hundreds would keep it from its other tasks."""
 
-
-class _Turns(WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]):
-    """Which calls wait for a thread, by event loop; when pickled it is empty, since loops stay where they run."""
-
-    def __reduce__(self) -> tuple[type[_Turns], tuple[()]]:
-        return _Turns, ()
-
-
-class RouterRunnable(BaseChatModel):
+class RouterRunnable(FromFolder, BaseChatModel):
     """A chat model that calls, for each conversation, the model of the pool that the router picks.
 
     The picked chat model does all the rest: messages, tools, schemas, streams, callbacks and traces are as if it had
@@ -126,7 +120,7 @@ class RouterRunnable(BaseChatModel):
     reads_system: bool = False
     settings: Mapping[str, Any] = Field(default_factory=dict, repr=False)
     _models: ChatModels = PrivateAttr()
-    _turns: _Turns = PrivateAttr(default_factory=_Turns)
+    _run: dict[str, Any] = PrivateAttr()
 
     def __init__(
         self,
@@ -139,38 +133,19 @@ class RouterRunnable(BaseChatModel):
         settings: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> None:
-        router = load_router(router) if isinstance(router, str | os.PathLike) else router
-        check_given(models, router, BaseChatModel, "a chat model of LangChain, with nothing bound to it")
+        router = opened(router, models, BaseChatModel, "a chat model of LangChain, with nothing bound to it")
         own = {name: fields.pop(name) for name in _OWN if name in fields}
         given = {name: value for name, value in fields.items() if not _is_default(name, value)}
-        settings = {**(settings or {}), **given}
-        run = {name: own[name] for name in ("callbacks", "tags", "metadata") if own.get(name)}
-        chat_models = ChatModels(models, settings, run)
-        if models is None:
-            chat_models.check_settings(router)
-        elif settings:
-            name = next(iter(settings))
-            raise InvalidDataError(
-                f"{name}= is for models that are called through LiteLLM; give it to those in models={{...}}."
-            )
+        chat_models = ChatModels(router, models, {**(settings or {}), **given})
         if own.get("profile") is None:
             own["profile"] = chat_models.common_profile(router)
-        own["cost_weight"] = None if cost_weight is None else check_cost_weight(cost_weight)
-        own |= {"router": router, "models": models, "settings": settings}
-        own |= {"content_policy": content_policy, "reads_system": reads_system}
+        own |= {"router": router, "models": models, "settings": chat_models.settings, "reads_system": reads_system}
+        own |= {"content_policy": content_policy, "cost_weight": cost_weight}
+        if cost_weight is not None:
+            check_cost_weight(cost_weight)
         super().__init__(**own)
         self._models = chat_models
-
-    @classmethod
-    def from_folder(
-        cls, folder: _Path, pool: _Path | None = BESIDE, *, embedder: Any = None, estimator: Any = None, **fields: Any
-    ) -> Self:
-        """Return a chat model that routes with the router in `folder`, its models called as a `pool.toml` says.
-
-        The arguments are those of `unirouter_plugins.litellm.load_router`, which reads the `pool.toml` beside the
-        folder when no `pool` is given, and those of `RouterRunnable`.
-        """
-        return cls(load_router(folder, pool, embedder=embedder, estimator=estimator), **fields)
+        self._run = {name: own[name] for name in ("callbacks", "tags", "metadata") if own.get(name)}
 
     def decide(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Decision:
         """Return the decision on a conversation, without a call."""
@@ -198,16 +173,21 @@ class RouterRunnable(BaseChatModel):
             tools, options = bound
             sent, prepare = {**options, **parameters}, lambda model: model.bind_tools(tools, **options)
             del parameters["tools"]
-        own = per_call(config.get("configurable", {}))
+        if self._run:
+            tags, metadata = self._run.get("tags", []), self._run.get("metadata", {})
+            config |= {"tags": [*config["tags"], *tags], "metadata": {**metadata, **config["metadata"]}}
+            config["callbacks"] = joined(config.get("callbacks"), self._run.get("callbacks"))
+        own = per_call(config["configurable"])
         messages, documents, forced = messages_of(input), own["documents"], parameters.pop("model", own.get("model"))
         chat = chat_of(messages, {**parameters, **(sent or {})})
-        knows = self.router.fit_.document_features is not None
+        as_such = documents and self.router.fit_.document_features is not None
+        before = [*self._system_texts(chat), *(() if as_such else documents)]
         return ChatCall(
             self._models,
             self.router,
             chat,
-            text=text_of(chat, () if knows else documents, reads_system=self.reads_system),
-            documents=documents if knows else None,
+            text="\n\n".join([*before, chat.text]) if before else None,
+            documents=documents if as_such else None,
             cost_weight=self.cost_weight if own.get("cost_weight") is None else own["cost_weight"],
             candidates=own.get("models"),
             forced=forced,
@@ -221,8 +201,13 @@ class RouterRunnable(BaseChatModel):
 
     async def abegin(self, *args: Any, **options: Any) -> ChatCall:
         """Return the same as `begin`, made in a thread: to embed a prompt takes a while."""
-        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE)):
-            return await run_in_executor(None, partial(self.begin, *args, **options))
+        return await run_in_executor(None, partial(self.begin, *args, **options))
+
+    def _system_texts(self, chat: Chat) -> list[str]:
+        """Return the system messages' texts, where they are routed on, and are not all that there is."""
+        if not self.reads_system or not chat.prompt:
+            return []
+        return [text for m in chat.messages if m["role"] == "system" for text in texts_of(m["content"]) if text]
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -232,7 +217,7 @@ class RouterRunnable(BaseChatModel):
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Return the picked model's answer."""
         call = self.begin(input, config, kwargs)
-        answer: AIMessage = call.run(lambda on: on.model.invoke(call.messages, on.config, **call.parameters))
+        answer: AIMessage = call.run(lambda model: model.invoke(call.messages, call.config, **call.parameters))
         return answer
 
     async def ainvoke(
@@ -240,14 +225,14 @@ class RouterRunnable(BaseChatModel):
     ) -> AIMessage:
         """Return the same as `invoke`, asynchronously."""
         call = await self.abegin(input, config, kwargs)
-        return await call.arun(lambda on: on.model.ainvoke(call.messages, on.config, **call.parameters))
+        return await call.arun(lambda model: model.ainvoke(call.messages, call.config, **call.parameters))
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """Yield the picked model's chunks as they come; the last one has the record of the call."""
         call = self.begin(input, config, kwargs)
-        yield from call.stream(lambda on: on.model.stream(call.messages, on.config, **call.parameters))
+        yield from call.stream(lambda model: model.stream(call.messages, call.config, **call.parameters))
         yield from call.end()
 
     async def astream(
@@ -255,7 +240,7 @@ class RouterRunnable(BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """Yield the same as `stream`, asynchronously."""
         call = await self.abegin(input, config, kwargs)
-        streamed = call.astream(lambda on: on.model.astream(call.messages, on.config, **call.parameters))
+        streamed = call.astream(lambda model: model.astream(call.messages, call.config, **call.parameters))
         async with aclosing(streamed) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -269,7 +254,7 @@ class RouterRunnable(BaseChatModel):
 
         def one(conversation: list[BaseMessage], config: RunnableConfig) -> LLMResult:
             call = self.begin(conversation, config, {"stop": stop, **kwargs})
-            result: LLMResult = call.run(lambda on: on.model.generate([call.messages], **_run(on, call)))
+            result: LLMResult = call.run(lambda model: model.generate([call.messages], **_run(model, call)))
             return result
 
         return _joined([one(*both) for both in _configs(messages, callbacks, kwargs)])
@@ -281,7 +266,7 @@ class RouterRunnable(BaseChatModel):
 
         async def one(conversation: list[BaseMessage], config: RunnableConfig) -> LLMResult:
             call = await self.abegin(conversation, config, {"stop": stop, **kwargs})
-            return await call.arun(lambda on: on.model.agenerate([call.messages], **_run(on, call)))
+            return await call.arun(lambda model: model.agenerate([call.messages], **_run(model, call)))
 
         each = list(_configs(messages, callbacks, kwargs))  # takes names out of kwargs
         results = await asyncio.gather(*(one(*both) for both in each), return_exceptions=True)
@@ -343,7 +328,7 @@ class RouterRunnable(BaseChatModel):
         def events() -> Iterator[Any]:
             call = self.begin(input, config, kwargs)
             yield from call.stream(
-                lambda on: on.model.stream_events(call.messages, on.config, version=version, **call.parameters)
+                lambda model: model.stream_events(call.messages, call.config, version=version, **call.parameters)
             )
 
         return stream_of(events())
@@ -359,7 +344,7 @@ class RouterRunnable(BaseChatModel):
         async def events() -> AsyncIterator[Any]:
             call = await self.abegin(input, config, kwargs)
             how = {"version": version, **call.parameters}
-            streamed = call.astream(lambda on: whole(on.model.astream_events(call.messages, on.config, **how)))
+            streamed = call.astream(lambda model: whole(model.astream_events(call.messages, call.config, **how)))
             async with aclosing(streamed) as taken:
                 async for event in taken:
                     yield event
@@ -374,22 +359,10 @@ class RouterRunnable(BaseChatModel):
         message = self.invoke(messages, _child(run_manager), stop=stop, **kwargs)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _AsyncRun | None = None, **kwargs: Any
-    ) -> ChatResult:
-        message = await self.ainvoke(messages, _child(run_manager), stop=stop, **kwargs)
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
     def _stream(
         self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _Run | None = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         for chunk in self.stream(messages, _child(run_manager), stop=stop, **kwargs):
-            yield ChatGenerationChunk(message=chunk)
-
-    async def _astream(
-        self, messages: list[BaseMessage], stop: _Stop = None, run_manager: _AsyncRun | None = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in self.astream(messages, _child(run_manager), stop=stop, **kwargs):
             yield ChatGenerationChunk(message=chunk)
 
     @property
@@ -431,12 +404,9 @@ def as_openai_tool(tool: Any) -> dict[str, Any]:
         raise
 
 
-def _child(run: _Run | _AsyncRun | None) -> RunnableConfig:
+def _child(run: _Run | None) -> RunnableConfig:
     """Return a config whose runs are below the one that the caller has begun."""
-    if run is None:
-        return {}
-    kind = CallbackManager if isinstance(run, _Run) else AsyncCallbackManager
-    return {"callbacks": kind(run.inheritable_handlers, parent_run_id=run.run_id)}
+    return {} if run is None else {"callbacks": CallbackManager(run.inheritable_handlers, parent_run_id=run.run_id)}
 
 
 def _configs(conversations: list[Any], callbacks: Callbacks, kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -451,10 +421,10 @@ def _configs(conversations: list[Any], callbacks: Callbacks, kwargs: dict[str, A
         yield conversation, {**config, "run_id": None} if place else config
 
 
-def _run(on: Prepared, call: ChatCall) -> dict[str, Any]:
+def _run(model: Any, call: ChatCall) -> dict[str, Any]:
     """Return what `generate` of a prepared model is called with; one with tools bound keeps them beside it."""
-    run = {name: on.config.get(name) for name in ("callbacks", *_OF_RUNS)}
-    return {**run, **getattr(on.model, "kwargs", {}), **call.parameters}
+    run = {name: call.config.get(name) for name in ("callbacks", *_OF_RUNS)}
+    return {**run, **getattr(model, "kwargs", {}), **call.parameters}
 
 
 def _joined(results: list[LLMResult]) -> LLMResult:

@@ -17,7 +17,6 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.langchain.chat_model import RouterRunnable, as_openai_tool
-from unirouter_plugins.langchain.pool_models import Prepared
 
 
 class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -50,9 +49,9 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
         """Call the picked model, the next one when it fails."""
         call = self.llm.begin(*_arguments(request))
 
-        def ask(on: Prepared) -> ModelResponse[Any]:
-            with _running_with(on.config):
-                return handler(request.override(model=on.model))
+        def ask(model: Any) -> ModelResponse[Any]:
+            with _running_with(call.config):
+                return handler(request.override(model=model))
 
         return call.run(ask)
 
@@ -62,9 +61,9 @@ class UniRouterMiddleware(AgentMiddleware[Any, Any, Any]):
         """Do the same as `wrap_model_call`, asynchronously."""
         call = await self.llm.abegin(*_arguments(request))
 
-        async def ask(on: Prepared) -> ModelResponse[Any]:
-            with _running_with(on.config):
-                return await handler(request.override(model=on.model))
+        async def ask(model: Any) -> ModelResponse[Any]:
+            with _running_with(call.config):
+                return await handler(request.override(model=model))
 
         return await call.arun(ask)
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias, cast
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, TypeAlias, cast
 
+from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.callbacks import BaseCallbackHandler, Callbacks
+from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, convert_to_messages
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, LLMResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm import check_parameters, open_litellm
-from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage
-from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, RoutedCall
-from unirouter_plugins.litellm.snapshot import PoolModels
+from unirouter_plugins.litellm import TIMEOUT, check_settings, open_litellm
+from unirouter_plugins.litellm.chat import Chat, answered_by
+from unirouter_plugins.litellm.prices import Usage, usage_of, usd_of
+from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall
+from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
 
 _Settings: TypeAlias = Mapping[str, Any] | None
 
@@ -29,57 +38,112 @@ _FLAGS = {"tools": "tool_calling", "vision": "image_inputs", "json": "structured
 """Our names of capabilities, and those of LangChain's `model.profile`."""
 
 
-def load_chat_litellm() -> Any:
-    """Return the class `ChatLiteLLM`; raise `ImportError` when it, or LiteLLM, is not installed."""
-    open_litellm()  # before langchain-litellm imports it online and loudly
-    try:
-        from langchain_litellm import ChatLiteLLM
-    except ImportError as missing:
-        raise ImportError(
-            "langchain-litellm is missing: pip install 'unirouter[langchain]', or give a chat model for each model of "
-            "the pool: models={...}."
-        ) from missing
-    return ChatLiteLLM
+# --- Messages, and what a caller may set for one call -----------------------------------------------------------------
+
+_ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+
+
+def messages_of(input: LanguageModelInput) -> list[BaseMessage]:
+    """Return the messages of all that a chat model takes: a text, messages, or what a prompt template makes."""
+    if isinstance(input, PromptValue):
+        return input.to_messages()
+    return [HumanMessage(input)] if isinstance(input, str) else convert_to_messages(input)
+
+
+def chat_of(messages: Sequence[BaseMessage], parameters: Mapping[str, Any] | None = None) -> Chat:
+    """Return the messages in OpenAI's form, as far as the router reads it, with the tools and schema in `parameters`.
+
+    >>> chat_of(messages_of([("system", "Be brief."), ("user", "What is 2 + 2?")])).text
+    'What is 2 + 2?'
+    """
+    given, answered = parameters or {}, [answered_by(m.response_metadata.get(METADATA)) for m in messages]
+    tools = given.get("tools") or given.get("functions") or ()
+    return Chat([_as_mapping(message) for message in messages], tools, given.get("response_format"), answered)
+
+
+def _as_mapping(message: BaseMessage) -> dict[str, Any]:
+    kind = message.type.removesuffix("MessageChunk").lower()
+    said = {"role": _ROLES.get(kind) or getattr(message, "role", "tool"), "content": message.content}
+    calls = getattr(message, "tool_calls", None)
+    return {**said, "tool_calls": calls} if calls else said
+
+
+_PREFIX = "unirouter_"  # other parts of a graph read the same config
+
+CONFIG_SPECS = [
+    ConfigurableFieldSpec(_PREFIX + name, annotation, title, description, default)
+    for name, annotation, title, description, default in (
+        ("cost_weight", float | None, "Cost weight", "The error that one USD is worth; inf is the cheapest.", None),
+        ("model", str | None, "Model", "The model of the pool that answers, whatever the router would choose.", None),
+        ("models", Sequence[str] | None, "Candidates", "The models of the pool to choose among.", None),
+        ("documents", Sequence[str], "Pinned documents", "Texts that are routed on before the prompt; not sent.", ()),
+    )
+]
+_KNOWN = [spec.id for spec in CONFIG_SPECS]
+
+
+def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what "configurable" holds for the router, without the prefix; `documents` as texts."""
+    given = {name: value for name, value in configurable.items() if name.startswith(_PREFIX)}
+    if not given:
+        return {"documents": ()}
+    if unknown := sorted(given.keys() - _KNOWN):
+        raise InvalidDataError(f"{unknown[0]} is not known under 'configurable'; there are {', '.join(_KNOWN)}.")
+    documents = given.get(f"{_PREFIX}documents") or ()
+    if isinstance(documents, str):
+        raise InvalidDataError(f"{documents!r:.60} is one document; put it in a list.")
+    texts = tuple(getattr(document, "page_content", document) for document in documents)
+    if others := [text for text in texts if not isinstance(text, str)]:
+        raise InvalidDataError(f"{others[0]!r:.60} is no document; give texts, or LangChain documents.")
+    return {**{name.removeprefix(_PREFIX): value for name, value in given.items()}, "documents": texts}
+
+
+# --- The models of a pool ---------------------------------------------------------------------------------------------
 
 
 class ChatModels(PoolModels[BaseChatModel]):
-    """The chat models of a pool: the user's own, or a `ChatLiteLLM` for each.
+    """The chat models of a pool: the user's own, and a `ChatLiteLLM` for each of the others."""
 
-    `run` holds the callbacks, tags and metadata that every run of a chat model gets besides its own.
-    """
-
-    def __init__(
-        self, given: Mapping[str, BaseChatModel] | None = None, settings: _Settings = None, run: _Settings = None
-    ) -> None:
+    def __init__(self, router: UniRouter, given: Mapping[str, BaseChatModel] | None, settings: _Settings) -> None:
         super().__init__(given, settings)
-        self.run = dict(run or {})
-        self._chat_litellm: Any = load_chat_litellm() if given is None else None
+        fields = {} if router.pool.keys() <= self.given.keys() and self.given else self._kind.model_fields
+        check_settings(self, router, [*fields, *(field.alias for field in fields.values() if field.alias)])
 
-    def check_settings(self, router: UniRouter) -> None:
-        """Raise `InvalidDataError` where neither `ChatLiteLLM` nor LiteLLM knows one of the settings."""
-        fields = self._chat_litellm.model_fields
-        known = [*fields, *(field.alias for field in fields.values() if field.alias)]
-        check_parameters(self.settings, self.snapshot(router).members.values(), known)
+    @cached_property
+    def _kind(self) -> Any:
+        """The class `ChatLiteLLM`."""
+        open_litellm()  # before langchain-litellm imports it online and loudly
+        try:
+            from langchain_litellm import ChatLiteLLM
+        except ImportError as missing:
+            raise ImportError(
+                "langchain-litellm is missing: pip install 'unirouter[langchain]', or give a chat model for each model "
+                "of the pool: models={...}."
+            ) from missing
+        return ChatLiteLLM
+
+    def model(self, snapshot: Snapshot, name: str, *, is_last: bool = True) -> BaseChatModel:
+        """Return the model of that name; a `ChatLiteLLM` shares no entry of a cache with another model."""
+        made = super().model(snapshot, name, is_last=is_last)
+        if name not in self.given and made.cache is not False:
+            cache = made.cache if isinstance(made.cache, BaseCache) else get_llm_cache()
+            served_as = json.dumps(snapshot.members[name].served_as, sort_keys=True, default=str)
+            made.cache = made.cache if cache is None else _CacheOfOne(cache, f"{name} {served_as}")
+        return made
 
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> BaseChatModel:
         """Return a `ChatLiteLLM` that calls LiteLLM with `arguments` and the settings."""
-        own = {name: value for name, value in self.settings.items() if name in self._chat_litellm.model_fields}
+        own = {name: value for name, value in self.settings.items() if name in self._kind.model_fields}
         beside = {name: value for name, value in self.settings.items() if name not in own}
         fields = {name: arguments.pop(name) for name in ("model", "api_base", "api_key", *_FIELDS) if name in arguments}
-        fields = {**fields, **own, "model_kwargs": {**arguments, **own.get("model_kwargs", {}), **beside}}
+        beside = {"timeout": TIMEOUT, **arguments, **own.get("model_kwargs", {}), **beside}
+        if own.get("request_timeout") is not None:
+            beside["timeout"] = own["request_timeout"]
+        fields |= {**own, "model_kwargs": beside}
         if not is_last:
             fields["max_retries"] = 1  # the first counts the call itself
-            fields["model_kwargs"] |= {"num_retries": 0, "max_retries": 0}
-        return cast(BaseChatModel, self._chat_litellm(**fields))
-
-    def with_run(self, model: BaseChatModel) -> BaseChatModel:
-        """Return the model with the router's callbacks, tags and metadata beside its own."""
-        if not self.run:
-            return model
-        metadata = {**self.run.get("metadata", {}), **(model.metadata or {})}
-        tags = [*(model.tags or []), *self.run.get("tags", [])]
-        callbacks = joined(model.callbacks, self.run.get("callbacks"))
-        return model.model_copy(update={"metadata": metadata, "callbacks": callbacks, "tags": tags})
+            beside |= {"num_retries": 0, "max_retries": 0}
+        return cast(BaseChatModel, self._kind(**fields))
 
     def able(self, profile: ModelProfile, model: BaseChatModel) -> Capabilities:
         """Return what is known of a model, without what its chat model says that it lacks."""
@@ -94,25 +158,51 @@ class ChatModels(PoolModels[BaseChatModel]):
         A flag is True where all chat models say so, False where one of them, or its profile in the pool, says that it
         cannot, and left out where that is not known; sizes are the least of those that are known.
         """
-        said = [(self.given[name].profile or {}) if self.given is not None else {} for name in router.pool]
-        known = [_as_profile(profile.capabilities) for profile in router.pool.values()]
-        names = {name for each in (*said, *known) for name in each}
-        common = {name: _common([each.get(name) for each in said], [k.get(name) for k in known]) for name in names}
-        return {name: value for name, value in sorted(common.items()) if value is not None}
+        each: list[dict[str, Any]] = []
+        for name, profile in router.pool.items():
+            said = dict(self.given[name].profile or {}) if name in self.given else {}
+            known = self.able(profile, self.given[name]) if name in self.given else profile.capabilities
+            lacks = {theirs: False for ours, theirs in _FLAGS.items() if not getattr(known, ours)}
+            each.append({**said, **lacks, **({"max_input_tokens": w} if (w := known.context_window) else {})})
+        common: dict[str, Any] = {}
+        for name in sorted({name for one in each for name in one}):
+            values = [one[name] for one in each if name in one and one[name] is not None]
+            if not all(isinstance(value, bool) for value in values):
+                sizes = [value for value in values if isinstance(value, int)]
+                common |= {name: min(sizes)} if sizes else {}
+            elif not all(values) or len(values) == len(each):
+                common[name] = all(values)
+        return common
 
 
-def _as_profile(known: Capabilities) -> dict[str, Any]:
-    """Return capabilities by LangChain's names, as far as they are known: True may mean that nothing is."""
-    lacks = {theirs: False for ours, theirs in _FLAGS.items() if not getattr(known, ours)}
-    return lacks if known.context_window is None else {**lacks, "max_input_tokens": known.context_window}
+class _CacheOfOne(BaseCache):
+    """Another cache for one model alone: two members of a pool may have the same parameters, but not the same server.
 
+    LangChain's key of a chat model has neither its address nor the parameters that are only passed on.
+    """
 
-def _common(said: list[Any], known: list[Any]) -> bool | int | None:
-    """Return what holds for all models, of the values that each says and that the pool knows; None is not known."""
-    values = [value for value in (*said, *known) if value is not None]
-    if not all(isinstance(value, bool) for value in values):
-        return min((size for size in values if isinstance(size, int)), default=None)
-    return False if False in values else None if None in said else True
+    def __init__(self, cache: BaseCache, model: str) -> None:
+        self._cache, self._model = cache, model
+
+    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """Return what is kept of the model for a prompt."""
+        return self._cache.lookup(prompt, f"{self._model} {llm_string}")
+
+    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        """Keep an answer of the model."""
+        self._cache.update(prompt, f"{self._model} {llm_string}", return_val)
+
+    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """Do the same as `lookup`, asynchronously."""
+        return await self._cache.alookup(prompt, f"{self._model} {llm_string}")
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        """Do the same as `update`, asynchronously."""
+        await self._cache.aupdate(prompt, f"{self._model} {llm_string}", return_val)
+
+    def clear(self, **kwargs: Any) -> None:
+        """Forget everything, of all models."""
+        self._cache.clear(**kwargs)
 
 
 def joined(callbacks: Callbacks, more: Callbacks) -> Callbacks:
@@ -130,40 +220,65 @@ def joined(callbacks: Callbacks, more: Callbacks) -> Callbacks:
     return manager
 
 
-class Tokens(BaseCallbackHandler):
-    """Adds up the tokens of the answers below a call: a parsed one cannot tell what it took."""
+# --- One call ---------------------------------------------------------------------------------------------------------
+
+
+class Bill:
+    """What the answers of a call took, as LangChain's messages tell it: their tokens, and LiteLLM's cost of them."""
+
+    def __init__(self) -> None:
+        self.usage: UsageMetadata | None = None
+        self.usd: float | None = None
+
+    def add(self, usage: UsageMetadata | None, usd: float | None, *, is_stream: bool = False) -> None:
+        """Add an answer, or a chunk: of a stream that tells the usage so far again and again, the last counts."""
+        if usd is not None:
+            self.usd = usd + (self.usd or 0)
+        if usage is not None:
+            is_total = is_stream and self.usage is not None and self.usage["input_tokens"] and usage["input_tokens"]
+            self.usage = usage if is_total else add_usage(self.usage, usage)
+
+    def as_response(self) -> Any:
+        """Return the bill as LiteLLM's responses tell it, for `prices` to read; LangChain's caches say total_cost=0."""
+        if (usage := self.usage) is None:
+            return None
+        into, out = usage.get("input_token_details", {}), usage.get("output_token_details", {})
+        read, written = into.get("cache_read"), into.get("cache_creation")
+        told = SimpleNamespace(
+            prompt_tokens=usage["input_tokens"],
+            completion_tokens=usage["output_tokens"],
+            total_tokens=usage["total_tokens"],
+            prompt_tokens_details=SimpleNamespace(cached_tokens=read, cache_creation_tokens=written),
+            completion_tokens_details=SimpleNamespace(reasoning_tokens=out.get("reasoning")),
+            cache_read_input_tokens=read,
+            cache_creation_input_tokens=written,
+        )
+        cached = cast("dict[str, Any]", usage).get("total_cost") == 0
+        return SimpleNamespace(usage=told, _hidden_params={"response_cost": self.usd, "cache_hit": cached})
+
+
+class _Answers(BaseCallbackHandler):
+    """Adds up the bills of the answers below a call: a parsed one cannot tell what it took."""
 
     run_inline = True  # else each event of an asynchronous call waits for a thread
 
     def __init__(self) -> None:
-        self.usage: UsageMetadata | None = None
+        self.bill = Bill()
 
     def on_chat_model_start(self, *_: Any, **__: Any) -> None:
         """Do nothing; where this is missing, LangChain makes a text of all messages instead."""
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
-        """Add the tokens of an answer, where it tells them."""
-        usage = getattr(_message_of(response), "usage_metadata", None)
-        self.usage = self.usage if usage is None else add_usage(self.usage, usage)
-
-
-# --- One call ---------------------------------------------------------------------------------------------------------
-
-
-class Prepared(NamedTuple):
-    """What a call is made with: the picked chat model, with its tools or schema, and the config of its run."""
-
-    model: Any
-    config: RunnableConfig
+        """Add an answer, where it tells its tokens."""
+        if isinstance(message := _message_of(response), AIMessage):
+            self.bill.add(message.usage_metadata, message.response_metadata.get("response_cost"))
 
 
 class ChatCall(RoutedCall[BaseChatModel]):
-    """A call of a chat model, to which `prepare` binds tools or a schema.
+    """A call of a chat model, to which `prepare` binds tools or a schema, in a run with `config`.
 
     Its answers are messages, results of `generate`, an agent's responses, v3 events, or parsed objects.
     """
-
-    models: ChatModels
 
     def __init__(
         self,
@@ -175,21 +290,21 @@ class ChatCall(RoutedCall[BaseChatModel]):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.messages, self._config, self._prepare = messages, config, prepare
-        self._tokens = Tokens() if is_parsed else None
-        self._usage: UsageMetadata | None = None
-        self._has_last = is_parsed  # parsed answers have no place for the record
+        self.messages, self.config, self._prepare = messages, config, prepare
+        self._below = _Answers() if is_parsed else None
+        self._streamed = Bill()
+        self._record: Record = {}  # the one that a stream's last chunk has
 
-    def model_for(self, model: BaseChatModel) -> Prepared:
-        """Return the prepared model and its config: the caller's, with the decision in the run's metadata."""
-        model = self.models.with_run(model)
+    def model_for(self, model: BaseChatModel) -> Any:
+        """Return the model with its tools or schema; `config` gets the decision into its metadata."""
         known = {n: value for n, value in self.record().as_dict().items() if value is not None and n != "seconds"}
-        config: RunnableConfig = {**self._config, "metadata": {**self._config.get("metadata", {}), METADATA: known}}
-        if self._tokens is not None:
-            config["callbacks"] = joined(config.get("callbacks"), [self._tokens])
+        metadata = {**self.config.get("metadata", {}), METADATA: known}
+        self.config = cast(RunnableConfig, {**self.config, "metadata": metadata})
         if self.attempts.failures:
-            config.pop("run_id", None)  # the failed run has it
-        return Prepared(model if self._prepare is None else self._prepare(model), config)
+            self.config.pop("run_id", None)  # the failed run has it
+        elif self._below is not None:
+            self.config["callbacks"] = joined(self.config.get("callbacks"), [self._below])
+        return model if self._prepare is None else self._prepare(model)
 
     def content(self, answer: Any) -> Content:
         """Return what an answer, a chunk or an event holds; a parsed object is one."""
@@ -206,59 +321,62 @@ class ChatCall(RoutedCall[BaseChatModel]):
 
     def usage_of(self, answer: Any) -> Usage:
         """Return the tokens that an answer tells; those of a parsed one were told to the callbacks."""
-        if (usage := self._told(answer)) is None:
-            return UNKNOWN
-        into, out = usage.get("input_token_details", {}), usage.get("output_token_details", {})
-        counts = usage["input_tokens"], usage["output_tokens"]
-        return checked_usage(*counts, into.get("cache_read", 0), out.get("reasoning", 0))
+        return usage_of(self._response_of(answer))
 
     def usd_of(self, answer: Any, usage: Usage) -> float:
-        """Return what an answer cost: 0 where LangChain's caches say so, else its tokens' price."""
-        told = cast("dict[str, Any]", self._told(answer) or {}).get("total_cost")
-        return super().usd_of(answer, usage) if told is None else float(told)
+        """Return what an answer cost, as LiteLLM computes it where its prices count; 0 where a cache gave it."""
+        quoted = self.snapshot.quote(self.attempts.model)
+        return math.nan if quoted is None else usd_of(self._response_of(answer), quoted, usage)
 
-    def _told(self, answer: Any) -> UsageMetadata | None:
+    def _response_of(self, answer: Any) -> Any:
+        bill, message = Bill(), _message_of(answer)
         if isinstance(answer, dict) and "event" in answer:
-            return answer.get("usage")
-        message = _message_of(answer)
-        if isinstance(message, AIMessageChunk):
-            return self._usage or message.usage_metadata  # the chunks' sum
-        usage = getattr(message, "usage_metadata", None)
-        return usage if message is not None or self._tokens is None else self._tokens.usage
+            bill.add(answer.get("usage"), answer.get("metadata", {}).get("response_cost"))
+        elif isinstance(message, AIMessageChunk):
+            bill = self._streamed
+        elif isinstance(message, AIMessage):
+            bill.add(message.usage_metadata, message.response_metadata.get("response_cost"))
+        elif self._below is not None:
+            bill = self._below.bill
+        return bill.as_response()
 
     def attach(self, answer: Any, record: CallRecord) -> Any:
         """Return a copy of the answer with the record on its messages; caches share the messages themselves."""
         return _with_record(answer, {METADATA: record.as_dict()})
 
     def passed(self, part: Any) -> Any:
-        """Return a part of a stream as it is, the last as a copy with the record."""
+        """Return a part of a stream as it is, the first that says it is the last as a copy with the record."""
         if isinstance(part, dict) and part.get("event") == "message-finish":
-            metadata = {**part.get("metadata", {}), METADATA: self.finish(part).as_dict()}
-            return {**part, "metadata": metadata}
-        if not isinstance(part, AIMessage) or self.finished is not None:
+            return {**part, "metadata": {**part.get("metadata", {}), METADATA: self.finish(part).as_dict()}}
+        if isinstance(part, AIMessageChunk):
+            self._streamed.add(part.usage_metadata, part.response_metadata.get("response_cost"), is_stream=True)
+        if self._below is not None or self._record or getattr(part, "chunk_position", "last") != "last":
             return part
-        if (usage := part.usage_metadata) is not None:
-            is_total = self._usage is not None and self._usage["input_tokens"] and usage["input_tokens"]
-            self._usage = usage if is_total else add_usage(self._usage, usage)  # else the prompt is told once
-        self._has_last = not isinstance(part, AIMessageChunk) or part.chunk_position == "last"
-        return self.attach(part, self.finish(part)) if self._has_last else part
+        self._record = self.record(part).as_dict()
+        return _with_record(part, {METADATA: self._record})
 
-    def end(self) -> list[AIMessageChunk]:
+    def finish(self, answer: Any = None) -> CallRecord:
+        """Return the record of the call, which has ended; that in a stream is made whole."""
+        record = super().finish(answer)
+        if self._record:
+            self._record |= record.as_dict()
+        return record
+
+    def end(self) -> list[AIMessage]:
         """Return what is missing at the end of a stream: a chunk with the record, where no chunk was the last."""
         last = AIMessageChunk(content="", chunk_position="last")
-        return [] if self._has_last else [self.attach(last, self.finish())]
+        return [] if self._record or self._below is not None else [self.attach(last, self.finish())]
 
 
 def _message_of(answer: Any) -> BaseMessage | None:
     """Return the message in an answer: itself, or that of a result, an agent's response, a parsed answer's "raw"."""
+    if isinstance(answer, BaseMessage):
+        return answer
     if isinstance(answer, LLMResult):
         return getattr(answer.generations[0][0], "message", None)
     if isinstance(answer, dict):
-        answer = answer.get("raw")
-    for message in getattr(answer, "result", ()):
-        if isinstance(message, AIMessage):
-            return message
-    return answer if isinstance(answer, BaseMessage) else None
+        return cast("BaseMessage | None", answer.get("raw"))
+    return next((message for message in getattr(answer, "result", ()) if isinstance(message, AIMessage)), None)
 
 
 def _with_record(answer: Any, record: dict[str, Any]) -> Any:

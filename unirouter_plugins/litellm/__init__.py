@@ -24,7 +24,7 @@ from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import MEASURED_AS, SERVED_AS, Member, Members, read_members
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
-from unirouter_plugins.litellm.snapshot import PoolModels
+from unirouter_plugins.litellm.snapshot import PoolModels, check_given, is_callable
 
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
@@ -106,6 +106,36 @@ def _configured(profile: ModelProfile, member: Member) -> ModelProfile:
         return dataclasses.replace(profile, prices=member.prices)
 
 
+class FromFolder:
+    """A framework's model that routes, made from the folder of a router."""
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        pool: str | os.PathLike[str] | None = BESIDE,
+        *,
+        embedder: Any = None,
+        estimator: Any = None,
+        **fields: Any,
+    ) -> Self:
+        """Return one that routes with the router in `folder`, its models called as a `pool.toml` says.
+
+        The arguments are those of `unirouter_plugins.litellm.load_router`, which reads the `pool.toml` beside the
+        folder when no `pool` is given, and those of the class.
+        """
+        made: Self = cls(load_router(folder, pool, embedder=embedder, estimator=estimator), **fields)  # type: ignore[call-arg]
+        return made
+
+
+def opened(router: Any, models: Any, kind: type, what: str) -> UniRouter:
+    """Return the router, loaded where its folder is given, if `models` fit it: see `check_given`."""
+    router = load_router(router) if isinstance(router, str | os.PathLike) else router
+    check_given(models, router, kind, what)
+    checked: UniRouter = router
+    return checked
+
+
 # --- Calls ------------------------------------------------------------------------------------------------------------
 
 
@@ -157,14 +187,11 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         """Return the arguments of `litellm.completion`, where the model's price is known."""
         name = self.attempts.model
         member, profile = self.snapshot.members[name], self.snapshot.pool[name]
-        if SERVED_AS not in profile.provenance:
-            try:
-                open_litellm().get_llm_provider(member.model)
-            except Exception as unknown:
-                raise InvalidDataError(
-                    f"{name!r} is known by its record only, and LiteLLM knows no model of that name; say in pool.toml "
-                    f'how to call it: [models.{json.dumps(name)}] model = "provider/name".'
-                ) from unknown
+        if not is_callable(profile):
+            raise InvalidDataError(
+                f"{name!r} is known by its record only, and LiteLLM knows no model of that name; say in pool.toml how "
+                f'to call it: [models.{json.dumps(name)}] model = "provider/name".'
+            )
         if self.snapshot.quote(name) is None:
             prices.require_quote(member, profile)  # which tells how to give one
         return {**model, **self.parameters, "messages": self.messages}
@@ -378,6 +405,17 @@ def check_parameters(parameters: Iterable[str], members: Iterable[Member], more:
         raise InvalidDataError(
             f"{name}= is no parameter that LiteLLM knows; {guess} Give one of the provider's own in extra_body={{...}}."
         )
+
+
+def check_settings(models: PoolModels[Any], router: UniRouter, known: Iterable[str]) -> None:
+    """Raise `InvalidDataError` where a setting of a pool's models is known neither to LiteLLM nor among `known`."""
+    members = models.snapshot(router).members
+    if models.settings and models.given and not members:
+        name = next(iter(models.settings))
+        raise InvalidDataError(
+            f"{name}= is for models that are called through LiteLLM; give it to those in models={{...}}."
+        )
+    check_parameters(models.settings, members.values(), known)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
 from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
+from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 from unirouter_plugins.litellm.prices import Quote, quote
 
@@ -34,7 +36,7 @@ class Snapshot:
 
     router: UniRouter  # a copy, whose models have the capabilities that they have here
     pool: Mapping[str, ModelProfile]
-    members: Mapping[str, Member]  # how LiteLLM calls each; empty where the user gave objects of a framework
+    members: Mapping[str, Member]  # how LiteLLM calls each that the user gave no object of a framework for
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
@@ -111,13 +113,13 @@ class Snapshot:
 
 
 class PoolModels(ABC, Generic[M]):
-    """The models of a pool as objects of a framework: the user's own, `given`, or made for LiteLLM as the pool says.
+    """The models of a pool as objects of a framework: the user's own, `given`; the others are made for LiteLLM.
 
     `settings` are LiteLLM's parameters of every call; they win over those that models were evaluated with.
     """
 
     def __init__(self, given: Mapping[str, M] | None = None, settings: Mapping[str, Any] | None = None) -> None:
-        self.given, self.settings = given, dict(settings or {})
+        self.given, self.settings = dict(given or {}), dict(settings or {})
         self._newest: tuple[Any, Snapshot] | None = None
 
     @abstractmethod
@@ -130,7 +132,7 @@ class PoolModels(ABC, Generic[M]):
 
     def model(self, snapshot: Snapshot, name: str, *, is_last: bool = True) -> M:
         """Return the model of that name; one for LiteLLM has the key that the environment has now."""
-        if self.given is not None:
+        if name in self.given:
             return self.given[name]
         return self.make(programs.arguments_of(snapshot.members[name]), is_last=is_last)
 
@@ -139,20 +141,19 @@ class PoolModels(ABC, Generic[M]):
         pool, newest = router.pool, self._newest
         if newest is not None and newest[0] is pool and newest[1].router.cost_weight == router.cost_weight:
             return newest[1]
-        if self.given is None:
-            made = Snapshot.of(router)
-        else:
-            able = {name: self.able(pool[name], model) for name, model in self.given.items() if name in pool}
-            own = Pool({n: dataclasses.replace(p, capabilities=able[n]) for n, p in pool.items() if n in able})
-            made = Snapshot(router.with_pool(own), own, {})
+        able = {n: self.able(pool[n], model) for n, model in self.given.items() if n in pool}
+        called = {n: p for n, p in pool.items() if n not in able and (not self.given or is_callable(p))}
+        given = {n: dataclasses.replace(pool[n], capabilities=known) for n, known in able.items()}
+        own = Pool({**called, **given})
+        made = Snapshot(router.with_pool(own), own, {name: Member.of(profile) for name, profile in called.items()})
         self._newest = pool, made
         return made
 
 
 def check_given(models: Any, router: Any, kind: type, what: str) -> None:
-    """Raise one sentence unless `router` is one, and `models`, where given, has one of that kind for each of its pool.
+    """Raise one sentence unless `router` is one, and each of `models` is of that kind and in its pool.
 
-    `what` is what messages call one: "a chat model".
+    The models of the pool that are not among them must be known to LiteLLM. `what` is what messages call one.
     """
     if not isinstance(router, UniRouter):
         raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: UniRouter.load('my.router').")
@@ -164,5 +165,18 @@ def check_given(models: Any, router: Any, kind: type, what: str) -> None:
         if not isinstance(model, kind):
             raise InvalidDataError(f"models[{name!r}] is of type {type(model).__name__}; give {what}.")
     router.pool.check_known(models)
-    if missing := [name for name in router.pool if name not in models]:
-        raise InvalidDataError(f"{missing[0]!r} is in the pool but not in models={{...}}; add it, or retire it.")
+    for name, profile in router.pool.items():
+        if name not in models and not is_callable(profile):
+            raise InvalidDataError(
+                f"{name!r} is in the pool but not in models={{...}}, and LiteLLM knows no model of that name; add it, "
+                "retire it, or say in pool.toml how to call it."
+            )
+
+
+def is_callable(profile: ModelProfile) -> bool:
+    """Return whether LiteLLM can call a model: as its profile or `pool.toml` says, or by its name alone."""
+    if SERVED_AS in profile.provenance:
+        return True
+    with contextlib.suppress(Exception):  # of any kind: an unknown provider
+        return bool(open_litellm().get_llm_provider(profile.model))
+    return False

@@ -26,36 +26,19 @@ class PoolLiteLLM(LiteLLM):  # type: ignore[misc]
         return _whole(await acompletion_with_retry(**self._arguments(messages, kwargs, stream=False)))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
-        arguments = self._arguments(messages, kwargs, stream=True)
-
-        def parts() -> Iterator[ChatResponse]:
-            answer = _Answer()
-            for chunk in completion_with_retry(**arguments):
-                yield answer.part(chunk)
-
-        return parts()
+        yield from map(_Answer().part, completion_with_retry(**self._arguments(messages, kwargs, stream=True)))
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
-        arguments = self._arguments(messages, kwargs, stream=True)
-
-        async def parts() -> AsyncIterator[ChatResponse]:
-            answer = _Answer()
-            async for chunk in await acompletion_with_retry(**arguments):
-                yield answer.part(chunk)
-
-        return parts()
+        chunks, answer = await acompletion_with_retry(**self._arguments(messages, kwargs, stream=True)), _Answer()
+        return (answer.part(chunk) async for chunk in chunks)
 
     def _arguments(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-        arguments = {
-            **self._get_all_kwargs(**kwargs),
-            "messages": to_openai_message_dicts(messages),
-            "stream": stream,
-            "is_chat_model": True,
-            "max_retries": self.max_retries,
-        }
+        arguments = {**self._get_all_kwargs(**kwargs), "messages": to_openai_message_dicts(messages), "stream": stream}
+        if stream:  # else LiteLLM does not tell what it took
+            arguments["stream_options"] = {"include_usage": True, **(arguments.get("stream_options") or {})}
         if arguments.get("max_tokens") is None:
             arguments.pop("max_tokens", None)  # some providers refuse a limit that is null
-        return arguments
+        return {**arguments, "is_chat_model": True, "max_retries": self.max_retries}
 
 
 def _whole(response: Any) -> ChatResponse:
@@ -73,12 +56,9 @@ class _Answer:
 
     def part(self, chunk: Any) -> ChatResponse:
         delta = chunk.choices[0].delta if chunk.choices else None
-        said = getattr(delta, "content", None) or ""
-        self._text += said
+        text, role = getattr(delta, "content", None) or "", getattr(delta, "role", None) or MessageRole.ASSISTANT
+        self._text += text
         self._tool_calls = update_tool_calls(self._tool_calls, getattr(delta, "tool_calls", None))
-        message = ChatMessage(
-            role=getattr(delta, "role", None) or MessageRole.ASSISTANT,
-            content=self._text,
-            additional_kwargs={"tool_calls": self._tool_calls} if self._tool_calls else {},
-        )
-        return ChatResponse(message=message, delta=said, raw=chunk)
+        calls = {"tool_calls": self._tool_calls} if self._tool_calls else {}
+        message = ChatMessage(role=role, content=self._text, additional_kwargs=calls)
+        return ChatResponse(message=message, delta=text, raw=chunk)

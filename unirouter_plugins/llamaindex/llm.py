@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from llama_index.core.base.llms import types
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
@@ -14,18 +14,15 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools import BaseTool
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 from pydantic import Field, PrivateAttr
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
-from unirouter_plugins.litellm import BESIDE, load_router
-from unirouter_plugins.litellm.snapshot import check_given
-from unirouter_plugins.llamaindex.messages import as_sent, chat_of, model_of
-from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs
+from unirouter_plugins.litellm import FromFolder, opened
+from unirouter_plugins.llamaindex.pool_llms import LLMCall, PoolLLMs, as_sent, chat_of, model_of
 from unirouter_plugins.llamaindex.queries import current_query, register_handlers
-
-_Path: TypeAlias = str | os.PathLike[str]
 
 _OWN = frozenset(LLM.model_fields)
 """Fields of LlamaIndex's LLMs, which are the router's own; all others are LiteLLM's parameters."""
@@ -37,7 +34,7 @@ _SHARED = ("system_prompt", "pydantic_program_mode", "rate_limiter")
 """Those of them that each `LiteLLM` gets, too."""
 
 
-class UniRouterLLM(FunctionCallingLLM):
+class UniRouterLLM(FromFolder, FunctionCallingLLM):
     """An LLM that calls, for each prompt or chat, the model of the pool that the router picks.
 
     The picked LLM does all the rest: messages, tools, schemas, streams, callbacks and events are as if it had been
@@ -107,7 +104,7 @@ class UniRouterLLM(FunctionCallingLLM):
 
     def __init__(
         self,
-        router: UniRouter,
+        router: UniRouter | str | os.PathLike[str],
         models: Mapping[str, LLM] | None = None,
         *,
         cost_weight: float | None = None,
@@ -115,34 +112,14 @@ class UniRouterLLM(FunctionCallingLLM):
         per_step: bool = False,
         **fields: Any,
     ) -> None:
-        if not isinstance(router, UniRouter):
-            raise InvalidDataError(f"router={router!r:.60} is no UniRouter; load one: UniRouterLLM.from_folder(...).")
-        check_given(models, router, LLM, "an LLM of LlamaIndex")
+        router = opened(router, models, LLM, "an LLM of LlamaIndex")
         own = {name: fields.pop(name) for name in _OWN if name in fields}
         settings = {**fields.pop("additional_kwargs", {}), **fields}
-        llms = PoolLLMs(models, settings, {name: own[name] for name in _SHARED if name in own})
-        if models is None:
-            llms.check_settings(router)
-        elif settings:
-            name = next(iter(settings))
-            raise InvalidDataError(
-                f"{name}= is for models that are called through LiteLLM; give it to those in models={{...}}."
-            )
+        llms = PoolLLMs(router, models, settings, {name: own[name] for name in _SHARED if name in own})
         own |= {"router": router, "models": models, "content_policy": content_policy, "per_step": per_step}
         own["cost_weight"] = None if cost_weight is None else check_cost_weight(cost_weight)
         super().__init__(**own)
         self._models = llms
-
-    @classmethod
-    def from_folder(
-        cls, folder: _Path, pool: _Path | None = BESIDE, *, embedder: Any = None, estimator: Any = None, **fields: Any
-    ) -> Self:
-        """Return an LLM that routes with the router in `folder`, its models called as a `pool.toml` says.
-
-        The arguments are those of `unirouter_plugins.litellm.load_router`, which reads the `pool.toml` beside the
-        folder when no `pool` is given, and those of `UniRouterLLM`.
-        """
-        return cls(load_router(folder, pool, embedder=embedder, estimator=estimator), **fields)
 
     @classmethod
     def class_name(cls) -> str:
@@ -160,27 +137,28 @@ class UniRouterLLM(FunctionCallingLLM):
         return self.begin([ChatMessage(asked)] if isinstance(asked, str) else asked, {}, tools=tools).decision
 
     def begin(
-        self, messages: Sequence[ChatMessage], parameters: Mapping[str, Any], tools: Any = (), *, streams: bool = False
+        self, messages: Sequence[ChatMessage], parameters: Mapping[str, Any], tools: Sequence[BaseTool] = ()
     ) -> LLMCall:
         """Return a call of the picked model, yet to be made; `model` in `parameters` is the pool's name of it."""
         register_handlers()
         chat, query = chat_of(messages, tools, parameters), current_query()
         parameters = dict(parameters)
-        forced = parameters.pop("model", None)
-        if streams and self.models is None:  # else LiteLLM does not tell what a stream took
-            parameters = {"stream_options": {"include_usage": True}, **parameters}
-        reads = self.router.fit_.document_features is not None
-        found = query.found if query is not None and reads else None
+        forced, found, kept, text = parameters.pop("model", None), None, None, None
+        if query is not None:
+            found = query.found if self.router.fit_.document_features is not None else None
+            text = query.text_for(per_step=self.per_step)
         keeper = id(self), found is not None
+        if query is not None and not self.per_step:
+            kept = query.outermost.models.get(keeper)
         return LLMCall(
             self._models,
             self.router,
             chat,
-            text=None if query is None else query.text_for(per_step=self.per_step),
+            text=text,
             cost_weight=self.cost_weight,
             documents=found,
             forced=forced,
-            kept=None if query is None or self.per_step else query.outermost.models.get(keeper),
+            kept=kept,
             content_policy=self.content_policy,
             parameters=parameters,
             messages=messages,
@@ -206,12 +184,12 @@ class UniRouterLLM(FunctionCallingLLM):
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> types.ChatResponseGen:
         """Return the picked model's answer as it comes."""
-        call = self.begin(messages, kwargs, streams=True)
+        call = self.begin(messages, kwargs)
         return call.open(lambda llm: llm.stream_chat(call.messages, **call.parameters))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> types.ChatResponseAsyncGen:
         """Return the same as `stream_chat`, asynchronously."""
-        call = await self.abegin(messages, kwargs, streams=True)
+        call = await self.abegin(messages, kwargs)
         return await call.aopen(lambda llm: llm.astream_chat(call.messages, **call.parameters))
 
     # --- Completions --------------------------------------------------------------------------------------------------
@@ -229,14 +207,14 @@ class UniRouterLLM(FunctionCallingLLM):
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> types.CompletionResponseGen:
         """Return the picked model's completion as it comes."""
-        call = self.begin([ChatMessage(prompt)], kwargs, streams=True)
+        call = self.begin([ChatMessage(prompt)], kwargs)
         return call.open(lambda llm: llm.stream_complete(prompt, formatted=formatted, **call.parameters))
 
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> types.CompletionResponseAsyncGen:
         """Return the same as `stream_complete`, asynchronously."""
-        call = await self.abegin([ChatMessage(prompt)], kwargs, streams=True)
+        call = await self.abegin([ChatMessage(prompt)], kwargs)
         return await call.aopen(lambda llm: llm.astream_complete(prompt, formatted=formatted, **call.parameters))
 
     # --- Tools: `kwargs` are LlamaIndex's verbose, allow_parallel_tool_calls, tool_required and the LLM's own ---------
@@ -256,26 +234,20 @@ class UniRouterLLM(FunctionCallingLLM):
 
     def stream_chat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> types.ChatResponseGen:
         """Return the same as `chat_with_tools`, as the answer comes."""
-        call = self._with_tools(tools, *args, streams=True, **kwargs)
+        call = self._with_tools(tools, *args, **kwargs)
         return call.open(lambda llm: llm.stream_chat_with_tools(tools, **call.sent))
 
     async def astream_chat_with_tools(
         self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
     ) -> types.ChatResponseAsyncGen:
         """Return the same as `stream_chat_with_tools`, asynchronously."""
-        call = await asyncio.to_thread(self._with_tools, tools, *args, streams=True, **kwargs)
+        call = await asyncio.to_thread(self._with_tools, tools, *args, **kwargs)
         return await call.aopen(lambda llm: llm.astream_chat_with_tools(tools, **call.sent))
 
     def _with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: _Newest = None,
-        chat_history: _History = None,
-        *,
-        streams: bool = False,
-        **kwargs: Any,
+        self, tools: Sequence[BaseTool], user_msg: _Newest = None, chat_history: _History = None, **kwargs: Any
     ) -> LLMCall:
-        return self.begin(_conversation(chat_history, user_msg), kwargs, tools=tools, streams=streams)
+        return self.begin(_conversation(chat_history, user_msg), kwargs, tools)
 
     def _prepare_chat_with_tools(  # type: ignore[override]
         self, tools: Sequence[BaseTool], user_msg: _Newest = None, chat_history: _History = None, **kwargs: Any
@@ -306,7 +278,7 @@ class UniRouterLLM(FunctionCallingLLM):
         self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Generator[Any]:
         """Return the object as far as the picked model has written it."""
-        call = self._of_prompt(prompt, llm_kwargs, prompt_args, streams=True)
+        call = self._of_prompt(prompt, llm_kwargs, prompt_args)
         return call.open(
             lambda llm: llm.stream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
         )
@@ -315,23 +287,20 @@ class UniRouterLLM(FunctionCallingLLM):
         self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> AsyncGenerator[Any]:
         """Return the same as `stream_structured_predict`, asynchronously."""
-        call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args, streams=True)
+        call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
         return await call.aopen(
             lambda llm: llm.astream_structured_predict(output_cls, as_sent(prompt), call.parameters, **prompt_args)
         )
 
-    def _of_prompt(
-        self, prompt: BasePromptTemplate, llm_kwargs: Any, prompt_args: Mapping[str, Any], *, streams: bool = False
-    ) -> LLMCall:
-        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
-        return self.begin(messages, llm_kwargs or {}, streams=streams)
+    def _of_prompt(self, prompt: BasePromptTemplate, llm_kwargs: Any, prompt_args: Mapping[str, Any]) -> LLMCall:
+        return self.begin(self._extend_messages(prompt.format_messages(llm=self, **prompt_args)), llm_kwargs or {})
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
         """Return the tool calls in an answer of the router, as the LLM that gave it reads them."""
         model = model_of(response.message)
-        reader: Any = None if model is None else self._models.reader(model)
+        reader: Any = None if model is None else self._models.reader(model, self.router)
         if reader is None:
             raise InvalidDataError(
                 "This answer has no record of a model of the pool, so its tool calls cannot be read; give one as "
@@ -344,3 +313,10 @@ def _conversation(history: _History, user_msg: _Newest) -> list[ChatMessage]:
     """Return the messages that LlamaIndex gives in two parts."""
     newest = ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg
     return [*(history or []), *([] if newest is None else [newest])]
+
+
+for _name, _method in list(vars(UniRouterLLM).items()):
+    if hasattr(
+        _method, DISPATCHER_SPAN_DECORATED_ATTR
+    ):  # spans are the picked LLM's, as if it had been called directly
+        setattr(UniRouterLLM, _name, _method.__wrapped__)

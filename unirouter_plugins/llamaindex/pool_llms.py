@@ -6,56 +6,139 @@ import dataclasses
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar, cast
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata, TextBlock
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.callbacks.token_counting import get_tokens_from_response
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
+from llama_index.core.tools import BaseTool, ToolMetadata
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
 
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm import TIMEOUT, check_parameters, open_litellm
-from unirouter_plugins.litellm.prices import UNKNOWN, Usage, usd_of
+from unirouter_plugins.litellm import TIMEOUT, check_settings, open_litellm
+from unirouter_plugins.litellm.chat import Chat, answered_by
+from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage, usage_of, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall, keep
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
-from unirouter_plugins.llamaindex.messages import content_of, usage_in, with_record, without_records
 from unirouter_plugins.llamaindex.queries import Query, collecting_answers
 
 T = TypeVar("T")
 
+_PARTS = {"image": "image_url", "audio": "input_audio", "video": "video_url", "document": "file"}
+"""LlamaIndex's names for blocks in the place of text, and OpenAI's."""
 
-def load_litellm_llm() -> Any:
-    """Return LlamaIndex's class `LiteLLM`, made to read responses and chunks without choices, if it is installed."""
-    open_litellm()  # before llama-index-llms-litellm imports it online and loudly
-    try:
-        import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
-    except ImportError as missing:
-        raise ImportError(
-            "llama-index-llms-litellm is missing: pip install 'unirouter[llamaindex]', or give an LLM for each model "
-            "of the pool: models={...}."
-        ) from missing
-    from unirouter_plugins.llamaindex.litellm_llm import PoolLiteLLM
 
-    return PoolLiteLLM
+def chat_of(
+    messages: Sequence[ChatMessage], tools: Sequence[BaseTool] = (), parameters: Mapping[str, Any] | None = None
+) -> Chat:
+    """Return the messages in OpenAI's form, with the tools and schema of the call, as far as the router reads them.
+
+    >>> chat_of([ChatMessage("Be brief.", role="system"), ChatMessage("What is 2 + 2?")]).text
+    'What is 2 + 2?'
+    """
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise InvalidDataError(f"{messages!r:.60} is no list of messages; write [ChatMessage('...')].")
+    for message in messages:
+        if not isinstance(message, ChatMessage):
+            raise InvalidDataError(f"{message!r:.60} is no ChatMessage; write ChatMessage('...').")
+    for tool in tools:
+        if not isinstance(tool, BaseTool):
+            raise InvalidDataError(f"{tool!r:.60} is no tool; write FunctionTool.from_defaults(...).")
+    given = parameters or {}
+    return Chat(
+        [_as_mapping(message) for message in messages],
+        [
+            {"name": each.name, "description": each.description, "parameters": _parameters(each.fn_schema)}
+            for each in (tool.metadata for tool in tools)
+        ]
+        or given.get("tools")
+        or (),
+        given.get("response_format"),
+        [model_of(message) for message in messages],
+    )
+
+
+def model_of(message: ChatMessage) -> str | None:
+    """Return the model of the pool that a message came from; None where it came from elsewhere."""
+    return answered_by(message.additional_kwargs.get(METADATA))
+
+
+def _as_mapping(message: ChatMessage) -> dict[str, Any]:
+    """Return a message in OpenAI's form; its content is one text where that is all there is."""
+    role, text = message.role.value, message.content or ""
+    if role == "user" and text.startswith("Observation:"):  # a tool's result, as ReAct agents send it
+        role = "tool"
+    others = [{"type": _PARTS[block.block_type]} for block in message.blocks if block.block_type in _PARTS]
+    calls = [block.model_dump() for block in message.blocks if block.block_type == "tool_call"]
+    calls = calls or message.additional_kwargs.get("tool_calls") or []
+    content = [*([{"type": "text", "text": text}] if text else []), *others] if others else text
+    return {"role": role, "content": content, **({"tool_calls": calls} if calls else {})}
+
+
+@lru_cache(maxsize=256)  # a schema takes 0.2 ms to make
+def _parameters(fn_schema: Any) -> dict[str, Any]:
+    return ToolMetadata("", fn_schema=fn_schema).get_parameters_dict()
+
+
+def without_records(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return the messages as they are sent: LLMs pass on all of a message's `additional_kwargs`."""
+    kept = [{n: value for n, value in m.additional_kwargs.items() if n != METADATA} for m in messages]
+    return [
+        m.model_copy(update={"additional_kwargs": rest}) if METADATA in m.additional_kwargs else m
+        for m, rest in zip(messages, kept, strict=True)
+    ]
+
+
+def as_sent(prompt: BasePromptTemplate) -> BasePromptTemplate:
+    """Return a copy of a prompt for one LLM: without records, and for it to set its own output parser."""
+    if not isinstance(prompt, ChatPromptTemplate):
+        return prompt.model_copy()
+    messages = without_records(prompt.message_templates)  # they may hold earlier answers
+    return prompt.model_copy(update={"message_templates": messages})
+
+
+# --- The LLMs of a pool -----------------------------------------------------------------------------------------------
 
 
 class PoolLLMs(PoolModels[LLM]):
-    """The LLMs of a pool: the user's own, or a `LiteLLM` for each, with `fields` of LlamaIndex's LLMs."""
+    """The LLMs of a pool: the user's own, and for each of the others a `LiteLLM`, with `fields` of all LLMs."""
 
-    def __init__(self, given: Mapping[str, LLM] | None, settings: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        router: UniRouter,
+        given: Mapping[str, LLM] | None,
+        settings: Mapping[str, Any],
+        fields: Mapping[str, Any] = {},
+    ) -> None:
         super().__init__(given, settings)
         self.fields = fields
-        self._litellm: Any = load_litellm_llm() if given is None else None
         self._copies: dict[str, tuple[tuple[int, ...], LLM]] = {}
         self._described: tuple[Snapshot, LLMMetadata] | None = None
+        if not self.given or not router.pool.keys() <= self.given.keys():
+            _ = self._kind
+        check_settings(self, router, ("api_key", "api_base", "api_type", "max_retries"))
 
-    def check_settings(self, router: UniRouter) -> None:
-        """Raise `InvalidDataError` where LiteLLM does not know one of the settings."""
-        known = ("api_key", "api_base", "api_type", "max_retries")
-        check_parameters(self.settings, self.snapshot(router).members.values(), known)
+    @cached_property
+    def _kind(self) -> Any:
+        """LlamaIndex's class `LiteLLM`, made to read responses and chunks without choices."""
+        open_litellm()  # before llama-index-llms-litellm imports it online and loudly
+        try:
+            import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
+        except ImportError as missing:
+            raise ImportError(
+                "llama-index-llms-litellm is missing: pip install 'unirouter[llamaindex]', or give an LLM for each "
+                "model of the pool: models={...}."
+            ) from missing
+        from unirouter_plugins.llamaindex.litellm_llm import PoolLiteLLM
+
+        return PoolLiteLLM
 
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> LLM:
         """Return a `LiteLLM` that calls LiteLLM with `arguments` and the settings."""
@@ -65,11 +148,12 @@ class PoolLLMs(PoolModels[LLM]):
         fields: dict[str, Any] = {name: arguments.pop(name) for name in names if name in arguments}
         if not is_last:
             fields["max_retries"], arguments["num_retries"] = 1, 0  # the first counts the call itself
-        return cast(LLM, self._litellm(**fields, additional_kwargs=arguments, **self.fields))
+        return cast(LLM, self._kind(**fields, additional_kwargs=arguments, **self.fields))
 
-    def reader(self, model: str) -> LLM | None:
+    def reader(self, model: str, router: UniRouter) -> LLM | None:
         """Return an LLM that reads the tool calls of `model`'s answers; None where there is none of that name."""
-        return self._litellm(model=model) if self.given is None else self.given.get(model)
+        own = self.given.get(model)
+        return own if own is not None or model not in router.pool else self._kind(model=model)
 
     def able(self, profile: ModelProfile, model: LLM) -> Capabilities:
         """Return what is known of a model, without what its LLM says that it lacks; the profile's own window wins."""
@@ -80,9 +164,9 @@ class PoolLLMs(PoolModels[LLM]):
 
     def with_callbacks(self, name: str, llm: LLM, callbacks: CallbackManager) -> LLM:
         """Return the LLM with the router's callback handlers beside its own; one of the user's is copied, once."""
-        if self.given is None and callbacks.handlers:
+        if name not in self.given and callbacks.handlers:
             llm.callback_manager = callbacks
-        if self.given is None or not callbacks.handlers or llm.callback_manager is callbacks:
+        if not callbacks.handlers or llm.callback_manager is callbacks:
             return llm
         own = llm.callback_manager.handlers
         key = tuple(map(id, [llm, callbacks, *own, *callbacks.handlers]))
@@ -100,8 +184,8 @@ class PoolLLMs(PoolModels[LLM]):
         """
         snapshot = self.snapshot(router)
         if self._described is None or self._described[0] is not snapshot:
-            said = {} if self.given is None else {name: self.given[name].metadata for name in snapshot.pool}
-            window, output = self._sizes(snapshot, said)
+            said = {name: self.given[name].metadata for name in snapshot.pool if name in self.given}
+            window, output = min((self._sizes(snapshot, said)), key=_room, default=(DEFAULT_CONTEXT_WINDOW, -1))
             described = LLMMetadata(
                 context_window=window,
                 num_output=output,
@@ -112,22 +196,25 @@ class PoolLLMs(PoolModels[LLM]):
             self._described = snapshot, described
         return self._described[1]
 
-    def _sizes(self, snapshot: Snapshot, said: Mapping[str, LLMMetadata]) -> tuple[int, int]:
-        """Return the window of a model and the tokens of its answers, at most half of it; -1 where these are not known.
+    def _sizes(self, snapshot: Snapshot, said: Mapping[str, LLMMetadata]) -> list[tuple[int, int]]:
+        """Return the windows that are known, or one for each model, and the tokens of their answers, -1 if not known.
 
-        A window that is not known counts only where none is.
+        An answer that would leave no room for a prompt is described as half of the window.
         """
-        outputs = {n: said[n].num_output if n in said else self._longest(snapshot, n) for n in snapshot.pool}
-        known = {name: window for name, window in snapshot.windows.items() if window is not None}
-        windows = known or {name: max(DEFAULT_CONTEXT_WINDOW, 2 * outputs[name]) for name in snapshot.pool}
-        sizes = [(window, min(outputs[name], window // 2)) for name, window in windows.items()]
-        rooms = [window - (DEFAULT_NUM_OUTPUTS if output < 0 else output) for window, output in sizes]
-        return sizes[rooms.index(min(rooms))] if sizes else (DEFAULT_CONTEXT_WINDOW, -1)
+        windows = {name: window for name, window in snapshot.windows.items() if window is not None}
+        outputs: dict[str, int] = {}
+        for name in snapshot.pool:
+            settings = {**snapshot.members[name].settings, **self.settings} if name not in said else {}
+            limit = settings.get("max_tokens") or settings.get("max_completion_tokens")
+            outputs[name] = said[name].num_output if name in said else limit if isinstance(limit, int) else -1
+        windows = windows or {name: max(DEFAULT_CONTEXT_WINDOW, 2 * output) for name, output in outputs.items()}
+        return [(w, outputs[name] if outputs[name] < w else w // 2) for name, w in windows.items()]
 
-    def _longest(self, snapshot: Snapshot, name: str) -> int:
-        settings = {**snapshot.members[name].settings, **self.settings}
-        limit = settings.get("max_tokens") or settings.get("max_completion_tokens")
-        return limit if isinstance(limit, int) else -1
+
+def _room(sizes: tuple[int, int]) -> int:
+    """Return the tokens that a window and the answer in it leave for a prompt."""
+    window, output = sizes
+    return window - (DEFAULT_NUM_OUTPUTS if output < 0 else output)
 
 
 # --- One call ---------------------------------------------------------------------------------------------------------
@@ -232,3 +319,54 @@ class LLMCall(RoutedCall[LLM]):
             self._query.keep(self._record)
             if self.why != "forced":
                 self._query.outermost.models[self._keeper] = self.attempts.model
+
+
+def with_record(answer: Any, record: Record) -> Any:
+    """Return a copy of an answer, or of a part of it, with the record: LLMs may keep their answers.
+
+    Objects that were parsed from an answer have no place for it, and stay as they are.
+    """
+    if not isinstance(answer, ChatResponse | CompletionResponse):
+        return answer
+    update: dict[str, Any] = {"additional_kwargs": {**answer.additional_kwargs, METADATA: record}}
+    if isinstance(answer, ChatResponse):
+        known = {**answer.message.additional_kwargs, METADATA: record}
+        update["message"] = answer.message.model_copy(update={"additional_kwargs": known})
+    return answer.model_copy(update=update)
+
+
+def content_of(answer: Any) -> Content:
+    """Return what an answer, or a part of it, holds; a parsed object is one."""
+    if isinstance(answer, ChatResponse):
+        message = answer.message
+        has_block = any(not isinstance(block, TextBlock) or block.text for block in message.blocks)
+        return Content(bool(answer.delta or has_block or any(message.additional_kwargs.values())), _finish(answer.raw))
+    if isinstance(answer, CompletionResponse):
+        has_content = bool(answer.delta or answer.text or answer.additional_kwargs.get("tool_calls"))
+        return Content(has_content, _finish(answer.raw))
+    return Content(True, "stop")
+
+
+def _finish(raw: Any) -> str | None:
+    """Return the finish reason of a raw answer, None where it has no choice; LLMs of another form only end."""
+    choices = _field(raw, "choices")
+    if not isinstance(choices, Sequence):
+        return "stop"
+    return _field(choices[0], "finish_reason") if choices else None
+
+
+def _field(holder: Any, name: str) -> Any:
+    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+
+
+def usage_in(answer: Any) -> Usage:
+    """Return the tokens that an answer tells, in any of the forms that LlamaIndex knows."""
+    if not isinstance(answer, ChatResponse | CompletionResponse) or answer.raw is None:
+        return UNKNOWN
+    told = usage_of(answer.raw)
+    if told.is_known:
+        return told
+    try:
+        return checked_usage(*get_tokens_from_response(answer))
+    except (TypeError, ValueError, AttributeError):  # a raw answer of a form that LlamaIndex does not know
+        return UNKNOWN

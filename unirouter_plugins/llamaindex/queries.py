@@ -27,10 +27,11 @@ from unirouter_plugins.litellm.routed import METADATA, Record
 CALLS = f"{METADATA}_calls"
 """Where a response's metadata hold the records of all its calls, in order; the last gave the answer."""
 
+_SYNTHESIZER = "llama_index.core.response_synthesizers.base"
 _MODULES = (
     "llama_index.core.base.base_query_engine",
     "llama_index.core.base.base_retriever",
-    "llama_index.core.response_synthesizers.base",
+    _SYNTHESIZER,
     "llama_index.core.response_synthesizers.generation",
     "llama_index.core.llms.callbacks",
 )
@@ -236,11 +237,11 @@ def collecting_answers(answers: dict[int, Any]) -> Iterator[None]:
 
 def register_handlers() -> None:
     """Register the handlers with LlamaIndex, for the whole process; doing it again changes nothing."""
-    for name in _MODULES:
-        _add(get_dispatcher(name).event_handlers, EventHandler)
-    _add(get_dispatcher("llama_index.core.response_synthesizers.base").span_handlers, NodesHandler)
-
-
-def _add(handlers: list[Any], kind: type) -> None:
-    if not any(isinstance(handler, kind) for handler in handlers):
-        handlers.append(kind())
+    if any(isinstance(handler, EventHandler) for handler in get_dispatcher(_MODULES[0]).event_handlers):
+        return
+    for handlers, kind in (
+        *((get_dispatcher(name).event_handlers, EventHandler) for name in _MODULES),
+        (get_dispatcher(_SYNTHESIZER).span_handlers, NodesHandler),
+    ):
+        if not any(isinstance(handler, kind) for handler in handlers):
+            handlers.append(kind())

@@ -49,15 +49,22 @@ def table(folder):
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
 
 
-def test_bench_prints_a_table_for_each_size_and_writes_trials_and_page(data, tmp_path):
-    done = run(data, *QUICK, "--n-val", 400, "--trials", 2, "--out", tmp_path)
-    assert "world: 240 prompts, 8 models" in done.stdout
-    assert "N_val 400 is not reached: there are 48 validation prompts." in done.stdout
-    assert "N_val 20, 2 trials" in done.stdout
-    rows = table(tmp_path)
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The folder of a run of two trials, and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(data, *QUICK, "--n-val", 400, "--trials", 2, "--out", folder).stdout
+
+
+def test_bench_prints_a_table_for_each_size_and_writes_trials_and_page(whole):
+    folder, shown = whole
+    assert "world: 240 prompts, 8 models" in shown
+    assert "N_val 400 is not reached: there are 48 validation prompts." in shown
+    assert "N_val 20, 2 trials" in shown
+    rows = table(folder)
     assert len(rows) == 2 * 2 * 7  # sizes, trials, one method and six references
     assert tuple(rows[0]) == SCALARS
-    assert parquet.read_table(tmp_path / "trials.parquet").column("area").null_count == 2 * 2 * 2  # the two points
+    assert parquet.read_table(folder / "trials.parquet").column("area").null_count == 2 * 2 * 2  # the two points
 
 
 def test_the_tables_fit_a_terminal_of_80_columns(data, tmp_path):
@@ -67,32 +74,29 @@ def test_the_tables_fit_a_terminal_of_80_columns(data, tmp_path):
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(data, tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(data, *QUICK, "--trials", 2, "--out", whole)
-    run(data, *QUICK, "--trials", 1, "--out", broken)
-    with (broken / "trials.jsonl").open("a") as file:
-        file.write('{"table": "world", "n_val": 2')  # killed in the middle of a line
-    run(data, *QUICK, "--trials", 2, "--out", broken)
-    assert table(broken) == table(whole)
-    assert len((broken / "trials.jsonl").read_text().splitlines()) == len(table(whole))
-
-
-def test_what_is_there_is_not_run_again(data, tmp_path):
+def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_numbers(data, whole, tmp_path):
+    lines = (whole[0] / "trials.jsonl").read_text().splitlines(keepends=True)
+    killed = "".join(lines[:-3]) + lines[-3][:30]  # in the middle of a line
+    (tmp_path / "trials.jsonl").write_text(killed)
     run(data, *QUICK, "--trials", 2, "--out", tmp_path)
-    before = (tmp_path / "trials.jsonl").read_bytes()
-    run(data, *QUICK, "--trials", 2, "--out", tmp_path)
-    assert (tmp_path / "trials.jsonl").read_bytes() == before
+    assert table(tmp_path) == table(whole[0])
+    assert (tmp_path / "trials.jsonl").read_text().splitlines(keepends=True)[: len(lines) - 3] == lines[:-3]
 
 
-def test_trials_of_another_seed_are_not_mixed_in(data, tmp_path):
-    run(data, *QUICK, "--trials", 1, "--out", tmp_path)
-    done = run(data, *QUICK, "--trials", 1, "--seed", 1, "--out", tmp_path, code=2)
+def test_trials_of_another_seed_or_another_table_are_not_mixed_in(data, whole, tmp_path):
+    done = run(data, *QUICK, "--trials", 1, "--seed", 1, "--out", whole[0], code=2)
     assert "holds trials of another benchmark (seed is 1, was 0)" in done.stderr
+    other = tmp_path / data.name
+    other.write_text(data.read_text().replace('"error": 1.0', '"error": 0.5'))
+    done = run(other, *QUICK, "--trials", 1, "--out", whole[0], code=2)
+    assert "holds trials of another benchmark (digest is" in done.stderr
 
 
-def test_the_page_stands_alone(data, tmp_path):
-    run(data, *QUICK, "--methods", "low-rank,default", "--trials", 1, "--out", tmp_path)
+def test_the_page_stands_alone_and_compares_what_has_an_area(data, tmp_path):
+    odd = tmp_path / "$\\frac{1}$ \x1b\udcff.jsonl"  # no formula, and no UTF-8
+    odd.write_bytes(data.read_bytes())
+    shown = run(odd, *QUICK, "--methods", "low-rank,default", "--trials", 1, "--out", tmp_path).stdout
+    assert "$\\frac{1}$ ??: 240 prompts" in shown
     page = (tmp_path / "index.html").read_text()
     assert page.count("<svg") == 5  # Area against N_val; curves and reliability at both sizes
     assert not re.search(r'(src|href)="https?:|<script|@import', page)
@@ -100,24 +104,19 @@ def test_the_page_stands_alone(data, tmp_path):
     assert "prefers-color-scheme: dark" in page
     for picture in tmp_path.glob("*.svg"):
         ElementTree.fromstring(picture.read_text())
-
-
-def test_the_page_shows_no_comparison_of_what_has_no_area(data, tmp_path):
-    run(data, *QUICK, "--methods", "low-rank,default", "--trials", 1, "--out", tmp_path)
-    page = (tmp_path / "index.html").read_text()
     heads = re.findall("<th>(.*?)</th>", page.split("</table>")[0])
     rows = re.findall(r"<td>(single model|random|default)</td>(.*?)</tr>", page)
-    assert len(rows) == 6  # at both sizes
+    assert len(rows) == 6  # at both sizes; what has no area is compared with nothing
     for _, cells in rows:
         shown = dict(zip(heads[1:], re.findall("<td>(.*?)</td>", cells), strict=True))
         assert [shown[head] for head in ("ahead", "p", "by", "90 % interval")] == [""] * 4
 
 
-def test_json_holds_the_standings_and_nothing_else(data, tmp_path):
-    done = run(data, *QUICK, "--trials", 2, "--out", tmp_path, "--json")
-    shown = json.loads(done.stdout)
+def test_json_holds_the_standings_and_nothing_else(data, whole):
+    folder, _ = whole
+    shown = json.loads(run(data, *QUICK, "--trials", 2, "--out", folder, "--json").stdout)
     zero = next(row for row in shown["standings"] if row["method"] == "zero router")
-    areas = [float(row["area"]) for row in table(tmp_path) if (row["method"], row["n_val"]) == ("zero router", "20")]
+    areas = [float(row["area"]) for row in table(folder) if (row["method"], row["n_val"]) == ("zero router", "20")]
     assert zero["area"] == pytest.approx(np.mean(areas))
     assert zero["by"] is None  # the default was not asked for
 
@@ -133,43 +132,28 @@ def test_an_estimator_of_one_s_own_is_a_class_and_a_flag(data, tmp_path, monkeyp
     assert areas["Mine", "40"] == areas["low rank", "40"]
 
 
-@pytest.mark.parametrize("name", ["nowhere:Mine", "unirouter_core:Nothing", "plain"])
-def test_an_estimator_that_is_not_there_is_refused(data, tmp_path, name):
-    done = run(data, "--estimator", name, "--out", tmp_path, code=2)
-    assert f"--estimator {name} cannot be loaded" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("Mine = 3", "cannot be loaded (3 is not a callable object)"),
-        ("class Mine(", "cannot be loaded ("),
-        ("class Mine:\n    def __init__(self, k): pass\n", "cannot be loaded (Mine.__init__() missing"),
-        ("class Mine: pass", "has no fit; an estimator has fit, profile and predict."),
-    ],
-)
-def test_what_is_no_estimator_is_refused_before_any_trial(data, tmp_path, monkeypatch, source, said):
-    name = f"mine_{len(source)}"  # another for each: a module is imported once
-    (tmp_path / f"{name}.py").write_text(source)
+def test_what_is_no_estimator_is_refused_before_any_trial(data, tmp_path, monkeypatch):
+    sources = {
+        "Mine = 3": "cannot be loaded (3 is not a callable object)",
+        "class Mine(": "cannot be loaded (",
+        "class Mine:\n    def __init__(self, k): pass\n": "cannot be loaded (Mine.__init__() missing",
+        "class Mine: pass": "has no fit; an estimator has fit, profile and predict.",
+    }
     monkeypatch.syspath_prepend(str(tmp_path))
-    done = run(data, "--estimator", f"{name}:Mine", "--out", tmp_path / "out", code=2)
-    assert said in done.stderr
+    for place, (source, said) in enumerate(sources.items()):
+        (tmp_path / f"mine_{place}.py").write_text(source)
+        assert said in run(data, "--estimator", f"mine_{place}:Mine", "--out", tmp_path / "out", code=2).stderr
+    for name in ("nowhere:Mine", "unirouter_core:Nothing", "plain"):
+        said = f"--estimator {name} cannot be loaded"
+        assert said in run(data, "--estimator", name, "--out", tmp_path / "out", code=2).stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_vectors_that_are_none_are_refused(data, tmp_path):
-    (data.parent / "junk.npy").write_text("junk")
-    done = run(data, *QUICK, "--embedder", "junk.npy", "--out", tmp_path, code=2)
-    assert "junk.npy holds no array of numbers" in done.stderr
-
-
-@pytest.mark.parametrize("junk", ["junk", "[]", '{"arena": 1}'])
-def test_a_folder_of_something_else_is_refused(data, tmp_path, junk):
-    (tmp_path / "trials.jsonl").write_text(junk + "\n")
-    assert (
-        "trials.jsonl, line 1: no record of a trial"
-        in run(data, *QUICK, "--trials", 1, "--out", tmp_path, code=2).stderr
-    )
+def test_a_folder_of_something_else_is_refused(data, tmp_path):
+    for junk in ("junk", "[]", '{"arena": 1}'):
+        (tmp_path / "trials.jsonl").write_text(junk + "\n")
+        refused = run(data, *QUICK, "--trials", 1, "--out", tmp_path, code=2)
+        assert "trials.jsonl, line 1: no record of a trial" in refused.stderr
 
 
 def test_vectors_beside_the_outcomes_are_used(data, world, tmp_path):
@@ -178,23 +162,16 @@ def test_vectors_beside_the_outcomes_are_used(data, world, tmp_path):
     assert "given vectors" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("flag", "value", "said"), [("--costs", "none", "--costs is"), ("--methods", "X", "no method")]
-)
-def test_a_choice_that_there_is_not_is_refused(data, tmp_path, flag, value, said):
-    assert said in run(data, flag, value, "--out", tmp_path, code=2).stderr
-
-
-def test_trials_of_another_table_of_the_same_name_are_not_mixed_in(data, tmp_path):
-    run(data, *QUICK, "--trials", 1, "--out", tmp_path / "out")
-    other = tmp_path / data.name
-    other.write_text(data.read_text().replace('"error": 1.0', '"error": 0.5'))
-    done = run(other, *QUICK, "--trials", 1, "--out", tmp_path / "out", code=2)
-    assert "holds trials of another benchmark (digest is" in done.stderr
-
-
-def test_one_table_given_twice_is_refused(data, tmp_path):
-    assert "Two tables are called 'world'" in run(data, data, "--out", tmp_path, code=2).stderr
+def test_an_option_that_cannot_be_is_refused_in_a_sentence(data, tmp_path):
+    (data.parent / "junk.npy").write_text("junk")
+    for arguments, said in (
+        (("--costs", "none"), "--costs is 'none'; it is mean or per-prompt."),
+        (("--methods", "X"), "'X' is no method"),
+        (("--n-val", 100), "N_val 100 is more than 240 prompts reach"),
+        (("--embedder", "junk.npy"), "junk.npy holds no array of numbers"),
+        ((data,), "Two tables are called 'world'"),
+    ):
+        assert said in run(data, *arguments, "--out", tmp_path, code=2).stderr
 
 
 def test_without_known_answers_the_method_known_models_stays_out_or_is_refused(data, tmp_path):
@@ -205,10 +182,6 @@ def test_without_known_answers_the_method_known_models_stays_out_or_is_refused(d
         data, *QUICK, "--methods", "known models", "--no-known", "--trials", 1, "--out", tmp_path / "c", code=2
     )
     assert "KnownModelsEstimator needs the training models' answers" in refused.stderr
-
-
-def test_a_size_that_no_table_reaches_is_refused(data, tmp_path):
-    assert "N_val 100 is more than 240 prompts reach" in run(data, "--n-val", 100, "--out", tmp_path, code=2).stderr
 
 
 def test_numbers_are_shown_short():
