@@ -14,9 +14,9 @@ import typer
 from unirouter_core.costs import Prices
 from unirouter_core.data import Outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcome_files import count, priced
+from unirouter_core.outcome_files import count, for_models, priced
 from unirouter_plugins.cli import show
-from unirouter_plugins.logs import Log, for_models, read_log, read_prices
+from unirouter_plugins.logs import Log, read_log, read_prices
 
 ColumnNames = Annotated[
     str | None,
@@ -33,6 +33,8 @@ PriceFile = Annotated[
         help="Prices (.csv, .json, .toml) for answers without a cost; else pool.toml's and LiteLLM's.",
     ),
 ]
+
+NAMED = 3  # models that are named; more are counted
 
 
 def read(
@@ -82,11 +84,12 @@ def _with_known_prices(log: Log, beside: Path | None) -> Log:
     """Return the log with the costs that token counts and known prices give, where answers have none."""
     if (table := log.outcomes) is None:
         return log
-    countable = np.isnan(table.costs) & ~np.isnan(table.tokens_in + table.tokens_out)
-    models = [model for model, some in zip(table.models, countable.any(axis=0), strict=True) if some]
+    countable = (np.isnan(table.costs) & ~np.isnan(table.tokens_in + table.tokens_out)).any(axis=0)
+    models = [table.models[column] for column in np.flatnonzero(countable).tolist()]
     if not (known := _known_prices(models, beside) if models else {}):
         return log
-    said = log.source.replace("; no costs)", f"; costs by list prices of {count(len(known), 'model')})")
+    names = ", ".join(known) if len(known) <= NAMED else count(len(known), "model")
+    said = log.source.replace("; no costs)", f"; costs of {names} by list prices)")
     return dataclasses.replace(log, outcomes=priced(table, known), source=said)
 
 

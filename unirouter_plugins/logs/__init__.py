@@ -15,16 +15,15 @@ from unirouter_core.data import Outcomes
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.outcome_files import FOLDER_FILES, count, read_outcomes, to_outcomes
 from unirouter_core.reading import Columns, columns_of, json_lines, lines_of, read_columns, readable
-from unirouter_core.tables import GivenColumns, GivenScale, Layout, Scale, find_columns, find_layout, is_empty
+from unirouter_core.tables import OUTCOMES, GivenColumns, GivenScale, Layout, Scale, find_columns, find_layout, is_empty
 from unirouter_plugins.logs import evaluations
 from unirouter_plugins.logs.calls import Numbered, Quality, Row, dig, is_call, nested, rows_of
-from unirouter_plugins.logs.prices import for_models, read_prices
+from unirouter_plugins.logs.prices import read_prices
 
-__all__ = ["Log", "for_models", "read_log", "read_prices"]
+__all__ = ["Log", "read_log", "read_prices"]
 
 _FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".eval")
 _LINES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
-_GRADED = ("prompt", "model", "quality", "error", "cost", "tokens_in", "tokens_out")
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,15 @@ def read_log(
             if path is not None and (path / FOLDER_FILES[1]).exists():
                 outcomes = read_outcomes(path, prices=prices)
                 return Log(outcomes.source, tuple(outcomes.prompts), outcomes)
-            said, suffix = dict[str, None](), "" if path is None else path.suffix.lower()
-            unit = "in" if path is not None and path.is_dir() else "line" if suffix in _LINES else "row"
-            table = columns_of(_all_rows(_sources(path, given, chosen, worth), chosen, said), list, unit)
+            is_folder, said = path is not None and path.is_dir(), dict[str, None]()
+            sources = _sources(path, given, chosen, worth)
+            if not is_folder:
+                sources = iter([source := next(sources)])
+                if source.table is not None:  # so that messages name its own columns
+                    outcomes = to_outcomes(source.table, prices, columns, scale)
+                    return Log(outcomes.source, tuple(outcomes.prompts), outcomes)
+            unit = "in" if is_folder else "line" if path is not None and path.suffix.lower() in _LINES else "row"
+            table = columns_of(_all_rows(sources, chosen, said), list, unit)
             return _log(table, "; ".join(said), scale, prices or {})
     except InvalidDataError as failure:
         raise InvalidDataError(f"{given if named else 'The log'}: {failure}") from failure
@@ -90,6 +95,7 @@ class _Source:
     quality: Quality
     name: str = ""
     model: str | None = None
+    table: Columns | None = None  # where the rows are those of a table of graded answers
 
     def __str__(self) -> str:
         return self.form if self.quality.name is None else f"{self.form}, quality={self.quality}"
@@ -157,18 +163,20 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
         if is_call(nested(first)):
             return _Source("calls", _calls(records, columns, quality), quality, model=model)
     table = columns_of(records, list, "line" if suffix in _LINES else "row")
+    found = find_columns(table.values, columns, OUTCOMES)
     try:
-        found = find_columns(table.values, columns)
         default = {"model": f"={model}"} if model is not None and "model" not in found and "quality" in found else {}
         layout = find_layout(table.values, {**default, **columns}, table.values)
     except InvalidDataError:
+        if found.keys().isdisjoint(("quality", "error")):
+            found = find_columns(table.values, columns)
         faulty = "model" in found and "answer" not in found  # outcomes without their grades, and no log of calls
         if "prompt" not in found or faulty or not found.keys().isdisjoint(("quality", "error")):
             raise
         shown = ", ".join(kind if [kind] == names else f"{kind}={names[0]}" for kind, names in found.items())
         return _Source(shown, _calls(_rows_in(table), columns, quality), quality, model=model)
     shown = layout.shown(scale).replace(f"model={model}", "model=the file's name") if default else layout.shown(scale)
-    return _Source(shown, _melted(table, layout), Quality({}))
+    return _Source(shown, _melted(table, layout), Quality({}), table=table)
 
 
 def _rows_in(table: Columns) -> Iterator[Numbered]:
@@ -211,6 +219,6 @@ def _log(table: Columns, form: str, scale: GivenScale | None, prices: Mapping[st
         return Log(f"Read {count(len(prompts), 'prompt')}{answered} ({form}; no grades).", prompts, None, table)
     if (row := next((row for row, model in enumerate(models) if is_empty(model)), None)) is not None:
         table.refuse(row, 'no model is named; give columns={"model": "=NAME"} (--columns model==NAME).')
-    graded = Columns({name: values[name] for name in _GRADED if name in values}, table.places, table.unit)
-    outcomes = to_outcomes(graded, for_models(map(str, models), prices), None, scale, form)
+    graded = Columns({name: values[name] for name in OUTCOMES if name in values}, table.places, table.unit)
+    outcomes = to_outcomes(graded, prices, None, scale, form)
     return Log(outcomes.source, tuple(outcomes.prompts), outcomes, table)
