@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unirouter_core.costs import Prices
-from unirouter_core.data import CELLS, Outcomes, as_array
+from unirouter_core.data import CELLS, Evaluation, Outcomes, as_array
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.reading import (
@@ -93,6 +96,36 @@ def read_outcomes(
         raise InvalidDataError(f"{given if named else 'The outcomes'}: {failure}") from failure
 
 
+def as_outcomes(given: Any) -> Outcomes:
+    """Return a table of outcomes as it is, and anything else as `read_outcomes` reads it."""
+    return given if isinstance(given, Outcomes) else read_outcomes(given)
+
+
+def is_table(given: Any) -> bool:
+    """Return whether something given in the place of prompts is a file, a data frame, a dataset or rows."""
+    if isinstance(given, str | os.PathLike | Mapping) or hasattr(given, "columns") or hasattr(given, "column_names"):
+        return True
+    return isinstance(given, Sequence) and bool(given) and isinstance(given[0], Mapping)
+
+
+def recorded(given: Any, outcomes: Any = None) -> list[Evaluation]:
+    """Return the evaluation of the model `given` in a table of outcomes; of all models when the table is `given`.
+
+    Where a table has neither costs nor prices, its models count as free, with a warning: routing is then on quality
+    alone.
+    """
+    if outcomes is None and isinstance(given, str) and not Path(given).exists():
+        cure = f"onboard({given!r}, outcomes) takes its recorded answers; plan_onboarding asks it for answers"
+        raise InvalidDataError(f"{given!r} is the name of a model and no file, so what it answered is missing; {cure}.")
+    table = as_outcomes(given if outcomes is None else outcomes)
+    models, free = table.models if outcomes is None else [given], None
+    if outcomes is None and not table.prices and np.isnan(table.costs).all():
+        free = Prices(0, 0)
+        said = "No costs are known, so all models count as free and routing is on quality alone; give a column of costs"
+        warnings.warn(f"{said}, or tokens and prices=.", stacklevel=3)
+    return [Evaluation.recorded(model, table, prices=free) for model in models]
+
+
 def to_outcomes(
     table: Columns,
     prices: Mapping[str, Prices] | None = None,
@@ -119,7 +152,7 @@ def to_outcomes(
         errors = graded if found.is_error else 1 - graded
         blocks.append([errors, *(table.amounts(name) for name in (found.cost, found.tokens_in, found.tokens_out))])
     lines = dict(zip(CELLS, map(np.concatenate, zip(*blocks, strict=True)), strict=True))
-    known = dict(prices or {})
+    known = for_models(dict.fromkeys(names), prices or {})
     lines["costs"] = _fill_costs(lines["costs"], lines["tokens_in"], lines["tokens_out"], names, known)
     row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     column_of = {model: column for column, model in enumerate(dict.fromkeys(names))}
@@ -128,7 +161,7 @@ def to_outcomes(
     cells = rows_of_lines * shape[1] + np.array([column_of[name] for name in names])
     arrays = {name: _means(cells, values, shape) for name, values in lines.items()}
     said = _summary(understood or layout.shown(worth), lines, arrays, list(column_of))
-    return Outcomes(list(row_of), list(column_of), **arrays, prices=_of_models(known, column_of), source=said)
+    return Outcomes(list(row_of), list(column_of), **arrays, prices=known, source=said)
 
 
 def count(n: int, what: str) -> str:
@@ -150,8 +183,18 @@ def _summary(understood: str, lines: Mapping[str, Array], arrays: Mapping[str, A
     return f"Read {count(graded, 'answer')}: {shape} ({'; '.join(notes)})."
 
 
-def _of_models(prices: Mapping[str, Prices], models: Iterable[str]) -> dict[str, Prices]:
-    return {model: prices[model] for model in models if model in prices}
+def for_models(models: Iterable[str], prices: Mapping[str, Prices]) -> dict[str, Prices]:
+    """Return the prices of `models`, by their names, else by what follows the provider in them."""
+    short = {name.rsplit("/", 1)[-1]: each for name, each in prices.items()}
+    found = {model: prices.get(model, short.get(re.split("[/:]", model)[-1])) for model in models}
+    return {model: each for model, each in found.items() if each is not None}
+
+
+def priced(outcomes: Outcomes, prices: Mapping[str, Prices]) -> Outcomes:
+    """Return the table with the costs that token counts and prices give, where it has none."""
+    known = {**outcomes.prices, **for_models(outcomes.models, prices)}
+    costs = _fill_costs(outcomes.costs, outcomes.tokens_in, outcomes.tokens_out, outcomes.models, known)
+    return dataclasses.replace(outcomes, costs=costs, prices=known)
 
 
 def _fill_costs(
@@ -192,9 +235,8 @@ def _read_folder(folder: Path, given: Mapping[str, Prices]) -> Outcomes:
         listed = parse_json(read_bytes(folder / "meta.json", MOST_JSON)).get("prices_usd_per_mtok") or {}
         prices = {model: Prices(price_in, price_out) for model, (price_in, price_out) in listed.items()} | dict(given)
     costs = _fill_costs(costs, tokens_in, tokens_out, models, prices)
-    return Outcomes(
-        table.texts("prompt"), models, 1 - quality, costs, tokens_in, tokens_out, _of_models(prices, models)
-    )
+    known = for_models(models, prices)
+    return Outcomes(table.texts("prompt"), models, 1 - quality, costs, tokens_in, tokens_out, known)
 
 
 def _arrays(path: Path, required: Sequence[str]) -> dict[str, Any]:

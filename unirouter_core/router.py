@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from unirouter_core.estimators import DefaultEstimator, Estimator
 from unirouter_core.estimators.default import default_members
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, NotFittedError
 from unirouter_core.fit import Fit
+from unirouter_core.outcome_files import as_outcomes, is_table, recorded
 from unirouter_core.pool import Capabilities, Expected, ModelProfile, Pool
 from unirouter_core.rule import Decision, Decisions, Explanation, Request, check_cost_weight, choose, explain
 
@@ -113,7 +114,7 @@ class UniRouter:
 
     def fit(
         self,
-        prompts: Outcomes | Sequence[str],
+        prompts: Outcomes | Sequence[str] | Any,
         *,
         documents: Sequence[GivenDocuments | None] | None = None,
         vectors: Array | None = None,
@@ -126,8 +127,9 @@ class UniRouter:
         Parameters
         ----------
         prompts : Outcomes or sequence of str
-            At least 10. The training models of a table need not be in the pool later. Bare prompts are enough for
-            clusters; estimators that need training models are then left out, with a warning that names them.
+            At least 10, or what `read_outcomes` takes: a file, a data frame, rows. The training models of a table need
+            not be in the pool later. Bare prompts are enough for clusters; estimators that need training models are
+            then left out, with a warning that names them.
         documents : sequence of Documents or sequence of str, optional
             What was retrieved for each prompt; a table's own when not given. With them, one longer vector is learned of
             the question, its documents and how well they fit, and `route` decides on the documents too.
@@ -140,7 +142,7 @@ class UniRouter:
             When prompts are too few or empty; when `documents` or `vectors` do not fit them or the embedder.
         """
         fit = Fit.learn(
-            prompts,
+            as_outcomes(prompts) if is_table(prompts) else prompts,
             embedder=self.embedder,
             estimator=self.estimator,
             n_regions=self.n_regions,
@@ -165,21 +167,43 @@ class UniRouter:
 
     # --- Models come and go ---------------------------------------------------------------------------------------
 
+    @overload
     def onboard(
         self,
         evaluation: Evaluation,
         *,
+        capabilities: Capabilities | None = ...,
+        replace: bool = ...,
+        vectors: Any = ...,
+    ) -> ModelProfile: ...
+    @overload
+    def onboard(
+        self, evaluation: str, outcomes: Any, *, capabilities: Any = ..., replace: bool = ..., vectors: Any = ...
+    ) -> ModelProfile: ...
+    @overload
+    def onboard(
+        self, evaluation: Any, *, capabilities: Any = ..., replace: bool = ..., vectors: Any = ...
+    ) -> list[ModelProfile]: ...
+    def onboard(
+        self,
+        evaluation: Any,
+        outcomes: Any = None,
+        *,
         capabilities: Capabilities | None = None,
         replace: bool = False,
         vectors: Array | None = None,
-    ) -> ModelProfile:
+    ) -> ModelProfile | list[ModelProfile]:
         """Add a model to the pool by what it did on a validation set; nothing else changes. Paper §4.
 
-        A router fitted with documents warns of a model that was measured without any.
+        With a table in the place of the evaluation, all its models are added, or none when one cannot be. A router
+        fitted with documents warns of a model that was measured without any.
 
         Parameters
         ----------
-        evaluation : Evaluation
+        evaluation : Evaluation, Outcomes, or str
+            What a model did; a table of what many did, or what `read_outcomes` takes; or the name of one in `outcomes`.
+        outcomes : Outcomes, optional
+            The table that holds the answers of the named model.
         capabilities : Capabilities, optional
             What the model can do; everything, when not given.
         replace : bool
@@ -192,19 +216,23 @@ class UniRouter:
         InvalidDataError, UnknownPriceError
             When the model is in the pool and `replace` is not True; when there are neither USD nor prices and tokens.
         """
-        profile = self.profile(evaluation, capabilities=capabilities, vectors=vectors)
-        if vectors is None and self.fit_.document_features and not any(evaluation.validation.documents or ()):
+        is_one = isinstance(evaluation, Evaluation)
+        evaluations = [evaluation] if is_one else recorded(evaluation, outcomes)
+        profiles = [self.profile(each, capabilities=capabilities, vectors=vectors) for each in evaluations]
+        if vectors is None and self.fit_.document_features and not any(evaluations[0].validation.documents or ()):
             warnings.warn(
-                f"{profile.model!r} was measured without documents, so what it does with them is a guess; give its "
+                f"{profiles[0].model!r} was measured without documents, so what it does with them is a guess; give its "
                 "ValidationSet documents=.",
                 stacklevel=2,
             )
         with _POOLS:
-            if not replace and self._changes.get(profile.model, self._pool.get(profile.model)) is not None:
-                raise InvalidDataError(f"{profile.model!r} is in the pool already; pass replace=True to replace it.")
-            self._pool.measured.setdefault(profile.measured.id, profile.measured)
-            self._changes[profile.model] = profile
-        return profile
+            for model in (profile.model for profile in profiles if not replace):
+                if self._changes.get(model, self._pool.get(model)) is not None:
+                    raise InvalidDataError(f"{model!r} is in the pool already; pass replace=True to replace it.")
+            for profile in profiles:
+                self._pool.measured.setdefault(profile.measured.id, profile.measured)
+                self._changes[profile.model] = profile
+        return profiles[0] if is_one or outcomes is not None else profiles
 
     def profile(
         self, evaluation: Evaluation, *, capabilities: Capabilities | None = None, vectors: Array | None = None

@@ -140,7 +140,7 @@ def find_layout(
     if "prompt" not in one:
         it_has = "are not outcomes; give prompt, model, and error or quality (in [0, 1], error = 1 - quality)"
         refuse(f"the columns {listed(names)} {it_has}", "prompt", next(iter(names), "NAME"))
-    amounts = {kind: one[kind] for kind in ("cost", "tokens_in", "tokens_out") if kind in one}
+    amounts: dict[str, Any] = {kind: one[kind] for kind in ("cost", "tokens_in", "tokens_out") if kind in one}
     if "model" in one:
         failure = one.get("error") if "quality" in one else None
         if failure is not None and values is not None and _are_numbers(values[failure]):
@@ -150,10 +150,10 @@ def find_layout(
             there = f" The columns are {listed(names)}."
             refuse("it holds neither error nor quality; give one of the two, in [0, 1]", "quality", "NAME", there)
         is_error, constant = "quality" not in one, one["model"].removeprefix("=")
-        who = {"model": constant} if constant != one["model"] else {"model_column": one["model"]}
+        who: dict[str, Any] = {"model": constant} if constant != one["model"] else {"model_column": one["model"]}
         return Layout(one["prompt"], (Answers(grade, **who, **amounts, failure=failure, is_error=is_error),))
     taken = {one["prompt"], *(name for columns in (given or {}).values() for name in columns)}
-    models = _models_apart([name for name in names if name not in taken])
+    models: dict[str, dict[str, Any]] = _models_apart([name for name in names if name not in taken])
     if given and "quality" in given:
         models = {name: {**models.get(name, {}), "quality": name} for name in found["quality"]}
     elif not models:
@@ -225,19 +225,20 @@ class Scale:
     @classmethod
     def of(cls, given: GivenScale | None) -> Scale:
         """Return the scale that is written as "0-100", "A=1,B=.8", a pair or a mapping."""
+        scale: Any = given
         if isinstance(given, str) and "=" in given:
-            given = dict(part.rsplit("=", 1) for part in re.split(r"[,;]\s*", given) if "=" in part)
+            scale = dict(part.rsplit("=", 1) for part in re.split(r"[,;]\s*", given) if "=" in part)
         elif isinstance(given, str):
-            given = match.groups() if (match := _RANGE.fullmatch(given.strip())) else given
+            scale = match.groups() if (match := _RANGE.fullmatch(given.strip())) else ()
         try:
-            if given is None:
+            if scale is None:
                 return cls()
-            if isinstance(given, Mapping):
-                levels = {_level(name): float(worth) for name, worth in given.items()}
+            if isinstance(scale, Mapping):
+                levels = {_level(name): float(worth) for name, worth in scale.items()}
                 if levels and all(0 <= worth <= 1 for worth in levels.values()):
                     return cls(levels=levels)
             else:
-                low, high = map(float, given)
+                low, high = map(float, scale)
                 if low != high:
                     return cls(low, high)
         except (TypeError, ValueError):

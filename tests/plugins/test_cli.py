@@ -37,14 +37,15 @@ def output(*arguments, code=0, stdin=None):
 
 
 def refusal(*arguments, stdin=None):
-    """The one sentence of a command that cannot be done."""
+    """The one sentence of a command that cannot be done, after the line that says what was read."""
     done = run(*arguments, stdin=stdin)
     assert done.exit_code == 2
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("Error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+    sentence = done.stderr[done.stderr.index("\n") + 1 :] if done.stderr.startswith("Read ") else done.stderr
+    assert sentence.startswith("Error: ")
+    assert sentence.count("\n") == 1
+    return sentence
 
 
 def write(path, outcomes, *, usd=True, tokens=False):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,9 +14,12 @@ from unirouter_core.curves import Sweep, sweep
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
+from unirouter_core.outcome_files import as_outcomes
 from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers, digests
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
+
+GivenRouter: TypeAlias = "UniRouter | HeldOut | str | os.PathLike[str]"
 
 FOLDS = 5  # each validation prompt is predicted by profiles measured on the other four fifths
 MOST_RESAMPLED = 10_000  # prompts; their intervals are narrow enough to decide by
@@ -96,7 +100,7 @@ class HeldOut:
         return {model: float(share) for model, share in zip(self.models, counts, strict=True) if share}
 
 
-def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, seed: int = 0) -> HeldOut:
+def held_out(router: GivenRouter, outcomes: Any = None, *, seed: int = 0) -> HeldOut:
     """Return predictions and truth for a router's pool on prompts its profiles were not measured on.
 
     Raises `NoCandidateError` when the pool is empty; `InvalidDataError` when fewer than 20 prompts are left, or
@@ -104,9 +108,9 @@ def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, s
 
     Parameters
     ----------
-    router : UniRouter or HeldOut
-        A `HeldOut` is returned as it is.
-    outcomes : Outcomes, optional
+    router : UniRouter or HeldOut or path
+        A `HeldOut` is returned as it is; a router may be given by its folder.
+    outcomes : Outcomes, or what `read_outcomes` takes, optional
         What the pool's models did on other prompts; any that profiles were measured on, or the router fitted on,
         are left out. Without them, the validation prompts that all models answered are used: each fifth is predicted
         by profiles measured on the other four fifths (expected costs are those of the whole set), and those the
@@ -118,9 +122,10 @@ def held_out(router: UniRouter | HeldOut, outcomes: Outcomes | None = None, *, s
         if outcomes is not None:
             raise InvalidDataError("A HeldOut has outcomes of its own; give the router to judge it by others.")
         return router
+    router = UniRouter.load(router) if isinstance(router, str | os.PathLike) else router
     if not router.pool:
         raise NoCandidateError("The pool holds no model; onboard one first.")
-    return _cross_fitted(router, seed) if outcomes is None else _on_others(router, outcomes)
+    return _cross_fitted(router, seed) if outcomes is None else _on_others(router, as_outcomes(outcomes))
 
 
 class Findings:

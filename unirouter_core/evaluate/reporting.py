@@ -8,14 +8,12 @@ from typing import Any, Literal
 import numpy as np
 
 from unirouter_core.curves import Curve, sweep
-from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap, left_out
-from unirouter_core.evaluate.holdout import FITTED_ON, Findings, HeldOut, held_out
+from unirouter_core.evaluate.holdout import FITTED_ON, Findings, GivenRouter, HeldOut, held_out
 from unirouter_core.evaluate.metrics import Metrics, measure
 from unirouter_core.evaluate.tuning import Goal
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
 
 SURE = 0.05  # routing pays when chance alone does as well at most this often
@@ -154,8 +152,8 @@ class Report(Findings):
 
 
 def report(
-    router: UniRouter | HeldOut,
-    outcomes: Outcomes | None = None,
+    router: GivenRouter,
+    outcomes: Any = None,
     *,
     level: float = 0.9,
     trials: int = 500,
@@ -169,7 +167,7 @@ def report(
 
     Parameters
     ----------
-    outcomes : Outcomes, optional
+    outcomes : Outcomes, or what `read_outcomes` takes, optional
         What the pool's models did on prompts of your own; see `held_out`.
     level : float
         The share of cases that an interval holds.

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from unirouter_core.curves import Curve
-from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap, left_out
 from unirouter_core.evaluate.forecasting import future_means
-from unirouter_core.evaluate.holdout import FITTED_ON, Findings, HeldOut, held_out
+from unirouter_core.evaluate.holdout import FITTED_ON, Findings, GivenRouter, HeldOut, held_out
 from unirouter_core.exceptions import InvalidDataError, as_number, shown
-from unirouter_core.router import UniRouter
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,8 @@ class Goal:
 
 
 def tune(
-    router: UniRouter | HeldOut,
-    outcomes: Outcomes | None = None,
+    router: GivenRouter,
+    outcomes: Any = None,
     *,
     keep_quality: float | None = None,
     usd_per_1000: float | None = None,
@@ -173,7 +172,7 @@ def tune(
 
     Parameters
     ----------
-    outcomes : Outcomes, optional
+    outcomes : Outcomes, or what `read_outcomes` takes, optional
         What the pool's models did on prompts of your own; see `held_out`.
     keep_quality : float
         Keep this share of the most accurate single model's quality; 0.97 keeps 97 %.

@@ -13,10 +13,12 @@ import typer
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.cli import options, show
+from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read_graded
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from unirouter_core.data import Outcomes
     from unirouter_plugins.bench import Method, Recorded, Settings, TrialFiles
 
 VECTORS, LEARNED = "minilm.npy", "default"
@@ -33,7 +35,7 @@ _OUT = "For trials, table and page; rerun to resume an interrupted run."
 
 def bench(
     data: Annotated[
-        list[Path], typer.Argument(metavar="DATA...", help="Recorded outcomes: .jsonl, .csv, .parquet or a folder.")
+        list[Path], typer.Argument(metavar="DATA...", help="Answers with grades: files or folders; see the docs.")
     ],
     trials: Annotated[int, typer.Option(min=1, help="Random splits of models and prompts.")] = 400,
     n_val: Annotated[
@@ -52,6 +54,9 @@ def bench(
     seed: Annotated[int, typer.Option(min=0, help="Of the splits.")] = 0,
     processes: Annotated[int | None, typer.Option(min=1, help="At once; all cores when not given.")] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help=_OUT)] = Path("bench"),
+    columns: ColumnNames = None,
+    scale: ScaleOfGrades = None,
+    prices: PriceFile = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare routing methods on recorded outcomes: new models, random splits, paired."""
@@ -65,8 +70,9 @@ def bench(
     chosen = methods_named(options.split(methods) or every, [_own(name) for name in estimator or []])
     cost_kind = cast("Literal['mean', 'per-prompt']", costs)
     settings = Settings(sorted(set(n_val or N_VALS)), chosen, seed, cost_kind, known)
+    outcomes = [read_graded(path, columns, scale, prices, quiet=as_json) for path in data]
     with show.working("Reading"):
-        tables = _read(data, embedder, every_cost=costs == "per-prompt")
+        tables = _read(data, outcomes, embedder, every_cost=costs == "per-prompt")
     if not reachable(settings.n_vals, most := max(map(len, tables)))[0]:
         raise InvalidDataError(f"N_val {min(settings.n_vals)} is more than {most} prompts reach; lower --n-val.")
     files = TrialFiles(out, {"seed": seed, "costs": costs, "known": known})
@@ -103,25 +109,26 @@ def _own(name: str) -> Method:
     return method
 
 
-def _read(paths: Sequence[Path], embedder: str | None, *, every_cost: bool) -> list[Recorded]:
+def _read(
+    paths: Sequence[Path], outcomes: Sequence[Outcomes], embedder: str | None, *, every_cost: bool
+) -> list[Recorded]:
     """Return the tables in these files and folders, with the vectors beside them."""
     import numpy as np
 
-    from unirouter_core.outcome_files import read_outcomes
     from unirouter_plugins.bench import recorded
     from unirouter_plugins.figures import printable
 
     names, found = [printable(path.resolve().stem) for path in paths], []
     if twice := [name for name in names if names.count(name) > 1]:
         raise InvalidDataError(f"Two tables are called {twice[0]!r}; give each once, under a name of its own.")
-    for name, path in zip(names, paths, strict=True):
+    for name, path, table in zip(names, paths, outcomes, strict=True):
         beside = (path if path.is_dir() else path.parent) / (embedder or VECTORS)
         given = embedder != LEARNED if embedder else path.is_dir() and beside.exists()
         try:
             vectors = np.load(beside, allow_pickle=False) if given else None
         except ValueError as failed:  # what numpy raises for a file that is no array
             raise InvalidDataError(f"{beside} holds no array of numbers; write it with numpy.save.") from failed
-        found.append(recorded(name, read_outcomes(path), vectors, every_cost=every_cost))
+        found.append(recorded(name, table, vectors, every_cost=every_cost))
     return found
 
 

@@ -12,9 +12,9 @@ import typer
 import unirouter_core
 from unirouter_core.data import Outcomes
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
+from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
 
 NOT_WORTH_IT = 3  # the exit code of a goal that cannot be met, and of routing that does not pay
 
@@ -23,12 +23,15 @@ def fit(
     router: options.Router,
     data: Annotated[
         Path,
-        typer.Argument(metavar="DATA", help="Outcomes (.jsonl, .csv, .parquet, folder) or prompts (.txt, .jsonl)."),
+        typer.Argument(metavar="DATA", help="Answers with grades, a log or prompts: a file or a folder; see the docs."),
     ],
     models: Annotated[str | None, typer.Option(metavar="A,B", help="Learn from these models of DATA only.")] = None,
     hold_out: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Share of the outcomes held out for onboarding.")
     ] = 0.3,
+    columns: ColumnNames = None,
+    scale: ScaleOfGrades = None,
+    prices: PriceFile = None,
     force: Annotated[bool, options.flag("Replace a router that holds models.", "--force")] = False,
     no_texts: options.NoTexts = False,
     as_json: options.Json = False,
@@ -39,8 +42,12 @@ def fit(
     if not force and (held := len(list((router / "pool").glob("*.json")))):
         removed = f"{held} model{'s' * (held > 1)}, which fit would remove"
         raise InvalidDataError(f"{router} holds {removed}; --force does so, or name another folder.")
+    log = read(data, columns, scale, prices, beside=router, quiet=as_json)
+    chosen = options.split(models)
+    if log.outcomes is None and chosen is not None:
+        raise InvalidDataError(f"{data} holds prompts and no grades; leave --models out.")
     with show.working(f"Learning from {data}"):
-        learned = given = _outcomes_or_prompts(data, options.split(models))
+        learned = given = log.prompts if log.outcomes is None else log.outcomes.of(chosen or log.outcomes.models)
         if isinstance(given, Outcomes):  # a random part of the prompts, the same each time
             order = np.random.default_rng(0).permutation(len(given))
             learned = given.rows(np.sort(order[: math.ceil((1 - hold_out) * len(given))]))
@@ -58,15 +65,6 @@ def fit(
     show.say(f"Next: unirouter onboard {router} {models_from}", wrap=False)
 
 
-def _outcomes_or_prompts(path: Path, models: list[str] | None) -> Outcomes | list[str]:
-    if options.is_bare(path):
-        if models is not None:
-            raise InvalidDataError(f"{path} holds prompts and no models; leave --models out.")
-        return options.read_prompts(path)
-    outcomes = read_outcomes(path)
-    return outcomes if models is None else outcomes.of(models)
-
-
 def tune(
     router: options.RouterOrExample,
     keep_quality: Annotated[
@@ -79,6 +77,9 @@ def tune(
         float | None, typer.Option(metavar="USD", help="What avoiding one wrong answer is worth.")
     ] = None,
     data: options.Data = None,
+    columns: ColumnNames = None,
+    scale: ScaleOfGrades = None,
+    prices: PriceFile = None,
     save: Annotated[bool, options.flag("Save the cost weight in the router.", "--save")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -88,9 +89,9 @@ def tune(
     if save and router == options.EXAMPLES:
         raise InvalidDataError("The examples cannot be saved; leave out --save, or name a ROUTER of your own.")
     tuned = options.load(router)
+    outcomes = None if data is None else read_graded(data, columns, scale, prices, beside=router, quiet=as_json)
     with show.working("Tuning"):
         usd: dict[str, Any] = {"usd_per_1000": usd_per_1000, "usd_per_error": usd_per_error}
-        outcomes = None if data is None else read_outcomes(data)
         tuning = unirouter_core.tune(tuned, keep_quality=keep_quality, **usd, outcomes=outcomes, level=show.LEVEL)
     saved = save and tuning.met
     if saved:
@@ -110,6 +111,9 @@ def tune(
 def report(
     router: options.RouterOrExample,
     data: options.Data = None,
+    columns: ColumnNames = None,
+    scale: ScaleOfGrades = None,
+    prices: PriceFile = None,
     png: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the curve to this file; needs 'unirouter\\[report]'.")
     ] = None,
@@ -121,8 +125,9 @@ def report(
 
         check_picture(png)
     measured = options.load(router)
+    outcomes = None if data is None else read_graded(data, columns, scale, prices, beside=router, quiet=as_json)
     with show.working("Evaluating"):
-        made = unirouter_core.report(measured, outcomes=None if data is None else read_outcomes(data))
+        made = unirouter_core.report(measured, outcomes)
     if png is not None:
         draw(made, png)
     if as_json:

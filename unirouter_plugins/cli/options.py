@@ -172,19 +172,3 @@ def decoded(given: bytes, what: str) -> str:
         return given.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
         raise InvalidDataError(f"{what} is not UTF-8 (byte {failure.start}); save or send it as UTF-8.") from failure
-
-
-def is_bare(path: Path) -> bool:
-    """Return whether a file holds prompts with nothing about models beside them."""
-    if path.suffix != ".jsonl":
-        return path.suffix == ".txt"
-    with path.open("rb") as text:
-        first = decoded(next((line for line in text if not line.isspace()), b"null"), str(path))
-    try:
-        record = json.loads(first)
-    except ValueError:
-        return False  # the reader of outcomes says what is wrong
-    if not isinstance(record, dict):
-        return isinstance(record, str)
-    answers = any(isinstance(value, dict) or name.endswith("|total_cost") for name, value in record.items())
-    return "prompt" in record and not answers and not {"model", "model_name"} & record.keys()

@@ -15,16 +15,15 @@ from unirouter_core.data import Outcomes
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.outcome_files import FOLDER_FILES, count, read_outcomes, to_outcomes
 from unirouter_core.reading import Columns, columns_of, json_lines, lines_of, read_columns, readable
-from unirouter_core.tables import GivenColumns, GivenScale, Layout, Scale, find_columns, find_layout, is_empty
+from unirouter_core.tables import OUTCOMES, GivenColumns, GivenScale, Layout, Scale, find_columns, find_layout, is_empty
 from unirouter_plugins.logs import evaluations
 from unirouter_plugins.logs.calls import Numbered, Quality, Row, dig, is_call, nested, rows_of
-from unirouter_plugins.logs.prices import for_models, read_prices
+from unirouter_plugins.logs.prices import read_prices
 
 __all__ = ["Log", "read_log", "read_prices"]
 
 _FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".eval")
-_LINES = (".jsonl", ".ndjson", ".json", ".txt")
-_GRADED = ("prompt", "model", "quality", "error", "cost", "tokens_in", "tokens_out")
+_LINES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,14 @@ def read_log(
             if path is not None and (path / FOLDER_FILES[1]).exists():
                 outcomes = read_outcomes(path, prices=prices)
                 return Log(outcomes.source, tuple(outcomes.prompts), outcomes)
-            sources = [_open(path, given, chosen, worth)] if path is None or not path.is_dir() else None
-            unit = "in" if sources is None else "line" if path is not None and path.suffix in _LINES else "row"
-            sources = _files_in(path, chosen, worth) if sources is None else sources
-            said = dict[str, None]()
+            is_folder, said = path is not None and path.is_dir(), dict[str, None]()
+            sources = _sources(path, given, chosen, worth)
+            if not is_folder:
+                sources = iter([source := next(sources)])
+                if source.table is not None:  # so that messages name its own columns
+                    outcomes = to_outcomes(source.table, prices, columns, scale)
+                    return Log(outcomes.source, tuple(outcomes.prompts), outcomes)
+            unit = "in" if is_folder else "line" if path is not None and path.suffix.lower() in _LINES else "row"
             table = columns_of(_all_rows(sources, chosen, said), list, unit)
             return _log(table, "; ".join(said), scale, prices or {})
     except InvalidDataError as failure:
@@ -92,13 +95,17 @@ class _Source:
     quality: Quality
     name: str = ""
     model: str | None = None
+    table: Columns | None = None  # where the rows are those of a table of graded answers
 
     def __str__(self) -> str:
         return self.form if self.quality.name is None else f"{self.form}, quality={self.quality}"
 
 
-def _files_in(folder: Path, columns: GivenColumns, scale: Scale) -> Iterator[_Source]:
-    """Yield the logs in a folder: of one tool where there are its files, at any depth; else all that are in it."""
+def _sources(folder: Path | None, given: Any, columns: GivenColumns, scale: Scale) -> Iterator[_Source]:
+    """Yield a file, or the logs in a folder: those of one tool, at any depth, where there are any; else all files."""
+    if folder is None or not folder.is_dir():
+        yield _open(folder, given, columns, scale)
+        return
     files = sorted(folder.rglob("samples_*.jsonl")) or sorted(folder.rglob("display_predictions.json"))
     files = files or sorted(path for path in folder.iterdir() if path.suffix.lower() in _FILES)
     if not files:
@@ -130,7 +137,8 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
     quality, suffix = Quality(columns), "" if path is None else path.suffix.lower()
     if path is not None and suffix == ".eval":
         return _Source("Inspect AI", evaluations.inspect_archive(path, quality), quality)
-    if path is None or suffix not in _LINES:
+    records: Iterator[Numbered]
+    if path is None or suffix not in (".jsonl", ".ndjson", ".txt", ".json"):
         records = _rows_in(read_columns(given))
     elif suffix == ".txt":
         records = ((place, line.strip()) for place, line in lines_of(path) if not line.isspace())
@@ -151,20 +159,24 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
     records = itertools.chain([(place, first)], records)
     if isinstance(first, Mapping):
         if log := evaluations.rows_of_log(path, first, records, model, quality):
-            return _Source(*log, quality)
+            return _Source(log[0], log[1], quality)
         if is_call(nested(first)):
             return _Source("calls", _calls(records, columns, quality), quality, model=model)
     table = columns_of(records, list, "line" if suffix in _LINES else "row")
+    found = find_columns(table.values, columns, OUTCOMES)
     try:
-        found = find_columns(table.values, columns)
         default = {"model": f"={model}"} if model is not None and "model" not in found and "quality" in found else {}
         layout = find_layout(table.values, {**default, **columns}, table.values)
     except InvalidDataError:
-        if "prompt" not in found or not found.keys().isdisjoint(("quality", "error")):
+        if found.keys().isdisjoint(("quality", "error")):
+            found = find_columns(table.values, columns)
+        faulty = "model" in found and "answer" not in found  # outcomes without their grades, and no log of calls
+        if "prompt" not in found or faulty or not found.keys().isdisjoint(("quality", "error")):
             raise
-        return _Source("a table", _calls(_rows_in(table), columns, quality), quality, model=model)
+        shown = ", ".join(kind if [kind] == names else f"{kind}={names[0]}" for kind, names in found.items())
+        return _Source(shown, _calls(_rows_in(table), columns, quality), quality, model=model)
     shown = layout.shown(scale).replace(f"model={model}", "model=the file's name") if default else layout.shown(scale)
-    return _Source(shown, _melted(table, layout), Quality({}))
+    return _Source(shown, _melted(table, layout), Quality({}), table=table)
 
 
 def _rows_in(table: Columns) -> Iterator[Numbered]:
@@ -207,6 +219,6 @@ def _log(table: Columns, form: str, scale: GivenScale | None, prices: Mapping[st
         return Log(f"Read {count(len(prompts), 'prompt')}{answered} ({form}; no grades).", prompts, None, table)
     if (row := next((row for row, model in enumerate(models) if is_empty(model)), None)) is not None:
         table.refuse(row, 'no model is named; give columns={"model": "=NAME"} (--columns model==NAME).')
-    graded = Columns({name: values[name] for name in _GRADED if name in values}, table.places, table.unit)
-    outcomes = to_outcomes(graded, for_models(map(str, models), prices), None, scale, form)
-    return Log(outcomes.source, outcomes.prompts, outcomes, table)
+    graded = Columns({name: values[name] for name in OUTCOMES if name in values}, table.places, table.unit)
+    outcomes = to_outcomes(graded, prices, None, scale, form)
+    return Log(outcomes.source, tuple(outcomes.prompts), outcomes, table)

@@ -137,7 +137,9 @@ def helm(folder: Path, quality: Quality) -> Iterator[tuple[Any, Row]]:
             )
 
 
-def rows_of_log(path: Path | None, value: Any, records: Iterator[Numbered], model: str | None, quality: Quality) -> Any:
+def rows_of_log(
+    path: Path | None, value: Any, records: Iterator[Numbered], model: str | None, quality: Quality
+) -> tuple[str, Iterator[tuple[Any, Row]]] | None:
     """Return the name of a log's tool and its rows; None for no such log. `records` begin with the mapping `value`."""
     if "samples" in value and dig(value, "eval.model"):
         return "Inspect AI", inspect(value["samples"] or (), dig(value, "eval.model"), quality)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,3 @@ def _prices(name: str, entry: Any) -> Prices | None:
         return None
     except (TypeError, ValueError, InvalidDataError) as failed:
         raise InvalidDataError(f"prices of {name!r}: {str(failed).rstrip('.')}; {_FORM}.") from failed
-
-
-def for_models(models: Iterable[str], prices: Mapping[str, Prices]) -> dict[str, Prices]:
-    """Return the prices of `models`, by their names or by what follows the provider in them."""
-    short = {name.rsplit("/", 1)[-1]: each for name, each in prices.items()}
-    found = {model: prices.get(model, short.get(model.rsplit("/", 1)[-1].rsplit(":", 1)[-1])) for model in models}
-    return {model: each for model, each in found.items() if each is not None}
