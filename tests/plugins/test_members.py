@@ -86,88 +86,88 @@ def test_a_byte_order_mark_is_read_over(tmp_path):
 ONE = '[models.a]\nmodel = "x"\n'
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[models.a]", "models.a.model is missing; give it"),
-        ("[models]\na = 3", "models.a must be a table, not 3"),
-        ("[models.a]\nmodel = ' '", "models.a.model must not be empty"),
-        ("[models.a]\nmodel = 3", "models.a.model must be a text in quotes, not 3"),
-        ('[models."gpt 4.1"]\nmodel = 3', 'models."gpt 4.1".model must be a text in quotes, not 3'),
-        ('[models.""]\nmodel = "x"', 'models."" must not be empty'),
-        ("[model.a]", "model is not known; a pool.toml has [models.NAME] and [providers]"),
-        ("[models.gpt-4.1]\nmodel = 'x'", 'a name with dots stands in quotes: [models."gpt-4.1"]'),
-        (ONE + "settings = { temperature = 0 }\nvotes = { samples = 3 }", "make every vote the same; raise it"),
-        (ONE + "sytem = 'x'", "models.a.sytem is not known; there are model, api_base, api_key_env, prices, cap"),
-        (ONE + "prices = { input = 1 }", "models.a.prices.output is missing; give it"),
-        (ONE + "prices = { input = 1, output = -1 }", "models.a.prices.output must be at least 0, not -1"),
-        (ONE + "prices = { input = nan, output = 1 }", "models.a.prices.input must be a finite number, not nan"),
-        (ONE + "prices = { input = inf, output = 1 }", "models.a.prices.input must be a finite number, not inf"),
-        (ONE + "prices = { input = '1', output = 1 }", "models.a.prices.input must be a number, not '1'"),
-        (ONE + "prices = { input = true, output = 1 }", "models.a.prices.input must be a number, not True"),
-        (ONE + "prices = { in = 1, output = 1 }", "models.a.prices.in is not known; there are input, output, cached"),
-        (ONE + "capabilities = { tools = 'yes' }", "models.a.capabilities.tools must be true or false, not 'yes'"),
-        (ONE + "capabilities = { context_window = 0 }", "models.a.capabilities.context_window must be at least 1"),
-        (ONE + "capabilities = { context_window = 1.5 }", "models.a.capabilities.context_window must be a whole num"),
-        (
-            ONE + "capabilities = { taste = true }",
-            "taste is not known; there are tools, vision, json, audio, video, pdf, context_window",
-        ),
-        (ONE + "examples = ['a']", "models.a.examples.0 must be a table, not 'a'"),
-        (ONE + "examples = 'a'", "models.a.examples must be a list, not 'a'"),
-        (ONE + "examples = [{ prompt = 'a' }]", "models.a.examples.0.answer is missing"),
-        (ONE + "examples = [{ prompt = 'a', answer = '' }]", "models.a.examples.0.answer must not be empty"),
-        (ONE + "system = ''", "models.a.system must not be empty"),
-        (ONE + "template = 'Think.'", "models.a.template must have {prompt} once, where the prompt goes"),
-        (ONE + "template = '{prompt}{prompt}'", "models.a.template must have {prompt} once, where the prompt goes"),
-        (ONE + "votes = { samples = 1 }", "models.a.votes.samples must be at least 2, not 1"),
-        (ONE + "votes = { samples = 101 }", "models.a.votes.samples must be at most 100, not 101"),
-        (ONE + "votes = { samples = true }", "models.a.votes.samples must be a whole number, not True"),
-        (ONE + "votes = { samples = 3, same = 3 }", "models.a.votes.same names no grader that can tell"),
-        (ONE + "votes = { samples = 3, same = 'nice' }", "No grader is named 'nice'; use one of exact, text, number"),
-        (ONE + "votes = { samples = 3, same = { grader = 'number', tol = 1 } }", "has no parameter 'tol'; it has tol"),
-        (ONE + "api_base = 'localhost:80'", "models.a.api_base must be an address that begins with http:// or https"),
-        (ONE + "api_base = 'http://[::1/v1'", "models.a.api_base must be an address that begins with http:// or http"),
-        (ONE + "settings = { stream = true }", "models.a.settings cannot set 'stream', which is no setting of the"),
-        (ONE + "settings = { max_retries = 3 }", "models.a.settings cannot set 'max_retries'"),
-        (ONE + "settings = { tools = [] }", "models.a.settings cannot set 'tools'; give it with the call"),
-        (ONE + "settings = { temperature = nan }", "models.a.settings can hold only text, finite numbers, true, fal"),
-        (ONE + "settings = { since = 2024-01-01 }", "models.a.settings can hold only text, finite numbers, true, fa"),
-        ("[providers]\nmine = 'handler'", 'providers.mine must be "module:object", where the provider is'),
-        ("[providers]\n'a/b' = 'x:y'", 'providers."a/b" must be a name of letters, digits'),
-    ],
-)
-def test_a_value_that_cannot_be_used_is_named_with_its_cure(table, text, message):
-    with pytest.raises(InvalidDataError) as refused:
-        table(text)
-    said = str(refused.value)
-    assert message in said
-    assert "pool.toml: " in said
-    assert said.endswith(".")
-    assert "\n" not in said
+WRONG = [
+    ("[models.a]", "models.a.model is missing; give it"),
+    ("[models]\na = 3", "models.a must be a table, not 3"),
+    ("[models.a]\nmodel = ' '", "models.a.model must not be empty"),
+    ("[models.a]\nmodel = 3", "models.a.model must be a text in quotes, not 3"),
+    ('[models."gpt 4.1"]\nmodel = 3', 'models."gpt 4.1".model must be a text in quotes, not 3'),
+    ('[models.""]\nmodel = "x"', 'models."" must not be empty'),
+    ("[model.a]", "model is not known; a pool.toml has [models.NAME] and [providers]"),
+    ("[models.gpt-4.1]\nmodel = 'x'", 'a name with dots stands in quotes: [models."gpt-4.1"]'),
+    (ONE + "settings = { temperature = 0 }\nvotes = { samples = 3 }", "make every vote the same; raise it"),
+    (ONE + "sytem = 'x'", "models.a.sytem is not known; there are model, api_base, api_key_env, prices, cap"),
+    (ONE + "prices = { input = 1 }", "models.a.prices.output is missing; give it"),
+    (ONE + "prices = { input = 1, output = -1 }", "models.a.prices.output must be at least 0, not -1"),
+    (ONE + "prices = { input = nan, output = 1 }", "models.a.prices.input must be a finite number, not nan"),
+    (ONE + "prices = { input = inf, output = 1 }", "models.a.prices.input must be a finite number, not inf"),
+    (ONE + "prices = { input = '1', output = 1 }", "models.a.prices.input must be a number, not '1'"),
+    (ONE + "prices = { input = true, output = 1 }", "models.a.prices.input must be a number, not True"),
+    (ONE + "prices = { in = 1, output = 1 }", "models.a.prices.in is not known; there are input, output, cached"),
+    (ONE + "capabilities = { tools = 'yes' }", "models.a.capabilities.tools must be true or false, not 'yes'"),
+    (ONE + "capabilities = { context_window = 0 }", "models.a.capabilities.context_window must be at least 1"),
+    (ONE + "capabilities = { context_window = 1.5 }", "models.a.capabilities.context_window must be a whole num"),
+    (
+        ONE + "capabilities = { taste = true }",
+        "taste is not known; there are tools, vision, json, audio, video, pdf, context_window",
+    ),
+    (ONE + "examples = ['a']", "models.a.examples.0 must be a table, not 'a'"),
+    (ONE + "examples = 'a'", "models.a.examples must be a list, not 'a'"),
+    (ONE + "examples = [{ prompt = 'a' }]", "models.a.examples.0.answer is missing"),
+    (ONE + "examples = [{ prompt = 'a', answer = '' }]", "models.a.examples.0.answer must not be empty"),
+    (ONE + "system = ''", "models.a.system must not be empty"),
+    (ONE + "template = 'Think.'", "models.a.template must have {prompt} once, where the prompt goes"),
+    (ONE + "template = '{prompt}{prompt}'", "models.a.template must have {prompt} once, where the prompt goes"),
+    (ONE + "votes = { samples = 1 }", "models.a.votes.samples must be at least 2, not 1"),
+    (ONE + "votes = { samples = 101 }", "models.a.votes.samples must be at most 100, not 101"),
+    (ONE + "votes = { samples = true }", "models.a.votes.samples must be a whole number, not True"),
+    (ONE + "votes = { samples = 3, same = 3 }", "models.a.votes.same names no grader that can tell"),
+    (ONE + "votes = { samples = 3, same = 'nice' }", "No grader is named 'nice'; use one of exact, text, number"),
+    (ONE + "votes = { samples = 3, same = { grader = 'number', tol = 1 } }", "has no parameter 'tol'; it has tol"),
+    (ONE + "api_base = 'localhost:80'", "models.a.api_base must be an address that begins with http:// or https"),
+    (ONE + "api_base = 'http://[::1/v1'", "models.a.api_base must be an address that begins with http:// or http"),
+    (ONE + "settings = { stream = true }", "models.a.settings cannot set 'stream', which is no setting of the"),
+    (ONE + "settings = { max_retries = 3 }", "models.a.settings cannot set 'max_retries'"),
+    (ONE + "settings = { tools = [] }", "models.a.settings cannot set 'tools'; give it with the call"),
+    (ONE + "settings = { temperature = nan }", "models.a.settings can hold only text, finite numbers, true, fal"),
+    (ONE + "settings = { since = 2024-01-01 }", "models.a.settings can hold only text, finite numbers, true, fa"),
+    ("[providers]\nmine = 'handler'", 'providers.mine must be "module:object", where the provider is'),
+    ("[providers]\n'a/b' = 'x:y'", 'providers."a/b" must be a name of letters, digits'),
+]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "api_key = 'planted'",
-        "api_key_env = 'planted-key'",
-        "api_base = 'http://me:planted@host/v1'",
-        "api_base = 'http://planted@host/v1'",
-        "api_base = 'http://host/v1?api_key=planted'",
-        "settings = { api_key = 'planted' }",
-        "settings = { extra_headers = { Authorization = 'planted' } }",
-        "settings = { extra_body = { a = [{ token = 'planted' }] } }",
-        "settings = { aws_secret_access_key = 'planted' }",
-        "settings = 'sk-planted-123456'",
-    ],
-)
-def test_a_key_in_the_table_is_refused_and_not_shown(table, line):
-    with pytest.raises(InvalidDataError, match=r"environment|must be a table") as refused:
-        table(ONE + line)
-    assert "planted" not in str(refused.value)
-    assert refused.value.__cause__ is None  # pydantic's own would show it
-    assert refused.value.__suppress_context__
+def test_a_value_that_cannot_be_used_is_named_with_its_cure(table):
+    for text, message in WRONG:
+        with pytest.raises(InvalidDataError) as refused:
+            table(text)
+        said = str(refused.value)
+        assert message in said
+        assert "pool.toml: " in said
+        assert said.endswith(".")
+        assert "\n" not in said
+
+
+KEYS = [
+    "api_key = 'planted'",
+    "api_key_env = 'planted-key'",
+    "api_base = 'http://me:planted@host/v1'",
+    "api_base = 'http://planted@host/v1'",
+    "api_base = 'http://host/v1?api_key=planted'",
+    "settings = { api_key = 'planted' }",
+    "settings = { extra_headers = { Authorization = 'planted' } }",
+    "settings = { extra_body = { a = [{ token = 'planted' }] } }",
+    "settings = { aws_secret_access_key = 'planted' }",
+    "settings = 'sk-planted-123456'",
+]
+
+
+def test_a_key_in_the_table_is_refused_and_not_shown(table):
+    for line in KEYS:
+        with pytest.raises(InvalidDataError, match=r"environment|must be a table") as refused:
+            table(ONE + line)
+        assert "planted" not in str(refused.value)
+        assert refused.value.__cause__ is None  # pydantic's own would show it
+        assert refused.value.__suppress_context__
 
 
 def test_a_setting_that_only_sounds_like_a_key_is_none(table):

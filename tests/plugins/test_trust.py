@@ -84,7 +84,7 @@ HOSTILE = [
     ),
     {"settings": {"region": "os.environ/AWS_SECRET_ACCESS_KEY"}},
     *({"settings": wrong} for wrong in ("x", [], {"a": {"api_key": "x"}})),
-    *({"model": wrong} for wrong in (3, "", None, ["a"], {})),
+    *({"model": wrong} for wrong in (3, "", "huggingface/https://h/v1", None, ["a"], {})),
     *({"api_base": wrong} for wrong in ("file:///etc/passwd", "http://me:pass@h", 3, [])),
     *({"api_key_env": wrong} for wrong in ("sk-planted-123456", 3, "A B")),
     *({"examples": wrong} for wrong in ([1], [["a"]], [["a", 3]], "ab")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from unirouter_core.exceptions import ArtifactError, InvalidDataError
+from unirouter_core.reading import parse_json
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
 
@@ -153,7 +153,7 @@ def read_prompts(path: Path) -> list[str]:
         if not line.strip():
             continue
         try:
-            prompt = json.loads(line) if path.suffix == ".jsonl" else line
+            prompt = parse_json(line) if path.suffix == ".jsonl" else line
         except ValueError as failure:
             wrong = f"{path}: line {place}: {line[:60]!r} is not JSON; write one object a line."
             raise InvalidDataError(wrong) from failure

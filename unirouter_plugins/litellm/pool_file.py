@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -260,21 +260,14 @@ def read_members(path: str | os.PathLike[str]) -> Members:
     return Members(members, table.get("providers", {}))
 
 
-def pool_beside(folder: str | os.PathLike[str]) -> Path | None:
-    """Return the `pool.toml` beside a router's folder; None where there is none."""
-    path = Path(folder).resolve().parent / "pool.toml"
-    return path if path.is_file() else None
-
-
 def members_for(folder: str | os.PathLike[str], pool: Members | str | os.PathLike[str] | None = BESIDE) -> Members:
     """Return the models of the table `pool`, by default of the one beside a router's folder; None is an empty one."""
     if isinstance(pool, Members):
         return pool
     if pool != BESIDE:
         return Members() if pool is None else read_members(pool)
-    if (beside := pool_beside(folder)) is None:
-        return Members()
-    read = read_members(beside)
+    beside = Path(folder).resolve().parent / "pool.toml"
+    read = read_members(beside) if beside.is_file() else Members()
     return Members(read, read.providers, beside)
 
 
@@ -317,7 +310,7 @@ def _grader(spec: Any) -> str:
 
 _NOT_SETTINGS = re.compile(
     r"model|messages|stream(_options)?|n|custom_llm_provider|.*(num|max)_retries|(stream_)?timeout|.*fallback.*|mock_.*"
-    r"|model_list|.*callbacks?|logger_fn|client|cach(e|ing)|ssl_.*|drop_params|.*cost_per.*"
+    r"|model_list|.*callbacks?|logger_fn|client|cach(e|ing)|ssl_.*|.*cost_per.*"
     r"|.*(base|url|uri|endpoint|host|proxy|proxies)|aws_(profile|role|session|web).*"
 )
 _PER_CALL = ("tools", "tool_choice", "functions", "response_format")
@@ -341,15 +334,12 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _names(settings: Any) -> Iterator[str]:
+def _names(value: Any) -> Iterator[str]:
     """Yield the names at every depth."""
-    if isinstance(settings, Mapping):
-        for name, value in settings.items():
-            yield name
-            yield from _names(value)
-    elif isinstance(settings, Sequence) and not isinstance(settings, str):
-        for value in settings:
-            yield from _names(value)
+    is_table = isinstance(value, Mapping)
+    yield from value if is_table else ()
+    for inner in value.values() if is_table else value if isinstance(value, list | tuple) else ():
+        yield from _names(inner)
 
 
 def _must(holds: Callable[[Any], Any], message: str) -> AfterValidator:
@@ -405,7 +395,7 @@ class _VotesTable(TypedDict):
 
 @_strict
 class _ModelTable(TypedDict):
-    model: _Text
+    model: Annotated[_Text, _must(lambda name: "://" not in name, "must be a name; an address is given as api_base")]
     api_base: NotRequired[Annotated[str, AfterValidator(_address)]]
     api_key_env: NotRequired[Annotated[str, _Variable]]
     prices: NotRequired[Annotated[_PricesTable, AfterValidator(lambda prices: Prices(**prices))]]

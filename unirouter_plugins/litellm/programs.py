@@ -309,7 +309,7 @@ class Ballot:
         calls = []
         for call in message.tool_calls or ():
             calls.append([call.function.name, call.function.arguments])
-            with suppress(ValueError):  # no JSON is compared as it is
+            with suppress(ValueError, RecursionError):  # no JSON is compared as it is
                 calls[-1][1] = json.loads(call.function.arguments or "{}")
         return cls(message.content or "", json.dumps(calls, sort_keys=True) if calls else "")
 
