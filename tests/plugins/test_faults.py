@@ -144,6 +144,7 @@ async def test_whatever_trickles_the_next_model_is_tried_in_time(table, scripted
     assert {way: each[:2] for way, each in found.items()} == dict.fromkeys(ways, (SAID, "scholar"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LiteLLM leaves a coroutine
 @pytest.mark.parametrize("fault", ["silence", "blanks"])
 async def test_a_deadline_ends_a_call_whatever_is_left_to_try(table, scripted_server, fault):
     scripted_server.script = dict.fromkeys(table.pool, SLOW[fault])

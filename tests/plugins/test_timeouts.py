@@ -32,14 +32,6 @@ def test_what_a_step_raises_is_raised_here():
         made.make(lambda: 1 / 0)
 
 
-def test_threads_are_used_again():
-    names = set()
-    for _ in range(20):
-        with steps() as made:
-            names.add(made.make(threading.get_ident))
-    assert len(names) < 20
-
-
 def test_what_comes_late_is_dropped_and_closed_after_it():
     may_go, closed, opened = threading.Event(), threading.Event(), []
     with pytest.raises(CallTimeoutError), steps(0.01) as made:  # noqa: PT012

@@ -135,12 +135,14 @@ class ChatModels(PoolModels[BaseChatModel]):
         """The class `ChatLiteLLM`."""
         open_litellm()  # before langchain-litellm imports it online and loudly
         try:
-            from unirouter_plugins.langchain.litellm_chat import ChatLiteLLM
+            import langchain_litellm  # noqa: F401
         except ImportError as missing:
             raise ImportError(
                 "langchain-litellm is missing: pip install 'unirouter[langchain]', or give a chat model for each model "
                 "of the pool: models={...}."
             ) from missing
+        from unirouter_plugins.langchain.litellm_chat import ChatLiteLLM
+
         return ChatLiteLLM
 
     def model(self, snapshot: Snapshot, name: str, *, is_last: bool = True) -> BaseChatModel:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Self, TypeVar
 
@@ -22,7 +23,6 @@ _GRACE = 0.5
 attempt and tell more."""
 
 _CLOSING = 1.0  # seconds that closing a stream is waited for
-_MOST_IDLE = 32  # threads kept for the next calls
 
 
 class CallTimeoutError(UniRouterError, TimeoutError):
@@ -58,39 +58,21 @@ class Limits:
         return self.timeout + min(_GRACE, self.timeout / 4)
 
 
-class _Worker(threading.Thread):
-    def __init__(self) -> None:
-        super().__init__(daemon=True, name="unirouter call")
-        self.jobs: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self.start()
-
-    def run(self) -> None:
-        while (job := self.jobs.get()) is not None:
-            job()
-            del job  # it holds an answer
-
-
-_IDLE: list[_Worker] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_IDLE.clear)  # threads do not survive a fork
-
-
 class Steps:
     """The blocking steps of one attempt, made in turn by one thread in one copy of the caller's context.
 
-    `left` returns the seconds that are left for a step, `late` the exception for one that takes longer. Its thread is
-    then left alone with it: what it still returns is dropped, and what `close` closes is closed after it.
+    `left` returns the seconds that are left for a step, `late` the exception for one that takes longer. The thread is
+    then left alone with it: what it still returns is dropped, and what `close` closes is closed after it. A thread of
+    its own costs a call 0.05 ms; one that was kept would have to be woken, which takes longer on a busy machine.
     """
 
     def __init__(self, left: Callable[[], float], late: Callable[[], Exception]) -> None:
-        self._left, self._late, self._context = left, late, copy_context()
+        self._left, self._late = left, late
+        self._steps: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._results: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
         self._is_waiting = False
         self.close: Callable[[], Any] | None = None  # what is to be done at the end
-        try:
-            self._worker = _IDLE.pop()
-        except IndexError:
-            self._worker = _Worker()
 
     def make(self, step: Callable[[], T]) -> T:
         """Return what a step returns, or raise what it raises."""
@@ -109,31 +91,30 @@ class Steps:
         return made
 
     def _submit(self, step: Callable[[], Any]) -> None:
-        def job() -> None:
+        self._is_waiting = True
+        self._steps.put(step)
+        if self._thread is None:  # a daemon, for an interrupt must not wait for it
+            work = partial(copy_context().run, self._work)
+            self._thread = threading.Thread(target=work, daemon=True, name="unirouter call")
+            self._thread.start()
+
+    def _work(self) -> None:
+        while (step := self._steps.get()) is not None:
             try:
-                done = self._context.run(step), None
+                done = step(), None
             except BaseException as failed:  # of any kind: it is the caller's
                 done = None, failed
             self._results.put(done)
-
-        self._is_waiting = True
-        self._worker.jobs.put(job)
+            del step, done  # they hold an answer
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        worker, is_stuck = self._worker, self._is_waiting
+        is_stuck = self._is_waiting
         if self.close is not None:
             self._submit(self.close)
-            if not is_stuck:
-                try:
-                    self._results.get(timeout=_CLOSING)
-                except Empty:
-                    is_stuck = True
-        worker.jobs.put(lambda: _rest(worker)) if is_stuck else _rest(worker)
-
-
-def _rest(worker: _Worker) -> None:
-    """Keep a thread that has nothing to do for the next call."""
-    _IDLE.append(worker) if len(_IDLE) < _MOST_IDLE else worker.jobs.put(None)
+        self._steps.put(None)
+        if self.close is not None and not is_stuck:
+            with contextlib.suppress(Empty):
+                self._results.get(timeout=_CLOSING)
