@@ -19,7 +19,6 @@ from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
-from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, usage_of, usd_of
@@ -204,7 +203,7 @@ class Caller:
 
     def tokens(self, question: Question) -> float:
         """Return about how many prompt tokens the model is charged for a question."""
-        return self.member.expanded_tokens(Chat(question.messages).count_tokens(self.counter), self.counter)
+        return self.member.expanded_tokens(question.count_tokens(self.counter), self.counter)
 
     def worst(self, tokens: float) -> float:
         """Return the most USD that a call with `tokens` prompt tokens may cost, as far as calls so far tell."""

@@ -124,11 +124,11 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
         tokens = [caller.tokens(questions[row]) for row in rows]
         paid = len(questions.without_reference) - len(rows)
         items.append(_item(caller, "reference", tokens, lengths.of(rows, caller), paid))
-    if (caller := grading.judge_caller) is not None and questions.for_judge:
-        asked, tokens, worst = [(run, row) for run, row in to_grade if questions[row].grader is None], [], []
-        for run, row in asked:
-            tokens.append(grading.judge_tokens(questions[row], lengths.usual(row, run.caller.max_tokens)))
-            worst.append(grading.worst(questions[row], run.caller.max_tokens))
+    if (judge := grading.judge) is not None and (caller := grading.judge_caller) is not None and questions.for_judge:
+        judged = [(run, row) for run, row in to_grade if questions[row].grader is None]
+        base = {row: caller.tokens(judge.asks(questions[row], "")) for row in {row for _, row in judged}}
+        tokens = [base[row] + lengths.usual(row, run.caller.max_tokens) for run, row in judged]
+        worst = [caller.worst(base[row] + run.caller.max_tokens) for run, row in judged]
         paid = sum(questions[row].grader is None for run in runs for row, _ in run.errors)
         if trial is not None:
             tokens += (tried := [caller.tokens(trial.questions[row]) for row, _ in trial.to_ask()])

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, G
 JUDGE_VERSION = 1  # part of every judge's key; raised when blocks are written or verdicts are read differently
 ERRORS = {"correct": 0.0, "part": 0.5, "incorrect": 1.0}  # the error that each verdict means, by its beginning
 NO_REFERENCE = "(No right answer is known.)"  # what a judge reads where a question has no reference
+TRIED = 300  # prompts among which a wrong answer for a judge's trial is looked for
 VERDICTS = 2  # how often a judge is called for a verdict that can be read
 AGREEMENT = "agreement v1"  # the grader_key without a judge where a model gives the reference; see `with_reference`
 _PLACE = re.compile(r"^\{(prompt|reference|answer)\}[ \t]*$", re.MULTILINE)
@@ -143,22 +145,24 @@ def trial_questions(judge: Judge, questions: Sequence[Question], n: int = 10, se
     rng, made = random.Random(seed), []
     trial = Grader("trial v1", lambda said, verdict: parse_verdict(said) != ERRORS[verdict])
     known = [question for question in questions if question.reference is not None]
+
+    @cache
+    def kind(question: Question) -> tuple[Any, Grader | None]:
+        return question.fields.get("family"), question.grader or suitable_grader(question.reference or "")
+
+    def differs(one: Question, other: Question) -> int:
+        (family, grader), (other_family, other_grader) = kind(one), kind(other)
+        return (family != other_family) + ((grader and grader.name) != (other_grader and other_grader.name))
+
     picked = sorted(rng.sample(known, len(known)), key=lambda question: question.grader is not None)
     for question in picked[:n]:
-        right, grader = question.reference or "", question.grader or suitable_grader(question.reference or "")
-        similar = sorted(rng.sample(known, len(known)), key=lambda other: _differs(question, other))
-        others = [other.reference or "" for other in similar]
+        right, grader = question.reference or "", kind(question)[1]
+        some = rng.sample(known, min(len(known), TRIED))
+        others = [other.reference or "" for other in sorted(some, key=partial(differs, question))]
         wrong = (w for w in others if normalised(w) != normalised(right) and (grader is None or grader(w, right) == 1))
         pairs = [(right, "correct"), *((answer, "incorrect") for answer in itertools.islice(wrong, 1))]
         made += [judge.asks(question, answer, reference=verdict, grader=trial) for answer, verdict in pairs]
     return made
-
-
-def _differs(one: Question, other: Question) -> int:
-    """Return in how many ways two questions are of another kind: their families, and the shapes of their references."""
-    graders = [question.grader or suitable_grader(question.reference or "") for question in (one, other)]
-    names = [grader and grader.name for grader in graders]
-    return (one.fields.get("family") != other.fields.get("family")) + (names[0] != names[1])
 
 
 def trial_result(questions: Sequence[Question], errors: Mapping[tuple[int, int], float]) -> tuple[str, bool]:
@@ -278,18 +282,6 @@ class Grading:
             if (error := parse_verdict(reply.text or "")) is not None:
                 return Grade(error, usd, reply.text or "")
         raise CallFailedError("Its verdict cannot be read.", NO_VERDICT, caller.member)
-
-    def judge_tokens(self, question: Question, answer_tokens: float) -> float:
-        """Return about how many prompt tokens one verdict takes on an answer of `answer_tokens`."""
-        if self.judge is None or self.judge_caller is None:
-            return 0.0
-        return self.judge_caller.tokens(self.judge.asks(question, "")) + answer_tokens
-
-    def worst(self, question: Question, answer_tokens: float) -> float:
-        """Return the most USD that a verdict on an answer of at most `answer_tokens` may cost."""
-        if question.grader is not None or self.judge_caller is None:
-            return 0.0
-        return self.judge_caller.worst(self.judge_tokens(question, answer_tokens))
 
     def keep(
         self,

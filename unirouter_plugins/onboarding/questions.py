@@ -16,6 +16,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
+from unirouter_core.costs import TokenCounter
 from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
@@ -78,6 +79,12 @@ class Question:
         except (TypeError, ValueError, RecursionError) as failed:
             reason = f"The messages are not JSON-able ({failed}); give texts and plain parts."
             raise InvalidDataError(reason) from failed
+
+    def count_tokens(self, counter: TokenCounter) -> float:
+        """Return the tokens of the chat; they are counted once."""
+        if "_tokens" not in vars(self):
+            vars(self)["_tokens"] = Chat(self.messages).count_tokens(counter)
+        return float(vars(self)["_tokens"])
 
     @cached_property
     def grader_key(self) -> str | None:
