@@ -85,8 +85,8 @@ class CallCost:
 def region_tokens(tokens_out: Array, regions: Labels, n_regions: int) -> Array:
     """Return the expected output tokens in each region, (n_regions,), from answers' lengths (n,); NaN is left out.
 
-    Lengths are skewed, so each region's mean is of logarithms, shrunk to the model's overall one; one factor for all
-    regions then makes the sum of the expectations the sum of what was seen (Duan's smearing).
+    Lengths are skewed: means are of logarithms, shrunk to the overall one, and rescaled to the true sum (Duan's
+    smearing).
     """
     known = ~np.isnan(tokens_out)
     lengths, regions = tokens_out[known], regions[known]
@@ -110,23 +110,17 @@ def _region_means(values: Array, regions: Labels, n_regions: int) -> Array:
 def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
     """Return the tokens that come with every prompt, and those for each token that the router counts.
 
-    From each prompt's tokens `counted` by the router (n,), and `tokens_in`, what the provider counted; NaN is left out.
-    A system prompt is the same however long the prompt is, another tokenizer counts longer prompts higher: a straight
-    line, by least squares. Where that has no meaning (fewer than 10 calls, prompts of one length, a side of the line
-    below 0), all is in the ratio; it is 1 where nothing is known.
+    From each prompt's tokens `counted` by the router (n,), and `tokens_in` counted by the provider, NaN left out: a
+    straight line by least squares. Where that has no meaning (fewer than 10 calls, prompts of one length, a side of
+    the line below 0), all is in the ratio; it is 1 where nothing is known.
     """
     both = ~np.isnan(tokens_in) & (counted > 0)
     counted, tokens_in = counted[both], tokens_in[both]
     if not len(counted):
         return 0.0, 1.0
-    apart = counted - counted.mean()
-    spread = float(apart @ apart)
-    if len(counted) >= FEWEST_CALLS and spread > 0:
-        slope = float(apart @ tokens_in) / spread
-        fixed = float(tokens_in.mean() - slope * counted.mean())
-        if slope > 0 and fixed >= 0:
-            return fixed, slope
-    return 0.0, float(tokens_in.sum() / counted.sum())
+    slope, _ = _line(counted, tokens_in)
+    fixed = float(tokens_in.mean() - slope * counted.mean())
+    return (fixed, slope) if slope > 0 and fixed >= 0 else (0.0, float(tokens_in.sum() / counted.sum()))
 
 
 def usd_per_token(counted: Array, costs: Array) -> float:
@@ -136,15 +130,20 @@ def usd_per_token(counted: Array, costs: Array) -> float:
     """
     known = ~np.isnan(costs)
     counted, costs = counted[known], costs[known]
-    apart = counted - counted.mean()
-    spread = float(apart @ apart)
-    if len(counted) < FEWEST_CALLS or not spread:
-        return 0.0
-    slope = float(apart @ costs) / spread
-    residual = costs - costs.mean() - slope * apart
-    stderr = np.sqrt(float(residual @ residual) / (len(counted) - 2) / spread)
+    slope, stderr = _line(counted, costs)
     most = float(costs.mean() / counted.mean())  # with more, a call without a prompt would cost less than nothing
     return min(slope, most) if slope > SURE * stderr else 0.0
+
+
+def _line(x: Array, y: Array) -> tuple[float, float]:
+    """Return the slope of y over x, both (n,), by least squares, and its standard error; 0 where not known."""
+    apart = x - x.mean()
+    spread = float(apart @ apart)
+    if len(x) < FEWEST_CALLS or not spread:
+        return 0.0, 0.0
+    slope = float(apart @ y) / spread
+    residual = y - y.mean() - slope * apart
+    return slope, float(np.sqrt(float(residual @ residual) / (len(x) - 2) / spread))
 
 
 def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices | None:

@@ -22,6 +22,7 @@ CHECK_PROMPTS = (  # a router keeps their vectors, to detect another embedder
     "Write a short poem about the sea at night.",
     "def add(a, b): return a + b  # explain this function",
 )
+CURE = "load it with the embedder it was fitted with, or fit it again"
 SAME_VECTOR = 0.999  # vectors of one prompt with a smaller cosine come from another embedder
 
 
@@ -136,18 +137,23 @@ def normalise(vectors: Array) -> Array:
 
 def check_same_embedder(embedder: Embedder, kept: Array) -> None:
     """Raise `EmbedderMismatchError` unless `embedder` gives the vectors `kept` (3, d) for `CHECK_PROMPTS`."""
-    vectors, cure = embed(embedder, CHECK_PROMPTS), "load it with the embedder it was fitted with, or fit it again"
-    if vectors.shape != kept.shape:
-        raise EmbedderMismatchError(
-            f"{name_of(embedder)} gives {vectors.shape[1]} numbers a prompt, but the router was fitted on "
-            f"{kept.shape[1]}; {cure}."
-        )
+    vectors = check_width(embed(embedder, CHECK_PROMPTS), kept.shape[1], embedder)
     cosines = np.einsum("ij,ij->i", vectors, kept) + (~vectors.any(1) & ~kept.any(1))
     if cosines.min() < SAME_VECTOR:
         raise EmbedderMismatchError(
             f"{name_of(embedder)} gives other vectors than the router was fitted on (cosine {cosines.min():.3f}, "
-            f"at least {SAME_VECTOR} is needed); {cure}."
+            f"at least {SAME_VECTOR} is needed); {CURE}."
         )
+
+
+def check_width(vectors: Array, width: int, embedder: Embedder) -> Array:
+    """Return the vectors (n, d); raise `EmbedderMismatchError` unless d is `width`."""
+    if vectors.shape[1] != width:
+        raise EmbedderMismatchError(
+            f"{name_of(embedder)} gives {vectors.shape[1]} numbers a prompt, but the router was fitted on {width}; "
+            f"{CURE}."
+        )
+    return vectors
 
 
 def as_rows(vectors: Any, n: int) -> Array:

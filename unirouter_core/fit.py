@@ -113,18 +113,11 @@ class Fit:
                 )
             return normalise(rows)
         if features is None:
-            return self._of_width(embed(self._checked_embedder, prompts), width)
+            return embedding.check_width(embed(self._checked_embedder, prompts), width, self._checked_embedder)
         found = check_documents([None] * len(prompts) if documents is None else documents, len(prompts))
         Q, of_documents = embed_with_documents(self._checked_embedder, prompts, found)
-        return features.join(self._of_width(Q, features.dims(width)), of_documents, found)
-
-    def _of_width(self, X: Array, width: int) -> Array:
-        if X.shape[1] != width:
-            raise EmbedderMismatchError(
-                f"{embedding.name_of(self._checked_embedder)} gives {X.shape[1]} numbers a prompt, but the router was "
-                f"fitted on {width}; load it with the embedder it was fitted with, or fit it again."
-            )
-        return X
+        embedding.check_width(Q, features.dims(width), self._checked_embedder)
+        return features.join(Q, of_documents, found)
 
     @cached_property
     def _checked_embedder(self) -> Embedder:
@@ -141,8 +134,7 @@ class Fit:
 
     def count_tokens(self, prompts: Sequence[str], documents: Sequence[Documents] | None = None) -> Array:
         """Return the tokens of each prompt together with its documents, (n,)."""
-        counter = self.token_counter
-        return counter.count(prompts) if documents is None else count_tokens(counter, prompts, documents)
+        return count_tokens(self.token_counter, prompts, documents)
 
     def profile(
         self,
@@ -331,10 +323,9 @@ def with_prices(evaluation: Evaluation) -> Evaluation:
 def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions: int, *, scalar: bool) -> CallCost:
     """Return what calls are expected to cost, given the prompts' tokens as the router counts them and their regions.
 
-    With prices, and output tokens of at least half of the answers, cost is by tokens; with USD alone it is a fixed
-    amount for each of the prompt's tokens and the region's mean of the rest; with `scalar` it is the mean over all
-    prompts, the paper's c(h). Where the provider's own counts are known, a straight line makes up for another tokenizer
-    and for what the system prompt adds; see `sent_tokens`. An evaluation without either raises `UnknownPriceError`.
+    With prices, and output tokens of at least half of the answers, cost is by tokens, corrected by the provider's own
+    counts; with USD alone, by the prompt's tokens and the region; with `scalar`, the mean over all prompts, the paper's
+    c(h). An evaluation without either raises `UnknownPriceError`.
     """
     prices, usd = evaluation.prices, evaluation.usd(counted)
     known_out = ~np.isnan(evaluation.tokens_out)

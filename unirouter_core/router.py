@@ -244,7 +244,7 @@ class UniRouter:
     def reprice(self, model: str, prices: Prices) -> ModelProfile:
         """Give `model` other prices, as if it had been measured at them; return its new profile.
 
-        A profile that knows USD alone, or a price of 0, does not tell how many tokens there were: `UnknownPriceError`.
+        Raises `UnknownPriceError` where it knows USD alone, or a price of 0, and so not how many tokens there were.
         """
         with _POOLS:
             profile = self._changes[model] = self._profile_of(model).repriced(prices)
@@ -428,17 +428,16 @@ class UniRouter:
     def save(self, folder: str | os.PathLike[str], *, texts: bool | None = None) -> None:
         """Write the router to `folder`, atomically; see `unirouter_core.storage`.
 
-        A folder of the same fit gains the models onboarded here and loses those retired here since the last `load` or
-        `save`, and `cost_weight` if it has changed here; what another process has added, replaced, retired or tuned
-        meanwhile stays. A folder of another fit is replaced whole.
+        A folder of the same fit gets what has changed here since the last `load` or `save`; what another process has
+        changed meanwhile stays. A folder of another fit is replaced whole.
 
         Parameters
         ----------
         folder : path
         texts : bool, optional
             Whether to keep the validation prompts' text; False keeps only their digests, of those in the folder too.
-            The folder remembers it; when not given, as the folder does, and a new one as the folder loaded from, else
-            True. Digests are plain hashes: whoever can guess a prompt can tell whether it was there.
+            When not given, as the folder does, a new one as the folder loaded from, else True. Digests are plain
+            hashes: whoever can guess a prompt can tell whether it was there.
 
         Raises
         ------
