@@ -172,6 +172,9 @@ def read_columns(given: Any, wanted: Wanted = list) -> Columns:
         given = given.to_dicts() if hasattr(given, "to_dicts") else given.to_dict("records")
     if isinstance(given, Mapping):
         columns = {name: list(given[name]) for name in wanted(given)}
+        if len(lengths := {len(column): name for name, column in columns.items()}) > 1:
+            (one, first), (two, second), *_ = lengths.items()
+            raise InvalidDataError(f"column {first!r} has {one:,} rows, but {second!r} {two:,}; give each the same.")
         return Columns(columns, range(1, 1 + min(map(len, columns.values()), default=0)))
     return columns_of(enumerate(given, 1), wanted)
 

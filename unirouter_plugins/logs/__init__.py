@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from unirouter_core.outcome_files import FOLDER_FILES, count, read_outcomes, to_
 from unirouter_core.reading import Columns, columns_of, json_lines, lines_of, read_columns, readable
 from unirouter_core.tables import OUTCOMES, GivenColumns, GivenScale, Layout, Scale, find_columns, find_layout, is_empty
 from unirouter_plugins.logs import evaluations
-from unirouter_plugins.logs.calls import Numbered, Quality, Row, dig, is_call, nested, rows_of
+from unirouter_plugins.logs.calls import Numbered, Quality, Row, dig, is_call, nested, rows_of, text_of
 from unirouter_plugins.logs.prices import read_prices
 
 __all__ = ["Log", "read_log", "read_prices"]
@@ -96,6 +96,7 @@ class _Source:
     name: str = ""
     model: str | None = None
     table: Columns | None = None  # where the rows are those of a table of graded answers
+    read: Sequence[Any] = ()  # the place of the record that is read
 
     def __str__(self) -> str:
         return self.form if self.quality.name is None else f"{self.form}, quality={self.quality}"
@@ -125,9 +126,14 @@ def _all_rows(sources: Iterable[_Source], columns: GivenColumns, said: dict[str,
     named = str(columns.get("model", ""))
     constant = named[1:] if named.startswith("=") else None
     for source in sources:
-        for place, row in source.rows:
-            row["model"] = constant or row.get("model") or source.model
-            yield f"{source.name}, {place}" if source.name else place, row
+        try:
+            for place, row in source.rows:
+                row["model"] = constant or text_of(row.get("model")) or source.model
+                yield f"{source.name}, {place}" if source.name else place, row
+        except (AttributeError, KeyError, TypeError, ValueError) as failed:
+            at = ", ".join(map(str, [source.name or "record", *source.read[-1:]]))
+            what = f"it is not written as {source.form} writes it ({type(failed).__name__}: {failed})"
+            raise InvalidDataError(f"{at}: {what}; mend it or leave it out.") from failed
         source.quality.check()
         said[str(source)] = None
 
@@ -152,16 +158,16 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
             records = _rows_in(read_columns(path))
         else:
             records = enumerate(value if isinstance(value, list) else [value], 1)
-    records = ((place, {"prompt": record} if isinstance(record, str) else record) for place, record in records)
+    read = list[Any]()
+    records = _noted(records, read)
     place, first = next(records, (0, None))
     if first is None:
         raise InvalidDataError("it is empty; give at least one row.")
     records = itertools.chain([(place, first)], records)
-    if isinstance(first, Mapping):
-        if log := evaluations.rows_of_log(path, first, records, model, quality):
-            return _Source(log[0], log[1], quality)
-        if is_call(nested(first)):
-            return _Source("calls", _calls(records, columns, quality), quality, model=model)
+    if log := evaluations.rows_of_log(path, first, records, model, quality):
+        return _Source(log[0], log[1], quality, read=read)
+    if is_call(nested(first)):
+        return _Source("calls", _calls(records, columns, quality), quality, model=model, read=read)
     table = columns_of(records, list, "line" if suffix in _LINES else "row")
     found = find_columns(table.values, columns, OUTCOMES)
     try:
@@ -179,6 +185,15 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
     return _Source(shown, _melted(table, layout), Quality({}), table=table)
 
 
+def _noted(records: Iterable[Numbered], read: list[Any]) -> Iterator[Numbered]:
+    """Yield the records, bare texts as prompts, and keep the place of the last one in `read`."""
+    for place, record in records:
+        read[:] = [place]
+        if not isinstance(record, Mapping | str):
+            raise InvalidDataError(f"line {place}: {record!r:.60} is not a JSON object; write one a line.")
+        yield place, {"prompt": record} if isinstance(record, str) else record
+
+
 def _rows_in(table: Columns) -> Iterator[Numbered]:
     for place, *values in zip(table.places, *table.values.values(), strict=True):
         yield place, dict(zip(table.values, values, strict=True))
@@ -186,8 +201,6 @@ def _rows_in(table: Columns) -> Iterator[Numbered]:
 
 def _calls(records: Iterable[Numbered], columns: GivenColumns, quality: Quality) -> Iterator[tuple[Any, Row]]:
     for place, record in records:
-        if not isinstance(record, Mapping):
-            raise InvalidDataError(f"line {place}: {record!r:.60} is not a JSON object; write one a line.")
         for row in rows_of(nested(record), columns, quality):
             yield place, row
 

@@ -50,13 +50,15 @@ class Quality:
         if self.name is not None and "," in self.name:
             self.name, _, self.filter = self.name.partition(",")
         self._missing: list[str] | None = None
+        self._without: set[tuple[str, ...]] = set()  # names of fields among which there is none; a log repeats them
 
     def of(self, metrics: Record, only: bool = False) -> Any:
         """Return the quality among `metrics`, None where it is not there.
 
         With `only`, they are metrics and nothing else, so that a single one is the quality, whatever its name.
         """
-        if self.name is None:
+        if self.name is None and (names := tuple(metrics)) not in self._without:
+            self._without.add(names)
             found = find_columns(list(metrics), kinds=["quality"]).get("quality", list(metrics) if only else [])
             if len(found) > 1:
                 refuse(f"{listed(found)} may each be the quality", "quality", found[0])
@@ -134,12 +136,15 @@ def rows_of(record: Record, given: GivenColumns, quality: Quality) -> Iterator[d
 
 def dig(record: Any, *paths: str) -> Any:
     """Return the value at the first of some paths ("usage.prompt_tokens") that has one."""
-    for path in paths:
-        value = record
-        for name in [path] if isinstance(record, Mapping) and path in record else path.split("."):
-            value = from_json(value.get(name)) if isinstance(value, Mapping) else None
-        if value is not None and value != "" and value != {} and value != []:
-            return value
+    for path in paths if isinstance(record, dict) else ():
+        value = record.get(path)
+        if value is None and "." in path:
+            first, *names = path.split(".")
+            value = from_json(record.get(first))
+            for name in names:
+                value = from_json(value.get(name)) if isinstance(value, dict) else None
+        if value is not None and value not in ("", {}, []):
+            return from_json(value)
     return None
 
 

@@ -200,6 +200,12 @@ def test_what_is_no_price_is_named(tmp_path, text, message):
         ("o.json", "{", "o.json is not JSON"),
         ("o.json", "[1, 2]", "is not a JSON object"),
         ("o.jsonl", '{"messages": []}\n3', "line 2: 3 is not a JSON object"),
+        ("o.json", '{"prompt": ["a", "b"], "model": ["c"]}', "column 'prompt' has 2 rows, but 'model' 1"),
+        (
+            "o.jsonl",
+            '{"doc_id": 1, "arguments": [["?"]], "resps": []}\n{"doc_id": 2}',
+            "record, 2: it is not written as lm-",
+        ),
         ("o.csv", "day,hour\n1,2\n", r"columns 'day', 'hour' are not outcomes; .*--columns prompt=day"),
         ("o.eval", "PK", r"cannot be read as a log of Inspect AI .*inspect log convert o\.eval --to json"),
         ("o.xlsx", "", r"\.xlsx is not read"),
