@@ -198,6 +198,7 @@ class Inputs:
         np.savez(of_all / "scores.npz", scores=1 - few.errors, models=names, prompt_ids=ids)
         np.savez(of_all / "costs.npz", models=names, cost_usd=few.costs, tokens_in=few.tokens_in)
         (of_all / "meta.json").write_text(json.dumps({"prices_usd_per_mtok": {"poet": [0.1, 0.4]}}))
+        router = load_router(folder / "my.router", None, trust=True)
         complete(router, SUM, models=["sage"], mock_response="51")  # imports what children would import again
         CliRunner().invoke(app, ["models", str(folder / "my.router")])
 
