@@ -4,10 +4,9 @@ import pytest
 
 from tests.plugins.servers import KEY
 from tests.soak import load
-from tests.soak.faults import FAULTS, WAYS, bench
+from tests.soak.faults import FAULTS, IGNORED, WAYS, bench
 
-# LiteLLM writes answers that break its own types
-pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+pytestmark = [pytest.mark.filterwarnings(ignored) for ignored in IGNORED]
 
 
 def test_each_fault_ends_in_its_time_with_the_right_model_and_bill_by_some_way(world, monkeypatch):

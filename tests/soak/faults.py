@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.llamaindex import UniRouterLLM
 
 SUM, GOOD = "What is 14 plus 37?", "Fifty-one it is."  # five and three words, and so tokens to our server
-TIMEOUT, SLACK = 3.0, 6.0  # seconds; the slack is for a machine that is shared
+TIMEOUT, SLACK = 4.0, 8.0  # seconds; the slack is for a machine that is shared
 OURS = ("litellm", "openai", "unirouter_core", "unirouter_plugins")  # whose exceptions a caller may get
 
 NEXT = "the next model answers"
@@ -101,12 +101,13 @@ def drips(*parts, before=b"", kind="text/event-stream", every=0.1):
             response = web.StreamResponse(headers={"content-type": kind})
             await response.prepare(request)
             write, over = response.write, lambda: False
-        for part in itertools.chain([before], itertools.cycle(parts)):
-            if over():
-                break
-            if (sent := write(part)) is not None:
-                await sent
-            await asyncio.sleep(every)
+        with suppress(ConnectionError):  # the caller has left
+            for part in itertools.chain([before], itertools.cycle(parts)):
+                if over():
+                    break
+                if (sent := write(part)) is not None:
+                    await sent
+                await asyncio.sleep(every)
         return web.Response()
 
     return reply
@@ -164,14 +165,16 @@ USAGES = {
     "very negative": {**USAGE, "completion_tokens": -(10**6), "prompt_tokens": -1},
     "huge": {**USAGE, "completion_tokens": 4 * 10**12},
     "10^400": {**USAGE, "completion_tokens": 10**400},
-    "text": {**USAGE, "completion_tokens": "many"},
-    "fractions": {**USAGE, "completion_tokens": 2.5},
     "null counts": dict.fromkeys(USAGE),
     "two zeros": dict.fromkeys(USAGE, 0),
     "null": None,
-    "a list": [1, 2],
     "an empty table": {},
+}
+UNREADABLE = {  # LiteLLM itself reads no answer with them
+    "text": {**USAGE, "completion_tokens": "many"},
+    "fractions": {**USAGE, "completion_tokens": 2.5},
     "nested": {**USAGE, "completion_tokens": {"text": 3}},
+    "a list": [1, 2],
 }
 FILTERED = {"role": "assistant", "content": None}
 TOOL = {"id": "call_1", "type": "function", "index": 0, "function": {"name": "add", "arguments": "{}"}}
@@ -194,7 +197,7 @@ FAULTS = {
     "429, quota": Fault(fails(429, "Quota.", code="insufficient_quota")),
     "filter, 400": Fault(servers.refuses_the_content(), OWN),
     "filter, 400, passed on": Fault(servers.refuses_the_content(), options={"content_policy": True}),
-    "filter, 200": Fault(answers(FILTERED, "content_filter"), FIRST, text=""),
+    "filter, 200": Fault(answers(FILTERED, "content_filter"), OWN),
     "filter, 200, passed on": Fault(answers(FILTERED, "content_filter"), bill=(5, 3), options={"content_policy": True}),
     "redirect 302": Fault(redirects(302)),
     "redirect 307": Fault(redirects(307)),
@@ -250,6 +253,7 @@ FAULTS = {
     "an end after a word": Fault(by_form(cuts, says("One two three", breaks_off=(2, "end"))), NEXT, BREAKS),
     # a bill that cannot be
     **{f"usage: {name}": Fault(said(GOOD, usage=usage), FIRST, told=False) for name, usage in USAGES.items()},
+    **{f"usage: {name}": Fault(said("One.", usage=usage), NEXT, BREAKS) for name, usage in UNREADABLE.items()},
 }
 
 
@@ -331,14 +335,14 @@ class Bench:
         self.first, self.second, *self.rest = [row.model for row in router.route(SUM).ranking]
         self._cells = itertools.count()
 
-    def broken(self, cells, at_once=14):
+    def broken(self, cells, at_once=8):
         """Return what is wrong with each (fault, way), a line each; "" where the law is kept.
 
-        A cell that fails is tried once more: on a machine that is shared, the good model can be late, too.
+        Those that fail are tried once more, few at once: on a machine that is shared, the good model can be late, too.
         """
-        with ThreadPoolExecutor(at_once) as pool:
+        with ThreadPoolExecutor(at_once) as pool, ThreadPoolExecutor(3) as few:
             failing = [cell for cell, wrong in zip(cells, pool.map(self._tried, cells), strict=True) if wrong]
-            wrong = zip(failing, pool.map(self._tried, failing), strict=True)
+            wrong = zip(failing, few.map(self._tried, failing), strict=True)
             return "\n".join(f"{fault} x {way}: {line}" for (fault, way), lines in wrong for line in lines)
 
     def _tried(self, cell, limit=2 * TIMEOUT + SLACK):
@@ -439,6 +443,13 @@ class Bench:
                 yield f"billed {usd}, not {right[-1]}"
         elif usd is None or usd <= 0:
             yield f"billed {usd}"
+
+
+IGNORED = (  # of LiteLLM: answers that break its own types, and calls that end before they have begun
+    "ignore:Pydantic serializer warnings",
+    "ignore:coroutine .* was never awaited",
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",
+)
 
 
 @contextmanager

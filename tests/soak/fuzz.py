@@ -23,12 +23,14 @@ from pyarrow import csv
 from typer.testing import CliRunner
 
 from tests.conftest import fitted
-from unirouter_core import Evaluation
-from unirouter_core.data import read_outcomes
+from tests.plugins.logs.test_calls import CALLS
+from tests.plugins.logs.test_evaluations import samples
+from unirouter_core import Evaluation, read_outcomes
 from unirouter_core.exceptions import UniRouterError
 from unirouter_plugins.cli import app
 from unirouter_plugins.graders import GRADERS, parse_grader
 from unirouter_plugins.litellm import complete, load_router, open_litellm, read_members
+from unirouter_plugins.logs import read_log
 from unirouter_plugins.onboarding.questions import read_questions
 
 SUM = "What is 14 plus 37?"
@@ -128,7 +130,7 @@ def arrays(rng, content):
     held, out = dict(np.load(BytesIO(content))), BytesIO()
     array = held[name := rng.choice(list(held))]
     odd = [np.array(["text", "\x1b"]), np.array(["2020-01-01"], "datetime64[ns]"), np.array(3.0), np.zeros((0, 7))]
-    odd += [np.full(array.shape, value) for value in (np.nan, 1e308, -1.0, 3j)] + [array[..., :0]]
+    odd += [np.full(array.shape, value) for value in (np.nan, 1e308, -1.0, 3j)] + [array.reshape(-1)[:0]]
     np.savez(out, **{**held, name: rng.choice(odd)})
     return out.getvalue()
 
@@ -196,6 +198,7 @@ class Inputs:
         np.savez(of_all / "scores.npz", scores=1 - few.errors, models=names, prompt_ids=ids)
         np.savez(of_all / "costs.npz", models=names, cost_usd=few.costs, tokens_in=few.tokens_in)
         (of_all / "meta.json").write_text(json.dumps({"prices_usd_per_mtok": {"poet": [0.1, 0.4]}}))
+        router = load_router(folder / "my.router", None, trust=True)
         complete(router, SUM, models=["sage"], mock_response="51")  # imports what children would import again
         CliRunner().invoke(app, ["models", str(folder / "my.router")])
 
@@ -244,6 +247,14 @@ class Inputs:
         (shutil.copytree if name == "answers" else shutil.copy)(self.folder / name, work / name)
         self.change(rng, work / name)
         return lambda: read_outcomes(work / name)
+
+    def logs(self, rng, work):
+        lines = [as_json(mutated(rng, copy.deepcopy(rng.choice(_LOGS)))) for _ in range(rng.choice((1, 3)))]
+        place = work / rng.choice(("calls.jsonl", "calls.json", "samples_x.jsonl"))
+        place.write_text("[" + ",".join(lines) + "]" if place.suffix == ".json" else "\n".join(lines))
+        if (change := rng.random()) < 0.15:
+            put_special(rng, place) if change < 0.05 else place.write_bytes(scrambled(rng, place.read_bytes()))
+        return lambda: read_log(rng.choice((place, work)))
 
     def pools(self, rng, work):
         text, change = _POOL, rng.random()
@@ -334,6 +345,7 @@ examples = [{ prompt = "2 + 2?", answer = "4" }]
 template = "{prompt} Think."
 votes = { samples = 5, same = "number" }
 """
+_LOGS = (*CALLS.values(), *samples())
 _LINES = [
     {"prompt": SUM, "reference": "51", "grader": "number", "id": 1},
     {"system": "Answer with a city.", "prompt": "Capital of Italy?", "reference": "Rome"},
@@ -377,7 +389,7 @@ def _answer(rng):
     return "".join(runs)[: 2 << 20]
 
 
-KINDS = ("routers", "tables", "pools", "graders", "questions", "commands")
+KINDS = ("routers", "tables", "logs", "pools", "graders", "questions", "commands")
 
 # --- Forked children --------------------------------------------------------------------------------------------------
 

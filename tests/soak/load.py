@@ -8,7 +8,6 @@ import warnings
 import zlib
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,21 +21,22 @@ SUM, ROLES = "What is 14 plus 37?", ("fails", "hangs", "good")  # in the order o
 TIMEOUT, BLOCKS, WARM = 5.0, 10, 100  # seconds; bare and routed take turns; the first requests are not timed
 
 
-@dataclass
 class Load:
     """What came of the requests of one way."""
 
-    answered: dict = field(default_factory=dict)  # prompt: (text, model of the record)
-    lost: list = field(default_factory=list)
-    seconds: list = field(default_factory=list)
-    cpu: float = 0.0  # seconds a request
+    def __init__(self):
+        self.answered, self.lost, self.seconds, self.cpu = {}, [], [], 0.0  # answered: text and record's model
 
     def times(self):
         return np.percentile(self.seconds[min(WARM, len(self.seconds) // 2) :], (50, 99))
 
 
+def is_failing(prompt):
+    return zlib.crc32(prompt.encode()) % 10 < 3
+
+
 async def fails_at_times(request, seen):
-    return await (breaks() if zlib.crc32(seen.prompt.encode()) % 10 < 3 else answers("fails"))(request, seen)
+    return await (breaks() if is_failing(seen.prompt) else answers("fails"))(request, seen)
 
 
 def answers(name):
@@ -85,18 +85,14 @@ def wrong(world, way, requests, concurrency, tell=print):
     tell(f"p50 x{ratio[0]:.2f}, p99 x{ratio[1]:.2f}, processor x{routed.cpu / bare.cpu:.2f}; {hung} hung")
     lines = [f"lost: {lost}" for lost in routed.lost]
     lines += [f"{name} was called {times} times: {prompt}" for (name, prompt), times in asked.items() if times > 1]
-    lines += [f"answered twice: {prompt}" for prompt in routed.answered if _answers(asked, prompt) > 1]
+    twice = (p for p in routed.answered if asked["good", p] + asked["fails", p] * (not is_failing(p)) > 1)
+    lines += [f"answered twice: {prompt}" for prompt in twice]
     lines += [
         f"misrouted: {text!r} for {prompt!r} of {model}"
         for prompt, (text, model) in routed.answered.items()
         if text != f"{roles.get(model)} {prompt}"
     ]
     return "\n".join(lines[:20])
-
-
-def _answers(asked, prompt):
-    """Return how many models answered a prompt."""
-    return asked["good", prompt] + asked["fails", prompt] * (zlib.crc32(prompt.encode()) % 10 >= 3)
 
 
 async def _run(table, models, url, way, requests, concurrency):

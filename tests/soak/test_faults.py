@@ -2,10 +2,9 @@
 
 import pytest
 
-from tests.soak.faults import FAULTS, WAYS, bench
+from tests.soak.faults import FAULTS, IGNORED, WAYS, bench
 
-# LiteLLM writes answers that break its own types
-pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+pytestmark = [pytest.mark.filterwarnings(ignored) for ignored in IGNORED]
 
 
 @pytest.fixture(scope="module")
