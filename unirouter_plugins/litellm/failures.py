@@ -151,7 +151,7 @@ def classify(failed: BaseException) -> Failure:
     status = _first_status(codes)
     coded = _first(CODES, codes)
     own = coded in (Failure.ACCESS, Failure.MODEL) and status < 500
-    if own or coded in (Failure.CONTENT_FILTER, Failure.OVERFLOW):
+    if coded is not None and (own or coded in (Failure.CONTENT_FILTER, Failure.OVERFLOW)):
         return coded
     if status not in (0, *_WORDY):
         return _of_status(status)

@@ -99,6 +99,7 @@ class Steps:
             self._thread.start()
 
     def _work(self) -> None:
+        done: tuple[Any, BaseException | None]
         while (step := self._steps.get()) is not None:
             try:
                 done = step(), None
