@@ -242,8 +242,8 @@ class RoutedCall(ABC, Generic[M]):
         avoid = {} if forced else models.health.cooling(snapshot.keys)
         able = snapshot.able(candidates, {**models.settings, **parameters})
         self.decision = snapshot.decide(chat, models=[forced] if forced else able, avoid=avoid, **request)
-        why = {"tool loop": chat.in_loop_of, "query": kept, "follow-up": chat.follow_up_of}
-        why, kept = next(((w, model) for w, model in why.items() if model and model not in avoid), ("", None))
+        keeps = {"tool loop": chat.in_loop_of, "query": kept, "follow-up": chat.follow_up_of}
+        why, kept = next(((w, model) for w, model in keeps.items() if model and model not in avoid), ("", None))
         kept = None if forced else kept
         writer = next(filter(None, reversed(chat.answered_by)), None)
         self.attempts = Attempts(self.decision, snapshot.windows, content_policy, kept, writer)

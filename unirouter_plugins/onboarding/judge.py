@@ -152,7 +152,7 @@ def trial_questions(judge: Judge, questions: Sequence[Question], n: int = 10, se
 
     def differs(one: Question, other: Question) -> int:
         (family, grader), (other_family, other_grader) = kind(one), kind(other)
-        return (family != other_family) + ((grader and grader.name) != (other_grader and other_grader.name))
+        return int(family != other_family) + int((grader and grader.name) != (other_grader and other_grader.name))
 
     picked = sorted(rng.sample(known, len(known)), key=lambda question: question.grader is not None)
     for question in picked[:n]:
