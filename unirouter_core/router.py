@@ -17,6 +17,7 @@ import numpy as np
 from unirouter_core import storage
 from unirouter_core.costs import Prices, check_cached, check_counts
 from unirouter_core.data import Evaluation, Outcomes
+from unirouter_core.display import Table, as_html, usd
 from unirouter_core.documents import Documents, GivenDocuments, check_documents
 from unirouter_core.embedding import Array, Embedder, HashingEmbedder, as_embedder, as_rows, check_prompts
 from unirouter_core.estimators import DefaultEstimator, Estimator
@@ -93,6 +94,13 @@ class UniRouter:
     def __repr__(self) -> str:
         state = "not fitted" if self._fit is None else f"{len(self.pool)} models, cost_weight={self.cost_weight:g}"
         return f"UniRouter({state})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (model, f"{1 - profile.error:.1%}", usd(1000 * float(np.nanmean(profile.usd))), f"{profile.n:,}")
+            for model, profile in self.pool.items()
+        ]
+        return as_html(repr(self), Table(("model", ">quality", ">$/1,000", ">answers"), rows))
 
     @property
     def fit_(self) -> Fit:

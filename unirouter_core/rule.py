@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from unirouter_core.costs import check_cached, check_count, check_counts
+from unirouter_core.display import Table, as_html, usd, weight
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.embedding import Array, Labels, Mask, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, as_number, listed, shown
@@ -272,6 +273,17 @@ class Decision:
         numbers = {"error": self.error, "cost": self.cost, "cost_weight": weight}
         return {"model": self.model, **numbers, "region": self.region, "far": self.far, "ranking": ranking}
 
+    def table(self) -> Table:
+        """Return the ranking as a table."""
+        rows = [
+            (row.model, f"{1 - row.error:.1%}", usd(1000 * row.cost), f"{row.score:.3g}", row.excluded or "")
+            for row in self.ranking
+        ]
+        return Table(("model", ">quality", ">$/1,000", ">score", "excluded"), rows)
+
+    def _repr_html_(self) -> str:
+        return as_html(f"{self.model} at cost_weight {weight(self.cost_weight)}", self.table())
+
     def __repr__(self) -> str:
         numbers = f"error={self.error:.3f}, cost={self.cost:.3g}, cost_weight={self.cost_weight:g}"
         return f"Decision(model={self.model!r}, {numbers})"
@@ -358,6 +370,15 @@ class Explanation:
             "in_region": {model: {"error": error, "n": n} for model, (error, n) in self.in_region.items()},
             "neighbours": [{**vars(near)} for near in self.neighbours],
         }
+
+    def _repr_html_(self) -> str:
+        models = list(self.in_region)
+        rows = [("", f"region {self.decision.region}", *(f"{1 - error:.0%}" for error, _ in self.in_region.values()))]
+        for near in self.neighbours:
+            qualities = (f"{1 - near.errors[model]:.0%}" if model in near.errors else "-" for model in models)
+            rows.append((f"{near.similarity:.2f}", near.prompt[:80], *qualities))
+        heads = ">similarity", "prompts like it, and quality on them", *(f">{model}" for model in models)
+        return self.decision._repr_html_() + as_html("", Table(heads, rows))
 
     def __str__(self) -> str:
         decision = self.decision

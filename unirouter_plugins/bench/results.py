@@ -17,9 +17,10 @@ from unirouter_core.curves import Curve, deferral_curve
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import Prediction
 from unirouter_core.estimators.calibration import interval_coverage, reliability
-from unirouter_core.evaluate import Bootstrap, choice_entropy, mean_quality, measure, sign_test_p
+from unirouter_core.evaluate import Bootstrap, measure
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.rule import choose
+from unirouter_plugins.bench.metrics import choice_entropy, mean_quality, sign_test_p
 from unirouter_plugins.bench.protocol import Case
 
 DEFAULT = "default"  # the method that the others are compared with
