@@ -249,6 +249,40 @@ def oracle_curve(errors: npt.ArrayLike, costs: npt.ArrayLike) -> Curve:
     return deferral_curve(errors, costs, errors, costs)
 
 
+def best_within(value: Array, limited: Array, least: float, nearest: int | None = None) -> int:
+    """Return the position of the greatest value where `limited` is at least `least`; `nearest` where none is.
+
+    All are (n_options,); without `nearest`, it is the option of the greatest `limited`.
+    """
+    reaching = limited >= least - SAME_QUALITY * abs(least)
+    if reaching.any():
+        return int(np.where(reaching, value, -np.inf).argmax())
+    return int(limited.argmax()) if nearest is None else nearest
+
+
+def best_mixture(value: Array, limited: Array, least: float, nearest: int | None = None) -> Array:
+    """Return the shares (n_options,) of the best mixture of at most two options that reaches the limit.
+
+    Parameters as in `best_within`.
+
+    Examples
+    --------
+    >>> best_mixture(np.array([-1.0, -3.0]), np.array([0.5, 0.9]), 0.6)  # cost, quality: a quarter of the better
+    array([0.75, 0.25])
+    """
+    best, reaching = best_within(value, limited, least, nearest), limited >= least - SAME_QUALITY * abs(least)
+    shares = np.eye(len(value))[best]
+    above, below = np.flatnonzero(reaching)[:, None], np.flatnonzero(~reaching)
+    if above.size and below.size:
+        part = ((least - limited[below]) / (limited[above] - limited[below])).clip(0, 1)  # of the one that reaches
+        mixed = part * value[above] + (1 - part) * value[below]
+        i, j = np.unravel_index(mixed.argmax(), mixed.shape)
+        if mixed[i, j] > value[best]:
+            shares = np.zeros(len(value))
+            shares[above[i, 0]], shares[below[j]] = part[i, j], 1 - part[i, j]
+    return np.asarray(shares)
+
+
 def check_table(errors: npt.ArrayLike, costs: npt.ArrayLike) -> tuple[Array, Array]:
     """Return errors and costs, checked, as float64 (n_prompts, n_models); costs (n_models,) are repeated."""
     shape = np.shape(errors)

@@ -1,11 +1,13 @@
-"""Numbers and tables as people read them: USD in three digits, quality in %, text and HTML."""
+"""Numbers, tables and findings as people read them: USD in three digits, quality in %, text, HTML and JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,36 @@ def as_html(*parts: str | Table) -> str:
     """Return paragraphs, the first one bold, and tables as HTML."""
     first, *others = (part._repr_html_() if isinstance(part, Table) else html.escape(part) for part in parts)
     return f"<div><b>{first}</b></div>" + "".join(each if each[:6] == "<table" else f"<p>{each}</p>" for each in others)
+
+
+class Findings:
+    """A base of dataclasses that hold findings with a `verdict`; notebooks show the verdict and `tables`."""
+
+    def tables(self) -> list[str | Table]:
+        """Return the tables that are shown below the verdict, and sentences between them."""
+        return []
+
+    def as_dict(self: Any) -> dict[str, Any]:
+        """Return the fields and the verdict as JSON can hold them: an infinite number is "inf"."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                per_1000 = {"usd_per_1000": 1000 * value["cost"]} if isinstance(value.get("cost"), float) else {}
+                return {name: plain(each) for name, each in (value | per_1000).items()}
+            if isinstance(value, tuple):
+                return [plain(each) for each in value]
+            return "inf" if isinstance(value, float) and math.isinf(value) else value
+
+        judged = getattr(self, "judged", None)
+        more = {} if judged is None else {"level": judged.level, "reason": judged.reason}
+        fields = {name: each for name, each in dataclasses.asdict(self).items() if name != "judged"}
+        return {**plain(fields), **more, "verdict": self.verdict}
+
+    def __str__(self: Any) -> str:
+        return "\n\n".join(map(str, [self.verdict, *self.tables()]))
+
+    def _repr_html_(self: Any) -> str:
+        return as_html(self.verdict, *self.tables())
 
 
 def shared_prefix(names: Sequence[str]) -> str:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from unirouter_core.data import Outcomes
-from unirouter_core.display import usd
+from unirouter_core.display import Findings, usd
 from unirouter_core.embedding import Array, check_prompts
 from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.holdout import held_out
-from unirouter_core.evaluate.verdict import Findings
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import check_cost_weight

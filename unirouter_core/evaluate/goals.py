@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from unirouter_core.curves import Curve
+from unirouter_core.curves import SAME_QUALITY, Curve, best_mixture, best_within
 from unirouter_core.display import Table, plus_minus, shared_prefix, usd
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap, as_fresh, left_out
@@ -22,7 +22,6 @@ QUALITY, COST, VALUE, PASSED, GAINED = range(5)  # columns of what draws give
 SAVINGS = (0.25, 0.4, 0.6)  # shares of today's cost
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)  # times what the limit is missed by, until it is met as often as wanted
 NONE = (0.0, 0.0, 0.0)  # margins
-SAME = 1e-9  # a limit is reached this close to it: sums round differently
 
 
 @dataclass(frozen=True)
@@ -61,53 +60,24 @@ class Goal:
             return quality - self.cost_weight * cost, np.zeros_like(quality), 0.0
         if self.quality_share is not None:
             return -cost, quality, self.quality_share * base_quality
-        return quality, -cost, -(self.budget or 0.0) if self.cost_share is None else -self.cost_share * base_cost
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a goal is served by each method: a cost_weight, and shares (n_models,) of one model and of a mixture."""
-
-    cost_weight: float
-    single: Array
-    mixture: Array
+        return quality, -cost, -(self.budget or 0.0) if self.cost_share is None else -self.cost_share * float(base_cost)
 
 
 def serve(
     goal: Goal, curve: Curve, quality: Array, cost: Array, baseline: int, margins: Sequence[float] = NONE
-) -> Options:
-    """Return the best option of each method, for a curve and models of mean qualities and costs, both (n_models,)."""
+) -> tuple[float, Array]:
+    """Return the cost_weight that serves the goal best, and shares (2, n_models) of the best model and mixture.
+
+    `quality` and `cost` are the models' means, both (n_models,).
+    """
     of_baseline, weight = (quality[baseline], cost[baseline]), goal.cost_weight
     if weight is None:
         value, limited, least = goal.terms(curve.qualities, curve.costs, of_baseline)
-        weight = float(curve.cost_weights[_best(value, limited, least + margins[0])])
+        weight = float(curve.cost_weights[best_within(value, limited, least + margins[0])])
     value, limited, least = goal.terms(quality, cost, of_baseline)
     nearest = None if goal.quality_share is None else baseline  # it keeps its own quality, however large the margin
-    single = np.eye(len(quality))[_best(value, limited, least + margins[1], nearest)]
-    return Options(weight, single, _mixed(value, limited, least + margins[2], nearest))
-
-
-def _best(value: Array, limited: Array, least: float, nearest: int | None = None) -> int:
-    """Return the position of the greatest value among those that reach the limit; `nearest` where none does."""
-    reaching = limited >= least - SAME * abs(least)
-    if reaching.any():
-        return int(np.where(reaching, value, -np.inf).argmax())
-    return int(limited.argmax()) if nearest is None else nearest
-
-
-def _mixed(value: Array, limited: Array, least: float, nearest: int | None) -> Array:
-    """Return the shares of the best mixture of at most two that reaches the limit."""
-    best, reaching = _best(value, limited, least, nearest), limited >= least - SAME * abs(least)
-    shares = np.eye(len(value))[best]
-    above, below = np.flatnonzero(reaching)[:, None], np.flatnonzero(~reaching)
-    if above.size and below.size:
-        part = ((least - limited[below]) / (limited[above] - limited[below])).clip(0, 1)  # of the one that reaches
-        mixed = part * value[above] + (1 - part) * value[below]
-        i, j = np.unravel_index(mixed.argmax(), mixed.shape)
-        if mixed[i, j] > value[best]:
-            shares = np.zeros(len(value))
-            shares[above[i, 0]], shares[below[j]] = part[i, j], 1 - part[i, j]
-    return shares
+    single = np.eye(len(quality))[best_within(value, limited, least + margins[1], nearest)]
+    return weight, np.stack([single, best_mixture(value, limited, least + margins[2], nearest)])
 
 
 def out_of_bag(goals: Sequence[tuple[Goal, Sequence[float]]], held: HeldOut, baseline: int, boot: Bootstrap) -> Array:
@@ -125,13 +95,11 @@ def out_of_bag(goals: Sequence[tuple[Goal, Sequence[float]]], held: HeldOut, bas
             (np.einsum("i,ij->j", by, qualities), np.einsum("i,ij->j", by, held.costs)) for by in (counts / n, others)
         )
         for place, (goal, margins) in enumerate(goals):
-            made = serve(goal, curve, *inside, baseline, margins)
-            routed = held.sweep.at(made.cost_weight, others)
-            mixed = np.stack([made.single, made.mixture])
-            quality = np.append(routed[0], mixed @ outside[0])
-            cost = np.append(routed[1], mixed @ outside[1])
+            weight, shares = serve(goal, curve, *inside, baseline, margins)
+            routed = held.sweep.at(weight, others)
+            quality, cost = (np.append(ours, shares @ each) for ours, each in zip(routed, outside, strict=True))
             value, limited, least = goal.terms(quality, cost, (outside[0][baseline], outside[1][baseline]))
-            passed, gained = limited - least + SAME * abs(least), quality - outside[0][baseline]
+            passed, gained = limited - least + SAME_QUALITY * abs(least), quality - outside[0][baseline]
             drawn[place, :, trial] = np.stack([quality, cost, value, passed, gained], axis=1)
     return as_fresh(drawn, axis=2)
 
@@ -195,31 +163,22 @@ def today(held: HeldOut, baseline: int, boot: Bootstrap) -> Today:
     """Return the baseline's numbers and what 25, 40 and 60 % less cost give, by each method."""
     qualities, costs = 1 - held.errors.mean(axis=0), held.costs.mean(axis=0)
     quality, cost = float(qualities[baseline]), float(costs[baseline])
-    is_cheapest = bool(cost <= costs.min() * (1 + SAME))
+    is_cheapest = bool(cost <= costs.min() * (1 + SAME_QUALITY))
     goals = [Goal("", cost_share=1 - saved) for saved in SAVINGS] if cost and not is_cheapest else []
     drawn = out_of_bag([(goal, NONE) for goal in goals], held.sampled, baseline, boot)
     rows = []
     for goal, saved, draws in zip(goals, SAVINGS, drawn, strict=False):
         given: dict[str, Any] = {"saved": saved, "cost": (1 - saved) * cost}
-        if costs.min() <= given["cost"] * (1 + SAME):
-            made, quality_of = serve(goal, held.sweep.curve(), qualities, costs, baseline), draws[:, :, QUALITY]
+        if costs.min() <= given["cost"] * (1 + SAME_QUALITY):
+            shares, quality_of = serve(goal, held.sweep.curve(), qualities, costs, baseline)[1], draws[:, :, QUALITY]
             given |= {
                 "routing": float(quality_of[0].mean().clip(0, 1)),
                 "change": boot.interval(draws[0, :, GAINED]),
-                "single": float(made.single @ qualities),
-                "single_model": held.models[int(made.single.argmax())],
-                "mixture": float(made.mixture @ qualities),
+                "single": float(shares[0] @ qualities),
+                "single_model": held.models[int(shares[0].argmax())],
+                "mixture": float(shares[1] @ qualities),
                 "ahead": float((quality_of[0] > quality_of[1:].max(axis=0)).mean()),
             }
         rows.append(Saving(**given))
-    low, high = boot.mean_interval(1 - held.sampled.errors[:, baseline])
-    return Today(
-        held.models[baseline],
-        quality,
-        (low, high),
-        cost,
-        is_cheapest,
-        len(held),
-        tuple(rows),
-        shared_prefix(held.models),
-    )
+    interval, shared = boot.mean_interval(1 - held.sampled.errors[:, baseline]), shared_prefix(held.models)
+    return Today(held.models[baseline], quality, interval, cost, is_cheapest, len(held), tuple(rows), shared)

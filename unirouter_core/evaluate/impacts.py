@@ -94,7 +94,7 @@ class Impact(Judged):
     chosen_at: tuple[tuple[float, float], ...] = ()
 
     @property
-    def judged(self) -> Verdict:  # type: ignore[override]
+    def judged(self) -> Verdict:
         """Whether the model pays in this pool, and why."""
         at = f"at cost_weight {shown_weight(self.cost_weight)}"
         if self.kind == "the only model":

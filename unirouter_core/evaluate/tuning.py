@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unirouter_core.curves import SAME_QUALITY
 from unirouter_core.display import Table, plus_minus, shared_prefix, usd, weight
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap
@@ -19,7 +20,6 @@ from unirouter_core.evaluate.goals import (
     NONE,
     PASSED,
     QUALITY,
-    SAME,
     VALUE,
     Goal,
     Method,
@@ -191,38 +191,32 @@ def tune(
         raise InvalidDataError(f"sure={sure:g} must be a share of resamplings above 0, at most 1, as 0.8.")
     held = held_out(router, outcomes, seed=seed)
     base = held.baseline(baseline)
-    options = {"usd_per_1000": usd_per_1000, "usd_per_error": usd_per_error}
-    goal = Goal.of(
-        held.models[base].removeprefix(shared_prefix(held.models)),
-        save_cost=save_cost,
-        keep_quality=keep_quality,
-        **options,
-    )
+    shared, usd_goals = shared_prefix(held.models), {"usd_per_1000": usd_per_1000, "usd_per_error": usd_per_error}
+    name = held.models[base].removeprefix(shared)
+    goal = Goal.of(name, save_cost=save_cost, keep_quality=keep_quality, **usd_goals)
     margins, drawn = _assured(goal, held.sampled, base, boot, sure)
     qualities, costs = 1 - held.errors.mean(axis=0), held.costs.mean(axis=0)
-    made = serve(goal, held.sweep.curve(), qualities, costs, base, margins)
+    cost_weight, mixed = serve(goal, held.sweep.curve(), qualities, costs, base, margins)
     met_shares = (drawn[:, :, PASSED] >= 0).mean(axis=1)
     if goal.quality_share is not None:  # the baseline keeps its own quality
-        met_shares = np.where([False, made.single[base] == 1, made.mixture[base] == 1], 1.0, met_shares)
-    intervals = [boot.interval(each.clip(0, 1)) for each in drawn[:, :, QUALITY]]
+        met_shares[1:][mixed[:, base] == 1] = 1.0
     best = _best_method(drawn, met_shares, sure, (1, 0, 2))
-    cost_weight, gives_best = made.cost_weight, best == 0
-    if METHODS[best] == "single model":
-        column = int(made.single.argmax())
-        fitting = [each for each in (cost_weight, 0.0, np.inf) if (held.chosen(each) == column).all()]
-        cost_weight, gives_best = (fitting[0], True) if fitting else (cost_weight, False)
-    chosen = [("routing", held.shares(held.chosen(made.cost_weight)), *_means(held, made.cost_weight))]
-    for mixed in (made.single, made.mixture):
-        named = {model: float(share) for model, share in zip(held.models, mixed, strict=True) if share}
+    chosen = [("routing", held.shares(held.chosen(cost_weight)), *_means(held, cost_weight))]
+    for shares in mixed:
+        named = {model: float(share) for model, share in zip(held.models, shares, strict=True) if share}
         parts = [f"{share:.0%} {model.removeprefix(shared)}" for model, share in named.items()]
         words = f"mixing {' with '.join(parts)}" if len(named) > 1 else f"{parts[0].removeprefix('100% ')} alone"
-        chosen.append((words, named, float(mixed @ qualities), float(mixed @ costs)))
+        chosen.append((words, named, float(shares @ qualities), float(shares @ costs)))
+    rows = zip(METHODS, chosen, drawn[:, :, QUALITY].clip(0, 1), met_shares.tolist(), strict=True)
     choices = [
-        Choice(method, words, named, quality, interval, cost, float(met))
-        for method, (words, named, quality, cost), interval, met in zip(
-            METHODS, chosen, intervals, met_shares, strict=True
-        )
+        Choice(method, words, named, quality, boot.interval(draws), cost, met)
+        for method, (words, named, quality, cost), draws, met in rows
     ]
+    gives_best = best == 0
+    if METHODS[best] == "single model":
+        column = int(mixed[0].argmax())
+        fitting = [each for each in (cost_weight, 0.0, np.inf) if (held.chosen(each) == column).all()]
+        cost_weight, gives_best = (fitting[0], True) if fitting else (cost_weight, False)
     quality, spent = _means(held, cost_weight)
     low, high = boot.interval(future_means(boot, *held.sampled.spending(cost_weight), len(held)))
     given = choices[best if gives_best else 0]
@@ -268,7 +262,7 @@ def _best_method(drawn: Array, met_shares: Array, sure: float, among: Sequence[i
     wanted = min(sure, max(met_shares[list(among)]))
     values = {place: drawn[place, :, VALUE].mean() for place in among if met_shares[place] >= wanted}
     most = max(values.values())
-    return next(place for place, value in values.items() if value >= most - SAME * abs(most))
+    return next(place for place, value in values.items() if value >= most - SAME_QUALITY * abs(most))
 
 
 def _judge(goal: Goal, choices: list[Choice], drawn: Array, sure: float, boot: Bootstrap, n_models: int) -> Verdict:

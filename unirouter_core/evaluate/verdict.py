@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from unirouter_core.display import Table, as_html
+from unirouter_core.display import Findings
 
 Level: TypeAlias = Literal["pays", "about even", "does not pay"]
 
@@ -42,36 +40,6 @@ def level_of(gain: tuple[float, float], by_chance: float = 0.0) -> Level:
     if high < 0 or not any(shown):
         return "does not pay"
     return "pays" if all(shown) else "about even"
-
-
-class Findings:
-    """A base of dataclasses that hold findings with a `verdict`; notebooks show the verdict and `tables`."""
-
-    def tables(self) -> list[str | Table]:
-        """Return the tables that are shown below the verdict, and sentences between them."""
-        return []
-
-    def as_dict(self: Any) -> dict[str, Any]:
-        """Return the fields and the verdict as JSON can hold them: an infinite number is "inf"."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                per_1000 = {"usd_per_1000": 1000 * value["cost"]} if isinstance(value.get("cost"), float) else {}
-                return {name: plain(each) for name, each in (value | per_1000).items()}
-            if isinstance(value, tuple):
-                return [plain(each) for each in value]
-            return "inf" if isinstance(value, float) and math.isinf(value) else value
-
-        judged = getattr(self, "judged", None)
-        more = {} if judged is None else {"level": judged.level, "reason": judged.reason}
-        fields = {name: each for name, each in dataclasses.asdict(self).items() if name != "judged"}
-        return {**plain(fields), **more, "verdict": self.verdict}
-
-    def __str__(self: Any) -> str:
-        return "\n\n".join(map(str, [self.verdict, *self.tables()]))
-
-    def _repr_html_(self: Any) -> str:
-        return as_html(self.verdict, *self.tables())
 
 
 class Judged(Findings):
