@@ -459,9 +459,33 @@ def test_tune_shows_quality_cost_shares_and_verdict(made):
     done = run("tune", "-r", made / "my.router", "--keep-quality", 0.97)
 
     assert done.exit_code == 0
-    assert all(word in done.stdout for word in ("routing", "sage", "90% interval", "share", "To keep 0.97"))
-    share = output("tune", "-r", made / "my.router", "--keep-quality", 0.97)["met_share"]
-    assert f"met in {share:.0%} of resamplings" in " ".join(done.stdout.split())
+    text = " ".join(done.stdout.split())
+    assert text.startswith("Today: sage, quality ")
+    assert all(
+        word in text for word in ("best mixture", "90% interval", "To keep 97% of sage's quality", "Routing pays")
+    )
+
+
+def test_tune_answers_beside_what_is_used_now(made):
+    tune = "tune", made / "my.router", "--save-cost", 0.4, "--now", "scholar", "--per-month", "2M"
+    done, tuned = run(*tune), output(*tune)
+
+    assert f"At 2,000,000 prompts a month: {show.usd(2e6 * tuned['today']['cost'])} today" in done.stdout
+    assert tuned["usd_per_month_then"] == pytest.approx(2000 * tuned["usd_per_1000"])
+    assert [row["saved"] for row in tuned["today"]["savings"]] == [0.25, 0.4, 0.6]
+    assert tuned["today"]["model"] == "scholar"
+    assert "'bard' is not in the pool" in refusal("tune", *tune[1:4], "--now", "bard")
+    assert "--per-month many is no number" in refusal("tune", *tune[1:4], "--per-month", "many")
+
+
+def test_a_weight_that_cannot_give_the_best_choice_is_not_saved(folder):
+    router = folder / "my.router"
+    for model in ("poet", "tutor", "scholar"):
+        output("retire", router, model)
+
+    tuned = output("tune", router, "--keep-quality", 1, "--save")
+
+    assert (tuned["best"], tuned["gives_best"], tuned["saved"]) == ("single model", True, True)  # of one, any weight
 
 
 def test_tune_wants_one_goal_and_somewhere_to_save(made):
@@ -474,7 +498,7 @@ def test_report_exits_with_0_where_routing_pays_and_with_3_where_it_does_not(mad
     done = run("report", "-r", made / "my.router", "--png", tmp_path / "curve.png")
 
     assert done.exit_code == 0
-    assert "Routing pays" in done.stdout.replace("\n", " ")
+    assert "Routing pays: it keeps" in done.stdout.replace("\n", " ")
     assert "best mixture" in done.stdout
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
     for model in ("poet", "tutor", "scholar"):

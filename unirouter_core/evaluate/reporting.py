@@ -243,10 +243,9 @@ def _against_chance(
     )
     whole = held.sweep.curve()
     climbed = max(float(np.mean(by_chance)) - area(held.mixture.curve()), 0.0)
-    ends, best = (float(whole.costs[0]), float(whole.hull().costs[-1])), held.mixture.curve().hull()
-    grid = np.unique(
-        [*np.linspace(*ends, BAND_POINTS), *np.geomspace(max(ends[0], ends[1] / 1e4), ends[1], BAND_POINTS)]
-    )
+    hull, best = whole.hull(), held.mixture.curve().hull()
+    grid = hull.costs[-1] * np.unique([*np.linspace(0, 1, BAND_POINTS), *np.geomspace(1e-4, 1, BAND_POINTS)])
+    grid = np.unique(grid.clip(min=hull.costs[0]))
     gains, along = [], []
     for counts in boot.counts(len(held)):
         curve, mixture = (swept.curve(counts).hull() for swept in (held.sweep, held.mixture))
