@@ -213,7 +213,7 @@ def tune(
         for method, (words, named, quality, cost), draws, met in rows
     ]
     gives_best = best == 0
-    if METHODS[best] == "single model":
+    if METHODS[best] == "single model" and goal.cost_weight is None:
         column = int(mixed[0].argmax())
         fitting = [each for each in (cost_weight, 0.0, np.inf) if (held.chosen(each) == column).all()]
         cost_weight, gives_best = (fitting[0], True) if fitting else (cost_weight, False)

@@ -110,7 +110,7 @@ def tune(
     outcomes = None if data is None else read_graded(data, columns, scale, prices, beside=router, quiet=as_json)
     with show.working("Tuning"):
         tuning = unirouter_core.tune(tuned, outcomes, baseline=now, **how)  # type: ignore[arg-type]
-    saved = save and tuning.met and tuning.gives_best
+    saved = save and tuning.met and (tuning.gives_best or usd_per_error is not None)  # that one is a weight itself
     if saved:
         newest = UniRouter.load(router)  # tuning took a while, and others may have saved
         newest.cost_weight = tuning.cost_weight
