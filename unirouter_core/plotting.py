@@ -23,7 +23,7 @@ DARK = {ROUTING: "#4fb3dd", MODEL: "#ef7d8d", TEXT: "#dddddd"}  # in the place o
 GROUND = "#161616"  # the dark one
 
 WIDE_RANGE = 100  # costs whose largest is this many times the smallest stand on a logarithmic axis
-TITLE_WIDTH = 100  # letters
+TITLE_WIDTH, RIGHT = 100, 0.75  # letters; where the right end of the axes begins
 ITERATIONS = 500  # of moving names apart: a time limit would draw another picture on another machine
 
 
@@ -137,7 +137,12 @@ def _label(axes: Any, names: Sequence[str], dots: Array, curves: Array, color: s
     """Write each name beside its dot, the first ones, inside the frame and off other names, dots and curves."""
     from adjustText import adjust_text  # here, because it imports pyplot
 
-    texts = [axes.text(*dot, name, fontsize=7.5, color=color) for name, dot in zip(names, dots, strict=False)]
+    across = axes.transAxes.inverted().transform(axes.transData.transform(dots))[:, 0]
+    sides = np.where(across > RIGHT, "right", "left").tolist()  # names of dots at the right end at their left
+    texts = [
+        axes.text(*dot, name, fontsize=7.5, color=color, ha=side)
+        for name, dot, side in zip(names, dots, sides, strict=False)
+    ]
     x, y = np.concatenate([dots, curves]).T
     line = {"arrowstyle": "-", "color": MIXTURE, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
     adjust_text(texts, x, y, ax=axes, iter_lim=ITERATIONS, expand=(1.1, 1.4), min_arrow_len=30, arrowprops=line)
