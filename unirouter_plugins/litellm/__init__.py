@@ -210,7 +210,8 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
             return Content(False)
         choice = answer.choices[0]
         said = getattr(choice, "message", None) or getattr(choice, "delta", None)
-        has_answer = any(getattr(said, kind, None) for kind in _ANSWERS)
+        is_read = isinstance(getattr(said, "content", None), str | list | None)
+        has_answer = is_read and any(getattr(said, kind, None) for kind in _ANSWERS)
         has_thoughts = not has_answer and any(getattr(said, kind, None) for kind in _THOUGHTS)
         return Content(has_answer or has_thoughts, choice.finish_reason, has_thoughts)
 
