@@ -195,6 +195,7 @@ class Attempts:
         if following is None or is_over:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
+            vars(self._first)["failures_by_model"] = dict(self.failures)
             raise self._first
         self.model = following
 
