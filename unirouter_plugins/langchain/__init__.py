@@ -68,7 +68,7 @@ def model_selector(
         own, chat = per_call(config.get("configurable", {})), chat_of(messages_of(input))
         decision = Snapshot.of(router).decide(
             chat,
-            text="\n\n".join([*own["documents"], chat.text]),
+            text="\n\n".join([*own["documents"], own.get("question") or chat.text]),
             cost_weight=own.get("cost_weight", cost_weight),
             models=[own["model"]] if own.get("model") else own.get("models"),
         )

@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import re
+import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
@@ -34,6 +36,17 @@ def open_litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm
+
+
+def warm_litellm() -> None:
+    """Import LiteLLM in a background thread, so that the first call need not wait for it; failures are the call's."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):  # of any kind: the call meets it again
+            open_litellm()
+
+    if "litellm" not in sys.modules:
+        threading.Thread(target=load, name="unirouter warms LiteLLM", daemon=True).start()
 
 
 class Failure(Enum):
