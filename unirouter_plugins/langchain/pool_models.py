@@ -28,7 +28,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.langchain.questions import Repeats
@@ -127,10 +127,7 @@ def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
 # --- The models of a pool ---------------------------------------------------------------------------------------------
 
 
-_MISSING = (
-    "langchain-litellm is missing: pip install 'unirouter[langchain]', or give a chat model for each model of the "
-    "pool: models={...}."
-)
+_INSTEAD = ", or give a chat model for each model of the pool: models={...}"
 
 
 class ChatModels(PoolModels[BaseChatModel]):
@@ -141,7 +138,7 @@ class ChatModels(PoolModels[BaseChatModel]):
         self.repeats = Repeats()
         is_whole = router.pool.keys() <= self.given.keys() and bool(self.given)
         if not is_whole and find_spec("langchain_litellm") is None:
-            raise ImportError(_MISSING)
+            raise missing_package("langchain-litellm", "langchain", _INSTEAD)
         fields = self._kind.model_fields if self.settings and not is_whole else {}
         check_settings(self, router, [*fields, *(field.alias for field in fields.values() if field.alias)])
 
@@ -152,7 +149,7 @@ class ChatModels(PoolModels[BaseChatModel]):
         try:
             import langchain_litellm  # noqa: F401
         except ImportError as missing:
-            raise ImportError(_MISSING) from missing
+            raise missing_package("langchain-litellm", "langchain", _INSTEAD) from missing
         from unirouter_plugins.langchain.litellm_chat import ChatLiteLLM
 
         return ChatLiteLLM

@@ -42,6 +42,12 @@ __all__ = ["BESIDE", "AsyncStream", "CallRecord", "Member", "Members", "Stream",
 __all__ += ["check_parameters", "complete", "configured", "load_router", "open_litellm"]
 __all__ += ["read_members", "record_of", "stream"]
 
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
+
 _ANSWERS = ("content", "tool_calls", "function_call", "refusal", "audio", "images")
 _THOUGHTS = ("reasoning_content", "thinking_blocks")
 """What of a message is an answer, and what begins one."""

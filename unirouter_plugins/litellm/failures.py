@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 
 
 class MissingKeyError(InvalidDataError):
@@ -32,7 +32,7 @@ def open_litellm() -> Any:
     try:
         import litellm
     except ImportError as missing:
-        raise ImportError("LiteLLM is missing: pip install 'unirouter[litellm]'.") from missing
+        raise missing_package("LiteLLM", "litellm") from missing
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm

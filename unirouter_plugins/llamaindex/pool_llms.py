@@ -20,7 +20,7 @@ from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
 from llama_index.core.tools import BaseTool, ToolMetadata
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import check_settings, open_litellm
@@ -111,10 +111,7 @@ def _portable(message: ChatMessage) -> ChatMessage:
 # --- The LLMs of a pool -----------------------------------------------------------------------------------------------
 
 
-_MISSING = (
-    "llama-index-llms-litellm is missing: pip install 'unirouter[llamaindex]', or give an LLM for each model of the "
-    "pool: models={...}."
-)
+_INSTEAD = ", or give an LLM for each model of the pool: models={...}"
 
 
 class PoolLLMs(PoolModels[LLM]):
@@ -133,7 +130,7 @@ class PoolLLMs(PoolModels[LLM]):
         self._described: tuple[Snapshot, LLMMetadata] | None = None
         is_whole = router.pool.keys() <= self.given.keys() and bool(self.given)
         if not is_whole and find_spec("llama_index.llms.litellm") is None:
-            raise ImportError(_MISSING)
+            raise missing_package("llama-index-llms-litellm", "llamaindex", _INSTEAD)
         check_settings(self, router, ("api_key", "api_base", "api_type", "max_retries"))
 
     @cached_property
@@ -143,7 +140,7 @@ class PoolLLMs(PoolModels[LLM]):
         try:
             import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
         except ImportError as missing:
-            raise ImportError(_MISSING) from missing
+            raise missing_package("llama-index-llms-litellm", "llamaindex", _INSTEAD) from missing
         from unirouter_plugins.llamaindex.litellm_llm import PoolLiteLLM
 
         return PoolLiteLLM
