@@ -12,11 +12,12 @@ import numpy as np
 from unirouter_core.curves import Curve
 from unirouter_core.display import shared_prefix
 from unirouter_core.embedding import Array
+from unirouter_core.exceptions import missing_package
 
 try:
     import matplotlib
 except ImportError as missing:
-    raise ImportError("matplotlib is missing: pip install 'unirouter[report]'.") from missing
+    raise missing_package("matplotlib", "report") from missing
 
 ROUTING, MIXTURE, MODEL, TEXT = "#0b6e99", "#9a9a9a", "#d1495b", "#333333"
 DARK = {ROUTING: "#4fb3dd", MODEL: "#ef7d8d", TEXT: "#dddddd"}  # in the place of these on a dark ground

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from unirouter_core.evaluate import Report
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_core.plotting import MIXTURE, MODEL, ROUTING, TEXT, plain_text, printable, style
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 except ImportError as missing:
-    raise ImportError("matplotlib is missing: pip install 'unirouter[report]'.") from missing
+    raise missing_package("matplotlib", "report") from missing
 
 __all__ = ["MIXTURE", "MODEL", "ROUTING", "TEXT", "check_picture", "draw", "plain_text", "printable", "style"]
 

@@ -4,7 +4,7 @@ from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.forecasting import Forecast, forecast
 from unirouter_core.evaluate.goals import Goal, Today
 from unirouter_core.evaluate.holdout import HeldOut, held_out
-from unirouter_core.evaluate.impacts import Change, Impact, impact
+from unirouter_core.evaluate.impacts import Change, Impact, impact, standings
 from unirouter_core.evaluate.metrics import Metrics, measure
 from unirouter_core.evaluate.reporting import Report, report
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
@@ -32,6 +32,12 @@ __all__ = [
     "level_of",
     "measure",
     "report",
+    "standings",
     "tune",
     "undecided",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -115,7 +115,8 @@ class Impact(Judged):
             f"{at} it takes {len(self.moved)} of {self.n} prompts, {'most' if others else 'all'} from {loser} ({most})"
         )
         measured = f"{'measured' if self.measured else 'expected'} on {self.n_judged} prompts"
-        level = level_of(tuple(-end for end in reversed(self.score.interval or (0.0, 0.0))))  # type: ignore[arg-type]
+        low, high = self.score.interval or (0.0, 0.0)
+        level = level_of((-high, -low))  # type: ignore[arg-type]
         quality, cost = "the same quality", "the same cost"
         if not self.quality.is_none and self.quality.before is not None and self.quality.interval is not None:
             change = plus_minus(self.quality.interval, sign="+")
@@ -211,6 +212,24 @@ def impact(
         **changes,
         **why,
     )
+
+
+def standings(held: HeldOut, cost_weight: float, *, level: float = 0.9) -> dict[str, tuple[float, str]]:
+    """Return the share of the prompts that goes to each model at `cost_weight`, and the level of its verdict.
+
+    That is by the interval of `level` of how much lower the mean of error + cost_weight * cost is with it than without;
+    or "never chosen", or "the only model".
+    """
+    weight, boot, chosen = check_cost_weight(cost_weight), Bootstrap(level, 500, 0), held.chosen(cost_weight)
+    shares, scores, found = held.shares(chosen), _means(held, chosen, weight)["score"], dict[str, tuple[float, str]]()
+    for column, model in enumerate(held.models):
+        share, word = shares.get(model, 0.0), "the only model" if len(held.models) == 1 else "never chosen"
+        if share and len(held.models) > 1:
+            others = np.arange(len(held.models)) != column
+            without = choose(held.predicted_errors, held.predicted_costs, weight, others)
+            word = level_of(boot.mean_interval(_means(held, without, weight)["score"] - scores))
+        found[model] = share, word
+    return found
 
 
 def _moves(errors: Array, costs: Array, column: int, others: Mask, weight: float) -> tuple[Labels, Labels]:
