@@ -117,9 +117,9 @@ def _check_options(context: typer.Context) -> None:
         raise InvalidDataError("Name the models to add, or give --all for all of them: one of the two.")
     if recorded is None:
         if unfit := [name for name in ("scale", "prices", "price_in", "price_out") if given[name] is not None]:
-            option = f"--{unfit[0].replace('_', '-')}"
+            named = unfit[0].replace("_", "-")
             raise InvalidDataError(
-                f"{option} goes with --recorded FILE; prices of models that are called, in pool.toml."
+                f"--{named} goes with --recorded FILE; prices of models that are called, in pool.toml."
             )
         if given["columns"] is not None and given["answers"] is None:
             raise InvalidDataError("--columns goes with --recorded FILE or --answers LOGS.")
