@@ -127,11 +127,11 @@ def _check_options(context: typer.Context) -> None:
             cure = "give --all for those of pool.toml, or give recorded results with --recorded FILE"
             raise InvalidDataError(f"Name the models to evaluate, {cure}.")
         return
-    for option in context.command.params:
-        is_given = str(context.get_parameter_source(str(option.name))).endswith("COMMANDLINE")
-        if is_given and getattr(option, "rich_help_panel", None) == LIVE:
+    for param in context.command.params:
+        is_given = str(context.get_parameter_source(str(param.name))).endswith("COMMANDLINE")
+        if is_given and getattr(param, "rich_help_panel", None) == LIVE:
             cure = f"leave it out, or leave out --recorded {recorded}"
-            raise InvalidDataError(f"{option.opts[0]} is for evaluating models; {cure}.")
+            raise InvalidDataError(f"{param.opts[0]} is for evaluating models; {cure}.")
 
 
 # --- From recorded results --------------------------------------------------------------------------------------------

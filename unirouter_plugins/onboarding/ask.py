@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from unirouter_core.costs import TokenCounter
-from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
@@ -33,7 +33,7 @@ try:
     from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
     from tenacity.wait import wait_exponential, wait_random
 except ImportError as missing:
-    raise ImportError("tenacity is missing: pip install 'unirouter[litellm]'.") from missing
+    raise missing_package("tenacity", "litellm") from missing
 
 ATTEMPTS = 6  # how often a call is made before it has failed
 LONGEST_PAUSE = 60.0  # the most seconds between two attempts, where the provider does not say

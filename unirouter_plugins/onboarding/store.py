@@ -16,14 +16,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
 
 try:
     import sqlalchemy as sa
     from sqlalchemy.dialects import postgresql, sqlite
     from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
 except ImportError as missing:
-    raise ImportError("SQLAlchemy or tenacity is missing: pip install 'unirouter[litellm]'.") from missing
+    raise missing_package("SQLAlchemy or tenacity", "litellm") from missing
 
 T = TypeVar("T")
 
@@ -389,7 +389,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         try:
             return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
         except ImportError as missing:
-            raise ImportError("psycopg is missing: pip install 'unirouter[postgres]'.") from missing
+            raise missing_package("psycopg", "postgres") from missing
     waits = {} if "timeout" in url.query else {"timeout": LOCK_NOTICE}
     engine = sa.create_engine(url, hide_parameters=True, connect_args=waits)
 
