@@ -212,6 +212,22 @@ class Pool(Mapping[str, ModelProfile]):
     def __repr__(self) -> str:
         return f"Pool({', '.join(map(repr, self.models))})"
 
+    def check_costs(self, models: Sequence[str], *, known: bool) -> None:
+        """Raise `InvalidDataError` where some models' costs would be known and others', which count as free, not.
+
+        `known` is whether those of `models` are, which are to be added to the others here.
+        """
+        for name, profile in self._profiles.items():
+            if not models or name in models or (profile.provenance.get("prices") != "unknown") == known:
+                continue
+            if known:
+                cure = "onboard it again with prices (--recorded FILE --prices FILE --replace), or retire it"
+                raise InvalidDataError(f"{name!r} of the pool counts as free, as its cost was not known; {cure}.")
+            cure = "give prices (--prices FILE, or --price-in and --price-out)"
+            raise InvalidDataError(
+                f"What {models[0]!r} costs is not known, and what {name!r} of the pool costs is; {cure}."
+            )
+
     def changed(self, changes: Mapping[str, ModelProfile | None]) -> Pool:
         """Return the pool with these profiles added or replaced, and without the models whose profile is None."""
         return Pool({name: each for name, each in {**self._profiles, **changes}.items() if each is not None})

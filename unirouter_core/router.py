@@ -226,6 +226,8 @@ class UniRouter:
         """
         is_one = isinstance(evaluation, Evaluation)
         evaluations = [evaluation] if is_one else recorded(evaluation, outcomes)
+        if any(each.provenance.get("prices") == "unknown" for each in evaluations):
+            self.pool.check_costs([each.model for each in evaluations], known=False)
         profiles = [self.profile(each, capabilities=capabilities, vectors=vectors) for each in evaluations]
         if vectors is None and self.fit_.document_features and not any(evaluations[0].validation.documents or ()):
             warnings.warn(
