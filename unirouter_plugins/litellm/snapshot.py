@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from unirouter_core.documents import GivenDocuments
+from unirouter_core.embedding import HashingEmbedder
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UnknownPriceError
 from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
@@ -26,6 +27,8 @@ from unirouter_plugins.litellm.timeouts import Limits
 M = TypeVar("M")
 
 SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
+
+_FEW, _SHORT_TEXT = 200, 10_000  # models, characters: a decision on them takes less than a millisecond
 
 LIMITS = ("timeout", "deadline")
 """The parameters of a call that bound its time, see `Limits`."""
@@ -184,6 +187,12 @@ class PoolModels(ABC, Generic[M]):
         if name in self.given:
             return self.given[name]
         return self.make(programs.arguments_of(snapshot.members[name]), is_last=is_last)
+
+    def is_quick(self, router: UniRouter, asked: object) -> bool:
+        """Return whether to decide on what is asked takes less than to wake a thread for it."""
+        is_known = self._newest is not None and self._newest[0] is router.pool and len(router.pool) <= _FEW
+        hashes = isinstance(router.fit_.embedder, HashingEmbedder) and router.fit_.document_features is None
+        return is_known and hashes and len(str(asked)) <= _SHORT_TEXT
 
     def snapshot(self, router: UniRouter) -> Snapshot:
         """Return the router's pool as it is now; it is made again when the pool has changed."""
