@@ -7,13 +7,15 @@ import contextlib
 import json
 import os
 import re
+import sys
+import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 
 
 class MissingKeyError(InvalidDataError):
@@ -31,10 +33,21 @@ def open_litellm() -> Any:
     try:
         import litellm
     except ImportError as missing:
-        raise ImportError("LiteLLM is missing: pip install 'unirouter[litellm]'.") from missing
+        raise missing_package("LiteLLM", "litellm") from missing
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm
+
+
+def warm_litellm() -> None:
+    """Import LiteLLM in a background thread, so that the first call need not wait for it; failures are the call's."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):  # of any kind: the call meets it again
+            open_litellm()
+
+    if "litellm" not in sys.modules:
+        threading.Thread(target=load, name="unirouter warms LiteLLM", daemon=True).start()
 
 
 class Failure(Enum):

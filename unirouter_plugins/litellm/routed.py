@@ -31,6 +31,7 @@ from unirouter_plugins.litellm.failures import (
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
+from unirouter_plugins.litellm.telemetry import log_fallback, tell
 from unirouter_plugins.litellm.timeouts import CallTimeoutError, Limits, Steps
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class CallRecord:
     failures: dict[str, str]  # the models that failed before it, in order, and why
     differs: tuple[str, ...]  # how the call differs from those that the model was evaluated with
     why: str  # why the first model was tried: "routed", "forced", "tool loop", "query" or "follow-up"
+    routed_on: str = "prompt"  # the newest text of the user; or the "question" of a longer message, or of a query
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
@@ -78,6 +80,7 @@ class CallRecord:
         return {
             "model": self.model,
             "why": self.why,
+            "routed_on": self.routed_on,
             "expected_error": expected.error,
             "expected_usd": expected.cost,
             **{name: None if math.isnan(number) else number for name, number in told.items()},
@@ -186,15 +189,18 @@ class Attempts:
         self.failures[self.model] = described(cause, secrets)
         unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # no way out
         if not unpriced and not failure.falls_back(content_policy=self.content_policy):
+            log_fallback(self.model, cause, failure.name, None)
             raise cause
         self._first = self._first or cause
         if failure is Failure.OVERFLOW:
             self._too_small.append(self.model)
         first = [self.writer] if self.writer is not None and is_about_thoughts(failed) else []
         following = next(filter(self._may_be_next, itertools.chain(first, self._order, self._postponed)), None)
+        log_fallback(self.model, cause, failure.name, None if is_over else following)
         if following is None or is_over:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
+            vars(self._first)["failures_by_model"] = dict(self.failures)
             raise self._first
         self.model = following
 
@@ -237,6 +243,7 @@ class RoutedCall(ABC, Generic[M]):
         forced: str | None = None,  # the model to call, whatever the router would choose
         kept: str | None = None,  # the model of the query that this call is a step of; a tool loop comes before it
         content_policy: bool = False,  # whether a refusal by a content filter is passed on to the next model
+        routed_on: str = "prompt",  # or "question", where `text` is one
         **request: Any,
     ) -> None:
         self._began = time.perf_counter()
@@ -257,7 +264,7 @@ class RoutedCall(ABC, Generic[M]):
         self.attempts = Attempts(self.decision, snapshot.windows, content_policy, kept, writer)
         self._heeds_health = forced is None
         self.why = "forced" if forced else why if kept is not None and self.attempts.model == kept else "routed"
-        self._usd_of_failures = 0.0
+        self._routed_on, self._usd_of_failures = routed_on, 0.0
         self._telling: Any = None  # the part of a stream that tells the usage
         self.finished: CallRecord | None = None
 
@@ -515,13 +522,14 @@ class RoutedCall(ABC, Generic[M]):
         usd = self._usd_of_failures + (math.nan if answer is None else self.usd_of(answer, usage))
         differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
         seconds, failures = time.perf_counter() - self._began, dict(self.attempts.failures)
-        return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, self.why)
+        return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, self.why, self._routed_on)
 
     def finish(self, answer: Any = None) -> CallRecord:
         """Return the record of the call, which has ended, and keep it; doing it again changes nothing."""
         if self.finished is None:
             self.finished = self.record(self._telling if answer is None else answer)
-            keep(self.finished.as_dict())
+            keep(told := self.finished.as_dict())
+            tell(self.decision.model, told)
         return self.finished
 
 
