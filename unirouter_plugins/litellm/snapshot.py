@@ -84,8 +84,10 @@ class Snapshot:
 
     def at_prices_of(self, tokens_in: float) -> UniRouter:
         """Return the router with the prices that LiteLLM lists for prompts of that length."""
+        if tokens_in <= SHORT:
+            return self.router
         profiles = dict(self.pool)
-        for name, member in self.members.items() if tokens_in > SHORT else ():
+        for name, member in self.members.items():
             quoted, listed = self.quote(name), listed_prices(member, tokens_in)
             if quoted is not None and quoted.source == LITELLM and listed is not None and listed != quoted.prices:
                 with contextlib.suppress(UnknownPriceError):  # only USD are known of it
