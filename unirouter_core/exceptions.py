@@ -8,11 +8,15 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-NAMES_SHOWN = 20
+NAMES_SHOWN, LONGEST_MESSAGE = 20, 950
 
 
 class UniRouterError(Exception):
-    """The base of every exception that unirouter raises on purpose."""
+    """The base of every exception that unirouter raises on purpose; what a message quotes may be long, it is not."""
+
+    def __str__(self) -> str:
+        said = str(self.args[0]) if len(self.args) == 1 else super().__str__()
+        return said if len(said) <= LONGEST_MESSAGE else f"{said[:650]} ... {said[-250:]}"
 
 
 class InvalidDataError(UniRouterError):
@@ -29,9 +33,6 @@ class NotFittedError(UniRouterError):
 
 class UnknownModelError(UniRouterError, KeyError):
     """A model that is not in the pool; a `KeyError`, as a pool is a mapping."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class UnknownPriceError(UniRouterError):
@@ -59,11 +60,13 @@ def as_number(value: Any) -> float:
 
 
 def shown(value: Any) -> str:
-    """Return the start of `repr(value)` for a message; Python refuses that of an int of thousands of digits."""
+    """Return the start of `repr(value)` for a message; Python refuses that of some values."""
     try:
         return f"{value!r:.60}"
     except ValueError:
         return "an int of thousands of digits"
+    except RecursionError:
+        return "nested too deeply to show"
 
 
 def missing_package(package: str, extra: str, otherwise: str = "") -> ImportError:

@@ -91,8 +91,8 @@ def readable(what: str, cure: str) -> Iterator[None]:
     except UnicodeDecodeError as failed:
         raise InvalidDataError(f"byte {failed.start} is not UTF-8; save the file as UTF-8.") from failed
     except Exception as failed:  # damaged zips and tables raise almost anything
-        why = failed.strerror if isinstance(failed, OSError) and failed.strerror else failed
-        raise InvalidDataError(f"{what} ({why}); {cure}.") from failed
+        why = failed.strerror if isinstance(failed, OSError) and failed.strerror else str(failed)
+        raise InvalidDataError(f"{what} ({why.partition(chr(10))[0]}); {cure}.") from failed
 
 
 # --- Anything to columns ---------------------------------------------------------------------------------------------

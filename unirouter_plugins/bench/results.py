@@ -19,6 +19,7 @@ from unirouter_core.estimators import Prediction
 from unirouter_core.estimators.calibration import interval_coverage, reliability
 from unirouter_core.evaluate import Bootstrap, measure
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.reading import parse_json
 from unirouter_core.rule import choose
 from unirouter_plugins.bench.metrics import choice_entropy, mean_quality, sign_test_p
 from unirouter_plugins.bench.protocol import Case
@@ -219,7 +220,7 @@ class TrialFiles:
             self.path.write_bytes(whole)
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                found = {name: NAN if value is None else value for name, value in json.loads(line).items()}
+                found = {name: NAN if value is None else value for name, value in parse_json(line).items()}
                 kept = {name: found[name] for name in (*SCALARS, *SERIES)}
                 setup = {name: found[name] for name in (*self.setup, "digest")}
             except (ValueError, KeyError, AttributeError) as failed:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from unirouter_core.embedding import Embedder
-from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, shown
 from unirouter_plugins.graders.number import NumberSpec
 from unirouter_plugins.graders.rules import Constraints, JsonSpec, Regex
 from unirouter_plugins.graders.text import Choice, Contains, Exact, Similarity, Spec, Text, after_thoughts, is_refusal
@@ -164,4 +164,4 @@ def _cure(name: str, failed: ValidationError) -> str:
             return f"The grader {name!r} needs {parameter!r}."
         case "value_error":
             return str(first["ctx"]["error"])
-    return f"{parameter!r} of the grader {name!r}: {first['msg']}, not {first['input']!r:.60}."
+    return f"{parameter!r} of the grader {name!r}: {first['msg']}, not {shown(first['input'])}."

@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from unirouter_core.costs import Prices, TokenCounter
-from unirouter_core.exceptions import ArtifactError, InvalidDataError
+from unirouter_core.exceptions import ArtifactError, InvalidDataError, shown
 from unirouter_core.pool import ModelProfile, Pool
 from unirouter_core.reading import MOST_JSON, read_bytes
 from unirouter_plugins.graders import parse_grader
@@ -455,7 +455,7 @@ def _why(wrong: ErrorDetails) -> str:
     if wrong["type"] == "missing":
         return "is missing; give it"
     if wrong["type"] in _MUST:
-        return f"must be {_MUST[wrong['type']].format(**wrong.get('ctx', {}))}, not {wrong['input']!r:.60}"
+        return f"must be {_MUST[wrong['type']].format(**wrong.get('ctx', {}))}, not {shown(wrong['input'])}"
     return wrong["msg"].removeprefix("Value error, ")  # our own, which never show the value: it may be a key
 
 
