@@ -1,4 +1,4 @@
-"""Columns to `Outcomes`; and folders of arrays."""
+"""Files, folders and tables read as `Outcomes`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_outcomes(
         Which column is what, such as ``{"prompt": "text", "quality": "acc"}``; several quality columns are one per
         model; ``"model": "=gpt-4o"`` is the model of all rows.
     scale : str, pair or mapping, optional
-        What grades are worth, where they are neither in [0, 1] nor true and false: "0-100", "1-5", "A=1,B=0.8,C=0".
+        The scale of the grades, unless in [0, 1] or true and false: "0-100", "1-5", "A=1,B=0.8,C=0".
     prices : mapping of model to Prices, optional
         List prices, before those of the folder. They fill in the costs that the file does not give, where both
         token counts are known; a cost in the file stays.
@@ -133,9 +133,9 @@ def to_outcomes(
     scale: GivenScale | None = None,
     understood: str | None = None,
 ) -> Outcomes:
-    """Return the outcomes of a table: the mean of what is known where a prompt and a model come again.
+    """Return the outcomes of a table, repeats of a prompt and model averaged.
 
-    `understood` says what the table is; by default, which column was taken for what.
+    `understood` is the summary of the table's layout, by default `Layout.shown`.
     """
     layout, worth = find_layout(table.values, columns, table.values), Scale.of(scale)
     if not table.places:
@@ -170,7 +170,7 @@ def count(n: int, what: str) -> str:
 
 
 def _summary(understood: str, lines: Mapping[str, Array], arrays: Mapping[str, Array], models: Sequence[str]) -> str:
-    """Return what was read, in one line; `lines` are the answers as they came, `arrays` the table of them."""
+    """Return one line on what was read: the answers in `lines`, the table of them in `arrays`."""
     graded, cells = (int((~np.isnan(part["errors"])).sum()) for part in (lines, arrays))
     notes, n_prompts = [understood], len(arrays["errors"])
     if repeats := graded - cells:
@@ -184,14 +184,14 @@ def _summary(understood: str, lines: Mapping[str, Array], arrays: Mapping[str, A
 
 
 def for_models(models: Iterable[str], prices: Mapping[str, Prices]) -> dict[str, Prices]:
-    """Return the prices of `models`, by their names, else by what follows the provider in them."""
+    """Return the prices of `models`, by their names with or without the provider."""
     short = {name.rsplit("/", 1)[-1]: each for name, each in prices.items()}
     found = {model: prices.get(model, short.get(re.split("[/:]", model)[-1])) for model in models}
     return {model: each for model, each in found.items() if each is not None}
 
 
 def priced(outcomes: Outcomes, prices: Mapping[str, Prices]) -> Outcomes:
-    """Return the table with the costs that token counts and prices give, where it has none."""
+    """Return the table with its unknown costs computed from token counts and prices."""
     known = {**outcomes.prices, **for_models(outcomes.models, prices)}
     costs = _fill_costs(outcomes.costs, outcomes.tokens_in, outcomes.tokens_out, outcomes.models, known)
     return dataclasses.replace(outcomes, costs=costs, prices=known)

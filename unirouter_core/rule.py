@@ -65,7 +65,7 @@ def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | Non
 
 
 def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -> Iterator[int]:
-    """Yield each of `columns` (ascending) in the order in which `choose` takes them, each without those before it.
+    """Yield `columns` (ascending) in the order in which `choose` takes them, each from those that are left.
 
     The scores are sorted once; `choose` then settles the ties of one place at a time, so that the first few places cost
     next to nothing.
@@ -198,7 +198,7 @@ class Candidate:
 
 
 class Decision:
-    """The model that a prompt goes to. How it compares with the others is computed at first use.
+    """The model chosen for a prompt; the ranking of the others is computed at first use.
 
     Attributes
     ----------
@@ -334,7 +334,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A decision with what it rests on; printed, it is a plain table.
+    """A decision with its evidence; `str` gives it as a table.
 
     Parameters
     ----------

@@ -23,7 +23,6 @@ from unirouter_core.router import UniRouter
 # Tables too small to choose K by are what some of these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:. = .* was not chosen")
 
-CLUSTERS = ShrunkenClustersEstimator(grid=(4, 8))
 ESTIMATORS = {
     "k-means": lambda: KMeansEstimator(k=6),
     "k-means, k chosen": lambda: KMeansEstimator(grid=(2, 5), n_val=40),
@@ -36,7 +35,6 @@ ESTIMATORS = {
     "mixture": lambda: KnownModelsEstimator(),
     "default": small_default,
 }
-NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")
 
 
 def each(makers):

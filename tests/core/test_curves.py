@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unirouter_core.curves import Curve, deferral_curve, oracle_curve, sweep, zero_router_curve
+from unirouter_core.curves import Curve, deferral_curve, sweep, zero_router_curve
 from unirouter_core.exceptions import InvalidDataError
 
 # Two models that cost $1 and $4; the dear one answers one prompt more.
@@ -111,7 +111,8 @@ def test_the_zero_router_mixes_only_models_on_the_validation_hull():
 
 
 def test_the_oracle_pays_for_the_cheapest_right_model():
-    curve = oracle_curve([[1, 0, 0], [1, 1, 1], [0, 0, 0]], [1.0, 3.0, 5.0])
+    errors, costs = [[1, 0, 0], [1, 1, 1], [0, 0, 0]], [1.0, 3.0, 5.0]
+    curve = deferral_curve(errors, costs, errors, costs)
     assert curve.costs.tolist() == [1.0, pytest.approx((3 + 1 + 1) / 3)]
     assert curve.peak == pytest.approx(2 / 3)
 
@@ -165,18 +166,18 @@ def test_what_is_not_known_is_refused():
 
 def test_quality_in_percent_is_refused():
     with pytest.raises(InvalidDataError, match=r"Error 73 of prompt 0, model 0 must be a number from 0 to 1"):
-        oracle_curve([[73.0]], [1.0])
+        deferral_curve([[0.5]], [1.0], [[73.0]], [1.0])
 
 
 def test_errors_without_a_prompt_or_a_model_are_refused():
     for errors in ([], [0.5], np.zeros((0, 2)), np.zeros((2, 0))):
         with pytest.raises(InvalidDataError, match="one row a prompt"):
-            oracle_curve(errors, [1.0, 2.0])
+            deferral_curve(ERRORS, [1.0, 2.0], errors, [1.0, 2.0])
 
 
 def test_costs_of_another_shape_are_refused():
     with pytest.raises(InvalidDataError, match=r"Costs have shape \(3,\), but the errors need \(4, 2\) or \(2,\)"):
-        oracle_curve(ERRORS, [1.0, 2.0, 3.0])
+        deferral_curve(ERRORS, [1.0, 2.0], ERRORS, [1.0, 2.0, 3.0])
 
 
 def test_a_curve_checks_its_points():

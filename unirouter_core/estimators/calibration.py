@@ -1,4 +1,4 @@
-"""Calibration: whether predicted errors come true, and whether their intervals are as wide as they should be."""
+"""Calibration: the reliability of predicted errors, and the coverage of their intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unirouter_core.exceptions import InvalidDataError
 BINS = 15  # of equal counts; fewer hide a bend, more measure noise
 COVERAGE, NORMAL_80 = 0.8, 1.2816  # intervals of ± 1.2816 standard errors should hold the truth 80 % of the time
 SCALES = np.geomspace(0.5, 20, 161)  # below 0.5, sampling noise alone covers the gaps
-FEWEST_IN_REGION = 25  # a region's true error is known only up to its own sampling noise
+FEWEST_IN_REGION = 25  # answers; with fewer, sampling noise hides a region's true error
 
 
 @dataclass(frozen=True, eq=False)
