@@ -72,7 +72,7 @@ def test_errors_and_their_standard_errors_have_a_row_a_prompt_and_a_column_a_mod
         assert (prediction.stderrs >= 0).all()
 
 
-def test_it_tells_the_poet_from_the_sage_on_sums(measured):
+def test_the_poet_is_predicted_to_fail_on_sums_and_the_sage_is_not(measured):
     X, table, X_val, validation = measured
     for make in each(ESTIMATORS):
         estimator = make().fit(X, table)

@@ -93,12 +93,12 @@ def test_points_of_equal_cost_keep_the_more_accurate():
     assert curve.qualities.tolist() == [1.0]
 
 
-def test_costs_a_rounding_apart_are_one_point():
+def test_costs_equal_up_to_rounding_are_one_point():
     curve = deferral_curve([[0.5, 0.1]], [1.0, 2.0], [[0, 1]], [0.1 + 0.2, 0.3])
     assert curve.qualities.tolist() == [1.0]
 
 
-def test_prices_next_to_nothing_apart_still_end_at_the_cheapest():
+def test_nearly_equal_prices_still_end_at_the_cheapest():
     curve = deferral_curve([[0.5, 0.1]], [1e-320, 2e-320], [[1, 0]], [1.0, 2.0])
     assert curve.qualities.tolist() == [0.0, 1.0]
 
@@ -132,7 +132,7 @@ def test_the_hull_of_one_point_is_this_point():
     assert points((1, 0.5)).hull().costs.tolist() == [1]
 
 
-def test_area_is_flat_left_of_the_cheapest_and_right_of_the_dearest_point():
+def test_area_is_flat_outside_the_points():
     curve = points((1, 0.5), (1.75, 0.75))
     # On cost / 4: 0.5 up to 0.25, then 0.625 on average up to 0.4375, then 0.75.
     assert curve.area(4.0) == 0.5 * 0.25 + 0.625 * 0.1875 + 0.75 * 0.5625
@@ -143,7 +143,7 @@ def test_area_stops_within_a_segment():
     assert points((0, 0.0), (4, 1.0)).area(4.0, upto=0.5) == 0.125  # a triangle of 0.5 by 0.5
 
 
-def test_area_needs_a_dearest_model_that_costs_something():
+def test_area_needs_a_cost_above_0():
     with pytest.raises(InvalidDataError, match="costs 0 USD"):
         points((0, 0.5)).area(0.0)
 

@@ -394,7 +394,7 @@ pieces = st.sampled_from([
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(pieces, max_size=25).map("".join))
-def test_any_mix_of_what_graders_look_for_is_graded(answer):
+def test_any_mix_of_grader_markup_is_graded(answer):
     for grader, (_, reference, *_) in zip(SPECS, TABLE, strict=True):
         assert grader(answer, reference) in (0, 1)
 
@@ -582,7 +582,7 @@ NO_REFUSALS = [
 ]  # fmt: skip
 
 
-def test_refusals_are_told_from_wrong_answers():
+def test_refusals_are_distinguished_from_wrong_answers():
     assert [text for text in REFUSALS if not is_refusal(text)] == []
     assert [text for text in NO_REFUSALS if is_refusal(text)] == []
 

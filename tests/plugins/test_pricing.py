@@ -122,7 +122,7 @@ def test_capabilities_are_the_table_s_then_the_profile_s_or_litellm_s(profile):
     assert capabilities(Member("a", NANO, capabilities={"vision": True}), blind).vision
 
 
-def test_what_nobody_knows_of_a_model_is_taken_as_yes():
+def test_unknown_capabilities_are_true():
     assert capabilities(Member("a", "nobody/knows")) == Capabilities()
 
 
@@ -157,7 +157,7 @@ def test_a_usage_of_nothing_is_not_known():
 
 
 @pytest.mark.parametrize("source", [TABLE, PROFILE, LITELLM])
-def test_an_answer_without_usage_costs_nobody_knows_what(source):
+def test_the_cost_of_an_answer_without_usage_is_nan(source):
     assert math.isnan(usd_of(response(), Quote(OWN, source), Usage(math.nan, math.nan)))
 
 

@@ -145,7 +145,7 @@ def joined(chunks):
 # --- What is sent -----------------------------------------------------------------------------------------------------
 
 
-def test_the_system_prompt_stands_before_the_caller_s_in_one_message():
+def test_the_system_prompt_comes_before_the_caller_s_in_one_message():
     member = Member("careful", "m", system="Be right.")
     own = {"role": "system", "content": "Be brief."}
     assert transformed(member, [own, *ASKED])[0] == {"role": "system", "content": "Be right.\n\nBe brief."}
@@ -259,7 +259,7 @@ def test_a_key_that_is_not_set_is_an_authentication_failure(scripted, litellm, m
         litellm.completion(model=variant(system="s", api_key_env="HOME_KEY").called, messages=ASKED)
 
 
-def test_no_retries_asked_for_are_none_of_the_own_model(scripted, litellm):
+def test_num_retries_0_reaches_the_own_model(scripted, litellm):
     litellm.completion(model=variant(system="s").called, messages=ASKED, num_retries=0, max_retries=0)
     assert scripted.parameters["max_retries"] == 0
 
@@ -375,7 +375,7 @@ def test_each_sample_has_its_own_seed(scripted, litellm):
     assert sorted(asked["optional_params"]["seed"] for asked in scripted.asked[3:]) == [1, 2, 3]
 
 
-def test_samples_are_asked_at_once(scripted, litellm, monkeypatch):
+def test_samples_are_called_concurrently(scripted, litellm, monkeypatch):
     all_there, plain = threading.Barrier(3, timeout=20), scripted.completion
     monkeypatch.setattr(scripted, "completion", lambda *a, **how: (all_there.wait(), plain(*a, **how))[1])
     assert text(litellm.completion(model=voting().called, messages=ASKED)) == "It is 391."  # else the barrier breaks
@@ -435,7 +435,7 @@ def streamed(litellm, model, **how):
 
 
 @BOTH
-def test_all_four_doors_give_the_same_answer(litellm, served, how):
+def test_sync_async_and_streams_give_the_same_answer(litellm, served, how):
     member = served(says("It is 391, I think."), **how)
     asked = {"model": member.called, "messages": ASKED}
     whole = [litellm.completion(**asked), run(litellm.acompletion(**asked))]
@@ -564,7 +564,7 @@ def test_a_stream_that_breaks_off_keeps_what_was_said_and_fails(litellm, served)
     assert unwrapped(failed) is failed  # it had begun: another model cannot go on
 
 
-def test_a_variant_that_nobody_registered_is_not_found(litellm, served):
+def test_an_unregistered_variant_is_not_found(litellm, served):
     served(says(), system="s")
     with pytest.raises(litellm.NotFoundError, match="unirouter/careful@00000000 is not registered; register its table"):
         litellm.completion(model="unirouter/careful@00000000", messages=ASKED)
@@ -593,7 +593,7 @@ def test_callbacks_see_one_call_with_the_cost_of_all_samples(litellm, monkeypatc
     assert response._hidden_params["response_cost"] == usd
 
 
-def test_what_costs_nobody_knows_is_not_free(scripted, litellm):
+def test_an_answer_of_unknown_cost_is_not_free(scripted, litellm):
     assert litellm.completion(model=voting().called, messages=ASKED)._hidden_params["response_cost"] is None
 
 
@@ -641,7 +641,7 @@ def test_many_threads_register_every_variant(litellm, scripted):
         assert text(litellm.completion(model=member.called, messages=ASKED)) == "It is 391."
 
 
-def test_litellm_knows_a_provider_before_the_first_call(litellm, own_module):
+def test_a_provider_is_registered_before_the_first_call(litellm, own_module):
     name = f"fresh{own_module}"
     register(Members({}, {name: f"{own_module}:handler"}))
     assert "tools" in litellm.get_supported_openai_params(model="m", custom_llm_provider=name)
