@@ -58,7 +58,6 @@ class Curve:
         return int(reaching[0]) if len(reaching) else int(np.argmax(self.qualities))
 
     def __len__(self) -> int:
-        """Return the number of points."""
         return len(self.costs)
 
     @property

@@ -23,7 +23,7 @@ Given: TypeAlias = Array | Any  # a constructor takes anything that `numpy.array
 class Outcomes:
     """What each model did on each prompt. NaN means not known, and is never read as 0.
 
-    Raises `InvalidDataError` when shapes differ, a model stands twice, or a value is outside its range.
+    Raises `InvalidDataError` when shapes differ, a model is listed twice, or a value is outside its range.
 
     Parameters
     ----------
@@ -72,7 +72,6 @@ class Outcomes:
         _set(self, errors=self.errors.astype(np.float32))
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
         return len(self.prompts)
 
     def __repr__(self) -> str:
@@ -150,7 +149,6 @@ class ValidationSet:
             )
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
         return len(self.prompts)
 
     def __repr__(self) -> str:

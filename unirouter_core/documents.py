@@ -75,7 +75,6 @@ class Documents:
         return cls() if given is None else cls(given)
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return len(self.texts)
 
 

@@ -121,8 +121,8 @@ def recorded(given: Any, outcomes: Any = None) -> list[Evaluation]:
     models, free = table.models if outcomes is None else [given], None
     if outcomes is None and not table.prices and np.isnan(table.costs).all():
         free = Prices(0, 0)
-        said = "No costs are known, so all models count as free and routing is on quality alone; give a column of costs"
-        warnings.warn(f"{said}, or tokens and prices=.", stacklevel=3)
+        what = "No costs are known, so all models count as free and routing is on quality alone; give a column of costs"
+        warnings.warn(f"{what}, or tokens and prices=.", stacklevel=3)
     return [Evaluation.recorded(model, table, prices=free) for model in models]
 
 
@@ -160,8 +160,8 @@ def to_outcomes(
     rows_of_lines = np.array([row_of[prompt] for prompt in prompts] * len(blocks))
     cells = rows_of_lines * shape[1] + np.array([column_of[name] for name in names])
     arrays = {name: _means(cells, values, shape) for name, values in lines.items()}
-    said = _summary(understood or layout.shown(worth), lines, arrays, list(column_of))
-    return Outcomes(list(row_of), list(column_of), **arrays, prices=known, source=said)
+    source = _summary(understood or layout.shown(worth), lines, arrays, list(column_of))
+    return Outcomes(list(row_of), list(column_of), **arrays, prices=known, source=source)
 
 
 def count(n: int, what: str) -> str:

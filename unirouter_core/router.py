@@ -169,12 +169,7 @@ class UniRouter:
 
     @overload
     def onboard(
-        self,
-        evaluation: Evaluation,
-        *,
-        capabilities: Capabilities | None = ...,
-        replace: bool = ...,
-        vectors: Any = ...,
+        self, evaluation: Evaluation, *, capabilities: Any = ..., replace: bool = ..., vectors: Any = ...
     ) -> ModelProfile: ...
     @overload
     def onboard(

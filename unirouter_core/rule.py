@@ -396,7 +396,7 @@ def explain(decision: Decision, X: Array, n_neighbours: int, region_of: Callable
         there[measured.id] = region_of(vectors) == decision.region
         near = (X @ vectors.T)[0]
         for row in np.argsort(-near, kind="stable")[:n_neighbours].tolist():
-            name = measured.digests[row]  # the same prompt may stand there twice, with other documents
+            name = measured.digests[row]  # the same prompt may occur twice, with other documents
             errors = found[name].errors if name in found else {}
             for profile in profiles:
                 if profile.measured.id == measured.id and not np.isnan(profile.errors[row]):

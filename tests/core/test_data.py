@@ -177,8 +177,8 @@ def test_a_model_has_a_name(model):
 def test_the_date_defaults_to_today():
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     assert Evaluation("poet", VALIDATION, [0, 1, 1]).provenance["date"] in (today, tomorrow(today))
-    told = Evaluation("poet", VALIDATION, [0, 1, 1], provenance={"date": "2025-01-01", "grader": "exact"})
-    assert told.provenance == {"date": "2025-01-01", "grader": "exact"}
+    dated = Evaluation("poet", VALIDATION, [0, 1, 1], provenance={"date": "2025-01-01", "grader": "exact"})
+    assert dated.provenance == {"date": "2025-01-01", "grader": "exact"}
 
 
 def tomorrow(day):

@@ -28,12 +28,7 @@ from unirouter_core.estimators import (
     Prediction,
     ShrunkenClustersEstimator,
 )
-from unirouter_core.exceptions import (
-    ArtifactError,
-    EmbedderMismatchError,
-    InvalidDataError,
-    NotFittedError,
-)
+from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError, InvalidDataError, NotFittedError
 from unirouter_core.fit import content_id
 from unirouter_core.router import UniRouter
 
@@ -178,11 +173,11 @@ def test_texts_come_back_to_the_letter(world, router, tmp_path):
 
 
 def test_provenance_comes_back_to_the_letter(world, router, tmp_path):
-    told = {"system_prompt": "Answer [a,   b].\n[\n  x\n]", "temperature": 0.1, "stop": ["[", "]"]}
-    router.onboard(evaluation(world, "bard", provenance=told))
+    provenance = {"system_prompt": "Answer [a,   b].\n[\n  x\n]", "temperature": 0.1, "stop": ["[", "]"]}
+    router.onboard(evaluation(world, "bard", provenance=provenance))
     router.save(tmp_path / "a")
     kept = UniRouter.load(tmp_path / "a").pool["bard"].provenance
-    assert {name: kept[name] for name in told} == told
+    assert {name: kept[name] for name in provenance} == provenance
 
 
 def test_without_texts_no_prompt_is_in_the_folder(world, router, folder):
@@ -210,13 +205,13 @@ def test_retiring_the_last_model_of_a_validation_set_removes_its_texts(router, f
         router.onboard(Evaluation(model, SONGS, [0, 1], costs=[0, 0]))
     router.save(folder)
     songs = router.pool["novice"].measured.id
-    told = []
+    kept = []
     for model in ("novice", "other"):
         router.retire(model)
         router.save(folder)
-        told.append(texts_in(folder))
-    assert [texts[songs] for texts in told] == [["Sing.", "Dance."], [None, None]]
-    assert all(None not in texts for name, texts in told[1].items() if name != songs)
+        kept.append(texts_in(folder))
+    assert [texts[songs] for texts in kept] == [["Sing.", "Dance."], [None, None]]
+    assert all(None not in texts for name, texts in kept[1].items() if name != songs)
 
 
 def test_replacing_a_model_removes_the_texts_of_its_old_validation_set(router, folder):
@@ -353,10 +348,10 @@ def test_a_folder_of_version_0_1_loads_and_decides_the_same(world, tmp_path):
     router = UniRouter.load(folder)
     numbers = ("error", "stderr", "cost", "score", "n")
     for row in json.loads((DATA / "version_0_1.json").read_text()):
-        made, told = router.route(row["prompt"]).as_dict(), row["decision"]
-        assert [(made[name], told[name]) for name in ("model", "region") if made[name] != told[name]] == []
-        assert made["far"] == pytest.approx(told["far"], abs=1e-6)
-        for now, then in zip(made["ranking"], told["ranking"], strict=True):
+        made, expected = router.route(row["prompt"]).as_dict(), row["decision"]
+        assert [(made[name], expected[name]) for name in ("model", "region") if made[name] != expected[name]] == []
+        assert made["far"] == pytest.approx(expected["far"], abs=1e-6)
+        for now, then in zip(made["ranking"], expected["ranking"], strict=True):
             assert now["model"] == then["model"]
             assert [now[name] for name in numbers] == pytest.approx([then[name] for name in numbers], rel=1e-5)
     router.onboard(evaluation(world, "bard"))
@@ -455,11 +450,7 @@ def test_another_embedder_is_refused_at_first_use(world, tmp_path):
     router.onboard(evaluation(world, "sage"))
     router.save(tmp_path / "a")
     loaded = UniRouter.load(tmp_path / "a", embedder=lambda prompts: [[1.0, 2.0, 3.0, 4.0]] * len(prompts))
-    for use in (
-        lambda: loaded.route(SUM),
-        lambda: loaded.explain(SUM),
-        lambda: loaded.route(SUM),
-    ):
+    for use in (lambda: loaded.route(SUM), lambda: loaded.explain(SUM), lambda: loaded.route(SUM)):
         with pytest.raises(EmbedderMismatchError, match="<lambda> gives other vectors"):
             use()
     assert loaded.route(SUM, vector=Lengths().encode([SUM])[0]).model == "sage"
@@ -1029,9 +1020,9 @@ def test_the_changes_of_another_process_are_kept(world, folder):
     theirs.retire("poet")
     theirs.save(folder)
     UniRouter.load(folder).save(folder)
-    anew = UniRouter.load(folder)
-    anew.onboard(evaluation(world, "sage"))
-    anew.save(folder)
+    newest = UniRouter.load(folder)
+    newest.onboard(evaluation(world, "sage"))
+    newest.save(folder)
     mine.onboard(evaluation(world, "bard"))
     mine.save(folder)
     now = UniRouter.load(folder).pool
@@ -1054,9 +1045,9 @@ def test_a_cost_weight_that_another_process_set_stays_until_it_is_changed_here(f
 
 
 def test_refitting_the_same_fit_saves_its_own_cost_weight(world, router, folder):
-    anew = fitted(world, cost_weight=300.0)
-    assert anew.fit_.id == router.fit_.id
-    anew.save(folder)
+    refitted = fitted(world, cost_weight=300.0)
+    assert refitted.fit_.id == router.fit_.id
+    refitted.save(folder)
     assert UniRouter.load(folder).cost_weight == 300
 
 

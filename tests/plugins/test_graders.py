@@ -507,10 +507,7 @@ REFUSED = [
     ({"grader": "contains", "all_of": ["a"]}, r"has no parameter 'all_of'; it has all, any, none"),
     ({"grader": "json", "schema": {"anyOf": []}}, r"'anyOf' is not JSON Schema .*: \[\] should be non-empty"),
     ({"grader": "json", "schema": {"type": "int"}}, r"'type' is not JSON Schema .*: 'int' is not valid"),
-    (
-        {"grader": "json", "schema": {"properties": {"a": 3}}},
-        r"'properties/a' is not JSON Schema .*: 3 is not of type",
-    ),
+    ({"grader": "json", "schema": {"properties": {"a": 3}}}, r"'properties/a' is not JSON Schema .*: 3 is not of type"),
     ({"grader": "json", "schema": {"items": {"pattern": "("}}}, r"'items/pattern' .*: '\(' is not a 'regex'"),
     ({"grader": "json", "schema": {"pattern": "a{1000000000}"}}, r"too long a pattern, or its counts multiply"),
     ({"grader": "json", "schema": {"$ref": "https://x.org/s"}}, r"refers to 'https://x.org/s', which is not in it"),

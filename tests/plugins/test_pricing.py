@@ -137,9 +137,9 @@ def test_reasoning_tokens_are_counted_once_wherever_the_provider_puts_them():
 
 
 def test_cached_tokens_are_part_of_the_prompt_s():
-    told = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-    assert usage_of(response(**told, prompt_tokens_details={"cached_tokens": 8})) == Usage(10, 5, 8)
-    assert usage_of(response(**told, prompt_tokens_details={"cached_tokens": 80})) == Usage(10, 5, 10)
+    counts = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    assert usage_of(response(**counts, prompt_tokens_details={"cached_tokens": 8})) == Usage(10, 5, 8)
+    assert usage_of(response(**counts, prompt_tokens_details={"cached_tokens": 80})) == Usage(10, 5, 10)
 
 
 @pytest.mark.parametrize("silent", [None, SimpleNamespace(), SimpleNamespace(usage=None)], ids=str)
@@ -180,8 +180,8 @@ def test_where_litellm_reckons_nothing_its_listed_prices_do(reckoned):
 
 
 def test_a_real_call_costs_what_its_usage_does_at_the_listed_price():
-    asked = {"model": NANO, "messages": [{"role": "user", "content": "Hi."}], "mock_response": "Hello."}
-    answer = open_litellm().completion(**asked)
+    arguments = {"model": NANO, "messages": [{"role": "user", "content": "Hi."}], "mock_response": "Hello."}
+    answer = open_litellm().completion(**arguments)
     usd = usd_of(answer, require_quote(Member("a", NANO)), usage_of(answer))
     assert usd == pytest.approx((10 * 0.1 + 20 * 0.4) / 1e6)  # a mock takes 10 and 20 tokens
 
@@ -206,8 +206,8 @@ def test_where_litellm_s_prices_count_a_usage_costs_what_litellm_says(litellm, m
         prompt_tokens=usage.tokens_in, completion_tokens=usage.tokens_out, prompt_tokens_details=details, total_tokens=0
     )
     answer.model = model
-    told = litellm.completion_cost(answer, model=model)
-    assert require_quote(Member("a", model)).usd(usage) == pytest.approx(told) != 0
+    usd = litellm.completion_cost(answer, model=model)
+    assert require_quote(Member("a", model)).usd(usage) == pytest.approx(usd) != 0
     assert usage_of(answer).cache_write_tokens == usage.cache_write_tokens
 
 

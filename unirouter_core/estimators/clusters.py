@@ -83,7 +83,6 @@ class Regions:
     nearness_: Array = field(init=False, repr=False)
 
     def __len__(self) -> int:
-        """Return the number of regions."""
         return len(self.centroids_)
 
     def fit(self, X: Array) -> Self:

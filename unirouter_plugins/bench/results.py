@@ -36,7 +36,7 @@ SCALARS = ("table", "n_val", "trial", "method", *NUMBERS)
 SERIES = ("curve", "predicted", "seen")
 """The series of a record, for plots: quality at the costs of `GRID`, and bins of predicted and of real errors."""
 
-# Shares of the most expensive model's cost; the cheapest models cost thousandths of it.
+# Shares of the most expensive model's cost; the least_cost models cost thousandths of it.
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 31), np.geomspace(1e-3, 1, 31)]).round(4))
 DIGITS, TINY, NAN = (
     5,
@@ -62,7 +62,7 @@ def record(
     errors, costs = case.errors, np.broadcast_to(case.costs, case.errors.shape)
     expected = (np.broadcast_to(table, errors.shape) for table in (predicted, expected_costs))
     chosen, at, means = choose(*expected, 0.0), np.arange(len(errors)), costs.mean(axis=0)
-    cheapest, dearest, accurate = float(means.min()), float(means.max()), float(1 - errors.mean(axis=0).min())
+    least_cost, top_cost, accurate = float(means.min()), float(means.max()), float(1 - errors.mean(axis=0).min())
     paid, mu = costs[at, chosen].mean(), float(1 - errors[at, chosen].mean())
     if point:
         curve = Curve(np.array([paid]), np.array([1 - errors[at, chosen].mean(dtype=np.float64)]), np.array([0.0]))
@@ -71,13 +71,13 @@ def record(
     found = {
         **dataclasses.asdict(measure(curve, errors, costs)),
         "raw_area": measure(curve, errors, costs, hull=False).area,
-        "aiq": mean_quality(curve, cheapest, dearest) if cheapest < dearest else NAN,
+        "aiq": mean_quality(curve, least_cost, top_cost) if least_cost < top_cost else NAN,
         **dict.fromkeys(("brier", "ece", "covered"), NAN),
-        **{"mu": mu, "mu_cost": float(paid / dearest), "e_p": choice_entropy(chosen)},
+        **{"mu": mu, "mu_cost": float(paid / top_cost), "e_p": choice_entropy(chosen)},
         "v_r": mu / case.highest if case.highest else NAN,
         "v_b": mu / accurate if accurate else NAN,
         "seconds": seconds,
-        **{"curve": _series(curve.hull().quality_at(GRID * dearest)), "predicted": [], "seen": []},
+        **{"curve": _series(curve.hull().quality_at(GRID * top_cost)), "predicted": [], "seen": []},
     }
     if point:
         found |= {**dict.fromkeys(("area", "area_half", "raw_area", "aiq"), NAN), "curve": []}

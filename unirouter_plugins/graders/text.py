@@ -346,8 +346,8 @@ def find_letter(answer: str, names: Mapping[str, str]) -> str | None:
     """Return the letter (A to J) that `answer` picks, or None; `names` are normalised texts of options.
 
     In this order: the whole answer; what follows "the answer is"; a letter that opens the first line as options do
-    ("B)", "B.", "B - Paris"); the one letter that "option", brackets or bold mark, or that stands alone before a
-    stop, passing over those that are called wrong; the one option whose text stands in the answer. The article "A"
+    ("B)", "B.", "B - Paris"); the one letter that "option", brackets or bold mark, or that is alone before a
+    stop, passing over those that are called wrong; the one option whose text is in the answer. The article "A"
     and the pronoun "I" are followed by a word, so they are never taken. Two letters that both may be meant are None.
     """
     part = final_part(answer)

@@ -45,9 +45,9 @@ class Quote:
         if self.source == LITELLM and self.model:
             litellm = open_litellm()
             details = {"cached_tokens": usage.cached_tokens, "cache_creation_tokens": usage.cache_write_tokens}
-            told = litellm.Usage(usage.tokens_in, usage.tokens_out, prompt_tokens_details=details)
+            counted = litellm.Usage(usage.tokens_in, usage.tokens_out, prompt_tokens_details=details)
             with suppress(Exception):  # of any kind: LiteLLM may know the price but fail to compute the cost
-                computed = sum(litellm.cost_per_token(self.model, usage_object=told))
+                computed = sum(litellm.cost_per_token(self.model, usage_object=counted))
                 if 0 < computed < _MOST_TOKENS:
                     return float(computed)
         more = usage.cache_write_tokens * (self.write_ratio - 1) * self.prices.input / TOKENS_PER_PRICE
