@@ -55,10 +55,10 @@ def region_gaps(predicted: Array, stderrs: Array, errors: Array, regions: Labels
     return np.stack([gap, stderr, np.maximum(square - gap**2, 0) / n[enough]], axis=1)
 
 
-def coverage(gaps: Array, scale: float = 1.0, width: float = NORMAL_80) -> float:
-    """Return the share of `region_gaps` within `width` standard errors, times `scale`, and sampling noise."""
+def coverage(gaps: Array, scale: float = 1.0) -> float:
+    """Return the share of `region_gaps` in intervals of 80 % made of scaled standard errors and sampling noise."""
     gap, stderr, noise = gaps.T
-    return float(np.mean(np.abs(gap) <= width * np.sqrt((scale * stderr) ** 2 + noise)))
+    return float(np.mean(np.abs(gap) <= NORMAL_80 * np.sqrt((scale * stderr) ** 2 + noise)))
 
 
 def calibrated_scale(gaps: Array) -> float:
@@ -67,12 +67,10 @@ def calibrated_scale(gaps: Array) -> float:
     return float(min(covering, default=SCALES[-1]))
 
 
-def interval_coverage(
-    predicted: Array, stderrs: Array, errors: Array, regions: Labels, *, width: float = NORMAL_80
-) -> float:
-    """Return how often ± `width` standard errors, with sampling noise, hold a model's error in a region.
+def interval_coverage(predicted: Array, stderrs: Array, errors: Array, regions: Labels) -> float:
+    """Return the coverage of 80 % intervals, with sampling noise, for a model's error in a region.
 
     NaN when no region has 25 answers, or a standard error is NaN.
     """
     gaps = region_gaps(predicted, stderrs, errors, regions)
-    return float("nan") if not len(gaps) or np.isnan(stderrs).any() else coverage(gaps, width=width)
+    return float("nan") if not len(gaps) or np.isnan(stderrs).any() else coverage(gaps)

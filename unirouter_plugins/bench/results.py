@@ -36,7 +36,7 @@ SCALARS = ("table", "n_val", "trial", "method", *NUMBERS)
 SERIES = ("curve", "predicted", "seen")
 """The series of a record, for plots: quality at the costs of `GRID`, and bins of predicted and of real errors."""
 
-# Shares of the most expensive model's cost; the least_cost models cost thousandths of it.
+# Shares of the cost of the most expensive model; the cheapest models cost thousandths of it.
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 31), np.geomspace(1e-3, 1, 31)]).round(4))
 DIGITS, TINY, NAN = (
     5,
@@ -60,8 +60,8 @@ def record(
     of `prediction`.
     """
     errors, costs = case.errors, np.broadcast_to(case.costs, case.errors.shape)
-    expected = (np.broadcast_to(table, errors.shape) for table in (predicted, expected_costs))
-    chosen, at, means = choose(*expected, 0.0), np.arange(len(errors)), costs.mean(axis=0)
+    given, given_costs = (np.broadcast_to(table, errors.shape) for table in (predicted, expected_costs))
+    chosen, at, means = choose(given, given_costs, 0.0), np.arange(len(errors)), costs.mean(axis=0)
     least_cost, top_cost, accurate = float(means.min()), float(means.max()), float(1 - errors.mean(axis=0).min())
     paid, mu = costs[at, chosen].mean(), float(1 - errors[at, chosen].mean())
     if point:
