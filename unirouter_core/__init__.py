@@ -29,3 +29,8 @@ __all__ = [
     "UniRouterError", "UnknownModelError", "UnknownPriceError", "ValidationSet", "as_embedder", "read_outcomes",
     "report", "tune",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

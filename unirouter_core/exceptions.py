@@ -64,6 +64,11 @@ def shown(value: Any) -> str:
         return "an int of thousands of digits"
 
 
+def missing_package(package: str, extra: str, otherwise: str = "") -> ImportError:
+    """Return the error that says how to install a package that an extra brings; `otherwise` is another way."""
+    return ImportError(f"{package} is missing: pip install 'unirouter[{extra}]' (in a clone: '.[{extra}]'){otherwise}.")
+
+
 def listed(items: Iterable[str], separator: str = ", ", most: int = 20) -> str:
     """Return the items joined for a message, those after the first `most` as a count."""
     items = iter(items)

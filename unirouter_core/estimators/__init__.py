@@ -13,3 +13,8 @@ __all__ = [
     "DefaultEstimator", "Estimator", "KMeansEstimator", "KnownModelsEstimator", "LearnedMapEstimator",
     "LowRankEstimator", "NeighboursEstimator", "Prediction", "ShrunkenClustersEstimator", "clairvoyant",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
