@@ -116,7 +116,7 @@ class Impact(Judged):
         )
         measured = f"{'measured' if self.measured else 'expected'} on {self.n_judged} prompts"
         low, high = self.score.interval or (0.0, 0.0)
-        level = level_of((-high, -low))  # type: ignore[arg-type]
+        level = level_of((-high, -low))
         quality, cost = "the same quality", "the same cost"
         if not self.quality.is_none and self.quality.before is not None and self.quality.interval is not None:
             change = plus_minus(self.quality.interval, sign="+")
