@@ -206,9 +206,11 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         return call
 
     @classmethod
-    async def aof(cls, router: UniRouter, asked: str | Messages, **options: Any) -> LiteLLMCall:
+    async def aof(
+        cls, router: UniRouter | str | os.PathLike[str], asked: str | Messages, **options: Any
+    ) -> LiteLLMCall:
         """Return the same as `of`, made in a thread where that takes a while."""
-        if router in _MODELS and _MODELS[router].is_quick(router, asked):
+        if isinstance(router, UniRouter) and router in _MODELS and _MODELS[router].is_quick(router, asked):
             return cls.of(router, asked, **options)
         return await asyncio.to_thread(cls.of, router, asked, **options)
 
