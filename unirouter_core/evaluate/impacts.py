@@ -35,11 +35,6 @@ class Change:
     after: float
     interval: tuple[float, float] | None
 
-    @property
-    def is_none(self) -> bool:
-        """Whether nothing changes, or there is nothing to compare with."""
-        return self.interval in (None, (0.0, 0.0))
-
 
 @dataclass(frozen=True)
 class Impact(Judged):
@@ -50,8 +45,8 @@ class Impact(Judged):
     kind : {"worth it", "not worth it", "never chosen", "the only model"}
         Prompts move to it and the mean of error + cost_weight * cost falls; prompts move and it does not fall; no
         prompt moves; there is no other model. `level` says how sure that is.
-    cost_weight, level : float
-        The error that one USD is worth; the level of the intervals.
+    cost_weight : float
+        The error that one USD is worth.
     n : int
         The model's validation prompts.
     moved : tuple of str
@@ -111,18 +106,17 @@ class Impact(Judged):
                 why += f"; it is chosen for some {ranges}" if ranges else ", at any cost_weight"
             return Verdict("does not pay", f"{at} it is never chosen: {why}", None, self.model)
         (loser, most), *others = self.moved_from.items()
-        takes = (
-            f"{at} it takes {len(self.moved)} of {self.n} prompts, {'most' if others else 'all'} from {loser} ({most})"
-        )
+        most_or_all = "most" if others else "all"
+        takes = f"{at} it takes {len(self.moved)} of {self.n} prompts, {most_or_all} from {loser} ({most})"
         measured = f"{'measured' if self.measured else 'expected'} on {self.n_judged} prompts"
         low, high = self.score.interval or (0.0, 0.0)
         level = level_of((-high, -low))
-        quality, cost = "the same quality", "the same cost"
-        if not self.quality.is_none and self.quality.before is not None and self.quality.interval is not None:
-            change = plus_minus(self.quality.interval, sign="+")
-            quality = f"quality {self.quality.before:.1%} to {self.quality.after:.1%} ({change} points)"
-        if not self.cost.is_none and self.cost.before is not None:
-            cost = f"{usd(1000 * self.cost.before)} to {usd(1000 * self.cost.after)} per 1,000 prompts"
+        quality, cost, change = "the same quality", "the same cost", self.quality.interval or (0.0, 0.0)
+        if any(change):
+            quality = f"quality {self.quality.before:.1%} to {self.quality.after:.1%}"
+            quality += f" ({plus_minus(change, sign='+')} points)"
+        if any(self.cost.interval or ()):
+            cost = f"{usd(1000 * (self.cost.before or 0))} to {usd(1000 * self.cost.after)} per 1,000 prompts"
         unsure = ", which may be chance" if level == "about even" else ""
         return Verdict(level, f"{takes}; {measured}, {quality} and {cost}{unsure}", None, self.model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,8 +14,11 @@ from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.goals import COST, NONE, QUALITY, Goal, Today, out_of_bag, today
 from unirouter_core.evaluate.holdout import GivenRouter, HeldOut, held_out
 from unirouter_core.evaluate.metrics import Metrics, measure
-from unirouter_core.evaluate.verdict import Judged, Level, Verdict, level_of
+from unirouter_core.evaluate.verdict import Judged, Level, Verdict, level_of, only_model
 from unirouter_core.exceptions import InvalidDataError
+
+Ends: TypeAlias = "tuple[float, float]"  # of an interval
+Band: TypeAlias = "tuple[tuple[float, float, float], ...]"  # (cost, low, high)
 
 NEARLY = 0.97  # the share of the baseline's quality that most applications can do with
 BAND_POINTS = 40  # costs at which the interval of the routing curve is taken
@@ -67,16 +70,16 @@ class Report(Judged):
     metrics: Metrics
     mixture_metrics: Metrics
     models: dict[str, tuple[float, float]]
-    area_gain: tuple[float, float]
+    area_gain: Ends
     p_value: float
-    quality_at_97: tuple[float, float]
-    saving_at_97: tuple[float, float]
+    quality_at_97: Ends
+    saving_at_97: Ends
     use: str
     cost_weight: float
     quality: float
     cost: float
     shares: dict[str, float]
-    band: tuple[tuple[float, float, float], ...] = ()
+    band: Band = ()
 
     @property
     def kind(self) -> Level:
@@ -95,11 +98,8 @@ class Report(Judged):
         ]
         rows.append((self.quality, f"this router, cost_weight {weight(self.cost_weight)}", self.cost, ""))
         ranked = sorted(rows, key=lambda row: -row[0])
-        heads = "model", ">quality", ">$/1,000", ">routing's share"
-        alone = Table(
-            heads, [(name, f"{quality:.1%}", usd(1000 * cost), share) for quality, name, cost, share in ranked]
-        )
-        return [*self.today.tables(), alone]
+        cells = [(name, f"{quality:.1%}", usd(1000 * cost), share) for quality, name, cost, share in ranked]
+        return [*self.today.tables(), Table(("model", ">quality", ">$/1,000", ">routing's share"), cells)]
 
     def plot(self, ax: Any = None, *, dark: bool = False) -> Any:
         """Draw quality over cost of routing, the best mixture and every model; return the matplotlib axes."""
@@ -193,21 +193,12 @@ def report(
 
 
 def _judge(
-    level: Level,
-    held: HeldOut,
-    now: Today,
-    use: str,
-    tuned: Array,
-    kept: tuple[float, float],
-    saved: tuple[float, float],
-    boot: Bootstrap,
+    level: Level, held: HeldOut, now: Today, use: str, tuned: Array, kept: Ends, saved: Ends, boot: Bootstrap
 ) -> Verdict:
     """Return the verdict on routing; it names no model that costs more than the baseline."""
     model, blindly = now.model, "mixing models without reading the prompt"
     if len(held.models) == 1:
-        return Verdict(
-            "does not pay", f"{model} is the only model of the pool; onboard another to have a choice", model
-        )
+        return only_model(model)
     if level == "pays" and not now.savings:
         gained = plus_minus(boot.interval(tuned[:, QUALITY] - now.quality))
         dear = f"{usd(1000 * float(tuned[:, COST].mean()))} instead of {usd(1000 * now.cost)} per 1,000 prompts"
@@ -225,9 +216,7 @@ def _judge(
     return Verdict(level, f"{instead}, and on these {len(held):,} prompts routing is no better than {blindly}", use)
 
 
-def _against_chance(
-    held: HeldOut, boot: Bootstrap, test: Bootstrap
-) -> tuple[tuple[float, float], float, tuple[tuple[float, float, float], ...]]:
+def _against_chance(held: HeldOut, boot: Bootstrap, test: Bootstrap) -> tuple[Ends, float, Band]:
     """Return the interval of the gain in Area over the mixture, less what chance gains, the p of chance, and the band.
 
     The band is that of `Report`.

@@ -29,7 +29,7 @@ from unirouter_core.evaluate.goals import (
     today,
 )
 from unirouter_core.evaluate.holdout import GivenRouter, HeldOut, held_out
-from unirouter_core.evaluate.verdict import Judged, Verdict, level_of
+from unirouter_core.evaluate.verdict import Judged, Verdict, level_of, only_model
 from unirouter_core.exceptions import InvalidDataError
 
 
@@ -272,7 +272,7 @@ def _judge(goal: Goal, choices: list[Choice], drawn: Array, sure: float, boot: B
     rival, ours, theirs = choices[place], drawn[0], drawn[place]
     use = next(iter(rival.shares)) if place == 1 else None
     if n_models == 1:
-        return Verdict("does not pay", f"{use} is the only model of the pool; onboard another to have a choice", use)
+        return only_model(choices[1].words.removesuffix(" alone"))
     met, rival_met = met_shares[[0, place]] >= sure
     if not met:
         only = f"of the three, only {rival.words} surely meets" if rival_met else "no choice surely meets"

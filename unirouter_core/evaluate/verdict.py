@@ -26,6 +26,11 @@ class Verdict:
         return f"{self.subject} {'is ' if self.level == 'about even' else ''}{self.level}: {self.reason}."
 
 
+def only_model(model: str) -> Verdict:
+    """Return the verdict on routing in a pool of one."""
+    return Verdict("does not pay", f"{model} is the only model of the pool; onboard another to have a choice", model)
+
+
 def level_of(gain: tuple[float, float], by_chance: float = 0.0) -> Level:
     """Return the level for the interval of what is gained and the probability that chance gains as much.
 
