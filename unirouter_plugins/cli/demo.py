@@ -20,8 +20,7 @@ import typer
 from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
-from unirouter_plugins.cli.onboard import INTERRUPTED
-from unirouter_plugins.cli.options import Json
+from unirouter_plugins.cli.options import INTERRUPTED, Json
 from unirouter_plugins.local.server import CURE, LocalModel, available, serve_model
 
 MODELS = {  # the pool, as pool.toml calls it

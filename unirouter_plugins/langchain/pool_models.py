@@ -366,7 +366,9 @@ class ChatCall(RoutedCall[BaseChatModel]):
         if isinstance(answer, dict) and "event" in answer:
             bill.add(answer.get("usage"), answer.get("metadata", {}).get("response_cost"))
         elif isinstance(message, AIMessageChunk):
-            bill = self._streamed
+            bill = self._streamed if self._streamed.usage else bill
+            if bill is not self._streamed:  # nothing that tells was passed on
+                bill.add(message.usage_metadata, message.response_metadata.get("response_cost"))
         elif isinstance(message, AIMessage):
             bill.add(message.usage_metadata, message.response_metadata.get("response_cost"))
         elif self._below is not None:

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["BESIDE", "AsyncStream", "CallRecord", "Member", "Members", "Stream", "acomplete", "astream"]
 __all__ += ["check_parameters", "complete", "configured", "load_router", "open_litellm"]
 __all__ += ["read_members", "record_of", "stream"]
+
+GivenRouter: TypeAlias = "UniRouter | str | os.PathLike[str]"
 
 
 def __dir__() -> list[str]:
@@ -177,7 +179,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
     @classmethod
     def of(
         cls,
-        router: UniRouter,
+        given: GivenRouter,
         asked: str | Messages,
         *,
         cost_weight: float | None = None,
@@ -190,6 +192,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         """Return the call, its model picked."""
         if isinstance(requires, str):
             raise InvalidDataError(f"{requires!r} is one name, not a list of names; put it in a list.")
+        router = load_router(given) if isinstance(given, str | os.PathLike) else given
         pool = _MODELS.setdefault(router, _Arguments())
         snapshot = pool.snapshot(router)
         check_parameters(parameters, snapshot.members.values())
@@ -228,7 +231,8 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
             return Content(False)
         choice = answer.choices[0]
         said = getattr(choice, "message", None) or getattr(choice, "delta", None)
-        has_answer = any(getattr(said, kind, None) for kind in _ANSWERS)
+        is_read = isinstance(getattr(said, "content", None), str | list | None)
+        has_answer = is_read and any(getattr(said, kind, None) for kind in _ANSWERS)
         has_thoughts = not has_answer and any(getattr(said, kind, None) for kind in _THOUGHTS)
         return Content(has_answer or has_thoughts, choice.finish_reason, has_thoughts)
 
@@ -272,7 +276,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
 
 
 def complete(
-    router: UniRouter,
+    router: GivenRouter,
     asked: str | Messages,
     *,
     cost_weight: float | None = None,
@@ -288,8 +292,9 @@ def complete(
 
     Parameters
     ----------
-    router : UniRouter
-        As `load_router` returns it; one that was made otherwise calls its models as they were evaluated.
+    router : UniRouter or path
+        As `load_router` returns it; one that was made otherwise calls its models as they were evaluated. A folder is
+        loaded at every call, which takes half a second: load it once where there are more.
     asked : str or sequence of mapping
         A prompt, or chat messages.
     cost_weight, models, requires
@@ -325,14 +330,14 @@ def complete(
     return response
 
 
-async def acomplete(router: UniRouter, asked: str | Messages, **options: Any) -> ModelResponse:
+async def acomplete(router: GivenRouter, asked: str | Messages, **options: Any) -> ModelResponse:
     """Return the same as `complete`, asynchronously."""
     call = await asyncio.to_thread(LiteLLMCall.of, router, asked, **options)
     response: ModelResponse = await call.arun(lambda arguments: open_litellm().acompletion(**arguments))
     return response
 
 
-def stream(router: UniRouter, asked: str | Messages, **options: Any) -> Stream:
+def stream(router: GivenRouter, asked: str | Messages, **options: Any) -> Stream:
     """Call a model as `complete` does, and return the answer's chunks once the first content has come.
 
     Until then a failing model is followed by the next; after it, its failure is raised where it happens::
@@ -347,7 +352,7 @@ def stream(router: UniRouter, asked: str | Messages, **options: Any) -> Stream:
     return Stream(call, parts, call.rest(begun, parts))
 
 
-async def astream(router: UniRouter, asked: str | Messages, **options: Any) -> AsyncStream:
+async def astream(router: GivenRouter, asked: str | Messages, **options: Any) -> AsyncStream:
     """Return the same as `stream`, asynchronously: ``async for chunk in await astream(...)``."""
     call = await asyncio.to_thread(LiteLLMCall.of, router, asked, streams=True, **options)
     begun, parts = await call.abegin(lambda arguments: open_litellm().acompletion(**arguments))

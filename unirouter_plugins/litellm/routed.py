@@ -20,7 +20,14 @@ from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
 from unirouter_plugins.litellm.chat import RECORD, Chat
-from unirouter_plugins.litellm.failures import Failure, classify, is_about_thoughts, open_litellm, unwrapped
+from unirouter_plugins.litellm.failures import (
+    Failure,
+    classify,
+    is_about_thoughts,
+    is_of_reading,
+    open_litellm,
+    unwrapped,
+)
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
@@ -41,7 +48,7 @@ _END = object()
 
 
 class NoAnswerError(UniRouterError):
-    """A model responded without an answer: no choices, or no text, tool call, refusal or the like."""
+    """A model responded without an answer: no choices, or no text, tool call, refusal; or nothing that can be read."""
 
 
 class ContentFilterError(UniRouterError):
@@ -193,6 +200,7 @@ class Attempts:
         if following is None or is_over:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
+            vars(self._first)["failures_by_model"] = dict(self.failures)
             raise self._first
         self.model = following
 
@@ -242,6 +250,7 @@ class RoutedCall(ABC, Generic[M]):
         self.models, self.chat, self.parameters = models, chat, dict(parameters)
         timeout, deadline = self.parameters.get("timeout"), self.parameters.pop("deadline", None)
         timeout, deadline = models.timeout if timeout is None else timeout, deadline or models.deadline
+        self._is_unlimited = timeout is None and deadline is None
         self.limits = Limits.of(timeout, deadline)
         self._ends = self._until = time.monotonic() + self.limits.deadline
         self.snapshot = snapshot = models.snapshot(router)
@@ -297,7 +306,7 @@ class RoutedCall(ABC, Generic[M]):
     def run(self, call: Callable[[Any], T]) -> T:
         """Return the answer of the first model that does not fail, with the record; `call` calls a model."""
         while True:
-            with self._attempt(), Steps(self._left, self._late) as steps:
+            with self._attempt(), self._steps() as steps:
                 answer = steps.make(partial(self._in_scope, call, self._model()))
                 self._require_content([answer])
                 break
@@ -374,7 +383,7 @@ class RoutedCall(ABC, Generic[M]):
     def _each(self, call: Callable[[Any], Iterable[T]], model: Any) -> Generator[T]:
         """Yield the parts, each made in the call's scope: the reader may be in another context."""
         opened: list[Iterator[T]] = []
-        with Steps(self._left, self._late) as steps:
+        with self._steps() as steps:
             steps.close = lambda: [*map(_close, opened)]
             steps.make(partial(self._in_scope, lambda on: opened.append(iter(call(on))), model))
             step = partial(self._in_scope, next, opened[0], _END)
@@ -400,6 +409,11 @@ class RoutedCall(ABC, Generic[M]):
             return function(*args)
 
     # --- Time ---------------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> Steps:
+        """Return who makes the steps of an attempt: a thread, but for the user's own objects without a limit."""
+        is_direct = self._is_unlimited and self.attempts.model in self.models.given
+        return Steps(self._left, self._late, is_direct=is_direct)
 
     def _left(self) -> float:
         """Return the seconds until the model must have given its first content; then, until the call must end."""
@@ -432,6 +446,7 @@ class RoutedCall(ABC, Generic[M]):
         try:
             yield
         except Exception as failed:
+            failed = self._readable(failed)
             health.failed(self._key, failed)
             self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
         except BaseException as cancelled:
@@ -462,9 +477,18 @@ class RoutedCall(ABC, Generic[M]):
             self._answered()
             raise
         except Exception as failed:
+            failed = self._readable(failed)
             self.models.health.failed(self._key, failed)
             raise without_keys(unwrapped(failed), self._secrets) from None
         self._answered()
+
+    def _readable(self, failed: Exception) -> Exception:
+        """Return the failure; that of an answer which cannot be read as one of its model."""
+        if classify(failed) is not Failure.OTHER or not is_of_reading(failed):
+            return failed
+        unread = NoAnswerError(f"{self.attempts.model!r} gave an answer that cannot be read: {type(failed).__name__}.")
+        unread.__cause__ = failed
+        return unread
 
     def _answered(self, answer: Any = None) -> CallRecord:
         self.models.health.answered(self._key)
@@ -479,8 +503,8 @@ class RoutedCall(ABC, Generic[M]):
         is_filtered = finish == "content_filter"
         if finish is not None and not is_filtered and self.attempts.is_last:
             return
-        usd = self.usd_of(parts[-1], self.usage_of(parts[-1])) if parts else math.nan
-        self._usd_of_failures += 0.0 if math.isnan(usd) else usd
+        bills = (self.usd_of(part, self.usage_of(part)) for part in reversed(parts))
+        self._usd_of_failures += next(itertools.filterfalse(math.isnan, bills), 0.0)
         ended = "without a finish reason" if finish is None else f"with finish reason {finish!r}"
         message = f"{model!r} gave no answer: its response is empty and ended {ended}."
         if is_filtered and model in self.snapshot.members:
