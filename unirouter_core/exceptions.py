@@ -59,11 +59,11 @@ def as_number(value: Any) -> float:
 
 
 def shown(value: Any) -> str:
-    """Return the start of `repr(value)` for a message; Python refuses that of an int of thousands of digits."""
+    """Return the start of `repr(value)` for a message; Python refuses ints of thousands of digits, and deep lists."""
     try:
         return f"{value!r:.60}"
-    except ValueError:
-        return "an int of thousands of digits"
+    except (ValueError, RecursionError):
+        return f"{type(value).__name__} that is too long to show"
 
 
 def listed(items: Iterable[str], separator: str = ", ") -> str:
