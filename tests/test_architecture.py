@@ -61,6 +61,7 @@ def test_the_public_names_are_sorted_and_complete():
     assert list(unirouter_core.__all__) == sorted(unirouter_core.__all__)
     assert set(unirouter_core.__all__) == public
     assert {name for name in vars(exceptions) if name.endswith("Error")} <= public
+    assert dir(unirouter_core) == sorted(unirouter_core.__all__)
 
 
 @pytest.mark.parametrize("name", unirouter_core.__all__)

@@ -53,3 +53,8 @@ __all__ = [
     "report",
     "tune",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -66,6 +66,11 @@ def shown(value: Any) -> str:
         return f"{type(value).__name__} that is too long to show"
 
 
+def missing_package(package: str, extra: str, otherwise: str = "") -> ImportError:
+    """Return the error that says how to install a package that an extra brings; `otherwise` is another way."""
+    return ImportError(f"{package} is missing: pip install 'unirouter[{extra}]' (in a clone: '.[{extra}]'){otherwise}.")
+
+
 def listed(items: Iterable[str], separator: str = ", ") -> str:
     """Return the items joined for a message, those after the first 20 as a count."""
     items = iter(items)

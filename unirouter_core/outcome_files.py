@@ -32,6 +32,13 @@ from unirouter_core.reading import (
 from unirouter_core.tables import GivenColumns, GivenScale, Scale, find_layout, grades, is_empty, refuse
 
 MOST_CELLS, LEAST_KNOWN = 2**23, 16  # a larger table has an answer in each 16 cells, or its columns are others
+
+COST_UNKNOWN: Mapping[str, Any] = {
+    "prices": Prices(0, 0),
+    "provenance": {"date": "unknown", "source": "recorded outcomes", "prices": "unknown"},
+}
+"""How a model is recorded whose cost nobody knows: as free, and marked, so that it stands beside its like alone."""
+
 FOLDER_FILES = ("prompts.parquet", "scores.npz", "costs.npz", "meta.json")
 
 
@@ -119,12 +126,13 @@ def recorded(given: Any, outcomes: Any = None) -> list[Evaluation]:
         cure = f"onboard({given!r}, outcomes) takes its recorded answers; plan_onboarding asks it for answers"
         raise InvalidDataError(f"{given!r} is the name of a model and no file, so what it answered is missing; {cure}.")
     table = as_outcomes(given if outcomes is None else outcomes)
-    models, free = table.models if outcomes is None else [given], None
+    models: Sequence[str] = table.models if outcomes is None else [given]
+    how: Mapping[str, Any] = {}
     if outcomes is None and not table.prices and np.isnan(table.costs).all():
-        free = Prices(0, 0)
+        how = COST_UNKNOWN
         said = "No costs are known, so all models count as free and routing is on quality alone; give a column of costs"
         warnings.warn(f"{said}, or tokens and prices=.", stacklevel=3)
-    return [Evaluation.recorded(model, table, prices=free) for model in models]
+    return [Evaluation.recorded(model, table, **how) for model in models]
 
 
 def to_outcomes(

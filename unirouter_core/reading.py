@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from unirouter_core.embedding import Array
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 
 MOST_BYTES, MOST_PER_BYTE = 2**26, 64  # a packed file may unpack to this, and each of its bytes add: a bomb claims more
 MOST_ARRAYS = 4_096  # in one .npz
@@ -302,7 +302,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Columns:
     try:
         import pyarrow.parquet
     except ImportError as missing:
-        raise ImportError("pyarrow is missing: pip install 'unirouter[parquet]'.") from missing
+        raise missing_package("pyarrow", "parquet") from missing
     if path.exists() and not path.is_file():
         raise InvalidDataError("it is no regular file; give one.")
     with readable("it cannot be read as Parquet", "write it again"), pyarrow.parquet.ParquetFile(path) as file:

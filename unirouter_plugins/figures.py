@@ -13,14 +13,14 @@ import numpy as np
 from unirouter_core.curves import Curve
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate import Report
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 
 try:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 except ImportError as missing:
-    raise ImportError("matplotlib is missing: pip install 'unirouter[report]'.") from missing
+    raise missing_package("matplotlib", "report") from missing
 
 ROUTING, MIXTURE, MODEL, TEXT = "#0b6e99", "#9a9a9a", "#d1495b", "#333333"
 

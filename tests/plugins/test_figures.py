@@ -147,4 +147,4 @@ def test_without_matplotlib_the_import_names_the_cure():
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
-    assert "ImportError: matplotlib is missing: pip install 'unirouter[report]'." in done.stderr
+    assert "ImportError: matplotlib is missing: pip install 'unirouter[report]'" in done.stderr

@@ -14,6 +14,7 @@ from tests.plugins.servers import breaks, rate_limited, refuses_the_key, says
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
 from unirouter_plugins.cli import onboard
+from unirouter_plugins.litellm import complete
 
 KEY = "sk-test-4f9a1b7c22"
 QUESTIONS = 60
@@ -97,13 +98,17 @@ def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scr
     assert len(scripted_server.seen) == QUESTIONS
 
 
-def test_the_result_of_a_model_is_shown(place):
-    done = run(*asked(place, "newcomer", "--yes"))
+def test_onboarding_ends_in_one_table_and_the_next_command(place):
+    done = run(*asked(place, "newcomer"))
     assert done.exit_code == 0, done.stderr
-    assert "newcomer: quality 100.0%" in done.stdout
-    assert f"{QUESTIONS} of {QUESTIONS} prompts answered" in done.stdout
-    assert "newcomer" in done.stdout.split("answers of this run", 1)[1]  # the verdict
+    row = next(line for line in done.stdout.splitlines() if line.startswith("newcomer  100.0%"))
+    assert row.split()[-3:] == ["100%", "worth", "it"] or "%" in row
+    assert f"next: unirouter tune {place / 'my.router'} --keep-quality 0.97 --save\n" in done.stdout
+    assert "answers of this run" not in done.stdout
     assert "evaluations.sqlite" in done.stdout
+    details = run(*asked(place, "newcomer", "--replace", "--verbose")).stdout
+    assert "newcomer: quality 100.0%" in details
+    assert f"{QUESTIONS} of {QUESTIONS} prompts answered" in details
 
 
 def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):
@@ -112,6 +117,37 @@ def test_an_answer_that_was_paid_for_is_not_asked_again(place, scripted_server):
     assert again["onboarded"][0]["asked"] == 0
     assert again["spent_usd"] == again["bill"]["calls"] == 0
     assert len(scripted_server.seen) == QUESTIONS
+
+
+def test_keys_that_are_missing_are_named_together_before_the_bill(place, monkeypatch, scripted_server):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "TEST_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    models = "newcomer", "openai/gpt-4.1-mini", "openai/gpt-4.1-nano", "anthropic/claude-sonnet-4-5"
+    said = "keys: TEST_KEY missing (1 model), OPENAI_API_KEY missing (2 models), ANTHROPIC_API_KEY missing (1 model)"
+    assert said in refusal(*asked(place, *models))
+    shown = run(*asked(place, *models, "--dry-run"))
+    assert shown.exit_code == 0
+    assert said in " ".join(shown.stdout.split())
+    assert "240 calls: about $" in shown.stdout
+    assert "90% range" in shown.stdout
+
+
+def test_all_models_of_pool_toml_need_no_names(place):
+    done = output(*asked(place, "--all"))
+    assert [one["model"] for one in done["onboarded"]] == ["newcomer", "dear"]
+    assert {row["model"] for row in done["standing"]} == {"newcomer", "dear", "poet", "sage", "tutor", "scholar"}
+    assert "All models of pool.toml are in the pool already" in refusal(*asked(place, "--all"))
+
+
+def test_answers_of_a_log_are_said_to_be_reused(place, scripted_server):
+    lines = map(json.loads, (place / "questions.jsonl").read_text().splitlines())
+    calls = [{"query": q["prompt"], "llm": "newcomer", "response": right(q["prompt"])} for q in lines]
+    (place / "calls.jsonl").write_text("\n".join(map(json.dumps, calls[:45])))
+    logs = "--answers", place / "calls.jsonl", "--columns", "model=llm"
+    done = run(*asked(place, "newcomer", *logs))
+    assert done.exit_code == 0, done.stderr
+    assert "45 answers of newcomer from the logs: graded, not paid for again." in done.stdout
+    assert len(scripted_server.seen) == QUESTIONS - 45
 
 
 def test_a_model_of_the_pool_needs_the_option_that_the_error_names(place, scripted_server):
@@ -130,7 +166,7 @@ def test_a_wrong_key_is_one_sentence_before_anything_is_spent(place, scripted_se
 def failure(*arguments):
     """The sentence of a command that showed its bill and could not go on."""
     done = run(*arguments)
-    assert done.exit_code == 2
+    assert done.exit_code == 4
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
@@ -138,7 +174,7 @@ def failure(*arguments):
 
 def test_too_many_failures_leave_the_pool_as_it_was(place, scripted_server):
     scripted_server.script["newcomer"] = [says(right), says(right), *[rate_limited(0)] * 1000]
-    done = output(*asked(place, "newcomer"), code=3)
+    done = output(*asked(place, "newcomer"), code=4)
     assert not done["onboarded"][0]["onboarded"]
     assert "RateLimitError" in done["onboarded"][0]["reason"]
     assert "newcomer" not in UniRouter.load(place / "my.router").pool
@@ -236,6 +272,10 @@ def test_ask_prints_the_answer_and_then_who_gave_it_and_why(asking):
     assert "dear, the most expensive: $" in done.stderr
 
 
+def test_a_router_s_folder_is_taken_where_a_router_is(asking):
+    assert complete(str(asking), "What is 14 plus 37?").choices[0].message.content == "51"
+
+
 def test_ask_in_json_has_the_answer_and_the_record(asking):
     done = output("ask", asking, "What is 14 plus 37?", "--cost-weight", 100)
     assert done["answer"] == "51"
@@ -253,9 +293,10 @@ def test_ask_names_the_models_that_failed(asking, scripted_server):
 
 def test_ask_says_in_one_sentence_that_no_model_could_answer(asking, scripted_server):
     scripted_server.script = dict.fromkeys(("newcomer", "dear"), refuses_the_key())
-    sentence = refusal("ask", asking, "What is 14 plus 37?")
-    assert "AuthenticationError" in sentence
-    assert "Then dear was tried" in sentence
+    sentence = refusal("ask", asking, "What is 14 plus 37?", code=4)
+    assert "No model could answer. " in sentence
+    assert sentence.count("AuthenticationError") == 1  # both at once
+    assert "newcomer, dear: " in sentence
     assert KEY not in sentence
 
 

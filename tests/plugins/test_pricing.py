@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from unirouter_core import Capabilities, NoCandidateError, Prices, UnknownPriceE
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm.pool_file import Member, Members, read_members
 from unirouter_plugins.litellm.prices import (
     LITELLM,
     PROFILE,
@@ -107,6 +108,19 @@ def test_an_unknown_price_is_refused_with_the_lines_to_write():
     with pytest.raises(UnknownPriceError, match=r"\[models\.\"gpt 4\.1\"\]"):
         require_quote(Member("gpt 4.1", "nobody/knows"))
     assert require_quote(Member("a", NANO)).source == LITELLM
+
+
+def test_the_price_of_a_gateway_is_asked_for_with_the_entry_that_there_is_or_is_the_list_price(tmp_path):
+    entry = f'[models.nano]\nmodel = "{NANO}"\napi_base = "http://gateway/v1"\napi_key_env = "GATEWAY"\n'
+    (tmp_path / "pool.toml").write_text(entry)
+    kept = f'model = "{NANO}", api_base = "http://gateway/v1", api_key_env = "GATEWAY", prices = {{ input = ...'
+    with pytest.raises(
+        UnknownPriceError, match=f"list prices are not taken for an address of your own.*{re.escape(kept)}"
+    ):
+        require_quote(read_members(tmp_path / "pool.toml")["nano"])
+    (tmp_path / "pool.toml").write_text(entry + 'prices = "list"\n')
+    found = require_quote(read_members(tmp_path / "pool.toml")["nano"])
+    assert found == require_quote(Member("nano", NANO))
 
 
 # --- Capabilities -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The thread of a blocking call: its context, what it raises, who stops waiting for it, and what is left behind."""
 
+import signal
 import threading
 import time
 from contextvars import ContextVar
@@ -58,6 +59,29 @@ def slow(router, pause):
 
     first = RouterRunnable(router, chats).decide("What is 14 plus 37?").model
     return first, chats | {first: Slow(model_name=first)}
+
+
+def test_models_of_the_user_s_own_are_called_in_the_caller_s_thread_where_no_limit_is_given(asked_router):
+    threads, chats = [], scripted_chat.chats(asked_router)
+
+    class Seen(type(chats["poet"])):
+        def _generate(self, *args, **kwargs):
+            threads.append(threading.current_thread())
+            return super()._generate(*args, **kwargs)
+
+    seen = {name: Seen(model_name=name) for name in chats}
+    for limits in ({}, {"timeout": 30}):
+        RouterRunnable(asked_router, seen, **limits).invoke("What is 14 plus 37?")
+    assert [thread is threading.current_thread() for thread in threads] == [True, False]
+
+
+def test_an_interrupt_ends_a_call_that_blocks_at_once(asked_router):
+    first, chats = slow(asked_router, 60)
+    timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        RouterRunnable(asked_router, chats, timeout=30).invoke("What is 14 plus 37?", model=first)
+    timer.join()
 
 
 def test_models_of_the_user_s_own_have_timeouts_too(asked_router):

@@ -127,7 +127,8 @@ def redirects(status):
 
     async def reply(request, seen):
         if request.host.startswith("localhost"):
-            return await says("Elsewhere.")(request, seen)
+            seen.body["model"] = "elsewhere"
+            return await says(f"Elsewhere.{request.headers.get('authorization', '')}")(request, seen)
         return web.Response(status=status, headers={"location": str(request.url.with_host("localhost"))})
 
     return reply
@@ -200,8 +201,8 @@ FAULTS = {
     "filter, 200": Fault(answers(FILTERED, "content_filter"), OWN),
     "filter, 200, passed on": Fault(answers(FILTERED, "content_filter"), bill=(5, 3), options={"content_policy": True}),
     "redirect 302": Fault(redirects(302)),
-    "redirect 307": Fault(redirects(307)),
-    "redirect 308": Fault(redirects(308)),
+    # LiteLLM's clients follow these, which only they can be told; the key stays behind
+    **{f"redirect {status}": Fault(redirects(status), FIRST, text="Elsewhere.") for status in (307, 308)},
     # no answer at 200
     "HTML": Fault(garbles),
     "error body": Fault(sends(ERROR)),
@@ -215,7 +216,7 @@ FAULTS = {
     "bad gzip": Fault(sends(b"garbage", **{"content-encoding": "gzip"})),
     **{f"the body {body}": Fault(sends(body.encode())) for body in ("{}", "[]", "null", "7", '"x"', '{"choices": 1}')},
     "nested 100,000 deep": Fault(sends(b"[" * 100_000)),
-    "no choices": Fault(answers(choices=[]), bill=(5, 3)),
+    "no choices": Fault(answers(choices=[]), bill=None),  # a stream that does not finish ends before LiteLLM tells
     "null choices": Fault(answers(choices=None)),
     "a null choice": Fault(answers(choices=[None])),
     "null message": Fault(answers(None), bill=None),
@@ -223,7 +224,7 @@ FAULTS = {
     "null content, length": Fault(said(None, finish="length"), bill=(5, 3)),
     "empty content": Fault(said(""), bill=(5, 3)),
     "empty content, length": Fault(said("", finish="length"), bill=(5, 3)),
-    "empty, no finish": Fault(said("", finish=None), bill=(5, 3)),
+    "empty, no finish": Fault(said("", finish=None), bill=None),
     "content is a number": Fault(said(7), bill=None),
     "JSON to a stream": Fault(by_form(cuts, sends(json.dumps({"choices": [{"message": {"content": "x"}}]}).encode()))),
     # connections
@@ -330,8 +331,8 @@ WAYS = {
 class Bench:
     """A scripted server, an event loop and a router, on which cells of the table are tried, several at once."""
 
-    def __init__(self, server, loop, router):
-        self.server, self.loop, self.router = server, loop, router
+    def __init__(self, server, loop, router, timeout):
+        self.server, self.loop, self.router, self.timeout = server, loop, router, timeout
         self.first, self.second, *self.rest = [row.model for row in router.route(SUM).ranking]
         self._cells = itertools.count()
 
@@ -345,7 +346,7 @@ class Bench:
             wrong = zip(failing, few.map(self._tried, failing), strict=True)
             return "\n".join(f"{fault} x {way}: {line}" for (fault, way), lines in wrong for line in lines)
 
-    def _tried(self, cell, limit=2 * TIMEOUT + SLACK):
+    def _tried(self, cell, limit=None):
         fault, way = FAULTS[cell[0]], cell[1]
         number, live = next(self._cells), []
         names = {model: f"{model}-{number}" for model in self.router.pool}  # own names: no cell cools down another's
@@ -356,7 +357,8 @@ class Bench:
         url = self.server.url.replace("http:", "https:") if fault.address == "TLS" else fault.address
         places = dict.fromkeys(names, self.server.url) | ({self.first: url} if url else {})
         members = {model: Member(model, f"openai/{name}", places[model], "SERVER_KEY") for model, name in names.items()}
-        options = {"timeout": TIMEOUT, **fault.options}
+        options = {"timeout": self.timeout, **fault.options}
+        limit = limit or options.get("deadline", 2 * options["timeout"]) + SLACK
         ended, got = self._within(limit, lambda: WAYS[way](configured(self.router, Members(members)), options))
         asks = {model: len(self.server.asked(name)) for model, name in names.items()}
         if not ended:
@@ -453,7 +455,7 @@ IGNORED = (  # of LiteLLM: answers that break its own types, and calls that end 
 
 
 @contextmanager
-def bench(world, monkeypatch):
+def bench(world, monkeypatch, timeout=TIMEOUT):
     """A bench with a server of its own; the first call of each way is made, as it takes seconds to import."""
     monkeypatch.setenv("SERVER_KEY", KEY)
     router = onboarded(world)
@@ -462,7 +464,7 @@ def bench(world, monkeypatch):
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     with servers.serve_script() as server:
-        made = Bench(server, loop, router)
+        made = Bench(server, loop, router, timeout)
         assert [made._tried(("none", way), limit=300) for way in WAYS] == [[]] * len(WAYS)
         yield made
         asyncio.run_coroutine_threadsafe(open_litellm().close_litellm_async_clients(), loop).result(10)

@@ -3,7 +3,7 @@
 from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.forecasting import Forecast, forecast
 from unirouter_core.evaluate.holdout import HeldOut, held_out
-from unirouter_core.evaluate.impacts import Change, Impact, impact
+from unirouter_core.evaluate.impacts import Change, Impact, impact, standings
 from unirouter_core.evaluate.metrics import Metrics, choice_entropy, mean_quality, measure, sign_test_p
 from unirouter_core.evaluate.reporting import Comparison, Report, report
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
@@ -29,6 +29,12 @@ __all__ = [
     "measure",
     "report",
     "sign_test_p",
+    "standings",
     "tune",
     "undecided",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -218,6 +218,25 @@ def impact(
     )
 
 
+def standings(held: HeldOut, cost_weight: float, *, level: float = 0.9) -> dict[str, tuple[float, str]]:
+    """Return the share of the prompts that goes to each model at `cost_weight`, and whether that is worth it.
+
+    A model is "worth it" where the mean of error + cost_weight * cost is lower with it than without, by an interval of
+    `level`; "no clear gain" where that may be luck; "never chosen"; or "the only model".
+    """
+    weight, boot, chosen = check_cost_weight(cost_weight), Bootstrap(level, 500, 0), held.chosen(cost_weight)
+    shares, scores, found = held.shares(chosen), _means(held, chosen, weight)["score"], dict[str, tuple[float, str]]()
+    for column, model in enumerate(held.models):
+        share, word = shares.get(model, 0.0), "the only model" if len(held.models) == 1 else "never chosen"
+        if share and len(held.models) > 1:
+            others = np.arange(len(held.models)) != column
+            without = choose(held.predicted_errors, held.predicted_costs, weight, others)
+            change = scores - _means(held, without, weight)["score"]
+            word = "worth it" if boot.mean_interval(change)[1] < 0 else "no clear gain"
+        found[model] = share, word
+    return found
+
+
 def _moves(errors: Array, costs: Array, column: int, others: Mask, weight: float) -> tuple[Labels, Labels]:
     """Return the rows that move to the model of `column`, in falling order of gain, and the columns that lose them."""
     rows, scores = np.flatnonzero(choose(errors, costs, weight) == column), score(errors, costs, weight)

@@ -1,12 +1,14 @@
 """The paper's protocol on recorded outcomes: every method on the same random splits, and how they compare."""
 
+from unirouter_core.exceptions import missing_package
+
 try:
     import jinja2  # noqa: F401
     import matplotlib  # noqa: F401
     import pandas  # noqa: F401
     import pyarrow  # noqa: F401
 except ImportError as missing:
-    raise ImportError(f"{missing.name} is missing: pip install 'unirouter[bench]'.") from missing
+    raise missing_package(str(missing.name), "bench") from missing
 
 from unirouter_plugins.bench.methods import (
     AFTER,
@@ -24,3 +26,8 @@ from unirouter_plugins.bench.results import CLAIRVOYANT, DEFAULT, SCALARS, ZERO,
 __all__ = ["AFTER", "BEFORE", "CLAIRVOYANT", "DEFAULT", "METHODS", "N_VALS", "SCALARS", "ZERO", "Case", "Method"]
 __all__ += ["Recorded", "Settings", "Split", "TrialFiles", "benchmark", "methods_named", "reachable", "recorded"]
 __all__ += ["run_trial", "shown", "split", "standings"]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -12,9 +12,15 @@ from typer.core import TyperCommand, TyperGroup
 
 from unirouter_core.exceptions import UniRouterError
 from unirouter_plugins.cli import bench, demo, evaluate, onboard, pool, route, show
-from unirouter_plugins.cli.options import ExampleCommand, RouterCommand, flag
+from unirouter_plugins.cli.options import (
+    BAD_INPUT,
+    PROVIDERS_FAILED,
+    ExampleCommand,
+    ProviderError,
+    RouterCommand,
+    flag,
+)
 
-BAD_INPUT = 2
 _UNUSABLE = (UniRouterError, ImportError, OSError, UnicodeDecodeError)
 
 
@@ -37,8 +43,8 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise  # the reader has had enough; typer ends quietly
         except _UNUSABLE as failed:
-            show.say(f"Error: {_sentence(failed)}", err=True, wrap=False)
-            raise typer.Exit(BAD_INPUT) from failed
+            show.say(f"Error: {_sentence(failed)}", err=True, wrap=show.console(err=True).is_terminal)
+            raise typer.Exit(PROVIDERS_FAILED if isinstance(failed, ProviderError) else BAD_INPUT) from failed
 
 
 def _sentence(failed: BaseException) -> str:
@@ -56,7 +62,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Send each prompt to the cheapest model that will answer it well.",
     epilog="Every command takes --json. Exit codes: 0 fine; 2 usage or bad input; 3 a goal that cannot be met (tune), "
-    "routing that does not pay (report), or a model that was not added (onboard); 130 interrupted.",
+    "routing that does not pay (report), or a model that was not added (onboard); 4 no model answered (ask, onboard); "
+    "130 interrupted.",
 )
 
 for _cls, _command, _example in (

@@ -17,11 +17,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
-from unirouter_plugins.cli.onboard import INTERRUPTED
-from unirouter_plugins.cli.options import Json
+from unirouter_plugins.cli.options import INTERRUPTED, Json
 from unirouter_plugins.local.server import CURE, LocalModel, available, serve_model
 
 MODELS = {  # the pool, as pool.toml calls it
@@ -110,7 +109,7 @@ def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
     picture = "" if find_spec("matplotlib") is None else " --png curve.png"
     code, report = shell.run(f"report my.router --data outcomes.jsonl{picture}", may_fail=True)
     if not picture:
-        show.say("No picture of the curve: matplotlib is missing: pip install 'unirouter[report]'.", wrap=False)
+        show.say(f"No picture of the curve: {missing_package('matplotlib', 'report')}", wrap=False)
     ended = f"MOCK: two of the three models were none. For the real ones: {CURE}" if missing else _ENDED
     paid = "did not pay here, as far as so few prompts can tell" if code else "paid here"
     _say("closing", paid=paid, served=ended, pool=folder / "pool.toml")

@@ -61,8 +61,15 @@ def fit(
     of_models = f" and {n} models" if n else ""
     kept = f"; {held_out:,} prompts held out for onboarding" if held_out else ""
     show.say(f"{router}: learned from {len(learned):,} prompts{of_models}{kept}.", wrap=False)
-    models_from = f"--all --recorded {data}" if n else "MODEL... --validation FILE"
-    show.say(f"Next: unirouter onboard {router} {models_from}", wrap=False)
+    show.say(
+        f"next: unirouter onboard {router} {f'--recorded {data}' if n else 'MODEL... --validation FILE'}", wrap=False
+    )
+    if not n:
+        show.say(
+            "Prompts alone do not tell which kinds are hard. `unirouter onboard NEW.router MODEL... --starter` begins "
+            "with features that were fitted on graded answers; your own graded answers are better than both.",
+            "dim",
+        )
 
 
 def tune(

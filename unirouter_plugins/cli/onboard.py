@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,17 +19,30 @@ import typer
 from unirouter_core.costs import Prices
 from unirouter_core.data import Evaluation, Outcomes
 from unirouter_core.exceptions import ArtifactError, InvalidDataError, UnknownPriceError
-from unirouter_core.outcome_files import read_outcomes
+from unirouter_core.outcome_files import COST_UNKNOWN, count
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
-from unirouter_plugins.cli.options import FLAG, Json, NoTexts, PoolFile, Router, members
+from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
+from unirouter_plugins.cli.options import (
+    FLAG,
+    INTERRUPTED,
+    NOT_MET,
+    PROVIDERS_FAILED,
+    Json,
+    NoTexts,
+    PoolFile,
+    ProviderError,
+    Router,
+    members,
+)
 
 if TYPE_CHECKING:
+    from unirouter_plugins.logs import Log
     from unirouter_plugins.onboarding import Plan, Progress
 
-INTERRUPTED = 130  # the exit code after Ctrl-C
-NOT_ADDED = 3  # the exit code when a model was evaluated and not added
+USUAL_GOAL = 0.97  # of the best model's quality: where a router that is not tuned yet is looked at
+MOST_STANDING = 200  # models that are tried one by one whether the pool is worse without them
 LIVE, RECORDED = "Evaluate models", "From recorded results"  # the groups of options in the help
 
 
@@ -37,11 +52,13 @@ def _option(panel: str, metavar: str, text: str, *names: str, **limits: Any) -> 
 
 _live, _recorded = functools.partial(_option, LIVE), functools.partial(_option, RECORDED)
 _VALIDATION = "Prompts, references and graders (.jsonl), or bare prompts (.txt); 300 of ours when not given."
+_ANSWERS = "Logs whose answers to these prompts are graded instead of paid for again."
 _STORE = "A file or database URL for the answers; evaluations.sqlite beside the router when not given."
 _STARTER = "Begin with ready-made prompt features if ROUTER does not exist."
 _REPLACE = "Evaluate models of the pool again."
 _UNTIL_DECIDED = "Stop when more answers would hardly matter."
-_MODELS = "As pool.toml or LiteLLM calls them."
+_MODELS = "As pool.toml, LiteLLM or FILE calls them."
+_ALL = "All models of --recorded FILE (as when none is named), or of pool.toml, that are not in the pool."
 
 
 def onboard(
@@ -50,9 +67,13 @@ def onboard(
     models: Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help=_MODELS)] = None,
     replace: Annotated[bool, typer.Option("--replace", metavar=FLAG, help=_REPLACE)] = False,
     starter: Annotated[bool, typer.Option("--starter", metavar=FLAG, help=_STARTER)] = False,
+    every: Annotated[bool, typer.Option("--all", metavar=FLAG, help=_ALL)] = False,
+    columns: ColumnNames = None,
+    verbose: Annotated[bool, typer.Option("--verbose", metavar=FLAG, help="Show each model's details.")] = False,
     no_texts: NoTexts = False,
     as_json: Json = False,
     validation: Annotated[Path | None, _live("FILE", _VALIDATION)] = None,
+    answers: Annotated[Path | None, _live("LOGS", _ANSWERS)] = None,
     dry_run: Annotated[bool, _live(FLAG, "Show the bill and stop.", "--dry-run")] = False,
     budget: Annotated[float | None, _live("USD", "Maximum spend.")] = None,
     concurrency: Annotated[int, _live("N", "Concurrent calls.", min=1)] = 8,
@@ -67,7 +88,8 @@ def onboard(
     timeout: Annotated[float, _live("SECONDS", "Per-call timeout.", min=1)] = 120,
     yes: Annotated[bool, _live(FLAG, "Skip the cost confirmation.", "--yes", "-y")] = False,
     recorded: Annotated[Path | None, _recorded("FILE", "Recorded answers of the models.")] = None,
-    every: Annotated[bool, _recorded(FLAG, "All models of FILE that are not in the pool.", "--all")] = False,
+    scale: ScaleOfGrades = None,
+    prices: PriceFile = None,
     price_in: Annotated[float | None, _recorded("USD", "Per million prompt tokens.")] = None,
     price_out: Annotated[float | None, _recorded("USD", "Per million answer tokens.")] = None,
 ) -> None:
@@ -81,26 +103,35 @@ def onboard(
     into = UniRouter.load(router) if router.exists() else UniRouter.starter()
     if recorded is not None:
         _record(context, into)
-    else:
-        with show.working("Counting tokens"):
-            plan = _plan(context, into)
-        _run(plan, into, router, dry_run=dry_run, sure=yes, as_json=as_json)
+        return
+    log = None if answers is None else read(answers, columns, beside=router, quiet=as_json)
+    with show.working("Counting tokens"):
+        plan = _plan(context, into, log)
+    _run(plan, into, context)
 
 
 def _check_options(context: typer.Context) -> None:
     """Raise `InvalidDataError` for options of the one way to onboard that are given with the other."""
     given, recorded = context.params, context.params["recorded"]
-    if recorded is None and (given["every"] or given["price_in"] is not None or given["price_out"] is not None):
-        raise InvalidDataError("--all, --price-in and --price-out go with --recorded FILE; prices are in pool.toml.")
-    if recorded is None and not given["models"]:
-        raise InvalidDataError("Name the models to evaluate, or give recorded results with --recorded FILE.")
-    for option in context.command.params if recorded is not None else ():
-        is_given = str(context.get_parameter_source(str(option.name))).endswith("COMMANDLINE")
-        if is_given and getattr(option, "rich_help_panel", None) == LIVE:
+    if given["models"] and given["every"]:
+        raise InvalidDataError("Name the models to add, or give --all for all of them: one of the two.")
+    if recorded is None:
+        if unfit := [name for name in ("scale", "prices", "price_in", "price_out") if given[name] is not None]:
+            option = f"--{unfit[0].replace('_', '-')}"
+            raise InvalidDataError(
+                f"{option} goes with --recorded FILE; prices of models that are called, in pool.toml."
+            )
+        if given["columns"] is not None and given["answers"] is None:
+            raise InvalidDataError("--columns goes with --recorded FILE or --answers LOGS.")
+        if not given["models"] and not given["every"]:
+            cure = "give --all for those of pool.toml, or give recorded results with --recorded FILE"
+            raise InvalidDataError(f"Name the models to evaluate, {cure}.")
+        return
+    for param in context.command.params:
+        is_given = str(context.get_parameter_source(str(param.name))).endswith("COMMANDLINE")
+        if is_given and getattr(param, "rich_help_panel", None) == LIVE:
             cure = f"leave it out, or leave out --recorded {recorded}"
-            raise InvalidDataError(f"{option.opts[0]} is for evaluating models; {cure}.")
-    if recorded is not None and bool(given["models"]) == given["every"]:
-        raise InvalidDataError("Name the models to add, or give --all for all models of the file: one of the two.")
+            raise InvalidDataError(f"{param.opts[0]} is for evaluating models; {cure}.")
 
 
 # --- From recorded results --------------------------------------------------------------------------------------------
@@ -108,31 +139,35 @@ def _check_options(context: typer.Context) -> None:
 
 def _record(context: typer.Context, into: UniRouter) -> None:
     """Add models by the file of recorded results: all of them, or none when one cannot be added."""
-    given = context.params
-    with show.working(f"Reading {given['recorded']}"):
-        table, seen = _unseen(into, read_outcomes(given["recorded"]))
+    given, router = context.params, context.params["router"]
+    how = given["columns"], given["scale"], given["prices"]
+    table = read_graded(given["recorded"], *how, beside=router, quiet=given["as_json"])
+    with show.working("Comparing prompts"):
+        table, note = _unseen(into, table)
     names = list(dict.fromkeys(given["models"] or table.models))
     if known := [name for name in names if name in into.pool and not given["replace"]]:
-        if not given["every"]:
+        if given["models"]:
             raise InvalidDataError(f"{known[0]!r} is in the pool already; --replace evaluates it again.")
         names = [name for name in names if name not in known]
-    prices = _given_prices(given["price_in"], given["price_out"], names)
+    priced = _prices_of(given, names, table, into)
     with show.each(names, "Onboarding") as counted:
-        added = [_add(into, Evaluation.recorded(name, table, prices=prices)) for name in counted]
-    into.save(given["router"], texts=False if given["no_texts"] else None)
+        added = [_add(into, Evaluation.recorded(name, table, **priced)) for name in counted]
+    into.save(router, texts=False if given["no_texts"] else None)
     if given["as_json"]:
         rows = [show.profile_row(profile) for profile in added]
-        show.emit({"router": str(given["router"]), "onboarded": rows, "skipped": known})
+        show.emit({"router": str(router), "onboarded": rows, "skipped": known, **standing_of(into).as_dict()})
         return
-    for note in [seen] * bool(seen) + [
-        f"{name} is in the pool already; --replace evaluates it again." for name in known
-    ]:
-        show.note(note)
-    if added:
-        show.say(f"{given['router']} now holds {len(into.pool)} models; added:", wrap=False)
-        show.models(added)
-    else:
+    free = "no costs are known, so routing is on quality alone; with --prices FILE and --replace it weighs cost."
+    notes = [note, free if priced == COST_UNKNOWN and added else ""]
+    for said in [*filter(None, notes), *(f"{name} is in the pool already; --replace adds it again." for name in known)]:
+        show.note(said)
+    if not added:
         show.say("Nothing to add.")
+        return
+    if given["verbose"]:
+        show.models(added)
+    show.say(f"{router} now holds {len(into.pool)} models, {len(added)} of them new.", wrap=False)
+    _finish(into, router)
 
 
 def _unseen(router: UniRouter, table: Outcomes) -> tuple[Outcomes, str]:
@@ -146,30 +181,94 @@ def _unseen(router: UniRouter, table: Outcomes) -> tuple[Outcomes, str]:
     return new, f"evaluated on the {len(new):,} of {len(table):,} prompts that the router was not fitted on."
 
 
+def _prices_of(given: Mapping[str, Any], names: Sequence[str], table: Outcomes, into: UniRouter) -> Mapping[str, Any]:
+    """Return how the models are recorded: at the given prices, at the table's, or as free where no cost is known.
+
+    Raises `InvalidDataError` where models with and without a known cost would stand side by side.
+    """
+    price_in, price_out = given["price_in"], given["price_out"]
+    one = None if price_in is None or price_out is None else Prices(price_in, price_out)
+    if (price_in is None) != (price_out is None):
+        raise InvalidDataError("Only one price was given; give both --price-in and --price-out.")
+    if one is not None and len(names) > 1:
+        raise InvalidDataError(f"One price for {len(names)} models; give each its own with --prices FILE.")
+    unpriced = [n for n in names if n not in table.prices and np.isnan(table.costs[:, table.column(n)]).all()]
+    is_free = one is None and bool(names) and len(unpriced) == len(names)
+    kept = [profile for name, profile in into.pool.items() if name not in names]
+    other = next((p.model for p in kept if (p.provenance.get("prices") == "unknown") != is_free), None)
+    if other is not None and is_free:
+        cure = "give --prices FILE, or --price-in and --price-out"
+        raise InvalidDataError(
+            f"What {names[0]!r} costs is not known, and what {other!r} of the pool costs is; {cure}."
+        )
+    if other is not None and names:
+        cure = (
+            f"add it again with --prices FILE and --replace, or retire it: unirouter retire {given['router']} {other}"
+        )
+        raise InvalidDataError(f"{other!r} of the pool counts as free, as its cost was not known; {cure}")
+    return COST_UNKNOWN if is_free else {"prices": one}
+
+
 def _add(router: UniRouter, evaluation: Evaluation) -> ModelProfile:
     """Add or replace a model; its capabilities stay as they were."""
     before = router.pool.get(evaluation.model)
     try:
         return router.onboard(evaluation, capabilities=None if before is None else before.capabilities, replace=True)
     except UnknownPriceError as unpriced:
-        cure = "add a cost column (USD), or tokens_in and tokens_out with --price-in and --price-out."
-        raise UnknownPriceError(f"The cost of {evaluation.model!r} is unknown; {cure}") from unpriced
+        cure = "give it in --prices FILE or a column of costs (USD), or name the other models only"
+        raise UnknownPriceError(f"What {evaluation.model!r} costs is not known; {cure}.") from unpriced
 
 
-def _given_prices(price_in: float | None, price_out: float | None, models: Sequence[str]) -> Prices | None:
-    if price_in is None and price_out is None:
-        return None
-    if price_in is None or price_out is None:
-        raise InvalidDataError("Only one price was given; give both --price-in and --price-out.")
-    if len(models) > 1:
-        raise InvalidDataError(f"One price for {len(models)} models; onboard models with --price-in one at a time.")
-    return Prices(price_in, price_out)
+# --- The end ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The share of the prompts and the verdict of each model at a cost weight; `goal` is what that weight keeps."""
+
+    cost_weight: float = 0.0
+    goal: str = ""
+    models: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        rows = [{"model": model, "share": share, "verdict": word} for model, (share, word) in self.models.items()]
+        return {"cost_weight": str(w) if math.isinf(w := self.cost_weight) else w, "standing": rows}
+
+
+def standing_of(router: UniRouter) -> Standing:
+    """Return how the models stand at the router's cost weight, or at a usual goal's where it is not tuned yet.
+
+    Empty where the models do not share enough answered prompts to tell, or are too many to try one by one.
+    """
+    from unirouter_core.evaluate import held_out, standings, tune
+
+    weight, goal, pool = router.cost_weight, "", router.pool.values()
+    if not 0 < len(pool) <= MOST_STANDING:
+        return Standing(weight)
+    try:
+        held = held_out(router)
+    except InvalidDataError:  # too few prompts that all have answered
+        return Standing(weight)
+    if not weight and len(pool) > 1 and any(profile.usd.any() for profile in pool):
+        weight, goal = tune(held, keep_quality=USUAL_GOAL).cost_weight, f"keeps {USUAL_GOAL:.0%} of the best quality"
+    return Standing(weight, goal, standings(held, weight))
+
+
+def _finish(into: UniRouter, router: Path) -> None:
+    """Print one table of the pool, and the command that comes next."""
+    with show.working("Comparing the models"):
+        standing = standing_of(into)
+    show.standing(list(into.pool.values()), standing)
+    goal = f"tune {router} --keep-quality {USUAL_GOAL:g} --save"
+    another = f"onboard {router} MODEL..., for routing needs two models"
+    show.say(f"next: unirouter {goal if len(into.pool) > 1 else another}", wrap=False)
 
 
 # --- By evaluating models ---------------------------------------------------------------------------------------------
 
 
-def _plan(context: typer.Context, into: UniRouter) -> Plan:
+def _plan(context: typer.Context, into: UniRouter, log: Log | None) -> Plan:
     """Return the plan of the command's options, which are called as the fields of `OnboardingOptions`."""
     from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding
 
@@ -177,17 +276,29 @@ def _plan(context: typer.Context, into: UniRouter) -> Plan:
     named = {f.name: given[f.name] for f in dataclasses.fields(OnboardingOptions) if f.name in given}
     named["pool"] = members(router, named["pool"])
     named["store"] = named["store"] or router.resolve().parent / "evaluations.sqlite"
-    return plan_onboarding(into, given["models"], OnboardingOptions(**named, texts=not given["no_texts"]))
+    models = given["models"] or [name for name in named["pool"] if given["replace"] or name not in into.pool]
+    if not models:
+        raise InvalidDataError("All models of pool.toml are in the pool already; --replace evaluates them again.")
+    named |= {"answers": log, "texts": not given["no_texts"]}
+    return plan_onboarding(into, models, OnboardingOptions(**named))
 
 
-def _run(plan: Plan, into: UniRouter, router: Path, *, dry_run: bool, sure: bool, as_json: bool) -> None:
+def _run(plan: Plan, into: UniRouter, context: typer.Context) -> None:
     """Show the bill, evaluate the models, save the router after each, and show the results."""
     from unirouter_plugins.onboarding import run_onboarding
+    from unirouter_plugins.onboarding.ask import PreflightError
 
-    bill, options, shown = plan.bill, plan.options, {"router": str(router), "bill": plan.bill.as_dict()}
+    given, router = context.params, Path(context.params["router"])
+    bill, options, as_json = plan.bill, plan.options, given["as_json"]
+    shown = {"router": str(router), "missing_keys": plan.missing_keys, "bill": bill.as_dict()}
+    keys = ", ".join(f"{key} missing ({count(len(of), 'model')})" for key, of in plan.missing_keys.items())
+    if keys and not given["dry_run"]:
+        raise InvalidDataError(f"keys: {keys}; set them. --dry-run shows the bill without.")
     if not as_json:
+        for said in [f"keys: {keys}"] * bool(keys) + plan.reused:
+            show.say(said)
         show.bill(bill, options.budget)
-    if dry_run:
+    if given["dry_run"]:
         if as_json:
             show.emit({**shown, "onboarded": []})
         return
@@ -196,24 +307,34 @@ def _run(plan: Plan, into: UniRouter, router: Path, *, dry_run: bool, sure: bool
             "cost_weight is 0 (cost ignored), so --until-decided stops on quality alone. Run unirouter tune "
             f"{router} --save first if you route on cost."
         )
-    if not sure and options.budget is None:
+    if not given["yes"] and options.budget is None:
         if as_json or not sys.stdin.isatty():
-            between = f"{show.usd(bill.usd.low)} to {show.usd(bill.usd.high)}"
-            raise InvalidDataError(f"The expected cost is {between}; confirm with --yes, or set a limit with --budget.")
+            about = f"about {show.usd(bill.usd.expected)} ({show.between(bill.usd)})"
+            raise InvalidDataError(f"The expected cost is {about}; confirm with --yes, or set a limit with --budget.")
         typer.confirm("Go on?", abort=True, err=True)
+    details = None if as_json or not given["verbose"] else show.onboarded
     try:
         with _bar() as progress, ending_as_by_ctrl_c():
-            done = run_onboarding(plan, progress, folder=router, onboarded=None if as_json else show.onboarded)
+            done = run_onboarding(plan, progress, folder=router, onboarded=details)
+    except PreflightError as failed:
+        raise ProviderError(str(failed)) from failed
     except KeyboardInterrupt:
         spent = f"Stopped after spending {show.usd(plan.spent_usd)} at most"  # calls in flight count at their worst
         show.say(f"\n{spent}. Answers are kept in {plan.place}; run the same command to resume.", err=True, wrap=False)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        show.emit({**shown, "spent_usd": plan.spent_usd, "onboarded": [one.as_dict() for one in done]})
+        rows = [one.as_dict() for one in done]
+        show.emit({**shown, "spent_usd": plan.spent_usd, "onboarded": rows, **standing_of(into).as_dict()})
     else:
+        if details is None:
+            show.outcome(done)
+        if any(one.profile is not None for one in done):
+            _finish(into, router)
         show.say(f"Spent: {show.usd(plan.spent_usd)}. The answers are kept in {plan.place}.", wrap=False)
+    if all(one.profile is None and one.stopped == "failures" for one in done):
+        raise typer.Exit(PROVIDERS_FAILED)
     if any(one.profile is None for one in done):
-        raise typer.Exit(NOT_ADDED)
+        raise typer.Exit(NOT_MET)
 
 
 @contextmanager

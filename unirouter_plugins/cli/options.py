@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from unirouter_core.exceptions import ArtifactError, InvalidDataError
+from unirouter_core.exceptions import ArtifactError, InvalidDataError, UniRouterError
 from unirouter_core.reading import parse_json
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from unirouter_plugins.litellm.pool_file import Members
 
 EXAMPLES = Path(":examples:")  # what ROUTER is with --example
+BAD_INPUT, NOT_MET, PROVIDERS_FAILED, INTERRUPTED = 2, 3, 4, 130  # exit codes, see docs/reference/exit-codes.md
 FLAG = " "  # the metavar of an option without a value; typer writes <bool> there
+
+
+class ProviderError(UniRouterError, RuntimeError):
+    """No model could answer: exit code 4."""
 
 
 def flag(text: str, *names: str, **how: Any) -> Any:

@@ -75,10 +75,6 @@ def _in_slices(router: UniRouter, prompts: Sequence[str], how: dict[str, Any]) -
     return Decisions(parts[0].pool_models, **arrays, decide=lambda at: parts[at // SLICE][at % SLICE])
 
 
-class CallError(UniRouterError, RuntimeError):
-    """No model could answer."""
-
-
 def ask(
     router: options.Router,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")],
@@ -111,7 +107,7 @@ def ask(
     with _in_a_sentence(), answer:
         said = _streamed(answer, quietly=as_json)
     if answer.record is None:
-        raise CallError("The answer ended before its last chunk; ask again.")
+        raise options.ProviderError("The answer ended before its last chunk; ask again.")
     if as_json:
         dearest = show.dearest(answer.record)
         show.emit({"router": str(folder), "answer": said, **answer.record.as_dict(), "dearest": dearest})
@@ -121,7 +117,7 @@ def ask(
 
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
-    """Raise a provider's error as a `CallError` of one sentence."""
+    """Raise a provider's error as a `ProviderError` of one sentence, models with the same failure together."""
     from unirouter_plugins.litellm.redaction import described
 
     try:
@@ -129,7 +125,11 @@ def _in_a_sentence() -> Iterator[None]:
     except (UniRouterError, OSError):
         raise
     except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
-        raise CallError(" ".join([described(failed), *getattr(failed, "__notes__", [])])) from None
+        failures: dict[str, str] = getattr(failed, "failures_by_model", {})
+        if not failures:
+            raise options.ProviderError(described(failed)) from None
+        told = "; ".join(f"{', '.join(models)}: {why.rstrip('. ')}" for models, why in show.grouped(failures))
+        raise options.ProviderError(f"No model could answer. {told}.") from None
 
 
 def _streamed(answer: Stream, *, quietly: bool) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import typer
 
+from unirouter_core.outcome_files import count
 from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
 from unirouter_core.rule import Decision, Decisions, Explanation
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from unirouter_core.evaluate import Report, Tuning
+    from unirouter_plugins.cli.onboard import Standing
     from unirouter_plugins.litellm import CallRecord
     from unirouter_plugins.onboarding import Onboarded
-    from unirouter_plugins.onboarding.bill import Bill
+    from unirouter_plugins.onboarding.bill import Bill, Spread
 
 T = TypeVar("T")
 
@@ -88,8 +90,17 @@ def say(text: str = "", style: str | None = None, *, err: bool = False, wrap: bo
 
 
 def note(text: str) -> None:
-    """Print a note on stderr, on one line."""
-    say(f"Note: {text}", err=True, wrap=False)
+    """Print a note on stderr, on one line in a pipe."""
+    say(f"Note: {text}", err=True, wrap=console(err=True).is_terminal)
+
+
+def grouped(failures: Mapping[str, str]) -> list[tuple[list[str], str]]:
+    """Return the models that failed alike, and why; texts that differ by the models' names only are one."""
+    groups: dict[str, tuple[list[str], str]] = {}
+    for model, why in failures.items():
+        bare = re.sub("|".join(re.escape(name) for name in sorted(failures, key=len, reverse=True)), "", why)
+        groups.setdefault(bare, ([], why))[0].append(model)
+    return list(groups.values())
 
 
 def emit(document: object, *, line: bool = False) -> None:
@@ -213,7 +224,7 @@ def models(profiles: Sequence[ModelProfile]) -> None:
     columns: dict[str, list[str]] = {
         "model": [profile.model for profile in profiles],
         ">quality": [quality(profile.error, stderr_of(profile)) for profile in profiles],
-        PER_1000: [usd(usd_per_1000(profile)) for profile in profiles],
+        PER_1000: [_cost_of(profile) for profile in profiles],
     }
     varying = {
         ">answers": [f"{profile.n:,}" for profile in profiles],
@@ -249,25 +260,65 @@ def prices(rows: Sequence[Mapping[str, Any]]) -> None:
 def bill(made: Bill, budget: float | None) -> None:
     """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
     roles = {"measured": "", "reference": "writes references", "judge": "grades"}
-    heads = ("model", "role", ">calls", ">cached", ">tokens in", "tokens out", "USD", ">at most")
+    heads = ("model", "role", ">calls", ">cached", ">tokens in", ">tokens out", ">about", ">at most")
     rows = [
         (
             *(item.model, roles[item.role], f"{item.calls:,}", f"{item.paid:,}" if item.paid else ""),
-            *(f"{item.tokens_in:,.0f}", f"{item.tokens_out.low:,.0f} to {item.tokens_out.high:,.0f}"),
-            *(f"{usd(item.usd.low)} to {usd(item.usd.high)}", usd(item.usd_longest)),
+            *(f"{item.tokens_in:,.0f}", f"{item.tokens_out.expected:,.0f}"),
+            *(usd(item.usd.expected), usd(item.usd_longest)),
         )
         for item in made.items
     ]
     filled = {head: cells for head, *cells in zip(heads, *rows, strict=True) if any(cells)}
     console().print(table(*filled, rows=zip(*filled.values(), strict=True)))
     limits = " or ".join(f"{n:,}" for n in sorted({item.max_tokens for item in made.items}))
-    expected = f"{made.calls:,} calls: {usd(made.usd.low)} to {usd(made.usd.high)} expected"
-    say(f"{expected}, {usd(made.usd_longest)} at most (every answer at its limit of {limits} tokens).", "bold")
+    say(f"{count(made.calls, 'call')}: about {usd(made.usd.expected)} ({between(made.usd)}),", "bold")
+    say(f"{usd(made.usd_longest)} at most (every answer at its limit of {limits} tokens).", "bold")
     if made.is_assumed:
-        say("Answer lengths are assumed: no model of the pool has any yet.", "dim")
+        say("Answers are taken to be as long as their graders ask for: no model of the pool has any yet.", "dim")
     say(f"Prices: {'; '.join(sorted({f'{item.model} from {item.price_source}' for item in made.items}))}.", "dim")
     if budget is not None:
         say(f"The budget of {usd(budget)} holds even if every call is retried and billed.", "dim")
+
+
+def between(amount: Spread) -> str:
+    """Return the range of an amount of USD in words."""
+    return f"{LEVEL:.0%} range {usd(amount.low)} to {usd(amount.high)}"
+
+
+def outcome(done: Sequence[Onboarded]) -> None:
+    """Print which models were not added and why, and what else to know, each once."""
+    failures = {one.model: one.reason for one in done if one.profile is None}
+    for models, why in grouped(failures):
+        say(f"{', '.join(models)} {'was' if len(models) == 1 else 'were'} not added: {why}", "bold")
+    for text in dict.fromkeys(text for one in done for text in one.notes):
+        say(text)
+    for one in done:
+        if lost := one.truncated + one.refused:
+            cut = f"{one.truncated} cut off at the token limit, {one.refused} refused"
+            say(f"{one.model}: {lost} of {one.answered} answers were no answers ({cut}).")
+
+
+def standing(profiles: Sequence[ModelProfile], made: Standing) -> None:
+    """Print the pool in one table: quality, cost, and where they are known each model's share and verdict."""
+    placed = {profile.model: made.models.get(profile.model, (0.0, "")) for profile in profiles}
+    ordered = sorted(profiles, key=lambda profile: (-placed[profile.model][0], profile.error))
+    shown = table("model", ">quality", PER_1000, *([">share", "verdict"] if made.models else []))
+    for profile in ordered[:PROMPTS_SHOWN]:
+        share, word = placed[profile.model]
+        cells = [profile.model, quality(profile.error, stderr_of(profile)), _cost_of(profile)]
+        shown.add_row(*cells, *([f"{share:.0%}", word] if made.models else []))
+    console().print(shown)
+    if (left_out := len(ordered) - PROMPTS_SHOWN) > 0:
+        say(f"… and {left_out:,} more; unirouter models lists all.", "dim")
+    at = f"cost weight {weight(made.cost_weight)}" + f", which {made.goal} (not saved)" * bool(made.goal)
+    at = "quality alone" if not made.cost_weight and not made.goal else at
+    where = f"Share of the prompts and verdict: at {at}. " if made.models else ""
+    say(f"{where}±: {LEVEL:.0%} interval. $/1,000: per 1,000 calls.", "dim")
+
+
+def _cost_of(profile: ModelProfile) -> str:
+    return "unknown" if profile.provenance.get("prices") == "unknown" else usd(usd_per_1000(profile))
 
 
 def onboarded(one: Onboarded) -> None:
@@ -380,8 +431,8 @@ def call(record: CallRecord) -> None:
     answered = eligible[record.model]
     rule = f"{_rule(record.decision.cost_weight)} of {len(eligible)} models"
     say(f"\n{record.model}: expected quality {1 - answered.error:.1%}, {rule}", err=True)
-    for model, failure in record.failures.items():
-        say(f"{model} failed before it: {failure}", err=True)
+    for failed, failure in grouped(record.failures):
+        say(f"{', '.join(failed)} failed before it: {failure}", err=True)
     if record.differs:
         say(f"Called otherwise than it was evaluated: {'; '.join(record.differs)}.", err=True)
     spent = "unknown: the provider reports no tokens" if np.isnan(record.usd) else usd(record.usd)

@@ -20,6 +20,12 @@ from unirouter_plugins.graders.text import Choice, Contains, Exact, Similarity, 
 
 __all__ = ["GRADERS", "GRADER_VERSION", "GradeFunction", "Grader", "after_thoughts", "is_refusal", "parse_grader"]
 
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
+
 GRADER_VERSION = 2
 """Part of every grader's `key`; raised when a grader here starts to judge an answer differently."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from unirouter_core.exceptions import InvalidDataError, missing_package
+
 try:
     from langchain_core.language_models import LanguageModelInput
 except ImportError as missing:
-    raise ImportError("LangChain is missing: pip install 'unirouter[langchain]'.") from missing
+    raise missing_package("LangChain", "langchain") from missing
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
-from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.langchain.chat_model import RouterRunnable
 from unirouter_plugins.langchain.pool_models import chat_of, messages_of, per_call
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from unirouter_plugins.langchain.middleware import UniRouterMiddleware
 
 __all__ = ["RouterRunnable", "UniRouterMiddleware", "last_decision", "model_selector", "record_decisions"]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:
@@ -68,7 +74,7 @@ def model_selector(
         own, chat = per_call(config.get("configurable", {})), chat_of(messages_of(input))
         decision = Snapshot.of(router).decide(
             chat,
-            text="\n\n".join([*own["documents"], chat.text]),
+            text="\n\n".join([*own["documents"], own.get("question") or chat.text]),
             cost_weight=own.get("cost_weight", cost_weight),
             models=[own["model"]] if own.get("model") else own.get("models"),
         )

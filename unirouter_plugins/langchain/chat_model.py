@@ -31,6 +31,7 @@ from unirouter_plugins.langchain.pool_models import (
     messages_of,
     per_call,
 )
+from unirouter_plugins.langchain.questions import INPUTS
 from unirouter_plugins.litellm import FromFolder, opened
 from unirouter_plugins.litellm.chat import Chat, texts_of
 
@@ -102,11 +103,16 @@ class RouterRunnable(FromFolder, BaseChatModel):
         answer = llm.invoke("What is 17 times 23?")
         answer.response_metadata["unirouter"]["model"]
 
-    For one call `unirouter_cost_weight`, `unirouter_model`, `unirouter_models` (the candidates) and
-    `unirouter_documents` can be set. The last are pinned documents, texts or LangChain's: what a question is about,
+    A message that holds a question and its context is routed on the question where the chain, or its prompt template,
+    was given it as `question`, `query` or `input`, see `questions.Inputs.question_in`; the record says so:
+    "routed_on": "question". Elsewhere name it.
+
+    For one call `unirouter_question`, `unirouter_cost_weight`, `unirouter_model`, `unirouter_models` (the candidates)
+    and `unirouter_documents` can be set. The last are pinned documents, texts or LangChain's: what a question is about,
     which the router reads before it, or beside it if it was fitted with documents. They are not sent; the messages hold
     what the model is to read::
 
+        llm.invoke(stuffed, config={"configurable": {"unirouter_question": "How long is the warranty of a tent?"}})
         llm.invoke("What is 17 times 23?", config={"configurable": {"unirouter_cost_weight": 0}})
         llm.invoke(messages, config={"configurable": {"unirouter_documents": [contract]}})
     """
@@ -179,13 +185,19 @@ class RouterRunnable(FromFolder, BaseChatModel):
         own = per_call(config["configurable"])
         messages, documents, forced = messages_of(input), own["documents"], parameters.pop("model", own.get("model"))
         chat = chat_of(messages, {**parameters, **(sent or {})})
+        question = own.get("question")
+        if question is None:
+            question = INPUTS.question_in(chat.text, config.get("callbacks"))
+        text = question or chat.text
+        self._models.repeats.see(text)
         as_such = documents and self.router.fit_.document_features is not None
         before = [*self._system_texts(chat), *(() if as_such else documents)]
         return ChatCall(
             self._models,
             self.router,
             chat,
-            text="\n\n".join([*before, chat.text]) if before else None,
+            text="\n\n".join([*before, text]) if before or question else None,
+            routed_on="question" if question else "prompt",
             documents=documents if as_such else None,
             cost_weight=self.cost_weight if own.get("cost_weight") is None else own["cost_weight"],
             candidates=own.get("models"),

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any, TypeAlias, cast
 
@@ -27,9 +28,10 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
+from unirouter_plugins.langchain.questions import Repeats
 from unirouter_plugins.litellm import check_settings, open_litellm
 from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id, portable_parts
 from unirouter_plugins.litellm.prices import Usage, usage_of, usd_of
@@ -97,6 +99,7 @@ CONFIG_SPECS = [
         ("cost_weight", float | None, "Cost weight", "The error that one USD is worth; inf is the cheapest.", None),
         ("model", str | None, "Model", "The model of the pool that answers, whatever the router would choose.", None),
         ("models", Sequence[str] | None, "Candidates", "The models of the pool to choose among.", None),
+        ("question", str | None, "Question", "What a longer message is routed on; '' is the whole message.", None),
         ("documents", Sequence[str], "Pinned documents", "Texts that are routed on before the prompt; not sent.", ()),
     )
 ]
@@ -114,6 +117,8 @@ def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(documents, str):
         raise InvalidDataError(f"{documents!r:.60} is one document; put it in a list.")
     texts = tuple(getattr(document, "page_content", document) for document in documents)
+    if not isinstance(question := given.get(f"{_PREFIX}question"), str | None):
+        raise InvalidDataError(f"{question!r:.60} is no question; give a text.")
     if others := [text for text in texts if not isinstance(text, str)]:
         raise InvalidDataError(f"{others[0]!r:.60} is no document; give texts, or LangChain documents.")
     return {**{name.removeprefix(_PREFIX): value for name, value in given.items()}, "documents": texts}
@@ -122,12 +127,19 @@ def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
 # --- The models of a pool ---------------------------------------------------------------------------------------------
 
 
+_INSTEAD = ", or give a chat model for each model of the pool: models={...}"
+
+
 class ChatModels(PoolModels[BaseChatModel]):
     """The chat models of a pool: the user's own, and a `ChatLiteLLM` for each of the others."""
 
     def __init__(self, router: UniRouter, given: Mapping[str, BaseChatModel] | None, settings: _Settings) -> None:
         super().__init__(given, settings)
-        fields = {} if router.pool.keys() <= self.given.keys() and self.given else self._kind.model_fields
+        self.repeats = Repeats()
+        is_whole = router.pool.keys() <= self.given.keys() and bool(self.given)
+        if not is_whole and find_spec("langchain_litellm") is None:
+            raise missing_package("langchain-litellm", "langchain", _INSTEAD)
+        fields = self._kind.model_fields if self.settings and not is_whole else {}
         check_settings(self, router, [*fields, *(field.alias for field in fields.values() if field.alias)])
 
     @cached_property
@@ -137,10 +149,7 @@ class ChatModels(PoolModels[BaseChatModel]):
         try:
             import langchain_litellm  # noqa: F401
         except ImportError as missing:
-            raise ImportError(
-                "langchain-litellm is missing: pip install 'unirouter[langchain]', or give a chat model for each model "
-                "of the pool: models={...}."
-            ) from missing
+            raise missing_package("langchain-litellm", "langchain", _INSTEAD) from missing
         from unirouter_plugins.langchain.litellm_chat import ChatLiteLLM
 
         return ChatLiteLLM
@@ -357,7 +366,9 @@ class ChatCall(RoutedCall[BaseChatModel]):
         if isinstance(answer, dict) and "event" in answer:
             bill.add(answer.get("usage"), answer.get("metadata", {}).get("response_cost"))
         elif isinstance(message, AIMessageChunk):
-            bill = self._streamed
+            bill = self._streamed if self._streamed.usage else bill
+            if bill is not self._streamed:  # nothing that tells was passed on
+                bill.add(message.usage_metadata, message.response_metadata.get("response_cost"))
         elif isinstance(message, AIMessage):
             bill.add(message.usage_metadata, message.response_metadata.get("response_cost"))
         elif self._below is not None:

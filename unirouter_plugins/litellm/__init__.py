@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
 from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
@@ -20,7 +20,7 @@ from unirouter_core.pool import ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import prices
 from unirouter_plugins.litellm.chat import RECORD, Chat, Messages, portable
-from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.failures import open_litellm, warm_litellm
 from unirouter_plugins.litellm.pool_file import (
     BESIDE,
     MEASURED_AS,
@@ -32,7 +32,7 @@ from unirouter_plugins.litellm.pool_file import (
     read_members,
 )
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
+from unirouter_plugins.litellm.routed import CallRecord, Content, Record, RoutedCall
 from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, check_given, is_callable
 
 if TYPE_CHECKING:
@@ -41,6 +41,14 @@ if TYPE_CHECKING:
 __all__ = ["BESIDE", "AsyncStream", "CallRecord", "Member", "Members", "Stream", "acomplete", "astream"]
 __all__ += ["check_parameters", "complete", "configured", "load_router", "open_litellm"]
 __all__ += ["read_members", "record_of", "stream"]
+
+GivenRouter: TypeAlias = "UniRouter | str | os.PathLike[str]"
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
 
 _ANSWERS = ("content", "tool_calls", "function_call", "refusal", "audio", "images")
 _THOUGHTS = ("reasoning_content", "thinking_blocks")
@@ -58,6 +66,7 @@ def load_router(
     pool: Members | str | os.PathLike[str] | None = BESIDE,
     *,
     trust: bool = False,
+    warm: bool = True,
     **options: Any,
 ) -> UniRouter:
     """Return the router in `folder`, its models called, priced and filtered as a `pool.toml` says.
@@ -70,7 +79,12 @@ def load_router(
     does not name, for any of its models, is refused, unless `trust`; a provider with its usual key needs neither. The
     custom providers of a table are programs, and run only where `pool` names it. Raises `ArtifactError` or
     `InvalidDataError` when the folder or the table cannot be used.
+
+    LiteLLM, whose import takes seconds, is imported meanwhile in a background thread, so that the first call need not
+    wait for it; `warm=False` leaves that to the first call.
     """
+    if warm:
+        warm_litellm()
     router = UniRouter.load(folder, **options)
     members = members_for(folder, pool)
     register(members)
@@ -122,6 +136,7 @@ class FromFolder:
         *,
         embedder: Any = None,
         estimator: Any = None,
+        warm: bool = True,
         **fields: Any,
     ) -> Self:
         """Return one that routes with the router in `folder`, its models called as a `pool.toml` says.
@@ -129,7 +144,8 @@ class FromFolder:
         The arguments are those of `unirouter_plugins.litellm.load_router`, which reads the `pool.toml` beside the
         folder when no `pool` is given, and those of the class.
         """
-        made: Self = cls(load_router(folder, pool, embedder=embedder, estimator=estimator), **fields)  # type: ignore[call-arg]
+        router = load_router(folder, pool, warm=warm, embedder=embedder, estimator=estimator)
+        made: Self = cls(router, **fields)  # type: ignore[call-arg]
         return made
 
 
@@ -158,11 +174,12 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
     """A call through LiteLLM's functions."""
 
     shows_usage: bool
+    _shown: Record
 
     @classmethod
     def of(
         cls,
-        router: UniRouter,
+        given: GivenRouter,
         asked: str | Messages,
         *,
         cost_weight: float | None = None,
@@ -175,6 +192,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         """Return the call, its model picked."""
         if isinstance(requires, str):
             raise InvalidDataError(f"{requires!r} is one name, not a list of names; put it in a list.")
+        router = load_router(given) if isinstance(given, str | os.PathLike) else given
         pool = _MODELS.setdefault(router, _Arguments())
         snapshot = pool.snapshot(router)
         check_parameters(parameters, snapshot.members.values())
@@ -200,6 +218,9 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
             prices.require_quote(member, profile)  # which tells how to give one
         messages = self.chat.messages_for(name, self.chat.messages, portable)
         arguments = {**model, **self.parameters, "messages": messages}
+        if isinstance(given := arguments.get("metadata") or {}, dict):  # which LiteLLM shows its callbacks
+            self._shown = self.record().as_dict()
+            arguments["metadata"] = {**given, RECORD: self._shown}
         if not hasattr(arguments.get("timeout"), "read"):  # of httpx
             arguments["timeout"] = min(self.limits.timeout, max(self._ends - time.monotonic(), 0.001))
         return arguments
@@ -210,7 +231,8 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
             return Content(False)
         choice = answer.choices[0]
         said = getattr(choice, "message", None) or getattr(choice, "delta", None)
-        has_answer = any(getattr(said, kind, None) for kind in _ANSWERS)
+        is_read = isinstance(getattr(said, "content", None), str | list | None)
+        has_answer = is_read and any(getattr(said, kind, None) for kind in _ANSWERS)
         has_thoughts = not has_answer and any(getattr(said, kind, None) for kind in _THOUGHTS)
         return Content(has_answer or has_thoughts, choice.finish_reason, has_thoughts)
 
@@ -227,6 +249,12 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         quoted = self.snapshot.quote(self.attempts.model)
         assert quoted is not None
         return prices.usd_of(answer, quoted, usage)
+
+    def finish(self, answer: Any = None) -> CallRecord:
+        """Return the record of the call, which has ended; LiteLLM's callbacks that still wait see it whole."""
+        record = super().finish(answer)
+        self._shown |= record.as_dict()
+        return record
 
     def attach(self, answer: Any, record: CallRecord) -> Any:
         """Return the response with the record among its hidden parameters, and its messages with their model's name."""
@@ -248,7 +276,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
 
 
 def complete(
-    router: UniRouter,
+    router: GivenRouter,
     asked: str | Messages,
     *,
     cost_weight: float | None = None,
@@ -264,8 +292,9 @@ def complete(
 
     Parameters
     ----------
-    router : UniRouter
-        As `load_router` returns it; one that was made otherwise calls its models as they were evaluated.
+    router : UniRouter or path
+        As `load_router` returns it; one that was made otherwise calls its models as they were evaluated. A folder is
+        loaded at every call, which takes half a second: load it once where there are more.
     asked : str or sequence of mapping
         A prompt, or chat messages.
     cost_weight, models, requires
@@ -301,14 +330,14 @@ def complete(
     return response
 
 
-async def acomplete(router: UniRouter, asked: str | Messages, **options: Any) -> ModelResponse:
+async def acomplete(router: GivenRouter, asked: str | Messages, **options: Any) -> ModelResponse:
     """Return the same as `complete`, asynchronously."""
     call = await asyncio.to_thread(LiteLLMCall.of, router, asked, **options)
     response: ModelResponse = await call.arun(lambda arguments: open_litellm().acompletion(**arguments))
     return response
 
 
-def stream(router: UniRouter, asked: str | Messages, **options: Any) -> Stream:
+def stream(router: GivenRouter, asked: str | Messages, **options: Any) -> Stream:
     """Call a model as `complete` does, and return the answer's chunks once the first content has come.
 
     Until then a failing model is followed by the next; after it, its failure is raised where it happens::
@@ -323,7 +352,7 @@ def stream(router: UniRouter, asked: str | Messages, **options: Any) -> Stream:
     return Stream(call, parts, call.rest(begun, parts))
 
 
-async def astream(router: UniRouter, asked: str | Messages, **options: Any) -> AsyncStream:
+async def astream(router: GivenRouter, asked: str | Messages, **options: Any) -> AsyncStream:
     """Return the same as `stream`, asynchronously: ``async for chunk in await astream(...)``."""
     call = await asyncio.to_thread(LiteLLMCall.of, router, asked, streams=True, **options)
     begun, parts = await call.abegin(lambda arguments: open_litellm().acompletion(**arguments))

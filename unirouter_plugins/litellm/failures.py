@@ -7,12 +7,15 @@ import contextlib
 import json
 import os
 import re
+import sys
+import threading
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 
 
 class MissingKeyError(InvalidDataError):
@@ -30,10 +33,21 @@ def open_litellm() -> Any:
     try:
         import litellm
     except ImportError as missing:
-        raise ImportError("LiteLLM is missing: pip install 'unirouter[litellm]'.") from missing
+        raise missing_package("LiteLLM", "litellm") from missing
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm
+
+
+def warm_litellm() -> None:
+    """Import LiteLLM in a background thread, so that the first call need not wait for it; failures are the call's."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):  # of any kind: the call meets it again
+            open_litellm()
+
+    if "litellm" not in sys.modules:
+        threading.Thread(target=load, name="unirouter warms LiteLLM", daemon=True).start()
 
 
 class Failure(Enum):
@@ -120,6 +134,7 @@ WORDS = {
 """What a message says where status 400 and no code do not tell: the request's fault or the model's."""
 
 _NO_KEY = r"missing credentials|api_key client option must be set"  # from openai's client, before any call
+_READERS = re.compile(r"(litellm|openai|langchain_litellm|unirouter_plugins\.llamaindex\.litellm_llm)\b")
 _WORDY = (400, 403, 413, 422)  # statuses that messages tell more of
 _NAMED = ("status_code", "http_status", "status", "code", "type", "reason", "Code", "HTTPStatusCode")
 _INSIDE = (
@@ -149,6 +164,8 @@ def classify(failed: BaseException) -> Failure:
     if re.search(_NO_KEY, message):
         return Failure.MODEL
     status = _first_status(codes)
+    if status == 422 and all(getattr(failed, name, "") is None for name in ("body", "litellm_response_headers")):
+        return Failure.SERVER  # LiteLLM's own, for an error with status 200
     coded = _first(CODES, codes)
     own = coded in (Failure.ACCESS, Failure.MODEL) and status < 500
     if coded is not None and (own or coded in (Failure.CONTENT_FILTER, Failure.OVERFLOW)):
@@ -167,6 +184,13 @@ def is_about_thoughts(failed: BaseException) -> bool:
     """Return whether a model refused the thoughts, or their signatures, that another wrote into the history."""
     said = _read(unwrapped(failed))[1]
     return classify(failed) is Failure.MODEL and re.search(r"thinking|thought|reasoning|signature", said) is not None
+
+
+def is_of_reading(failed: BaseException) -> bool:
+    """Return whether code that reads providers' answers raised it, and no callback of the user's below."""
+    names = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(failed.__traceback__)]
+    reads, is_callback = _READERS.match, re.compile(r"langchain_core\.callbacks\b").match
+    return any(map(reads, names)) and not any(map(is_callback, names))
 
 
 def _first(kinds: Mapping[str, Failure], names: Iterable[str]) -> Failure | None:

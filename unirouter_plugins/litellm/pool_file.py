@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator, with_config
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
@@ -41,6 +41,9 @@ MOST_TOML = 2**23  # bytes
 _LONG_KEY = re.compile(
     r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){30}"""
 )  # tomllib takes their square
+
+LIST_PRICE = "list"
+"""As a model's prices: LiteLLM's list price, at whatever address the model is called."""
 
 PROVIDER = "unirouter"
 """LiteLLM's name for the provider of programs."""
@@ -79,6 +82,7 @@ class Member:
     examples: tuple[tuple[str, str], ...] = ()  # prompts and their answers, as turns before the conversation
     template: str | None = None  # the text that the newest prompt is put into, at {prompt}
     votes: Votes | None = None
+    list_price: bool = False  # whether LiteLLM's list price counts at an address of its own, too
     is_trusted: bool = field(default=True, compare=False, repr=False)  # its address and key are the user's choice
 
     @classmethod
@@ -235,7 +239,7 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         model = "openai/llama-3.1-8b"
         api_base = "http://127.0.0.1:8080/v1"
         api_key_env = "HOME_KEY"
-        prices = { input = 0, output = 0 }
+        prices = { input = 0, output = 0 }  # or "list": LiteLLM's list price at this address, too
         capabilities = { tools = false, vision = false, context_window = 8192 }
 
         [models.careful]
@@ -380,6 +384,11 @@ _VotesDiffer = _must(
 )
 
 
+_ListPrice = AfterValidator(
+    lambda entry: {**entry, "prices": None, "list_price": True} if entry.get("prices") == LIST_PRICE else entry
+)
+
+
 @_strict
 class _PricesTable(TypedDict):
     input: _Usd
@@ -415,7 +424,13 @@ class _ModelTable(TypedDict):
     model: Annotated[_Text, _must(lambda name: "://" not in name, "must be a name; an address is given as api_base")]
     api_base: NotRequired[Annotated[str, AfterValidator(_address)]]
     api_key_env: NotRequired[Annotated[str, _Variable]]
-    prices: NotRequired[Annotated[_PricesTable, AfterValidator(lambda prices: Prices(**prices))]]
+    prices: NotRequired[
+        Annotated[
+            _PricesTable,
+            AfterValidator(lambda prices: Prices(**prices)),
+            WrapValidator(lambda given, check: given if given == LIST_PRICE else check(given)),
+        ]
+    ]
     capabilities: NotRequired[_CapabilitiesTable]
     settings: NotRequired[Annotated[dict[str, Any], AfterValidator(_settings)]]
     system: NotRequired[_Text]
@@ -433,7 +448,7 @@ _IsPlace = _must(re.compile(r"[\w.]+:\w+").fullmatch, 'must be "module:object", 
 
 @_strict
 class _Table(TypedDict, total=False):
-    models: dict[_Text, Annotated[_ModelTable, _VotesDiffer]]
+    models: dict[_Text, Annotated[_ModelTable, _VotesDiffer, _ListPrice]]
     providers: dict[Annotated[str, _IsName], Annotated[str, _IsPlace]]
 
 

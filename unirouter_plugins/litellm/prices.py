@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from contextlib import suppress
@@ -92,10 +93,17 @@ def require_quote(member: Member, profile: ModelProfile | None = None) -> Quote:
     found = quote(member, profile)
     if found is None:
         name = member.name if re.fullmatch(r"[A-Za-z0-9_-]+", member.name) else f'"{member.name}"'
+        address = "" if member.api_base is None else f'api_base = "{member.api_base}", '
+        address += "" if member.api_key_env is None else f'api_key_env = "{member.api_key_env}", '
+        why, cure = "is not known to LiteLLM", ""
+        if member.api_base is not None and not member.list_price:
+            why = "is not known: list prices are not taken for an address of your own (api_base)"
+            listed = listed_prices(dataclasses.replace(member, api_base=None))
+            cure = '; prices = "list" takes the list price' if listed is not None else ""
         raise UnknownPriceError(
-            f"What {member.name!r} costs is not known to LiteLLM; give its prices, in USD per million tokens, in "
-            f'pool.toml: [models.{name}] model = "{member.model}", prices = {{ input = ..., output = ... }}, '
-            "both 0 if it is free."
+            f"What {member.name!r} costs {why}; give its prices, in USD per million tokens, in pool.toml: "
+            f'[models.{name}] model = "{member.model}", {address}prices = {{ input = ..., output = ... }}, '
+            f"both 0 if it is free{cure}."
         )
     return found
 
@@ -148,7 +156,7 @@ def longest_answer(member: Member) -> int | None:
 
 def _listed(member: Member) -> dict[str, Any]:
     """Return LiteLLM's entry for a model; nothing where it has none, or where it is served elsewhere than there."""
-    if member.api_base is not None:
+    if member.api_base is not None and not member.list_price:
         return {}  # "openai/gpt-4o" at an address of the user's own is not OpenAI's
     try:
         return dict(open_litellm().get_model_info(member.model))

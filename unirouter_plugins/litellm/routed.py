@@ -20,10 +20,18 @@ from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
 from unirouter_plugins.litellm.chat import RECORD, Chat
-from unirouter_plugins.litellm.failures import Failure, classify, is_about_thoughts, open_litellm, unwrapped
+from unirouter_plugins.litellm.failures import (
+    Failure,
+    classify,
+    is_about_thoughts,
+    is_of_reading,
+    open_litellm,
+    unwrapped,
+)
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
+from unirouter_plugins.litellm.telemetry import log_fallback, tell
 from unirouter_plugins.litellm.timeouts import CallTimeoutError, Limits, Steps
 
 T = TypeVar("T")
@@ -40,7 +48,7 @@ _END = object()
 
 
 class NoAnswerError(UniRouterError):
-    """A model responded without an answer: no choices, or no text, tool call, refusal or the like."""
+    """A model responded without an answer: no choices, or no text, tool call, refusal; or nothing that can be read."""
 
 
 class ContentFilterError(UniRouterError):
@@ -62,6 +70,7 @@ class CallRecord:
     failures: dict[str, str]  # the models that failed before it, in order, and why
     differs: tuple[str, ...]  # how the call differs from those that the model was evaluated with
     why: str  # why the first model was tried: "routed", "forced", "tool loop", "query" or "follow-up"
+    routed_on: str = "prompt"  # the newest text of the user; or the "question" of a longer message, or of a query
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
@@ -71,6 +80,7 @@ class CallRecord:
         return {
             "model": self.model,
             "why": self.why,
+            "routed_on": self.routed_on,
             "expected_error": expected.error,
             "expected_usd": expected.cost,
             **{name: None if math.isnan(number) else number for name, number in told.items()},
@@ -179,15 +189,18 @@ class Attempts:
         self.failures[self.model] = described(cause, secrets)
         unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # no way out
         if not unpriced and not failure.falls_back(content_policy=self.content_policy):
+            log_fallback(self.model, cause, failure.name, None)
             raise cause
         self._first = self._first or cause
         if failure is Failure.OVERFLOW:
             self._too_small.append(self.model)
         first = [self.writer] if self.writer is not None and is_about_thoughts(failed) else []
         following = next(filter(self._may_be_next, itertools.chain(first, self._order, self._postponed)), None)
+        log_fallback(self.model, cause, failure.name, None if is_over else following)
         if following is None or is_over:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
+            vars(self._first)["failures_by_model"] = dict(self.failures)
             raise self._first
         self.model = following
 
@@ -230,12 +243,14 @@ class RoutedCall(ABC, Generic[M]):
         forced: str | None = None,  # the model to call, whatever the router would choose
         kept: str | None = None,  # the model of the query that this call is a step of; a tool loop comes before it
         content_policy: bool = False,  # whether a refusal by a content filter is passed on to the next model
+        routed_on: str = "prompt",  # or "question", where `text` is one
         **request: Any,
     ) -> None:
         self._began = time.perf_counter()
         self.models, self.chat, self.parameters = models, chat, dict(parameters)
         timeout, deadline = self.parameters.get("timeout"), self.parameters.pop("deadline", None)
         timeout, deadline = models.timeout if timeout is None else timeout, deadline or models.deadline
+        self._is_unlimited = timeout is None and deadline is None
         self.limits = Limits.of(timeout, deadline)
         self._ends = self._until = time.monotonic() + self.limits.deadline
         self.snapshot = snapshot = models.snapshot(router)
@@ -249,7 +264,7 @@ class RoutedCall(ABC, Generic[M]):
         self.attempts = Attempts(self.decision, snapshot.windows, content_policy, kept, writer)
         self._heeds_health = forced is None
         self.why = "forced" if forced else why if kept is not None and self.attempts.model == kept else "routed"
-        self._usd_of_failures = 0.0
+        self._routed_on, self._usd_of_failures = routed_on, 0.0
         self._telling: Any = None  # the part of a stream that tells the usage
         self.finished: CallRecord | None = None
 
@@ -291,7 +306,7 @@ class RoutedCall(ABC, Generic[M]):
     def run(self, call: Callable[[Any], T]) -> T:
         """Return the answer of the first model that does not fail, with the record; `call` calls a model."""
         while True:
-            with self._attempt(), Steps(self._left, self._late) as steps:
+            with self._attempt(), self._steps() as steps:
                 answer = steps.make(partial(self._in_scope, call, self._model()))
                 self._require_content([answer])
                 break
@@ -368,7 +383,7 @@ class RoutedCall(ABC, Generic[M]):
     def _each(self, call: Callable[[Any], Iterable[T]], model: Any) -> Generator[T]:
         """Yield the parts, each made in the call's scope: the reader may be in another context."""
         opened: list[Iterator[T]] = []
-        with Steps(self._left, self._late) as steps:
+        with self._steps() as steps:
             steps.close = lambda: [*map(_close, opened)]
             steps.make(partial(self._in_scope, lambda on: opened.append(iter(call(on))), model))
             step = partial(self._in_scope, next, opened[0], _END)
@@ -394,6 +409,11 @@ class RoutedCall(ABC, Generic[M]):
             return function(*args)
 
     # --- Time ---------------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> Steps:
+        """Return who makes the steps of an attempt: a thread, but for the user's own objects without a limit."""
+        is_direct = self._is_unlimited and self.attempts.model in self.models.given
+        return Steps(self._left, self._late, is_direct=is_direct)
 
     def _left(self) -> float:
         """Return the seconds until the model must have given its first content; then, until the call must end."""
@@ -426,6 +446,7 @@ class RoutedCall(ABC, Generic[M]):
         try:
             yield
         except Exception as failed:
+            failed = self._readable(failed)
             health.failed(self._key, failed)
             self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
         except BaseException as cancelled:
@@ -456,9 +477,18 @@ class RoutedCall(ABC, Generic[M]):
             self._answered()
             raise
         except Exception as failed:
+            failed = self._readable(failed)
             self.models.health.failed(self._key, failed)
             raise without_keys(unwrapped(failed), self._secrets) from None
         self._answered()
+
+    def _readable(self, failed: Exception) -> Exception:
+        """Return the failure; that of an answer which cannot be read as one of its model."""
+        if classify(failed) is not Failure.OTHER or not is_of_reading(failed):
+            return failed
+        unread = NoAnswerError(f"{self.attempts.model!r} gave an answer that cannot be read: {type(failed).__name__}.")
+        unread.__cause__ = failed
+        return unread
 
     def _answered(self, answer: Any = None) -> CallRecord:
         self.models.health.answered(self._key)
@@ -473,8 +503,8 @@ class RoutedCall(ABC, Generic[M]):
         is_filtered = finish == "content_filter"
         if finish is not None and not is_filtered and self.attempts.is_last:
             return
-        usd = self.usd_of(parts[-1], self.usage_of(parts[-1])) if parts else math.nan
-        self._usd_of_failures += 0.0 if math.isnan(usd) else usd
+        bills = (self.usd_of(part, self.usage_of(part)) for part in reversed(parts))
+        self._usd_of_failures += next(itertools.filterfalse(math.isnan, bills), 0.0)
         ended = "without a finish reason" if finish is None else f"with finish reason {finish!r}"
         message = f"{model!r} gave no answer: its response is empty and ended {ended}."
         if is_filtered and model in self.snapshot.members:
@@ -492,13 +522,14 @@ class RoutedCall(ABC, Generic[M]):
         usd = self._usd_of_failures + (math.nan if answer is None else self.usd_of(answer, usage))
         differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
         seconds, failures = time.perf_counter() - self._began, dict(self.attempts.failures)
-        return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, self.why)
+        return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, self.why, self._routed_on)
 
     def finish(self, answer: Any = None) -> CallRecord:
         """Return the record of the call, which has ended, and keep it; doing it again changes nothing."""
         if self.finished is None:
             self.finished = self.record(self._telling if answer is None else answer)
-            keep(self.finished.as_dict())
+            keep(told := self.finished.as_dict())
+            tell(self.decision.model, told)
         return self.finished
 
 

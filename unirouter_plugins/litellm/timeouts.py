@@ -63,11 +63,12 @@ class Steps:
 
     `left` returns the seconds that are left for a step, `late` the exception for one that takes longer. The thread is
     then left alone with it: what it still returns is dropped, and what `close` closes is closed after it. A thread of
-    its own costs a call 0.05 ms; one that was kept would have to be woken, which takes longer on a busy machine.
+    its own costs a call 0.05 ms; one that was kept would have to be woken, which takes longer on a busy machine. Where
+    it `is_direct`, the caller makes them, without a limit.
     """
 
-    def __init__(self, left: Callable[[], float], late: Callable[[], Exception]) -> None:
-        self._left, self._late = left, late
+    def __init__(self, left: Callable[[], float], late: Callable[[], Exception], *, is_direct: bool = False) -> None:
+        self._left, self._late, self._is_direct = left, late, is_direct
         self._steps: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._results: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -76,6 +77,8 @@ class Steps:
 
     def make(self, step: Callable[[], T]) -> T:
         """Return what a step returns, or raise what it raises."""
+        if self._is_direct:
+            return step()
         self._submit(step)
         try:
             result, failed = self._results.get(timeout=max(self._left(), 0))
@@ -112,10 +115,13 @@ class Steps:
         return self
 
     def __exit__(self, *_: object) -> None:
-        is_stuck = self._is_waiting
-        if self.close is not None:
-            self._submit(self.close)
-        self._steps.put(None)
-        if self.close is not None and not is_stuck:
-            with contextlib.suppress(Empty):
-                self._results.get(timeout=_CLOSING)
+        is_stuck, close = self._is_waiting, self.close
+        if self._is_direct and close is not None:
+            close()
+        elif not self._is_direct:
+            if close is not None:
+                self._submit(close)
+            self._steps.put(None)
+            if close is not None and not is_stuck:
+                with contextlib.suppress(Empty):
+                    self._results.get(timeout=_CLOSING)

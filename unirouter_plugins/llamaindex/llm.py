@@ -155,6 +155,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
             self.router,
             chat,
             text=text,
+            routed_on="prompt" if text is None else "question",
             cost_weight=self.cost_weight,
             documents=found,
             forced=forced,

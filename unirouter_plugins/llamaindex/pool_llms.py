@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from typing import Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata, TextBlock
@@ -19,7 +20,7 @@ from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
 from llama_index.core.tools import BaseTool, ToolMetadata
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
 
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import check_settings, open_litellm
@@ -110,6 +111,9 @@ def _portable(message: ChatMessage) -> ChatMessage:
 # --- The LLMs of a pool -----------------------------------------------------------------------------------------------
 
 
+_INSTEAD = ", or give an LLM for each model of the pool: models={...}"
+
+
 class PoolLLMs(PoolModels[LLM]):
     """The LLMs of a pool: the user's own, and for each of the others a `LiteLLM`, with `fields` of all LLMs."""
 
@@ -124,8 +128,9 @@ class PoolLLMs(PoolModels[LLM]):
         self.fields = fields
         self._copies: dict[str, tuple[tuple[int, ...], LLM]] = {}
         self._described: tuple[Snapshot, LLMMetadata] | None = None
-        if not self.given or not router.pool.keys() <= self.given.keys():
-            _ = self._kind
+        is_whole = router.pool.keys() <= self.given.keys() and bool(self.given)
+        if not is_whole and find_spec("llama_index.llms.litellm") is None:
+            raise missing_package("llama-index-llms-litellm", "llamaindex", _INSTEAD)
         check_settings(self, router, ("api_key", "api_base", "api_type", "max_retries"))
 
     @cached_property
@@ -135,10 +140,7 @@ class PoolLLMs(PoolModels[LLM]):
         try:
             import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
         except ImportError as missing:
-            raise ImportError(
-                "llama-index-llms-litellm is missing: pip install 'unirouter[llamaindex]', or give an LLM for each "
-                "model of the pool: models={...}."
-            ) from missing
+            raise missing_package("llama-index-llms-litellm", "llamaindex", _INSTEAD) from missing
         from unirouter_plugins.llamaindex.litellm_llm import PoolLiteLLM
 
         return PoolLiteLLM

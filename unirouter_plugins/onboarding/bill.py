@@ -17,19 +17,21 @@ from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller
 from unirouter_plugins.onboarding.judge import VERDICTS, Grading
-from unirouter_plugins.onboarding.questions import Questions
+from unirouter_plugins.onboarding.questions import Question, Questions
 from unirouter_plugins.onboarding.run import Run
 
-VERDICT_TOKENS = (10.0, 200.0)  # tokens of a judge's reason and verdict
-USUAL_TOKENS = (10.0, 400.0)  # tokens of an answer where no model of the pool tells: from a word to half a page
-WIDER = 1.5  # a new model's answers may be this many times shorter or longer than those of the pool
+VERDICT_TOKENS = (25.0, 75.0, 200.0)  # tokens of a judge's reason and verdict: low, expected, high
+FORM_TOKENS = {"number": 60.0, "choice": 40.0, "text": 40.0, "exact": 25.0, "contains": 60.0, "json": 120.0}
+FREE_TOKENS = 250.0  # tokens of an answer that is graded otherwise, or by a judge, where no model tells more
+ASSUMED, WIDER, OWN = 3.0, 1.5, 1.25  # an answer may be so much shorter or longer than assumed, the pool's, its own
 
 
 @dataclass(frozen=True)
 class Spread:
-    """From a lower to an upper amount."""
+    """An expected amount, and the range that holds it in about 90 % of cases."""
 
     low: float
+    expected: float
     high: float
 
 
@@ -78,27 +80,36 @@ class Bill:
 
 
 class Lengths:
-    """How long answers to each question will be, as the models of the router's pool tell."""
+    """How long answers to each question will be, as the models of the pool tell; else as the graders ask for."""
 
-    def __init__(self, router: UniRouter, regions: Labels) -> None:
-        by_model = [tokens for profile in router.pool.values() if (tokens := _answer_tokens(profile)) is not None]
-        self.is_assumed = not by_model
-        self._low, self._high = (np.full(len(regions), tokens) for tokens in USUAL_TOKENS)
-        if by_model:
-            each = np.stack([tokens[regions] for tokens in by_model])
-            self._low, self._high = each.min(axis=0) / WIDER, each.max(axis=0) * WIDER
+    def __init__(self, router: UniRouter, regions: Labels, questions: Questions) -> None:
+        self._own = {name: t[regions] for name, p in router.pool.items() if (t := _answer_tokens(p)) is not None}
+        self.is_assumed = not self._own
+        each = np.stack(list(self._own.values())) if self._own else np.array([_of_form(q) for q in questions])[None]
+        self._usual, wider = each.mean(axis=0), ASSUMED if self.is_assumed else WIDER
+        self._low, self._high = each.min(axis=0) / wider, each.max(axis=0) * wider
 
-    def of(self, rows: Sequence[int], caller: Caller) -> Spread:
-        """Return the tokens of the caller's answers to these questions together."""
-        each = (np.minimum(tokens[list(rows)], caller.max_tokens).sum() for tokens in (self._low, self._high))
-        low, high = (caller.samples * float(total) for total in each)
-        longest = float(caller.samples * len(rows) * caller.max_tokens)
-        reasons = open_litellm().supports_reasoning(model=caller.member.model)
-        return Spread(low, longest if reasons else high)  # a model that thinks may take all that it is allowed
+    def of(self, rows: Sequence[int], run: Run | Caller) -> Spread:
+        """Return the tokens of a model's answers to these questions together; its own answers tell most."""
+        caller = run if isinstance(run, Caller) else run.caller
+        own = self._own.get(caller.member.name)
+        if not isinstance(run, Caller) and (known := [a.tokens_out for a in run.answers.values() if a.tokens_out]):
+            own = np.full(len(self._usual), np.mean(known) / caller.samples)
+        each = (self._low, self._usual, self._high) if own is None else (own / OWN, own, own * OWN)
+        totals = (float(np.minimum(tokens[list(rows)], caller.max_tokens).sum()) for tokens in each)
+        low, usual, high = (caller.samples * total for total in totals)
+        if open_litellm().supports_reasoning(model=caller.member.model):  # it may take all that it is allowed
+            high = float(caller.samples * len(rows) * caller.max_tokens)
+            usual = usual if own is not None else (usual * high) ** 0.5
+        return Spread(low, usual, high)
 
     def usual(self, row: int, max_tokens: float) -> float:
         """Return the tokens of one answer to the question in this row, as many as likely."""
-        return float(min(self._high[row], max_tokens))
+        return float(min(self._usual[row], max_tokens))
+
+
+def _of_form(question: Question) -> float:
+    return FREE_TOKENS if question.grader is None else FORM_TOKENS.get(question.grader.name, FREE_TOKENS)
 
 
 def _answer_tokens(profile: ModelProfile) -> Array | None:
@@ -116,7 +127,7 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
     for run in runs:
         rows = [row for row, _ in run.to_ask()]
         tokens = [run.caller.tokens(questions[row]) for row in rows]
-        items.append(_item(run.caller, "measured", tokens, lengths.of(rows, run.caller), len(run.answers)))
+        items.append(_item(run.caller, "measured", tokens, lengths.of(rows, run), len(run.answers)))
     to_grade = [(run, row) for run in runs for row, _ in run.jobs(range(len(questions)))]
     if (caller := grading.references) is not None and questions.without_reference:
         lacking = [row for row in sorted({row for _, row in to_grade}) if questions[row].lacks_reference]
@@ -135,7 +146,7 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
             worst, paid = worst + list(map(caller.worst, tried)), paid + len(trial.answers)
         said = Spread(*(len(tokens) * min(usual, caller.max_tokens) for usual in VERDICT_TOKENS))
         items.append(_item(caller, "judge", tokens, said, paid, worst, VERDICTS * ATTEMPTS))
-    usd = Spread(sum(item.usd.low for item in items), sum(item.usd.high for item in items))
+    usd = Spread(*(sum(getattr(item.usd, end) for item in items) for end in ("low", "expected", "high")))
     longest, worst_usd = sum(item.usd_longest for item in items), sum(item.usd_worst for item in items)
     calls, assumed = sum(item.calls for item in items), lengths.is_assumed
     return Bill(len(questions), runs[0].repeats, tuple(items), assumed, calls, usd, longest, worst_usd)
@@ -153,7 +164,7 @@ def _item(
     """Return what one model does, by the prompt tokens of each call to make, and the USD of each at worst."""
     prices, sent = caller.quoted.prices, sum(tokens_in)
     longest = sum(map(caller.worst, tokens_in) if worst is None else worst)
-    usd = Spread(prices.cost(sent, tokens_out.low), prices.cost(sent, tokens_out.high))
+    usd = Spread(*(prices.cost(sent, tokens) for tokens in (tokens_out.low, tokens_out.expected, tokens_out.high)))
     name, limit, source = caller.member.name, caller.max_tokens, caller.quoted.source
     return Item(
         name, role, len(tokens_in), paid, sent, tokens_out, limit, usd, longest, attempts * longest, prices, source

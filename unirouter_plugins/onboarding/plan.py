@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,9 +22,17 @@ from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
 from unirouter_plugins.litellm.prices import Quote, capabilities, listed_prices, require_quote
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.onboarding.ask import Budget, Caller, OnboardingOptions, PreflightError, check_first
+from unirouter_plugins.onboarding.ask import (
+    Budget,
+    Caller,
+    OnboardingOptions,
+    PreflightError,
+    check_first,
+    missing_keys,
+)
 from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
+from unirouter_plugins.onboarding.logged import Logged
 from unirouter_plugins.onboarding.questions import Questions, read_questions
 from unirouter_plugins.onboarding.run import Onboarded, Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
@@ -66,7 +75,7 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 
         options = OnboardingOptions(validation="validation.jsonl", budget=2.0)
         plan = plan_onboarding(UniRouter.starter(), ["openai/gpt-4.1-mini"], options)
-        print(plan.bill.usd)
+        print(plan.bill.usd.expected)
         onboarded = await plan.run()  # or run_onboarding(plan)
         print(onboarded[0].impact.verdict)
     """
@@ -74,7 +83,10 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 
 
 class Plan:
-    """What onboarding some models will take: `bill` is its expected cost, `spent_usd` that of the last `run`."""
+    """What onboarding some models will take: `bill` is its expected cost, `spent_usd` that of the last `run`.
+
+    `missing_keys` are the environment variables of keys that are not set, each with the models that need it.
+    """
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
         self.options, self.spent_usd = options, 0.0
@@ -93,30 +105,43 @@ class Plan:
         judge = None
         if options.judge is not None:
             judge = Judge(_member(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
+        self._members = [_member(router, pool, name) for name in self.models]
+        if judge is not None and judge.member.model in {member.model for member in self._members}:
+            said = (
+                f"The judge {options.judge} is a candidate itself and would grade its own answers; take another judge."
+            )
+            warnings.warn(said, stacklevel=3)
         questions, given = options.validation, {"functions": options.functions, "embedder": router.fit_.embedder}
         if not isinstance(questions, Questions):
             questions = read_questions(questions, **given, judged=judge is not None)  # type: ignore[arg-type]
         questions.check(judge=judge is not None, reference_model=reference is not None)
         if pool.providers:
             register(pool)
-        self._members = [_member(router, pool, name) for name in self.models]
         called = [*self._members, *([judge.member] if judge else [])]
         called += [_member(router, pool, reference)] if reference is not None else []
         self._quotes: dict[str, Quote] = {member.name: require_quote(member) for member in called}
-        self._questions = questions
+        self._questions, self.missing_keys = questions, missing_keys(called)
         self._judge = judge if questions.for_judge else None
         self._reference = called[-1] if reference is not None and questions.without_reference else None
         self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
+        of_logs = [*self._members, *([self._reference] if self._reference is not None else [])]
+        self._logged = Logged(options, questions, of_logs, self._quotes, router.fit_.token_counter)
         self._validation = self._questions.validation_set()
         self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
         regions: Labels = router.fit_.regions.locate(self._vectors)[0]
         self._order = ask_order(regions, options.seed).tolist()
         with AnswerStore(os.fspath(options.store), texts=options.texts, create=False) as store:
-            self.bill: Bill = draw_up(self._questions, *self._open(store, Budget()), Lengths(router, regions))
+            store.known = self._logged.answers
+            lengths = Lengths(router, regions, questions)
+            self.bill: Bill = draw_up(questions, *self._open(store, Budget()), lengths)
 
     def __repr__(self) -> str:
-        low, high = self.bill.usd.low, self.bill.usd.high
-        return f"Plan({', '.join(self.models)}: {self.bill.calls} calls, ${low:.4g} to ${high:.4g})"
+        return f"Plan({', '.join(self.models)}: {self.bill.calls} calls, about ${self.bill.usd.expected:.4g})"
+
+    @property
+    def reused(self) -> list[str]:
+        """How many answers of the logs are graded instead of asked for, in a sentence for each model."""
+        return self._logged.said
 
     @property
     def place(self) -> str:
@@ -176,10 +201,12 @@ class Plan:
 
         with AnswerStore(os.fspath(options.store), texts=options.texts) as store:
             try:
+                await self._logged.keep(store)
                 runs, trial, _ = self._open(store, budget, told)
-                tried = await self._first_calls(runs, trial)
+                tried, ended = await self._first_calls(runs, trial), ""
                 for run in runs:
-                    one = await self._onboard(run, tried)
+                    one = await self._onboard(run, tried, ended)
+                    ended = ended or (one.reason if run.grades.is_hopeless(run.n_jobs) else "")
                     if folder is not None and one.profile is not None:
                         self._router.save(folder, texts=None if options.texts else False)
                     if onboarded is not None:
@@ -216,10 +243,12 @@ class Plan:
             raise PreflightError(f"{said} That is too few to trust it; take another judge, or another prompt for it.")
         return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
 
-    async def _onboard(self, run: Run, tried: str) -> Onboarded:
-        looked = await self._ask(run)
+    async def _onboard(self, run: Run, tried: str, ended: str) -> Onboarded:
+        """Return the result of a model; `ended` says why no more is asked: what grades all models has failed."""
+        ended = ended if next(run.jobs(self._order), None) is not None else ""
+        looked = None if ended else await self._ask(run)
         evaluation = profile = changed = None
-        if not (reason := run.why_not_onboarded(looked)):
+        if not (reason := ended or run.why_not_onboarded(looked)):
             try:
                 evaluation = self._evaluation(run)
                 able = capabilities(run.caller.member)
@@ -282,10 +311,11 @@ class Plan:
                 f"Asking stopped after {asked}: with {looked.confidence:.0%} confidence, all others would change "
                 f"where at most {looked.changed:.1%} of them go."
             )
-        if n_seen := int(self._router.fit_.has_seen(self._validation.prompts).sum()):
+        fit = self._router.fit_  # texts alone, without answers, flatter nobody
+        if fit.training_models and (n_seen := int(fit.has_seen(self._validation.prompts).sum())):
             notes.append(
-                f"The router has learned from {n_seen} of these {len(self._validation)} prompts, which flatters it; "
-                "measure on others."
+                f"The router was fitted on answers to {n_seen} of these {len(self._validation)} prompts, so its "
+                "results on them are optimistic; evaluate on others."
             )
         return notes
 

@@ -288,7 +288,9 @@ class Run:
         for tally in (self.calls, self.grades):
             too_many = tally.failed > TOO_MANY * (tally.done + tally.failed)
             if too_many or (stopped == "failures" and tally.is_hopeless(self.n_jobs)):
-                return f"{tally}; when that is mended, run the same again: what was answered is kept."
+                return (
+                    f"{str(tally).rstrip('. ;')}; when that is mended, run the same again: what was answered is kept."
+                )
         if stopped == "budget" and self.n_answered < min(FEWEST_ANSWERS, len(self.questions)):
             ended = f"The budget ended after {self.n_answered} answers, and fewer than {FEWEST_ANSWERS} say too little."
             return f"{ended} {self.out_of_budget}"

@@ -16,14 +16,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
 
 try:
     import sqlalchemy as sa
     from sqlalchemy.dialects import postgresql, sqlite
     from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
 except ImportError as missing:
-    raise ImportError("SQLAlchemy or tenacity is missing: pip install 'unirouter[litellm]'.") from missing
+    raise missing_package("SQLAlchemy or tenacity", "litellm") from missing
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Answer:
     reasoning_tokens: float | None
     cached_tokens: float | None
     usd: float | None
-    seconds: float
+    seconds: float | None
     finish: str | None
     refused: bool
     date: str
@@ -183,6 +183,7 @@ class AnswerStore:
         url = _url(place)
         is_file, file = url.get_backend_name() == "sqlite", Path(url.database or "")
         self.texts, self.shown, self._engine = texts, shown(place), _engine(url)
+        self.known: Mapping[AnswerKey, Answer] = {}  # answers that `answers` returns, too, where none is kept
         self._waiting: deque[tuple[AnswerKey, dict[str, Any] | None, dict[str, Any] | None, Future[None]]] = deque()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="answers")
         if is_file and file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device would never end
@@ -216,7 +217,12 @@ class AnswerStore:
 
     def answers(self, model: str, settings: str) -> dict[tuple[str, int], Answer]:
         """Return the answers of a model with these settings, by prompt and repeat."""
-        return self._read(_answers, ["prompt", "repeat"], Answer, model, settings)
+        kept: dict[tuple[str, int], Answer] = self._read(_answers, ["prompt", "repeat"], Answer, model, settings)
+        for key, answer in self.known.items():
+            at = key.prompt, key.repeat
+            if (key.model, key.settings) == (model, settings) and (at not in kept or kept[at].text is None):
+                kept[at] = answer
+        return kept
 
     def grades(self, model: str, settings: str) -> dict[tuple[str, int, str], Grade]:
         """Return the grades of these answers, by prompt, repeat and grader_key."""
@@ -383,7 +389,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         try:
             return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
         except ImportError as missing:
-            raise ImportError("psycopg is missing: pip install 'unirouter[postgres]'.") from missing
+            raise missing_package("psycopg", "postgres") from missing
     waits = {} if "timeout" in url.query else {"timeout": LOCK_NOTICE}
     engine = sa.create_engine(url, hide_parameters=True, connect_args=waits)
 

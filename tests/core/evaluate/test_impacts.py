@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import N_FIT, evaluation, fitted, is_sum
 from unirouter_core import Evaluation, InvalidDataError, Outcomes, UniRouter, UnknownModelError, ValidationSet
 from unirouter_core.estimators import ShrunkenClustersEstimator
-from unirouter_core.evaluate import held_out, impact
+from unirouter_core.evaluate import held_out, impact, standings
 
 
 def newcomer(world, errors, costs):
@@ -26,6 +26,16 @@ def test_a_model_that_alone_does_one_kind_of_prompt_cheaply_takes_that_kind(worl
     assert found.score.interval[1] < 0
     assert found.cost.after < found.cost.before
     assert found.verdict.startswith(f"poet is worth it at cost_weight 300: it takes {len(poems)} of 80 prompts")
+
+
+def test_each_model_stands_by_its_share_and_by_what_the_pool_is_worth_without_it(world, router):
+    found = standings(held_out(router), 300)
+    assert sum(share for share, _ in found.values()) == pytest.approx(1)
+    assert found["poet"][1] == "worth it"
+    assert {word for share, word in found.values() if not share} <= {"never chosen"}
+    for model in [model for model in router.pool if model != "sage"]:
+        router.retire(model)
+    assert standings(held_out(router), 300) == {"sage": (1.0, "the only model")}
 
 
 def test_before_is_what_the_pool_without_the_model_gives_and_after_what_it_gives_with_it(world, router):

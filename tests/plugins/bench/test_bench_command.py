@@ -192,4 +192,4 @@ def test_numbers_are_shown_short():
 def test_without_pandas_the_import_names_the_cure():
     program = "import sys; sys.modules['pandas'] = None; import unirouter_plugins.bench"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "ImportError: pandas is missing: pip install 'unirouter[bench]'." in done.stderr
+    assert "ImportError: pandas is missing: pip install 'unirouter[bench]'" in done.stderr

@@ -38,6 +38,43 @@ def test_fit_reads_a_table_by_its_columns_scale_and_prices(table, tmp_path):
     assert UniRouter.load(tmp_path / "my.router").fit_.training_models == ("poet", "sage")
 
 
+WITHOUT_COSTS = ["--columns", "prompt=Text", "--scale", "0-100"]
+
+
+@pytest.fixture
+def begun(table, tmp_path):
+    """A router that was fitted on other prompts, and the table to onboard from."""
+    (tmp_path / "texts.txt").write_text("\n".join(f"Write a poem about {i}." for i in range(20)))
+    assert run("fit", tmp_path / "my.router", tmp_path / "texts.txt").exit_code == 0
+    return tmp_path / "my.router", "--recorded", table, *WITHOUT_COSTS
+
+
+def test_onboard_takes_all_models_of_a_table_with_a_price_for_each(begun, tmp_path):
+    (tmp_path / "prices.csv").write_text("model,input,output\npoet,1,2\nsage,3,4\n")
+    done = run("onboard", *begun, "--prices", tmp_path / "prices.csv")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.startswith("Read 80 answers: 40 prompts × 2 models (prompt=Text, ")
+    assert f"next: unirouter tune {begun[0]} --keep-quality 0.97 --save" in done.stdout
+    pool = UniRouter.load(begun[0]).pool
+    assert {model: profile.prices.input for model, profile in pool.items()} == {"poet": 1, "sage": 3}
+
+
+def test_a_table_without_costs_is_onboarded_alone_and_marked(begun, tmp_path):
+    done = run("onboard", *begun, "poet")
+    assert done.exit_code == 0, done.stderr
+    assert "no costs are known, so routing is on quality alone" in done.stderr
+    assert UniRouter.load(begun[0]).pool["poet"].provenance["prices"] == "unknown"
+    assert "unknown" in done.stdout
+    (tmp_path / "prices.csv").write_text("model,input,output\npoet,1,2\nsage,3,4\n")
+    priced = "--prices", tmp_path / "prices.csv"
+    mixed = run("onboard", *begun, "sage", *priced)
+    assert mixed.exit_code == 2
+    assert "'poet' of the pool counts as free, as its cost was not known; add it again with --prices" in mixed.stderr
+    assert run("onboard", *begun, *priced, "--replace").exit_code == 0
+    mixed = run("onboard", *begun, "poet", "--replace")
+    assert "What 'poet' costs is not known, and what 'sage' of the pool costs is" in mixed.stderr
+
+
 def test_prices_of_pool_toml_count_where_no_file_is_given(table, tmp_path):
     (tmp_path / "pool.toml").write_text('[models.poet]\nmodel = "x/poet"\nprices = { input = 1, output = 2 }\n')
     done = run("fit", tmp_path / "my.router", table, "--columns", "prompt=Text", "--scale", "0-100")

@@ -10,7 +10,7 @@ from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.pool_file import Member, Members, Votes
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding
 from unirouter_plugins.onboarding.ask import ATTEMPTS, settings_digest
-from unirouter_plugins.onboarding.bill import USUAL_TOKENS, WIDER, Spread
+from unirouter_plugins.onboarding.bill import ASSUMED, FORM_TOKENS, FREE_TOKENS, OWN, WIDER, Spread
 from unirouter_plugins.onboarding.questions import Question, Questions
 from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore, Grade
 
@@ -55,13 +55,27 @@ def test_answers_are_expected_as_long_as_those_of_the_pool(bill, asked_router):
     (item,) = drawn.items
     assert not drawn.is_assumed
     assert item.tokens_out.low == pytest.approx(np.min(totals, axis=0).sum() / WIDER)
+    assert item.tokens_out.expected == pytest.approx(np.mean(totals, axis=0).sum())
     assert item.tokens_out.high == pytest.approx(np.max(totals, axis=0).sum() * WIDER)
 
 
-def test_the_first_model_of_a_pool_has_lengths_that_are_assumed_and_said_to_be(bill):
+def test_the_first_model_of_a_pool_answers_as_long_as_the_graders_ask_for(bill):
     drawn = bill(into=UniRouter.starter())
+    sums = 100 * FORM_TOKENS["number"]
     assert drawn.is_assumed
-    assert drawn.items[0].tokens_out == Spread(100 * USUAL_TOKENS[0], 100 * USUAL_TOKENS[1])
+    assert drawn.items[0].tokens_out == Spread(sums / ASSUMED, pytest.approx(sums), sums * ASSUMED)
+    critic = Member("critic", "openai/critic", prices=PRICES)
+    free = bill([Question(f"Why {n}?") for n in range(50)], into=UniRouter.starter(), judge="critic", also=(critic,))
+    assert free.items[0].tokens_out.expected == 50 * FREE_TOKENS
+
+
+def test_a_model_s_own_answers_tell_most_how_long_the_others_are(bill, tmp_path):
+    settings = settings_digest(Member("new", "openai/new"), 1024)
+    answer = Answer("4", 5, 20, None, None, 1e-5, 0.1, "stop", refused=False, date="2026-11-23")
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        for question in SUMS[:40]:
+            store.add(AnswerKey("new", question.digest, settings), answer)
+    assert bill().items[0].tokens_out == Spread(60 * 20 / OWN, 60 * 20, 60 * 20 * OWN)
 
 
 def test_no_answer_is_longer_than_it_may_be(bill):
@@ -113,15 +127,15 @@ def test_a_judge_that_grades_nothing_is_not_on_the_bill(bill):
 @pytest.mark.parametrize("how", [{}, {"max_tokens": 3}, {"repeats": 3}, {"fields": {"votes": Votes(3, "text")}}])
 def test_expected_longest_and_worst_stand_in_order(bill, how):
     drawn = bill(**how)
-    assert 0 < drawn.usd.low <= drawn.usd.high <= drawn.usd_longest <= drawn.usd_worst
+    assert 0 < drawn.usd.low <= drawn.usd.expected <= drawn.usd.high <= drawn.usd_longest <= drawn.usd_worst
 
 
 def test_a_free_model_costs_nothing(bill):
     drawn = bill(prices=Prices(0, 0))
-    assert (drawn.usd, drawn.usd_worst, drawn.calls) == (Spread(0, 0), 0, 100)
+    assert (drawn.usd, drawn.usd_worst, drawn.calls) == (Spread(0, 0, 0), 0, 100)
 
 
 def test_a_bill_can_be_kept_as_json(bill):
     kept = json.loads(json.dumps(bill().as_dict()))
     assert (kept["prompts"], kept["calls"], kept["items"][0]["model"]) == (100, 100, "new")
-    assert kept["usd"]["low"] <= kept["usd"]["high"]
+    assert kept["usd"]["low"] <= kept["usd"]["expected"] <= kept["usd"]["high"]

@@ -385,7 +385,7 @@ def test_too_many_failures_keep_a_model_out_and_say_why(begin):
     assert "sage" not in begin.router.pool
     assert sage.stopped == "failures"
     assert "calls failed, most often so: BadRequestError" in sage.reason
-    assert "Odd prompt." in sage.reason
+    assert "Odd prompt; when" in sage.reason
 
 
 def test_a_provider_that_goes_down_is_not_asked_to_the_end(begin):
@@ -393,7 +393,7 @@ def test_a_provider_that_goes_down_is_not_asked_to_the_end(begin):
     (sage,) = begin(concurrency=1)
     assert len(begin.server.seen) == 40  # ten failures in a row
     assert (sage.stopped, sage.profile, sage.answered) == ("failures", None, 30)
-    assert "Revoked." in sage.reason
+    assert "Revoked; when" in sage.reason
     begin.server.script["sage"] = says(RIGHT.get)
     (again,) = begin()
     assert (again.asked, again.answered) == (30, 60)
@@ -512,6 +512,50 @@ def test_a_judge_whose_key_is_wrong_ends_the_run_after_one_answer(begin):
     with pytest.raises(PreflightError, match=r"^critic: .*check the key in LOOPBACK"):
         begin(questions=FREE, judge="critic")
     assert (len(begin.server.asked("sage")), len(begin.server.asked("critic"))) == (1, 1)
+
+
+def test_a_judge_that_goes_down_ends_the_run_once_for_all_models(begin):
+    judging = [verdicts(fair)] * 20 + [refuses_the_key()] * 1000
+    begin.server.script |= {"sage": says(names), "poet": says(names), "critic": judging}
+    sage, poet = begin("sage", "poet", questions=FREE, judge="critic")
+    assert (sage.profile, poet.profile) == (None, None)
+    assert poet.reason == sage.reason
+    assert "grades by critic failed" in sage.reason
+    assert ".;" not in sage.reason
+    assert len(begin.server.asked("poet")) == 1  # the first call, before the judge failed
+    assert len(begin.server.asked("critic")) < 20 + 30
+
+
+def test_a_judge_that_is_a_candidate_is_warned_of(begin):
+    begin.server.script |= {"sage": says(names)}
+    with pytest.warns(UserWarning, match="The judge sage is a candidate itself and would grade its own answers"):
+        begin("sage", questions=FREE, judge="sage", plans=True)
+
+
+@pytest.mark.parametrize("named", ["sage", "openai/sage"])
+def test_answers_in_logs_are_graded_and_only_the_others_are_asked_for(begin, tmp_path, named):
+    calls = [
+        {"messages": [{"role": "user", "content": q.prompt}], "model": named, "response": q.reference}
+        for q in SUMS[:40]
+    ]
+    calls += [{"messages": [{"role": "user", "content": "Hi"}], "model": named, "response": "Hi."}]
+    (tmp_path / "calls.jsonl").write_text("\n".join(map(json.dumps, calls)))
+    plan = begin(plans=True, answers=tmp_path / "calls.jsonl")
+    assert (plan.bill.items[0].calls, plan.bill.items[0].paid) == (len(SUMS) - 40, 40)
+    assert plan.reused == ["40 answers of sage from the logs: graded, not paid for again."]
+    assert not begin.store.exists()
+    (sage,) = run_onboarding(plan)
+    assert (sage.asked, sage.answered, sage.profile.error) == (len(SUMS) - 40, len(SUMS), 0.0)
+    assert len(begin.server.asked("sage")) == len(SUMS) - 40
+    assert begin(plans=True).bill.calls == 0  # they are in the store now
+
+
+def test_logs_that_answer_none_of_the_prompts_are_named_as_such(begin, tmp_path):
+    (tmp_path / "calls.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "Hi"}], "model": "bard", "response": "!"}'
+    )
+    with pytest.raises(InvalidDataError, match=r"None of the 1 answers in the logs \(of bard\) is of sage"):
+        begin(plans=True, answers=tmp_path / "calls.jsonl")
 
 
 def test_another_judge_prompt_judges_again_and_asks_no_other_model(begin, tmp_path):

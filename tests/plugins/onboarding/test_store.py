@@ -563,8 +563,16 @@ def test_a_text_is_in_no_failure_of_the_database(store, place):
 @pytest.mark.parametrize(
     ("missing", "place", "cure"),
     [
-        ("sqlalchemy", "answers.sqlite", r"SQLAlchemy or tenacity is missing: pip install 'unirouter[litellm]'."),
-        ("psycopg", "postgresql://me@127.0.0.1:1/x", r"psycopg is missing: pip install 'unirouter[postgres]'."),
+        (
+            "sqlalchemy",
+            "answers.sqlite",
+            r"SQLAlchemy or tenacity is missing: pip install 'unirouter[litellm]' (in a clone: '.[litellm]').",
+        ),
+        (
+            "psycopg",
+            "postgresql://me@127.0.0.1:1/x",
+            r"psycopg is missing: pip install 'unirouter[postgres]' (in a clone: '.[postgres]').",
+        ),
     ],
 )
 def test_a_missing_package_is_named_with_its_cure(missing, place, cure):
