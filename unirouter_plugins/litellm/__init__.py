@@ -206,13 +206,11 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         return call
 
     @classmethod
-    async def aof(
-        cls, router: UniRouter | str | os.PathLike[str], asked: str | Messages, **options: Any
-    ) -> LiteLLMCall:
+    async def aof(cls, given: GivenRouter, asked: str | Messages, **options: Any) -> LiteLLMCall:
         """Return the same as `of`, made in a thread where that takes a while."""
-        if isinstance(router, UniRouter) and router in _MODELS and _MODELS[router].is_quick(router, asked):
-            return cls.of(router, asked, **options)
-        return await asyncio.to_thread(cls.of, router, asked, **options)
+        if isinstance(given, UniRouter) and given in _MODELS and _MODELS[given].is_quick(given, asked):
+            return cls.of(given, asked, **options)
+        return await asyncio.to_thread(cls.of, given, asked, **options)
 
     def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of `litellm.completion`, where the model's price is known."""
