@@ -1110,3 +1110,17 @@ def test_every_refusal_is_one_of_ours(folder):
 def test_no_file_is_left_open_by_numpy(folder):
     (folder / "weights.npz").write_bytes(b"PK\x03\x04 not really")
     refused(folder, "weights.npz: cannot be read")
+
+
+@pytest.mark.parametrize("change", ["loop", "outside"])
+def test_a_model_file_that_is_a_loop_or_names_prompts_outside_the_folder_is_refused(router, tmp_path, change):
+    router.save(tmp_path / "my.router")
+    file = tmp_path / "my.router" / "pool" / "sage.json"
+    content = json.loads(file.read_text())
+    file.unlink()
+    if change == "loop":
+        file.symlink_to(file.name)
+    else:
+        file.write_text(json.dumps({**content, "validation": "../../other.router/validation/x"}))
+    with pytest.raises(ArtifactError, match=r"sage.json: .*(symbolic links|names no set of prompts)"):
+        UniRouter.load(tmp_path / "my.router")
