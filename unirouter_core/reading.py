@@ -243,7 +243,7 @@ def _read_json(path: Path, wanted: Wanted) -> Columns:
     if isinstance(value, Mapping) and isinstance(value.get("data"), list):
         value = value["data"]
     if isinstance(value, Mapping) and all(isinstance(column, Mapping) for column in value.values()):
-        rows: dict[str, Any] = next(iter(value.values()), {})  # as pandas writes it by itself
+        rows: Mapping[str, Any] = next(iter(value.values()), {})  # as pandas writes it by itself
         if all(column.keys() == rows.keys() for column in value.values()):
             value = {name: [column[row] for row in rows] for name, column in value.items()}
     if not isinstance(value, list) and not (
