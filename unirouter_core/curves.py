@@ -12,7 +12,7 @@ import numpy.typing as npt
 from unirouter_core.embedding import Array, Labels, Mask
 from unirouter_core.exceptions import InvalidDataError
 
-SAME_COST_DIGITS = 12  # mean costs that agree to this many digits of the dearest are one point: sums round differently
+SAME_COST_DIGITS = 12  # mean costs that agree to this many digits are one point: sums round differently
 SAME_QUALITY = 1e-9  # a curve this close below a quality has reached it, for the same reason
 
 
@@ -58,7 +58,6 @@ class Curve:
         return int(reaching[0]) if len(reaching) else int(np.argmax(self.qualities))
 
     def __len__(self) -> int:
-        """Return the number of points."""
         return len(self.costs)
 
     @property
@@ -110,11 +109,10 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Every prompt's choices as cost_weight grows from 0 to inf, as changes (n_changes,); made by `sweep`.
+    """The changes (n_changes,) of prompts' choices as cost_weight grows from 0 to inf; made by `sweep`.
 
-    Each is of one prompt, at a cost_weight (non-decreasing; there the new choice holds already), and adds to the
-    prompt's quality and USD; the choice at 0 is the first change, from nothing. So a bootstrap, which weights the
-    prompts differently, needs another sum and not another sweep.
+    Each has its prompt, the cost_weight from which the new choice holds (non-decreasing), and what it adds to the
+    prompt's quality and USD; the first is the choice at 0. A bootstrap only sums them with other weights.
     """
 
     prompts: Labels
@@ -185,7 +183,7 @@ def sweep(
 
 
 def _envelope(errors: Array, costs: Array) -> Iterator[tuple[Labels, Array, Labels]]:
-    """Yield, step by step along each prompt's lower envelope: prompts that change, at which cost_weights, to what."""
+    """Yield the steps along the prompts' lower envelopes: prompts that change, their cost_weights, their new models."""
     chosen = _cheapest(costs, errors == errors.min(1, keepdims=True))
     rows, reached = np.arange(len(costs)), np.zeros(len(costs))
     while rows.size:
@@ -242,11 +240,6 @@ def zero_router_curve(
     """
     known, paid = check_table(val_errors, val_costs)
     return deferral_curve(known.mean(0), paid.mean(0), errors, costs)
-
-
-def oracle_curve(errors: npt.ArrayLike, costs: npt.ArrayLike) -> Curve:
-    """Return the curve of a router that knows every outcome."""
-    return deferral_curve(errors, costs, errors, costs)
 
 
 def best_within(value: Array, limited: Array, least: float, nearest: int | None = None) -> int:

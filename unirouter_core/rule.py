@@ -66,7 +66,7 @@ def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | Non
 
 
 def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -> Iterator[int]:
-    """Yield each of `columns` (ascending) in the order in which `choose` takes them, each without those before it.
+    """Yield `columns` (ascending) in the order in which `choose` takes them, each from those that are left.
 
     The scores are sorted once; `choose` then settles the ties of one place at a time, so that the first few places cost
     next to nothing.
@@ -199,7 +199,7 @@ class Candidate:
 
 
 class Decision:
-    """The model that a prompt goes to. How it compares with the others is computed at first use.
+    """The model chosen for a prompt; the ranking of the others is computed at first use.
 
     Attributes
     ----------
@@ -346,7 +346,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A decision with what it rests on; printed, it is a plain table.
+    """A decision with its evidence; `str` gives it as a table.
 
     Parameters
     ----------
@@ -417,7 +417,7 @@ def explain(decision: Decision, X: Array, n_neighbours: int, region_of: Callable
         there[measured.id] = region_of(vectors) == decision.region
         near = (X @ vectors.T)[0]
         for row in np.argsort(-near, kind="stable")[:n_neighbours].tolist():
-            name = measured.digests[row]  # the same prompt may stand there twice, with other documents
+            name = measured.digests[row]  # the same prompt may occur twice, with other documents
             errors = found[name].errors if name in found else {}
             for profile in profiles:
                 if profile.measured.id == measured.id and not np.isnan(profile.errors[row]):

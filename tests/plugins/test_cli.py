@@ -123,6 +123,9 @@ def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path):
         learned = json.loads(done.stdout)
         assert (learned["prompts"], learned["held_out"], learned["training_models"]) == (40, 0, [])
         assert "Note: Fitted without" in done.stderr
+    ended = run("fit", tmp_path / "my.router", tmp_path / "a.txt").stdout
+    assert f"next: unirouter onboard {tmp_path / 'my.router'} MODEL... --validation FILE\n" in ended
+    assert "--starter are about equally good beginnings" in " ".join(ended.split())
     assert "leave --models out" in refusal("fit", tmp_path / "my.router", tmp_path / "a.txt", "--models", "poet")
 
 
@@ -401,6 +404,16 @@ def on_terminal(command, folder, stdout=None):
     os.close(ours)
     assert process.wait(timeout=60) == 0, seen
     return (folder / "stdout").read_text(), seen.decode()
+
+
+def test_notes_are_at_most_88_columns_on_a_terminal_and_one_line_in_a_pipe(tmp_path):
+    program = "from unirouter_plugins.cli import show; show.note('many words ' * 30 + '/a/long/path' * 10)"
+    _, seen = on_terminal([sys.executable, "-c", program], tmp_path)
+    *lines, path = seen.splitlines()
+    assert max(map(len, lines)) <= 88
+    assert path == "/a/long/path" * 10
+    piped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert piped.stderr.count("\n") == 1
 
 
 def test_a_bar_stands_below_what_is_printed_and_never_over_it(tmp_path):
