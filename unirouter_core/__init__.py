@@ -23,36 +23,12 @@ from unirouter_core.router import UniRouter
 from unirouter_core.rule import Candidate, Decision, Decisions, Explanation
 
 __all__ = [
-    "ArtifactError",
-    "Candidate",
-    "Capabilities",
-    "Decision",
-    "Decisions",
-    "Documents",
-    "Embedder",
-    "EmbedderMismatchError",
-    "Estimator",
-    "Evaluation",
-    "Explanation",
-    "InvalidDataError",
-    "MissingOutcomesError",
-    "ModelProfile",
-    "NoCandidateError",
-    "NotFittedError",
-    "Outcomes",
-    "Prices",
-    "Report",
-    "Tuning",
-    "UniRouter",
-    "UniRouterError",
-    "UnknownModelError",
-    "UnknownPriceError",
-    "ValidationSet",
-    "as_embedder",
-    "read_outcomes",
-    "report",
-    "tune",
-]
+    "ArtifactError", "Candidate", "Capabilities", "Decision", "Decisions", "Documents", "Embedder",
+    "EmbedderMismatchError", "Estimator", "Evaluation", "Explanation", "InvalidDataError", "MissingOutcomesError",
+    "ModelProfile", "NoCandidateError", "NotFittedError", "Outcomes", "Prices", "Report", "Tuning", "UniRouter",
+    "UniRouterError", "UnknownModelError", "UnknownPriceError", "ValidationSet", "as_embedder", "read_outcomes",
+    "report", "tune",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

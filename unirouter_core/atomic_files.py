@@ -1,4 +1,4 @@
-"""Files that are all replaced or none, and folders that are exchanged, with no moment without them."""
+"""Atomic replacement of files and of whole folders: readers see the old state or the new, never a mixture."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LEFT_SECONDS = 3600  # a temporary file this old is of a save that was killed
 
 
 def replace_files(files: Mapping[Path, bytes], removed: Iterable[Path] = ()) -> None:
-    """Write all files beside their places and to disk, then rename them: all are new or, after a failure, all are old.
+    """Write all files to temporary ones, sync, then rename: all are new or, after a failure, all are old.
 
-    Whoever reads meanwhile sees each file as it was or as it will be. Files that hold their content already are left.
+    A reader sees each file as it was or as it will be. Files that have their content already are not written.
     """
     before = {file: file.read_bytes() if file.is_file() else None for file in [*files, *removed]}
     beside: dict[Path, Path] = {}
@@ -53,17 +53,17 @@ def replace_files(files: Mapping[Path, bytes], removed: Iterable[Path] = ()) -> 
 
 
 def temporary(name: str) -> str:
-    """Return a name beside that of a file or folder, for what is to take its place."""
+    """Return the name of a temporary file or folder that will replace `name`."""
     return f".{name[:40]}.{secrets.token_hex(4)}.tmp"
 
 
 def left_beside(folder: Path) -> list[Path]:
-    """Return the temporary folders beside a router's, of saves that run or were killed."""
+    """Return the temporary folders that saves of `folder`, running or killed, made beside it."""
     return [file for file in folder.parent.glob(".*.tmp") if file.name.startswith(f".{folder.name[:40]}.")]
 
 
 def sweep(folder: Path) -> None:
-    """Remove what saves that were killed an hour ago or earlier have left, in the folder and beside it."""
+    """Remove the temporary files of killed saves, in the folder and beside it, once they are an hour old."""
     for left in [*left_beside(folder), *(file for place in (".", "*") for file in folder.glob(f"{place}/.*.tmp"))]:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > LEFT_SECONDS:
@@ -71,7 +71,7 @@ def sweep(folder: Path) -> None:
 
 
 def exchange(new: Path, folder: Path) -> None:
-    """Exchange two folders: in one step where the system can, so that there is no moment without a router."""
+    """Swap two folders, atomically where the system can."""
     with contextlib.suppress(OSError, AttributeError):
         rename = ctypes.CDLL(None, use_errno=True).renameat2  # Linux; os has no function for it
         at, flag_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE

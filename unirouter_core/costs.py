@@ -20,9 +20,9 @@ from unirouter_core.exceptions import InvalidDataError, as_number, shown
 
 TOKENS_PER_PRICE = 1e6  # prices are quoted per million tokens, as every provider does
 PRIOR_ANSWERS = 10.0  # the weight of a model's overall mean in each region, as in the shrunken clusters
-FEWEST_CALLS = 10  # fewer calls do not tell what comes with every prompt from what grows with it
-SURE = 2.0  # standard errors above 0 from which on a slope is more than luck
-EXACT = 0.02  # recorded costs that two prices explain to this share are list prices times tokens
+FEWEST_CALLS = 10  # fewer cannot separate a call's fixed tokens from those that grow with the prompt
+SURE = 2.0  # a slope this many standard errors above 0 is significant
+EXACT = 0.02  # the largest relative error at which recorded costs are list prices times tokens
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,12 @@ class Prices:
 
 @dataclass(frozen=True, eq=False)
 class CallCost:
-    """What calls of one model are expected to cost, in USD.
-
-    For each prompt token that the router counts, cached or not; for each answer by region (n_regions,), or for all that
-    does not grow with the prompt where only the whole call's cost is known; and for what is sent with every prompt.
-    """
+    """The expected USD of a call of one model, by the prompt tokens that the router counts."""
 
     per_token: float
     per_cached_token: float
-    per_answer: Array
-    per_call: float = 0.0
+    per_answer: Array  # by region, (n_regions,); all that is fixed where only the USD of whole calls is known
+    per_call: float = 0.0  # of the tokens that are sent with every prompt
 
 
 # --- From recorded calls ----------------------------------------------------------------------------------------------
@@ -108,11 +104,10 @@ def _region_means(values: Array, regions: Labels, n_regions: int) -> Array:
 
 
 def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
-    """Return the tokens that come with every prompt, and those for each token that the router counts.
+    """Return intercept and slope of the provider's `tokens_in` over the tokens `counted` by the router, both (n,).
 
-    From each prompt's tokens `counted` by the router (n,), and `tokens_in` counted by the provider, NaN left out: a
-    straight line by least squares. Where that has no meaning (fewer than 10 calls, prompts of one length, a side of
-    the line below 0), all is in the ratio; it is 1 where nothing is known.
+    By least squares, NaN left out. Where that is unusable (fewer than 10 calls, prompts of one length, a negative
+    coefficient) the intercept is 0 and the slope the ratio of the sums; it is 1 where nothing is known.
     """
     both = ~np.isnan(tokens_in) & (counted > 0)
     counted, tokens_in = counted[both], tokens_in[both]
@@ -124,38 +119,35 @@ def sent_tokens(counted: Array, tokens_in: Array) -> tuple[float, float]:
 
 
 def usd_per_token(counted: Array, costs: Array) -> float:
-    """Return the USD that each token of a prompt adds to a call of which only the USD is known; 0 where that is luck.
-
-    From each prompt's tokens `counted` by the router (n,), and `costs` in USD; NaN is left out.
-    """
+    """Return the slope of `costs` (n,) in USD over the prompts' tokens; 0 where not significant, NaN is left out."""
     known = ~np.isnan(costs)
     counted, costs = counted[known], costs[known]
     slope, stderr = _line(counted, costs)
-    most = float(costs.mean() / counted.mean())  # with more, a call without a prompt would cost less than nothing
+    most = float(costs.mean() / counted.mean())  # with more, an empty prompt would cost less than $0
     return min(slope, most) if slope > SURE * stderr else 0.0
 
 
 def _line(x: Array, y: Array) -> tuple[float, float]:
     """Return the slope of y over x, both (n,), by least squares, and its standard error; 0 where not known."""
-    apart = x - x.mean()
-    spread = float(apart @ apart)
+    centred = x - x.mean()
+    spread = float(centred @ centred)
     if len(x) < FEWEST_CALLS or not spread:
         return 0.0, 0.0
-    slope = float(apart @ y) / spread
-    residual = y - y.mean() - slope * apart
+    slope = float(centred @ y) / spread
+    residual = y - y.mean() - slope * centred
     return slope, float(np.sqrt(float(residual @ residual) / (len(x) - 2) / spread))
 
 
 def implied_prices(costs: Array, tokens_in: Array, tokens_out: Array) -> Prices | None:
-    """Return the prices that recorded costs (n,) in USD were made with, or None when no two prices explain them."""
+    """Return the prices that explain recorded costs (n,) in USD, or None when no two prices do."""
     known = ~np.isnan(costs + tokens_in + tokens_out)
     if known.sum() < FEWEST_CALLS or not costs[known].any():
         return None
     tokens = np.stack([tokens_in[known], tokens_out[known]], axis=1) / TOKENS_PER_PRICE
     prices, *_ = np.linalg.lstsq(tokens, costs[known], rcond=None)
     floor = EXACT * costs[known].mean()  # a cost near $0 may be rounded
-    apart = (np.abs(tokens @ prices - costs[known]) / np.maximum(costs[known], floor)).max()
-    if np.linalg.matrix_rank(tokens) < 2 or prices.min() < -EXACT * prices.max() or apart > EXACT:
+    worst = (np.abs(tokens @ prices - costs[known]) / np.maximum(costs[known], floor)).max()
+    if np.linalg.matrix_rank(tokens) < 2 or prices.min() < -EXACT * prices.max() or worst > EXACT:
         return None
     return Prices(*(float(f"{max(price, 0.0):.6g}") for price in prices))  # rounding in the file is not a price
 
@@ -183,12 +175,12 @@ class TokenCounter:
     Parameters
     ----------
     name : str, optional
-        The count that models were measured with; another one here gives a warning, once.
+        The count that models were measured with; where it is not available here, a warning is given once.
     """
 
     def __init__(self, name: str | None = None) -> None:
         self._encoding: Any = None
-        self._asked, self._name = name, BY_CHARACTERS if name == BY_CHARACTERS else None
+        self._expected, self._name = name, BY_CHARACTERS if name == BY_CHARACTERS else None
 
     @property
     def name(self) -> str:
@@ -196,9 +188,9 @@ class TokenCounter:
         if self._name is None:
             self._encoding = next((found for folder in _folders() if (found := _read_table(folder / _TABLE))), None)
             self._name = BY_CHARACTERS if self._encoding is None else ENCODING
-            if self._asked not in (None, self._name):
+            if self._expected not in (None, self._name):
                 warnings.warn(
-                    f"Tokens are counted as {self._name}, but were as {self._asked} when the models were measured: "
+                    f"Tokens are counted as {self._name}, but were as {self._expected} when the models were measured: "
                     "expected costs are off by a little. Install litellm, or point TIKTOKEN_CACHE_DIR at the table.",
                     stacklevel=3,
                 )

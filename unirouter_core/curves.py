@@ -12,7 +12,7 @@ import numpy.typing as npt
 from unirouter_core.embedding import Array, Labels, Mask
 from unirouter_core.exceptions import InvalidDataError
 
-SAME_COST_DIGITS = 12  # mean costs that agree to this many digits of the dearest are one point: sums round differently
+SAME_COST_DIGITS = 12  # mean costs that agree to this many digits are one point: sums round differently
 SAME_QUALITY = 1e-9  # a curve this close below a quality has reached it, for the same reason
 
 
@@ -58,7 +58,6 @@ class Curve:
         return int(reaching[0]) if len(reaching) else int(np.argmax(self.qualities))
 
     def __len__(self) -> int:
-        """Return the number of points."""
         return len(self.costs)
 
     @property
@@ -110,11 +109,10 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Every prompt's choices as cost_weight grows from 0 to inf, as changes (n_changes,); made by `sweep`.
+    """The changes (n_changes,) of prompts' choices as cost_weight grows from 0 to inf; made by `sweep`.
 
-    Each is of one prompt, at a cost_weight (non-decreasing; there the new choice holds already), and adds to the
-    prompt's quality and USD; the choice at 0 is the first change, from nothing. So a bootstrap, which weights the
-    prompts differently, needs another sum and not another sweep.
+    Each has its prompt, the cost_weight from which the new choice holds (non-decreasing), and what it adds to the
+    prompt's quality and USD; the first is the choice at 0. A bootstrap only sums them with other weights.
     """
 
     prompts: Labels
@@ -185,7 +183,7 @@ def sweep(
 
 
 def _envelope(errors: Array, costs: Array) -> Iterator[tuple[Labels, Array, Labels]]:
-    """Yield, step by step along each prompt's lower envelope: prompts that change, at which cost_weights, to what."""
+    """Yield the steps along the prompts' lower envelopes: prompts that change, their cost_weights, their new models."""
     chosen = _cheapest(costs, errors == errors.min(1, keepdims=True))
     rows, reached = np.arange(len(costs)), np.zeros(len(costs))
     while rows.size:
@@ -244,9 +242,38 @@ def zero_router_curve(
     return deferral_curve(known.mean(0), paid.mean(0), errors, costs)
 
 
-def oracle_curve(errors: npt.ArrayLike, costs: npt.ArrayLike) -> Curve:
-    """Return the curve of a router that knows every outcome."""
-    return deferral_curve(errors, costs, errors, costs)
+def best_within(value: Array, limited: Array, least: float, nearest: int | None = None) -> int:
+    """Return the position of the greatest value where `limited` is at least `least`; `nearest` where none is.
+
+    All are (n_options,); without `nearest`, it is the option of the greatest `limited`.
+    """
+    reaching = limited >= least - SAME_QUALITY * abs(least)
+    if reaching.any():
+        return int(np.where(reaching, value, -np.inf).argmax())
+    return int(limited.argmax()) if nearest is None else nearest
+
+
+def best_mixture(value: Array, limited: Array, least: float, nearest: int | None = None) -> Array:
+    """Return the shares (n_options,) of the best mixture of at most two options that reaches the limit.
+
+    Parameters as in `best_within`.
+
+    Examples
+    --------
+    >>> best_mixture(np.array([-1.0, -3.0]), np.array([0.5, 0.9]), 0.6)  # cost, quality: a quarter of the better
+    array([0.75, 0.25])
+    """
+    best, reaching = best_within(value, limited, least, nearest), limited >= least - SAME_QUALITY * abs(least)
+    shares = np.eye(len(value))[best]
+    above, below = np.flatnonzero(reaching)[:, None], np.flatnonzero(~reaching)
+    if above.size and below.size:
+        part = ((least - limited[below]) / (limited[above] - limited[below])).clip(0, 1)  # of the one that reaches
+        mixed = part * value[above] + (1 - part) * value[below]
+        i, j = np.unravel_index(mixed.argmax(), mixed.shape)
+        if mixed[i, j] > value[best]:
+            shares = np.zeros(len(value))
+            shares[above[i, 0]], shares[below[j]] = part[i, j], 1 - part[i, j]
+    return np.asarray(shares)
 
 
 def check_table(errors: npt.ArrayLike, costs: npt.ArrayLike) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ Given: TypeAlias = Array | Any  # a constructor takes anything that `numpy.array
 class Outcomes:
     """What each model did on each prompt. NaN means not known, and is never read as 0.
 
-    Raises `InvalidDataError` when shapes differ, a model stands twice, or a value is outside its range.
+    Raises `InvalidDataError` when shapes differ, a model is listed twice, or a value is outside its range.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Outcomes:
     documents : sequence of Documents or sequence of str, optional
         What was retrieved for each prompt, and sent with it.
     source : str, optional
-        What was read from where, in one line; parts of the table do not have it.
+        One line on what was read; empty in parts of the table.
 
     Examples
     --------
@@ -72,7 +72,6 @@ class Outcomes:
         _set(self, errors=self.errors.astype(np.float32))
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
         return len(self.prompts)
 
     def __repr__(self) -> str:
@@ -114,7 +113,7 @@ class ValidationSet:
     graders : sequence of str, optional
         The name of the grader of each prompt.
     messages : sequence of sequence of mapping, optional
-        The chat that each prompt ends, where it is more than one user message.
+        The chat that ends in each prompt, where it is more than one user message.
     documents : sequence of Documents or sequence of str, optional
         What was retrieved for each prompt, and sent with it: its tokens count, and a router fitted with documents
         reads it.
@@ -150,7 +149,6 @@ class ValidationSet:
             )
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
         return len(self.prompts)
 
     def __repr__(self) -> str:
@@ -159,7 +157,7 @@ class ValidationSet:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One model on a validation set. NaN means not known: a call that failed is no wrong answer.
+    """One model's results on a validation set. NaN means not known: a failed call is not a wrong answer.
 
     Raises `InvalidDataError` when lengths differ, a value is outside its range, or fewer than 2 prompts have an answer.
 
@@ -173,14 +171,13 @@ class Evaluation:
     latencies : array (n_prompts,), optional
         Seconds.
     repeats : int
-        How many answers each error is the mean of.
+        Answers that each error is the mean of.
     failed, truncated : array (n_prompts,) of bool, optional
         Calls without an answer, whose errors are not known, and answers that met the token limit.
     prices : Prices, optional
         The list prices on the day.
     provenance : mapping, optional
-        Date, grader, parameters, system prompt: whatever says how the numbers came about. JSON-able. The date
-        is set to today's when it is not given.
+        Date, grader, parameters, system prompt and the like, JSON-able. The date is today's when not given.
 
     Examples
     --------
@@ -208,7 +205,7 @@ class Evaluation:
         shape, whose = (len(self.validation),), f"{self.model!r}: "
         _set_arrays(self, whose, shape, (*CELLS, "latencies"))
         flags = {name: as_array(whose + name, getattr(self, name), shape, 0.0) > 0 for name in ("failed", "truncated")}
-        errors = np.where(flags["failed"], np.nan, self.errors)  # no answer is no wrong answer
+        errors = np.where(flags["failed"], np.nan, self.errors)  # a failed call is not a wrong answer
         usable = int((~np.isnan(errors)).sum())
         if usable < FEWEST:
             raise InvalidDataError(f"{self.model!r} has {usable} usable answers; give at least {FEWEST}, not failed.")
@@ -274,7 +271,7 @@ def _set(frozen: Any, **values: Any) -> None:
 
 
 def as_array(name: str, given: Any, shape: tuple[int, ...], absent: float = np.nan) -> Array:
-    """Return `given` as float64 of `shape`, None in it as NaN; filled with `absent` when it is None itself."""
+    """Return `given` as float64 of `shape`, None in it as NaN; all `absent` when it is None."""
     try:
         kind = np.asarray(given).dtype.kind
         if kind not in "biufO":  # texts and dates would turn into numbers, too

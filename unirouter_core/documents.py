@@ -1,4 +1,4 @@
-"""What was retrieved for a prompt, and one vector of the question, its documents and how well they fit."""
+"""Retrieved documents, and one vector of a question, its documents and statistics of the retrieval."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATISTICS = (  # of a retrieval, each in the unit of its standard deviation ove
     "cosine of the question with the documents' mean",
     "highest cosine of the question with a document",
 )
-FARTHEST = 3.0  # standard deviations; a statistic beyond is an outlier, which would drown the question
+FARTHEST = 3.0  # standard deviations at which a statistic is clipped: an outlier would dominate the question
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Documents:
     Parameters
     ----------
     scores : sequence of float, optional
-        The retriever's, one for each text, in whatever unit it has; NaN where it gave none.
+        The retriever's, one for each text, in any unit; NaN where it gave none.
 
     Examples
     --------
@@ -67,7 +67,7 @@ class Documents:
 
     @classmethod
     def of(cls, given: GivenDocuments | None) -> Documents:
-        """Return what was given as `Documents`: texts alone have no scores; None means that nothing was retrieved."""
+        """Return `given` as `Documents`: of texts without scores, of None without texts."""
         if isinstance(given, Documents):
             return given
         if given is not None and not isinstance(given, Sequence):
@@ -75,11 +75,10 @@ class Documents:
         return cls() if given is None else cls(given)
 
     def __len__(self) -> int:
-        """Return the number of documents."""
         return len(self.texts)
 
 
-GivenDocuments: TypeAlias = Documents | Sequence[str]  # with retrieval scores, or the texts alone
+GivenDocuments: TypeAlias = Documents | Sequence[str]  # with retrieval scores, or only texts
 
 
 def check_documents(given: Sequence[GivenDocuments | None], n: int) -> tuple[Documents, ...]:
@@ -126,11 +125,9 @@ def embed_with_documents(
 class DocumentFeatures:
     """A question's vector, the mean of its documents', and statistics of the retrieval, in one row of length 1.
 
-    The weights say how much each block counts where distances are taken; they are kept with a router. The documents'
-    block is half the question's, because documents mostly repeat the question's topic. All statistics together weigh
-    as much as the question: whether the answer was found decides as much as what the question is. A prompt without
-    documents has zeros for what is not known. `fit` keeps the mean of each of `STATISTICS` over the training prompts,
-    `centres_`, and 1 / standard deviation, `weights_`; both are 0 where never known.
+    The three settings weight the blocks. Documents count half as much as the question, whose topic they mostly repeat;
+    all statistics together count as much as the question. What is not known of a prompt is 0. `fit` keeps the mean of
+    each of `STATISTICS` over the training prompts, `centres_`, and 1 / standard deviation, `weights_`; 0 where unknown.
     """
 
     question: float = 1.0
@@ -140,22 +137,22 @@ class DocumentFeatures:
     weights_: Array = field(init=False, repr=False)
 
     def dims(self, width: int) -> int:
-        """Return the length of an embedding whose longer vector has `width`."""
+        """Return the embedder's dimension, given the dimension `width` of the joined vectors."""
         return (width - len(STATISTICS)) // 2
 
     def fit(self, Q: Array, found: Sequence[Array], documents: Sequence[Documents]) -> Self:
-        """Learn the usual statistics from the vectors Q (n, d) of prompts, and those of each prompt's documents."""
+        """Learn mean and spread of the statistics from the vectors Q (n, d) of prompts and those of their documents."""
         rows = _statistics(Q, found, documents)
         known = ~np.isnan(rows)
         n = np.maximum(known.sum(0), 1)
         self.centres_ = np.where(known, rows, 0).sum(0) / n
         spread = np.sqrt((np.where(known, rows - self.centres_, 0) ** 2).sum(0) / n)
-        constant = spread < 1e-6  # what rounding leaves; another value is then one unit off for each unit
+        constant = spread < 1e-6  # up to rounding; a new value is then not scaled
         self.weights_ = np.where(known.any(0), 1 / np.where(constant, 1, spread), 0)
         return self
 
     def join(self, Q: Array, found: Sequence[Array], documents: Sequence[Documents]) -> Array:
-        """Return the longer vectors, float32, (n, 2 * d + 7), rows of length 1; parameters as in `fit`."""
+        """Return the joined vectors, float32, (n, 2 * d + 7), rows of length 1; parameters as in `fit`."""
         means = np.stack([rows.mean(0) if len(rows) else np.zeros(Q.shape[1], np.float32) for rows in found])
         unusual = np.nan_to_num((_statistics(Q, found, documents) - self.centres_) * self.weights_)
         scaled = np.clip(unusual, -FARTHEST, FARTHEST) / math.sqrt(len(STATISTICS))  # about as long as a unit vector

@@ -73,7 +73,7 @@ def as_embedder(source: Any) -> Embedder:
     ----------
     source : object
         An `Embedder`, a LangChain ``Embeddings``, a LlamaIndex ``BaseEmbedding``, or a function from a list of
-        strings to a list of vectors. Neither framework is imported: their method names tell them apart.
+        strings to a list of vectors. Neither framework is imported: they are recognised by their methods.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def _rows(returned: Any, name: str) -> Array:
 
 
 def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
-    """Return the prompts' vectors (n, d), float32, rows of length 1 or 0; others are an `InvalidDataError`."""
+    """Return the prompts' vectors (n, d), float32, rows of length 1 or 0; raise `InvalidDataError` for other shapes."""
     vectors = _rows(embedder.encode(list(prompts)), name_of(embedder))
     if vectors.ndim != 2 or len(vectors) != len(prompts) or not vectors.shape[1]:
         raise InvalidDataError(
@@ -124,7 +124,7 @@ def embed(embedder: Embedder, prompts: Sequence[str]) -> Array:
 
 
 def normalise(vectors: Array) -> Array:
-    """Return `vectors` (n, d) as float32 with rows of length 1; rows of zeros stay, NaN is an `InvalidDataError`."""
+    """Return `vectors` (n, d) as float32, rows of length 1 or all 0; raise `InvalidDataError` for NaN or infinity."""
     vectors = np.asarray(vectors, np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     if not math.isfinite(np.add.reduce(lengths)):  # on one row half the time of sum(), as below of all()
@@ -220,8 +220,8 @@ def _tokens(prompts: Sequence[str]) -> tuple[Labels, Labels]:
     places = np.arange(len(text)) - starts.repeat(sizes)
     words = _mix(np.add.reduceat(text * _POWERS.take(places & 63), starts, dtype=np.uint32))
 
-    spoken = kinds.take(starts) != _SPACE
-    words, starts, sizes = words[spoken], starts[spoken], sizes[spoken]
+    visible = kinds.take(starts) != _SPACE
+    words, starts, sizes = words[visible], starts[visible], sizes[visible]
     owners = ends.searchsorted(starts, side="right")
     pairs = words[:-1] * _PRIME + words[1:]
     together = owners[1:] == owners[:-1]
@@ -274,13 +274,13 @@ class HashingEmbedder:
     Parameters
     ----------
     dims : int
-        Numbers in a vector; fewer when the prompts do not give as many.
+        The dimension of the vectors; lower when the prompts have a lower rank.
     features : int
-        Tokens that have a row in the table, those that most prompts have; below 65,536.
+        Tokens in the table, the most frequent ones; below 65,536.
     characters : int
-        How much text `fit` reads; when there is more, it reads prompts chosen at random.
+        Characters of text that `fit` reads, of a random sample of the prompts when there are more.
     seed : int
-        Of that choice and of the SVD.
+        Of that sample and of the SVD.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What can go wrong, one class for each thing a caller would catch apart; and values from outside in messages."""
+"""Exceptions, one class for each failure that a caller may handle, and values as messages show them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-NAMES_SHOWN = 20
+LONGEST_MESSAGE = 950
 
 
 class UniRouterError(Exception):
-    """The base of every exception that unirouter raises on purpose."""
+    """The base of every exception that unirouter raises on purpose; what a message quotes may be long, it is not."""
+
+    def __str__(self) -> str:
+        said = str(self.args[0]) if len(self.args) == 1 else super().__str__()
+        return said if len(said) <= LONGEST_MESSAGE else f"{said[:650]} ... {said[-250:]}"
 
 
 class InvalidDataError(UniRouterError):
@@ -24,14 +28,11 @@ class MissingOutcomesError(InvalidDataError):
 
 
 class NotFittedError(UniRouterError):
-    """Something was asked of an object before its ``fit``."""
+    """A method that needs ``fit`` was called before it."""
 
 
 class UnknownModelError(UniRouterError, KeyError):
     """A model that is not in the pool; a `KeyError`, as a pool is a mapping."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class UnknownPriceError(UniRouterError):
@@ -51,7 +52,7 @@ class ArtifactError(UniRouterError):
 
 
 def as_number(value: Any) -> float:
-    """Return a number as a float; NaN for what is none, and for an int that is too large for a float."""
+    """Return a number as a float; NaN for anything else, and for an int that is too large for a float."""
     try:
         return float(value) if isinstance(value, (int, float, numbers.Real)) else math.nan
     except OverflowError:
@@ -59,7 +60,7 @@ def as_number(value: Any) -> float:
 
 
 def shown(value: Any) -> str:
-    """Return the start of `repr(value)` for a message; Python refuses ints of thousands of digits, and deep lists."""
+    """Return the start of `repr(value)` for a message; Python refuses ints of thousands of digits and deep lists."""
     try:
         return f"{value!r:.60}"
     except (ValueError, RecursionError):
@@ -71,8 +72,8 @@ def missing_package(package: str, extra: str, otherwise: str = "") -> ImportErro
     return ImportError(f"{package} is missing: pip install 'unirouter[{extra}]' (in a clone: '.[{extra}]'){otherwise}.")
 
 
-def listed(items: Iterable[str], separator: str = ", ") -> str:
-    """Return the items joined for a message, those after the first 20 as a count."""
+def listed(items: Iterable[str], separator: str = ", ", most: int = 20) -> str:
+    """Return the items joined for a message, those after the first `most` as a count."""
     items = iter(items)
-    some, more = list(islice(items, NAMES_SHOWN)), sum(1 for _ in items)
+    some, more = list(islice(items, most)), sum(1 for _ in items)
     return separator.join([*some, f"and {more:,} more"] if more else some)

@@ -1,4 +1,4 @@
-"""What is learned once from prompts: their vectors, their regions, and how errors and costs follow from them."""
+"""What `UniRouter.fit` learns once from prompts (embedder, regions, estimator); profiles and expectations by it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NOT_SAVED = "not saved"
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """All that `UniRouter.fit` learned. It never changes, and holds an estimator and an embedder of its own."""
+    """All that `UniRouter.fit` learned; immutable, with copies of the estimator and the embedder."""
 
     embedder: Embedder | None  # None where fitted on vectors, or loaded without the embedder it was fitted with
     estimator: Estimator
@@ -48,12 +48,12 @@ class Fit:
     token_counter: TokenCounter
     training_models: tuple[str, ...]
     seen: npt.NDArray[np.uint64]  # the hashes of the prompts fitted on, sorted
-    check_vectors: Array | None  # the embedder's vectors of `CHECK_PROMPTS`, (3, d), by which it is known again
+    check_vectors: Array | None  # the embedder's vectors of `CHECK_PROMPTS`, (3, d), to recognise it
     document_features: DocumentFeatures | None  # of a router fitted with documents
     cost: Literal["expected", "mean"]
     settings: Mapping[str, Any]  # the classes and settings of all parts, as JSON can hold them
-    id: str  # the same for the same settings and arrays; any edit gives another
-    is_embedder_known: bool = False  # whether it made `check_vectors`; otherwise it is compared at its first use
+    id: str  # a hash of settings and arrays
+    is_embedder_known: bool = False  # whether it made `check_vectors`; otherwise it is checked at its first use
 
     @classmethod
     def learn(
@@ -93,7 +93,7 @@ class Fit:
         return dataclasses.replace(fit, id=content_id(fit.settings, fit.arrays()))
 
     def has_seen(self, prompts: Sequence[str]) -> Mask:
-        """Return which of the prompts were fitted on, (n,): on those the router looks better than it is."""
+        """Return the mask (n,) of the prompts that were fitted on, where an evaluation would be too optimistic."""
         return np.isin(as_numbers(digests(prompts)), self.seen)
 
     def encode(
@@ -121,7 +121,7 @@ class Fit:
 
     @cached_property
     def _checked_embedder(self) -> Embedder:
-        """The embedder, which has once been seen to give the vectors that the router was fitted on."""
+        """The embedder, checked once to be the one that the router was fitted with."""
         if self.embedder is None:
             name = self.settings["embedder"]["class"]
             fitted = f"it was fitted with {name}" if name else "it was fitted on vectors"
@@ -256,7 +256,7 @@ class Fit:
 def _documents_to_learn(
     outcomes: Outcomes | None, documents: Sequence[GivenDocuments | None] | None, n: int, vectors: Array | None
 ) -> Sequence[Documents] | None:
-    """Return the documents that `learn` reads, given or of the table; None where it learns without."""
+    """Return the documents to fit on: those given, else the table's; None when there are none."""
     if documents is None:
         own = None if outcomes is None or vectors is not None else outcomes.documents
         return own if own is not None and any(own) else None
@@ -271,7 +271,7 @@ def _documents_to_learn(
 def _vectors_to_learn(
     embedder: Embedder | None, texts: Sequence[str], given: Array | None, documents: Sequence[Documents] | None
 ) -> tuple[Array, Array | None, DocumentFeatures | None]:
-    """Return the prompts' vectors (n, d), the check vectors, and what is learned of the prompts' documents."""
+    """Return the prompts' vectors (n, d), the check vectors, and the fitted document features."""
     rows = list[Array]()
     if given is not None or embedder is None:
         X = np.empty((0, 0)) if given is None else given
@@ -307,7 +307,7 @@ def _fitted(embedder: Embedder, texts: Sequence[str] | None) -> Embedder | None:
 
 
 def _shrunk(prediction: Prediction, far: Array, overall: Array, stderrs: Array) -> Prediction:
-    """Return the prediction shrunk to the models' `overall` errors, and less sure, by how `far` they are (n, 1)."""
+    """Return the prediction shrunk by `far` (n, 1) to the models' `overall` errors, with wider standard errors."""
     errors = prediction.errors + far * (overall - prediction.errors)
     return Prediction(errors, lambda: np.sqrt(prediction.stderrs**2 + (far * stderrs) ** 2))
 
@@ -345,12 +345,14 @@ def call_cost(evaluation: Evaluation, counted: Array, regions: Labels, n_regions
         )
     if scalar:
         return CallCost(0.0, 0.0, np.full(n_regions, np.nanmean(usd)))
-    each = costs.usd_per_token(counted, usd) if prices is None else 0.0  # with prices, it would pass for their tokens
+    each = (
+        costs.usd_per_token(counted, usd) if prices is None else 0.0
+    )  # with prices, `repriced` would take it for tokens
     return CallCost(each, each, np.maximum(costs.region_usd(usd - each * counted, regions, n_regions), 0))
 
 
 def content_id(settings: Mapping[str, Any], arrays: Arrays) -> str:
-    """Return the id of settings and arrays, whatever they were read from."""
+    """Return the hash of settings and arrays."""
     content = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         content.update(f"{name} {array.dtype.str} {array.shape}".encode())

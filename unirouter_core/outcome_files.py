@@ -1,4 +1,4 @@
-"""Columns to `Outcomes`; and folders of arrays."""
+"""Files, folders and tables read as `Outcomes`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def read_outcomes(
         Which column is what, such as ``{"prompt": "text", "quality": "acc"}``; several quality columns are one per
         model; ``"model": "=gpt-4o"`` is the model of all rows.
     scale : str, pair or mapping, optional
-        What grades are worth, where they are neither in [0, 1] nor true and false: "0-100", "1-5", "A=1,B=0.8,C=0".
+        The scale of the grades, unless in [0, 1] or true and false: "0-100", "1-5", "A=1,B=0.8,C=0".
     prices : mapping of model to Prices, optional
         List prices, before those of the folder. They fill in the costs that the file does not give, where both
         token counts are known; a cost in the file stays.
@@ -130,8 +130,8 @@ def recorded(given: Any, outcomes: Any = None) -> list[Evaluation]:
     how: Mapping[str, Any] = {}
     if outcomes is None and not table.prices and np.isnan(table.costs).all():
         how = COST_UNKNOWN
-        said = "No costs are known, so all models count as free and routing is on quality alone; give a column of costs"
-        warnings.warn(f"{said}, or tokens and prices=.", stacklevel=3)
+        what = "No costs are known, so all models count as free and routing is on quality alone; give a column of costs"
+        warnings.warn(f"{what}, or tokens and prices=.", stacklevel=3)
     return [Evaluation.recorded(model, table, **how) for model in models]
 
 
@@ -142,9 +142,9 @@ def to_outcomes(
     scale: GivenScale | None = None,
     understood: str | None = None,
 ) -> Outcomes:
-    """Return the outcomes of a table: the mean of what is known where a prompt and a model come again.
+    """Return the outcomes of a table, repeats of a prompt and model averaged.
 
-    `understood` says what the table is; by default, which column was taken for what.
+    `understood` is the summary of the table's layout, by default `Layout.shown`.
     """
     layout, worth = find_layout(table.values, columns, table.values), Scale.of(scale)
     if not table.places:
@@ -171,8 +171,8 @@ def to_outcomes(
     rows_of_lines = np.array([row_of[prompt] for prompt in prompts] * len(blocks))
     cells = rows_of_lines * shape[1] + np.array([column_of[name] for name in names])
     arrays = {name: _means(cells, values, shape) for name, values in lines.items()}
-    said = _summary(understood or layout.shown(worth), lines, arrays, list(column_of))
-    return Outcomes(list(row_of), list(column_of), **arrays, prices=known, source=said)
+    source = _summary(understood or layout.shown(worth), lines, arrays, list(column_of))
+    return Outcomes(list(row_of), list(column_of), **arrays, prices=known, source=source)
 
 
 def count(n: int, what: str) -> str:
@@ -181,7 +181,7 @@ def count(n: int, what: str) -> str:
 
 
 def _summary(understood: str, lines: Mapping[str, Array], arrays: Mapping[str, Array], models: Sequence[str]) -> str:
-    """Return what was read, in one line; `lines` are the answers as they came, `arrays` the table of them."""
+    """Return one line on what was read: the answers in `lines`, the table of them in `arrays`."""
     graded, cells = (int((~np.isnan(part["errors"])).sum()) for part in (lines, arrays))
     notes, n_prompts = [understood], len(arrays["errors"])
     if repeats := graded - cells:
@@ -195,14 +195,14 @@ def _summary(understood: str, lines: Mapping[str, Array], arrays: Mapping[str, A
 
 
 def for_models(models: Iterable[str], prices: Mapping[str, Prices]) -> dict[str, Prices]:
-    """Return the prices of `models`, by their names, else by what follows the provider in them."""
+    """Return the prices of `models`, by their names with or without the provider."""
     short = {name.rsplit("/", 1)[-1]: each for name, each in prices.items()}
     found = {model: prices.get(model, short.get(re.split("[/:]", model)[-1])) for model in models}
     return {model: each for model, each in found.items() if each is not None}
 
 
 def priced(outcomes: Outcomes, prices: Mapping[str, Prices]) -> Outcomes:
-    """Return the table with the costs that token counts and prices give, where it has none."""
+    """Return the table with its unknown costs computed from token counts and prices."""
     known = {**outcomes.prices, **for_models(outcomes.models, prices)}
     costs = _fill_costs(outcomes.costs, outcomes.tokens_in, outcomes.tokens_out, outcomes.models, known)
     return dataclasses.replace(outcomes, costs=costs, prices=known)

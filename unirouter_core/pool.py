@@ -1,4 +1,4 @@
-"""The models that can be chosen: what is known of each, and all of them as one immutable stack of arrays."""
+"""Model profiles, and the pool of them as one immutable stack of arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAR_STDERR = 0.1  # the least standard error for a kind of prompt that no region
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can do; True where nothing is known, since a wrong no would hide it.
+    """What a model can do; True where unknown, so that no model is excluded by mistake.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Capabilities:
 
 
 def digests(prompts: Sequence[str], documents: Sequence[Documents] | None = None) -> list[str]:
-    """Return the hash of each prompt, then that of its documents, if any; it names a prompt whose text is left out."""
+    """Return the hash of each prompt, followed by that of its documents, if any."""
     found = [None] * len(prompts) if documents is None else documents
     more = [f"+{_digest(repr((each.texts, each.scores)))}" if each else "" for each in found]
     return [_digest(prompt) + rest for prompt, rest in zip(prompts, more, strict=True)]
@@ -87,7 +87,7 @@ class MeasuredPrompts:
 
     @cached_property
     def id(self) -> str:
-        """The same for the same prompts with the same known errors."""
+        """A hash of the prompts and the known errors."""
         known = b"" if self.known is None else self.known.tobytes()
         return hashlib.sha256("\n".join(self.digests).encode() + known).hexdigest()[:16]
 
@@ -163,15 +163,15 @@ class ModelProfile:
                 " onboard it again with them."
             )
         ratio = self.cost.per_token * TOKENS_PER_PRICE / before.input
-        dearer_in, dearer_out = prices.input / before.input, prices.output / before.output
+        ratio_in, ratio_out = prices.input / before.input, prices.output / before.output
         sent = self.measured.tokens * self.cost.per_token + self.cost.per_call
         cost = CallCost(
             prices.input * ratio / TOKENS_PER_PRICE,
             prices.cached * ratio / TOKENS_PER_PRICE,
-            self.cost.per_answer * dearer_out,
-            self.cost.per_call * dearer_in,
+            self.cost.per_answer * ratio_out,
+            self.cost.per_call * ratio_in,
         )
-        usd = sent * dearer_in + np.maximum(self.usd - sent, 0) * dearer_out
+        usd = sent * ratio_in + np.maximum(self.usd - sent, 0) * ratio_out
         return dataclasses.replace(self, prices=prices, cost=cost, usd=usd)
 
 
@@ -211,6 +211,22 @@ class Pool(Mapping[str, ModelProfile]):
 
     def __repr__(self) -> str:
         return f"Pool({', '.join(map(repr, self.models))})"
+
+    def check_costs(self, models: Sequence[str], *, known: bool) -> None:
+        """Raise `InvalidDataError` where some models' costs would be known and others', which count as free, not.
+
+        `known` is whether those of `models` are, which are to be added to the others here.
+        """
+        for name, profile in self._profiles.items():
+            if not models or name in models or (profile.provenance.get("prices") != "unknown") == known:
+                continue
+            if known:
+                cure = "onboard it again with prices (--recorded FILE --prices FILE --replace), or retire it"
+                raise InvalidDataError(f"{name!r} of the pool counts as free, as its cost was not known; {cure}.")
+            cure = "give prices (--prices FILE, or --price-in and --price-out)"
+            raise InvalidDataError(
+                f"What {models[0]!r} costs is not known, and what {name!r} of the pool costs is; {cure}."
+            )
 
     def changed(self, changes: Mapping[str, ModelProfile | None]) -> Pool:
         """Return the pool with these profiles added or replaced, and without the models whose profile is None."""
@@ -263,7 +279,7 @@ class Pool(Mapping[str, ModelProfile]):
 
     @cached_property
     def usd_sent(self) -> tuple[Array, Array, Array]:
-        """The same where the tokens are all that is sent, as the providers count them: at the list price."""
+        """As `usd`, where the tokens are all that is sent, as the providers count them: at the list price."""
         profiles = self._profiles.values()
         per_token, cached, _ = self.usd
         listed = np.array([0.0 if p.prices is None else p.prices.input / TOKENS_PER_PRICE for p in profiles])

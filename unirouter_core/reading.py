@@ -1,4 +1,4 @@
-"""Files, data frames and rows to columns; what is read is bounded, and never unpickled."""
+"""Files, data frames and rows read as columns; sizes are bounded, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_JSON = 2**27  # bytes of a JSON file
 LONGEST_LINE = 2**24  # characters; a chat with some images in it is shorter
 MOST_COLUMNS = 2**17  # of a table; some thousand models have fewer
 AMOUNT = float(np.finfo(np.float64).max)  # the most that a cost or a count may be: anything finite
-ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "None"})()  # in the place of a row's value that is not there
+ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "None"})()  # stands for a value that a row does not have
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _CSV = threading.Lock()  # the csv module has one limit for the whole process
 
@@ -87,7 +87,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def readable(what: str, cure: str) -> Iterator[None]:
-    """Raise `InvalidDataError` for anything that the content of `what` makes Python or a library raise."""
+    """Turn any exception of the block into an `InvalidDataError` that says `what` failed, why, and the cure."""
     try:
         yield
     except (InvalidDataError, ImportError):
@@ -95,8 +95,8 @@ def readable(what: str, cure: str) -> Iterator[None]:
     except UnicodeDecodeError as failed:
         raise InvalidDataError(f"byte {failed.start} is not UTF-8; save the file as UTF-8.") from failed
     except Exception as failed:  # damaged zips and tables raise almost anything
-        why = failed.strerror if isinstance(failed, OSError) and failed.strerror else failed
-        raise InvalidDataError(f"{what} ({why}); {cure}.") from failed
+        why = failed.strerror if isinstance(failed, OSError) and failed.strerror else str(failed)
+        raise InvalidDataError(f"{what} ({why.partition(chr(10))[0]}); {cure}.") from failed
 
 
 # --- Anything to columns ---------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class Columns:
         raise InvalidDataError(f"{self.unit} {self.places[row]}: {text}")
 
     def texts(self, name: str) -> Sequence[str]:
-        """Return a column of text, none of it blank; of a chat, the newest text of its user."""
+        """Return a column of texts, none of them blank; of a chat, the user's newest text."""
         texts = [value if isinstance(value, str) else user_text(value) for value in self.values[name]]
         for row, value in enumerate(texts):
             if not isinstance(value, str):
@@ -143,7 +143,7 @@ class Columns:
 
 
 def user_text(chat: Any) -> Any:
-    """Return the newest text of the user in a chat of OpenAI's form; what is no chat as it is."""
+    """Return the user's newest text in a chat of OpenAI's form; anything else unchanged."""
     if not isinstance(chat, Sequence) or not chat or not all(isinstance(m, Mapping) and "role" in m for m in chat):
         return chat
     for message in reversed(chat):
@@ -156,11 +156,9 @@ def user_text(chat: Any) -> Any:
 
 
 def read_columns(given: Any, wanted: Wanted = list) -> Columns:
-    """Return the `wanted` columns of a file, a data frame, a dataset, rows (mappings) or columns.
+    """Return the columns of a file, a data frame, a dataset, rows (mappings) or columns.
 
-    A nested column's fields are named ``column.field``.
-
-    `wanted` returns the names to keep of those there are.
+    `wanted` picks the names to keep from all names; a nested column's fields are named ``column.field``.
     """
     if isinstance(given, str | os.PathLike):
         return _read_file(Path(given), wanted)
@@ -335,7 +333,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def out_of_range(name: str, value: float, top: float) -> str:
-    """Return what is wrong with a number outside [0, `top`]."""
+    """Return the message for a number outside [0, `top`]."""
     if top == AMOUNT:
         return f"{name} {value!r} must be finite and >= 0; leave it empty if not known."
     if value > top:

@@ -1,4 +1,4 @@
-"""The router: prompt features fitted once, models that come and go, and the choice for each prompt."""
+"""`UniRouter`: fits prompt features once, onboards and retires models, and routes each prompt."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 from unirouter_core import storage
 from unirouter_core.costs import Prices, check_cached, check_counts
 from unirouter_core.data import Evaluation, Outcomes
+from unirouter_core.display import Table, as_html, usd
 from unirouter_core.documents import Documents, GivenDocuments, check_documents
 from unirouter_core.embedding import Array, Embedder, HashingEmbedder, as_embedder, as_rows, check_prompts
 from unirouter_core.estimators import DefaultEstimator, Estimator
@@ -38,9 +39,9 @@ class UniRouter:
     Parameters
     ----------
     embedder : Embedder or anything `as_embedder` takes, optional
-        Prompts to vectors; by default a `HashingEmbedder`, which `fit` teaches and `save` keeps.
+        Prompts to vectors; by default a `HashingEmbedder`, which `fit` trains and `save` saves.
     estimator : Estimator, optional
-        Vectors and profiles to errors; by default a `DefaultEstimator`. `fit` teaches a copy of it.
+        Vectors and profiles to errors; by default a `DefaultEstimator`. `fit` trains a copy of it.
     cost_weight : float
         The error that one USD is worth, unless `route` is given another. 0 is quality at any price;
         `unirouter_core.tune` finds the weight that meets a goal.
@@ -93,6 +94,13 @@ class UniRouter:
     def __repr__(self) -> str:
         state = "not fitted" if self._fit is None else f"{len(self.pool)} models, cost_weight={self.cost_weight:g}"
         return f"UniRouter({state})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (model, f"{1 - profile.error:.1%}", usd(1000 * float(np.nanmean(profile.usd))), f"{profile.n:,}")
+            for model, profile in self.pool.items()
+        ]
+        return as_html(repr(self), Table(("model", ">quality", ">$/1,000", ">answers"), rows))
 
     @property
     def fit_(self) -> Fit:
@@ -160,21 +168,16 @@ class UniRouter:
         return self
 
     def with_pool(self, pool: Pool) -> Self:
-        """Return this router with another pool, whose profiles were made with its fit; this one stays as it is."""
+        """Return a copy of this router with another pool, whose profiles were made with its fit."""
         router = copy.copy(self)
         router._pool, router._changes, router._folders = pool, {}, storage.Folders(texts=self._folders.texts)
         return router
 
-    # --- Models come and go ---------------------------------------------------------------------------------------
+    # --- Onboard and retire ---------------------------------------------------------------------------------------
 
     @overload
     def onboard(
-        self,
-        evaluation: Evaluation,
-        *,
-        capabilities: Capabilities | None = ...,
-        replace: bool = ...,
-        vectors: Any = ...,
+        self, evaluation: Evaluation, *, capabilities: Any = ..., replace: bool = ..., vectors: Any = ...
     ) -> ModelProfile: ...
     @overload
     def onboard(
@@ -218,6 +221,8 @@ class UniRouter:
         """
         is_one = isinstance(evaluation, Evaluation)
         evaluations = [evaluation] if is_one else recorded(evaluation, outcomes)
+        if any(each.provenance.get("prices") == "unknown" for each in evaluations):
+            self.pool.check_costs([each.model for each in evaluations], known=False)
         profiles = [self.profile(each, capabilities=capabilities, vectors=vectors) for each in evaluations]
         if vectors is None and self.fit_.document_features and not any(evaluations[0].validation.documents or ()):
             warnings.warn(
@@ -244,20 +249,20 @@ class UniRouter:
     def reprice(self, model: str, prices: Prices) -> ModelProfile:
         """Give `model` other prices, as if it had been measured at them; return its new profile.
 
-        Raises `UnknownPriceError` where it knows USD alone, or a price of 0, and so not how many tokens there were.
+        Raises `UnknownPriceError` where token counts are unknown, as the profile has USD only or a price of 0.
         """
         with _POOLS:
             profile = self._changes[model] = self._profile_of(model).repriced(prices)
         return profile
 
     def retire(self, model: str) -> None:
-        """Take `model` out of the pool; the others stay as they were."""
+        """Remove `model` from the pool; the others stay as they are."""
         with _POOLS:
             self._profile_of(model)
             self._changes[model] = None
 
     def _profile_of(self, model: str) -> ModelProfile:
-        """Return `pool[model]`, without making the pool of all changes for it."""
+        """Return `pool[model]` without applying the pending changes to the pool."""
         return self._changes.get(model, self._pool.get(model)) or self.pool[model]
 
     # --- Route ----------------------------------------------------------------------------------------------------
@@ -403,7 +408,7 @@ class UniRouter:
         tokens_in: float | Mapping[str, float] | None = None,
         cached_tokens: float | Mapping[str, float] = 0,
     ) -> Explanation:
-        """Return why a prompt goes where it goes: its region, the validation prompts like it, and all candidates.
+        """Return the decision on a prompt with its evidence: region, similar validation prompts, all candidates.
 
         `neighbours` is how many of the nearest validation prompts to show; the other parameters are those of `route`.
         """
@@ -423,7 +428,7 @@ class UniRouter:
     def _weight(self, given: float | None) -> float:
         return self.cost_weight if given is None else given
 
-    # --- Keep -----------------------------------------------------------------------------------------------------
+    # --- Save and load --------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str], *, texts: bool | None = None) -> None:
         """Write the router to `folder`, atomically; see `unirouter_core.storage`.
@@ -473,7 +478,7 @@ class UniRouter:
 
     @classmethod
     def from_fit(cls, fit: Fit, pool: Pool | None = None, *, cost_weight: float = 0.0) -> Self:
-        """Return a router of what another has learned, and of profiles that were made with it."""
+        """Return a router with a fit and a pool of profiles that were made with it."""
         k, seed = fit.regions.k, fit.regions.seed
         router = cls(fit.embedder, fit.estimator, cost_weight=cost_weight, cost=fit.cost, n_regions=k, seed=seed)
         router._fit, router._pool = fit, Pool() if pool is None else pool

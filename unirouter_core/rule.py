@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from unirouter_core.costs import check_cached, check_count, check_counts
+from unirouter_core.display import Table, as_html, usd, weight
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.embedding import Array, Labels, Mask, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, as_number, listed, shown
@@ -65,7 +66,7 @@ def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | Non
 
 
 def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -> Iterator[int]:
-    """Yield each of `columns` (ascending) in the order in which `choose` takes them, each without those before it.
+    """Yield `columns` (ascending) in the order in which `choose` takes them, each from those that are left.
 
     The scores are sorted once; `choose` then settles the ties of one place at a time, so that the first few places cost
     next to nothing.
@@ -198,7 +199,7 @@ class Candidate:
 
 
 class Decision:
-    """The model that a prompt goes to. How it compares with the others is computed at first use.
+    """The model chosen for a prompt; the ranking of the others is computed at first use.
 
     Attributes
     ----------
@@ -272,6 +273,17 @@ class Decision:
         numbers = {"error": self.error, "cost": self.cost, "cost_weight": weight}
         return {"model": self.model, **numbers, "region": self.region, "far": self.far, "ranking": ranking}
 
+    def table(self) -> Table:
+        """Return the ranking as a table."""
+        rows = [
+            (row.model, f"{1 - row.error:.1%}", usd(1000 * row.cost), f"{row.score:.3g}", row.excluded or "")
+            for row in self.ranking
+        ]
+        return Table(("model", ">quality", ">$/1,000", ">score", "excluded"), rows)
+
+    def _repr_html_(self) -> str:
+        return as_html(f"{self.model} at cost_weight {weight(self.cost_weight)}", self.table())
+
     def __repr__(self) -> str:
         numbers = f"error={self.error:.3f}, cost={self.cost:.3g}, cost_weight={self.cost_weight:g}"
         return f"Decision(model={self.model!r}, {numbers})"
@@ -334,7 +346,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A decision with what it rests on; printed, it is a plain table.
+    """A decision with its evidence; `str` gives it as a table.
 
     Parameters
     ----------
@@ -358,6 +370,15 @@ class Explanation:
             "in_region": {model: {"error": error, "n": n} for model, (error, n) in self.in_region.items()},
             "neighbours": [{**vars(near)} for near in self.neighbours],
         }
+
+    def _repr_html_(self) -> str:
+        models = list(self.in_region)
+        rows = [("", f"region {self.decision.region}", *(f"{1 - error:.0%}" for error, _ in self.in_region.values()))]
+        for near in self.neighbours:
+            qualities = (f"{1 - near.errors[model]:.0%}" if model in near.errors else "-" for model in models)
+            rows.append((f"{near.similarity:.2f}", near.prompt[:80], *qualities))
+        heads = ">similarity", "prompts like it, and quality on them", *(f">{model}" for model in models)
+        return self.decision._repr_html_() + as_html("", Table(heads, rows))
 
     def __str__(self) -> str:
         decision = self.decision
@@ -396,7 +417,7 @@ def explain(decision: Decision, X: Array, n_neighbours: int, region_of: Callable
         there[measured.id] = region_of(vectors) == decision.region
         near = (X @ vectors.T)[0]
         for row in np.argsort(-near, kind="stable")[:n_neighbours].tolist():
-            name = measured.digests[row]  # the same prompt may stand there twice, with other documents
+            name = measured.digests[row]  # the same prompt may occur twice, with other documents
             errors = found[name].errors if name in found else {}
             for profile in profiles:
                 if profile.measured.id == measured.id and not np.isnan(profile.errors[row]):

@@ -66,7 +66,7 @@ AGAIN = "onboard the model again"
 
 @dataclass(frozen=True)
 class Folders:
-    """What a router knows of the folders that it was loaded from or saved to."""
+    """The state of the folders that a router was loaded from or saved to."""
 
     texts: bool = True  # whether a new folder keeps the prompts' text
     retired: frozenset[str] = frozenset()  # models it held once, to be removed from a folder not known yet
@@ -77,7 +77,7 @@ class Folders:
 
 
 def save(fit: Fit, pool: Pool, cost_weight: float, folder: Path, *, known: Folders, texts: bool | None) -> Folders:
-    """Write a router to `folder` and return what is then known of folders; see `UniRouter.save`."""
+    """Write a router to `folder` and return the new state of folders; see `UniRouter.save`."""
     weight, arrays = check_cost_weight(cost_weight), fit.arrays()
     if content_id(fit.settings, arrays) != fit.id:
         raise ArtifactError("The router's estimator or embedder was changed after its fit; fit it again before saving.")
@@ -113,7 +113,7 @@ def _header_in(folder: Path) -> Fields | None:
 
 
 def _update(folder: Path, fit: Fit, pool: Pool, known: Folders, arrays: Arrays, header: Fields, found: Fields) -> None:
-    """Write into a folder of the same fit what has changed here, and remove what was retired here."""
+    """Write the changed models into a folder of the same fit, and remove the retired ones."""
     last, last_weight = known.synced.get(folder, (None, None))
     before = {} if last is None else {profile.model: profile for profile in last.values()}
     changed = [profile for profile in pool.values() if before.get(profile.model) is not profile]
@@ -127,7 +127,7 @@ def _update(folder: Path, fit: Fit, pool: Pool, known: Folders, arrays: Arrays, 
         files[WEIGHTS] = _to_npz(arrays)
 
     def is_named(name: str) -> bool:
-        """Return whether a file that stays names these prompts; those likely to are looked at first."""
+        """Return whether a model file that stays refers to these prompts; likely files are read first."""
         likely = (folder / model_file(profile.model) for profile in pool.values() if profile.measured.id == name)
         named = re.compile(rb'"validation"\s*:\s*"%s"' % re.escape(name.encode()))
         each = itertools.chain(likely, (folder / "pool").glob("*.json"))
@@ -153,7 +153,7 @@ def _update(folder: Path, fit: Fit, pool: Pool, known: Folders, arrays: Arrays, 
 
 
 def _content_of(file: Path, lines: int = -1) -> bytes:
-    """Return what a regular file holds, or its first line; nothing when it has just gone."""
+    """Return the content of a regular file, or its first line; empty when it was just removed."""
     with contextlib.suppress(OSError):
         if file.is_file():
             with file.open("rb") as opened:
@@ -173,7 +173,7 @@ def _sets(pool: Pool) -> dict[str, MeasuredPrompts]:
 
 
 def _put_in_place(folder: Path, files: Mapping[Path, bytes], found: str | None) -> bool:
-    """Put a folder of `files` in the place of `folder`; return False when that no longer holds the fit `found`."""
+    """Replace `folder` by one of `files`; return False when it no longer holds the fit `found`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(temporary(folder.name))
     try:
@@ -203,7 +203,7 @@ def _put_in_place(folder: Path, files: Mapping[Path, bytes], found: str | None) 
 
 
 def load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit, Pool, float, Folders]:
-    """Return the fit, the pool and the cost_weight in `folder`, and what is then known of folders."""
+    """Return the fit, the pool and the cost_weight in `folder`, and the state of folders."""
     while True:
         before = _inode(folder)
         try:
@@ -283,11 +283,11 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
 def _check_features(fit: Fit, profiles: Mapping[str, ModelProfile], folder: Path) -> None:
     """Refuse features that the estimator cannot use: all of one shape together, and one by one to name a wrong one."""
     shapes = sorted({profile.features.shape for profile in profiles.values()})
-    for alike in ([p for p in profiles.values() if p.features.shape == shape] for shape in shapes):
+    for group in ([p for p in profiles.values() if p.features.shape == shape] for shape in shapes):
         with contextlib.suppress(Exception):  # of any kind: it is raised again, for the one that is wrong
-            if fit.predicts_errors(np.stack([profile.features for profile in alike])):
+            if fit.predicts_errors(np.stack([profile.features for profile in group])):
                 continue
-        for profile in alike:
+        for profile in group:
             with _reading(folder / model_file(profile.model), "field 'features' does not fit the estimator", AGAIN):
                 if not fit.predicts_errors(profile.features[None]):
                     raise ValueError("it gives errors outside [0, 1]")
@@ -307,7 +307,7 @@ def _build(settings: Any, classes: Mapping[str, Any]) -> Any:
 
 
 def _set_arrays(part: Any, prefix: str, rest: Arrays) -> None:
-    """Give an estimator or embedder and those inside it their arrays, which are taken from `rest`."""
+    """Set the arrays of an estimator or embedder and of those inside it, removing them from `rest`."""
     for start, each in parts_of(part, prefix):
         for name in [name for name in rest if name.startswith(start) and "." not in name[len(start) :]]:
             own = name[len(start) :]
@@ -460,7 +460,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 @contextlib.contextmanager
 def _reading(file: Path, what: str = "", cure: str = CURE) -> Iterator[None]:
-    """Raise one sentence that names the file for anything that its content makes Python raise."""
+    """Turn any exception of the block into an `ArtifactError` that names the file."""
     try:
         yield
     except (ArtifactError, EmbedderMismatchError):
@@ -471,7 +471,7 @@ def _reading(file: Path, what: str = "", cure: str = CURE) -> Iterator[None]:
 
 
 def _to_json(value: Any) -> bytes:
-    """Return `value` as a text that one may read and edit: a field a line, lists on one line."""
+    """Return `value` as indented JSON: a line per field, lists on one line."""
     return (_text(value, 0) + "\n").encode("utf-8", "surrogatepass")
 
 

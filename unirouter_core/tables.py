@@ -1,4 +1,4 @@
-"""Tables as people have them: which column is what, a row per answer or a column per model, and scales of grades."""
+"""Layouts of outcome tables: which column is what, long or wide, and the scales of grades."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 
 from unirouter_core.embedding import Array
-from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.exceptions import InvalidDataError, listed
 from unirouter_core.reading import Columns
 
 GivenColumns: TypeAlias = Mapping[str, str | Sequence[str]]  # our name to the table's; "=gpt-4o" is the model itself
@@ -34,12 +34,12 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 _GROUPS = {kind: [set(group.split()) for group in groups] for kind, groups in _ALIASES.items()}
 OUTCOMES = ("prompt", "model", "quality", "error", "cost", "tokens_in", "tokens_out")
-_BESIDE = """
+_NOT_MODELS = """
     id idx index row sample_id doc_id prompt_id question_id example_id task_id epoch seed fold split difficulty length
     latency latency_ms duration seconds execution_time time timestamp tokens total_tokens unnamed_0 f1 bleu rouge
     rouge_l faithfulness context_recall context_precision answer_relevancy answer_correctness answer_similarity
-"""  # numbers that often stand beside grades and are no model's
-_OTHERS = set(_BESIDE.split()).union([""], *(group for groups in _GROUPS.values() for group in groups))
+"""  # numeric columns that are not a model's grades
+_OTHERS = set(_NOT_MODELS.split()).union([""], *(group for groups in _GROUPS.values() for group in groups))
 _PARTS = {name: kind for kind in ("quality", "cost", "tokens_in", "tokens_out") for g in _GROUPS[kind] for name in g}
 _PART = "|".join(sorted(_PARTS, key=len, reverse=True))
 _OF_MODEL = [  # "gpt-4o|total_cost", "gpt-4o.score", "score_gpt-4o"
@@ -50,7 +50,6 @@ _RIGHT, _WRONG = "true yes y t right correct pass passed", "false no n f wrong i
 _WORDS = dict.fromkeys(_RIGHT.split(), 1.0) | dict.fromkeys(_WRONG.split(), 0.0)
 _NOT_KNOWN = frozenset(["", "nan", "null", "none", "n/a", "na", "<na>"])
 _RANGE = re.compile(r"(-?[\d.]+)\s*(?:-|–|\.\.|to)\s*(-?[\d.]+)")
-NAMES_SHOWN = 8  # a wide table has dozens of columns; the first few tell which file it is
 
 
 # --- Which column is what ---------------------------------------------------------------------------------------------
@@ -84,7 +83,7 @@ class Layout:
         return list(dict.fromkeys([self.prompt, *each]))
 
     def shown(self, scale: Scale) -> str:
-        """Return what each column was taken for."""
+        """Return a summary of the layout: which column is what."""
         first, parts = self.answers[0], {"prompt": self.prompt}
         as_scale = f" as {scale}" * (scale != Scale())
         if self.is_wide:
@@ -101,7 +100,7 @@ class Layout:
 def find_columns(
     names: Collection[str], given: GivenColumns | None = None, kinds: Iterable[str] = tuple(_ALIASES)
 ) -> dict[str, list[str]]:
-    """Return the columns of each kind: those that are given, else the one with a name that is known.
+    """Return the columns of each kind: those that are given, else the one with a known name.
 
     >>> find_columns(["Question", "model", "acc", "day"])
     {'prompt': ['Question'], 'model': ['model'], 'quality': ['acc']}
@@ -113,13 +112,13 @@ def find_columns(
         for name in columns:
             if name not in names and not (kind == "model" and name.startswith("=")):
                 constant = f'; "={name}" is a model of that name' * (kind == "model")
-                raise InvalidDataError(f"{kind} is not in a column {name!r}; there are {listed(names)}{constant}.")
+                raise InvalidDataError(f"{kind} is not in a column {name!r}; there are {quoted(names)}{constant}.")
     taken = {name for columns in found.values() for name in columns}
     for kind in kinds:
         for group in _GROUPS[kind] if kind not in found else ():
             hits = [name for name in names if name not in taken and _normal(name) in group]
             if len(hits) > 1:
-                refuse(f"{listed(hits)} may each be the {kind}", kind, hits[0])
+                refuse(f"{quoted(hits)} may each be the {kind}", kind, hits[0])
             if hits:
                 found[kind] = hits
                 taken.update(hits)
@@ -130,16 +129,13 @@ def find_columns(
 def find_layout(
     names: Collection[str], given: GivenColumns | None = None, values: Mapping[str, Sequence[Any]] | None = None
 ) -> Layout:
-    """Return where a table keeps its outcomes.
-
-    Without the `values`, the columns that may be a model's are all taken for one.
-    """
+    """Return the layout of a table; without its `values`, every column that may be a model's is taken for one."""
     names = [name for name in names if isinstance(name, str)]
     found = find_columns(names, given, OUTCOMES)
     one = {kind: columns[0] for kind, columns in found.items()}
     if "prompt" not in one:
         it_has = "are not outcomes; give prompt, model, and error or quality (in [0, 1], error = 1 - quality)"
-        refuse(f"the columns {listed(names)} {it_has}", "prompt", next(iter(names), "NAME"))
+        refuse(f"the columns {quoted(names)} {it_has}", "prompt", next(iter(names), "NAME"))
     amounts: dict[str, Any] = {kind: one[kind] for kind in ("cost", "tokens_in", "tokens_out") if kind in one}
     if "model" in one:
         failure = one.get("error") if "quality" in one else None
@@ -147,20 +143,20 @@ def find_layout(
             raise InvalidDataError("it holds both error and quality; give one of the two (error = 1 - quality).")
         grade = one.get("quality", one.get("error"))
         if grade is None:
-            there = f" The columns are {listed(names)}."
+            there = f" The columns are {quoted(names)}."
             refuse("it holds neither error nor quality; give one of the two, in [0, 1]", "quality", "NAME", there)
         is_error, constant = "quality" not in one, one["model"].removeprefix("=")
         who: dict[str, Any] = {"model": constant} if constant != one["model"] else {"model_column": one["model"]}
         return Layout(one["prompt"], (Answers(grade, **who, **amounts, failure=failure, is_error=is_error),))
     taken = {one["prompt"], *(name for columns in (given or {}).values() for name in columns)}
-    models: dict[str, dict[str, Any]] = _models_apart([name for name in names if name not in taken])
+    models: dict[str, dict[str, Any]] = _columns_by_model([name for name in names if name not in taken])
     if given and "quality" in given:
         models = {name: {**models.get(name, {}), "quality": name} for name in found["quality"]}
     elif not models:
-        apart = [name for name in names if name not in taken and _normal(name) not in _OTHERS]
+        others = [name for name in names if name not in taken and _normal(name) not in _OTHERS]
         if values is not None:
-            apart = [name for name in apart if _are_numbers(values[name], known=True)]
-        models = {name: {"quality": name} for name in apart}
+            others = [name for name in others if _are_numbers(values[name], known=True)]
+        models = {name: {"quality": name} for name in others}
         answers = [name for name in names if _normal(name) in _GROUPS["answer"][0]]
         if len(models) < 2 or answers:
             refuse("no column names the model", "model", "NAME", ' or, for one model throughout, "=gpt-4o"')
@@ -168,8 +164,8 @@ def find_layout(
     return Layout(one["prompt"], tuple(each), is_wide=True)
 
 
-def _models_apart(names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the columns of each model where names tell: RouterBench's, SPROUT's, "gpt-4o_score", "cost_gpt-4o"."""
+def _columns_by_model(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the columns of each model that names like "gpt-4o_score" and "cost_gpt-4o" show (RouterBench, SPROUT)."""
     models: dict[str, dict[str, str]] = {}
     for name in names:
         matches = (pattern.fullmatch(name) for pattern in _OF_MODEL if _normal(name) not in _OTHERS)
@@ -187,7 +183,7 @@ def _normal(name: str) -> str:
 
 
 def _are_numbers(values: Iterable[Any], known: bool = False) -> bool:
-    """Return whether all that is known of a column may be a grade; with `known`, whether there is any, too."""
+    """Return whether all known values of a column may be grades, and with `known` whether there are any."""
     try:
         grades = [Scale().quality(value, bounded=False) for value in values]
     except ValueError:
@@ -195,13 +191,13 @@ def _are_numbers(values: Iterable[Any], known: bool = False) -> bool:
     return not known or not np.isnan(grades).all()
 
 
-def listed(names: Collection[str]) -> str:
-    """Return the first few names, quoted."""
-    return ", ".join(map(repr, list(names)[:NAMES_SHOWN])) + ", …" * (len(names) > NAMES_SHOWN) or "(none)"
+def quoted(names: Collection[str]) -> str:
+    """Return the first 8 names, quoted: a wide table has dozens of columns."""
+    return listed(map(repr, names), most=8) or "(none)"
 
 
 def refuse(what: str, kind: str, column: str, more: str = "") -> NoReturn:
-    """Raise `InvalidDataError`, with the option that says in which column a kind is."""
+    """Raise `InvalidDataError` that suggests the option which names the column of a kind."""
     raise InvalidDataError(
         f"{what}; say which is which with columns={{{kind!r}: {column!r}}} (--columns {kind}={column}){more}."
     )
@@ -212,7 +208,7 @@ def refuse(what: str, kind: str, column: str, more: str = "") -> NoReturn:
 
 @dataclass(frozen=True)
 class Scale:
-    """What a grade is worth, between its lowest and its highest value, or by name.
+    """The quality of a grade: linear between the lowest and the highest value, or by name.
 
     >>> Scale.of("1-5").quality("4"), Scale.of("A=1,B=.8").quality("b"), Scale().quality("TRUE")
     (0.75, 0.8, 1.0)
@@ -251,7 +247,7 @@ class Scale:
         return levels or f"{self.low:g}-{self.high:g}"
 
     def quality(self, value: Any, *, bounded: bool = True, comma: bool = False) -> float:
-        """Return what a value is worth in [0, 1], NaN where it is not known.
+        """Return the quality of a grade, in [0, 1], NaN where it is not known.
 
         With `comma`, a comma is the decimal point. Raises `ValueError`, with what is wrong and the cure.
         """

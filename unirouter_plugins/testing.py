@@ -1,4 +1,4 @@
-"""Models that answer as a test says, called through LiteLLM: tests of applications that route need no network."""
+"""Scripted models behind LiteLLM, to test applications that route without a network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NUMBERS = count()
 
 @dataclass(frozen=True)
 class ScriptedCall:
-    """A call that a scripted model was given, with the messages that LiteLLM was given."""
+    """A call of a scripted model, with the messages that LiteLLM was given."""
 
     model: str
     messages: Messages
@@ -81,22 +81,22 @@ class ScriptedPool:
         table = Members(members, {PROVIDER: f"{__name__}:{scripted.__name__}"})
         register(table)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that they are called otherwise than they were evaluated is the point
+            warnings.simplefilter("ignore")  # of models called otherwise than they were evaluated
             return configured(router, table)
 
     def answer(self, model: str, messages: Messages) -> str:
-        """Return what the script says; raise what it fails with."""
+        """Return the scripted answer; raise it when it is an exception."""
         call = ScriptedCall(model, messages)
         self.calls.append(call)
-        said = self.answers.get(model, f"{model}: {call.prompt}")
-        if isinstance(said, Exception):
-            raise said
-        return said(call.prompt) if callable(said) else said
+        reply = self.answers.get(model, f"{model}: {call.prompt}")
+        if isinstance(reply, Exception):
+            raise reply
+        return reply(call.prompt) if callable(reply) else reply
 
 
 @cache
 def scripted() -> CustomLLM:
-    """Return LiteLLM's custom provider of all scripted pools."""
+    """Return a `litellm.CustomLLM` for all scripted pools."""
 
     def answer(name: str, messages: Messages) -> str:
         pool, _, model = name.partition("/")
@@ -107,5 +107,5 @@ def scripted() -> CustomLLM:
 
 @cache
 def parrot() -> CustomLLM:
-    """Return a custom provider of LiteLLM's whose models answer with their own names, whatever the prompt."""
+    """Return a `litellm.CustomLLM` whose models answer every prompt with their own name."""
     return text_provider(lambda model, messages: model)

@@ -35,7 +35,7 @@ def main(picture: Path) -> None:
     router = UniRouter().fit(outcomes.rows(train).of(others))
     for model in POOL:
         router.onboard(Evaluation.recorded(model, outcomes.rows(val)))
-    tuning = tune(router, keep_quality=0.97)
+    tuning = tune(router, save_cost=0.4)
     print(tuning.verdict, tuning.quality_interval, tuning.cost_interval)
     router.cost_weight = tuning.cost_weight
     made = report(router, outcomes=outcomes.rows(test))

@@ -36,12 +36,15 @@ def trial(tables: dict[str, Outcomes], seed: int) -> dict[tuple[str, str, bool],
     training = {name: table.of(models[name]).rows(parts[name][0]) for name, table in tables.items()}
     fits = {"own set": training, "starter": dict.fromkeys(tables, join(list(training.values())))}
     fits["other set"] = {name: training[other] for name in tables for other in tables if other != name}
+    fits["own prompts"] = training  # and none of their answers, as `fit` on bare prompts
     areas = {}
     for fitted_on, by_set in fits.items():
         for name, table in tables.items():
             outcomes = by_set[name]
             embedder = HashingEmbedder().fit(outcomes.prompts)
-            estimator = DefaultEstimator().fit(embed(embedder, outcomes.prompts), outcomes)
+            estimator = DefaultEstimator().fit(
+                embed(embedder, outcomes.prompts), None if fitted_on == "own prompts" else outcomes
+            )
             val, test = table.rows(parts[name][1][:N_VAL]), table.rows(parts[name][2])
             X_val, X_test = embed(embedder, val.prompts), embed(embedder, test.prompts)
             new = [j for j, model in enumerate(table.models) if model not in train_models]
@@ -51,7 +54,7 @@ def trial(tables: dict[str, Outcomes], seed: int) -> dict[tuple[str, str, bool],
                     answers[:, j] = val.errors[:, val.column(model)]
             prices = np.nanmean(table.costs, axis=0)[new]
             for known in (None, answers):
-                if known is not None and np.isnan(known).all():
+                if known is not None and (np.isnan(known).all() or fitted_on == "own prompts"):
                     continue
                 features = np.stack([estimator.profile(X_val, val.errors[:, j], known) for j in new])
                 predicted = estimator.predict(X_test, features).errors

@@ -54,7 +54,8 @@ def report(benchmark, direct: Callable[[], object], routed: Callable[[], object]
             call()
             times[call].append(1e3 * (time.perf_counter() - began))
     benchmark.extra_info["direct_ms"] = round(statistics.median(times[direct]), 3)
-    benchmark.extra_info["overhead_ms"] = round(statistics.median(times[routed]) - statistics.median(times[direct]), 3)
+    for name, kind in ("overhead_ms", statistics.median), ("least_overhead_ms", min):  # the latter on a busy machine
+        benchmark.extra_info[name] = round(kind(times[routed]) - kind(times[direct]), 3)
     print(f"\n{benchmark.name}: {benchmark.extra_info}")
     benchmark(routed)
 

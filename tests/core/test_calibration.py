@@ -56,6 +56,6 @@ def test_a_region_of_few_prompts_says_nothing():
     assert np.isnan(interval_coverage(errors, errors, errors, np.zeros(24, int)))
 
 
-def test_a_method_without_standard_errors_covers_nothing_that_can_be_told():
+def test_the_coverage_of_a_method_without_standard_errors_is_nan():
     errors = np.zeros((30, 1))
     assert np.isnan(interval_coverage(errors, np.full_like(errors, np.nan), errors, np.zeros(30, int)))

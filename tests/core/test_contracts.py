@@ -23,7 +23,6 @@ from unirouter_core.router import UniRouter
 # Tables too small to choose K by are what some of these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:. = .* was not chosen")
 
-CLUSTERS = ShrunkenClustersEstimator(grid=(4, 8))
 ESTIMATORS = {
     "k-means": lambda: KMeansEstimator(k=6),
     "k-means, k chosen": lambda: KMeansEstimator(grid=(2, 5), n_val=40),
@@ -36,7 +35,6 @@ ESTIMATORS = {
     "mixture": lambda: KnownModelsEstimator(),
     "default": small_default,
 }
-NEEDS_OUTCOMES = ("learned map", "low rank", "mixture")
 
 
 def each(makers):
@@ -74,7 +72,7 @@ def test_errors_and_their_standard_errors_have_a_row_a_prompt_and_a_column_a_mod
         assert (prediction.stderrs >= 0).all()
 
 
-def test_it_tells_the_poet_from_the_sage_on_sums(measured):
+def test_the_poet_is_predicted_to_fail_on_sums_and_the_sage_is_not(measured):
     X, table, X_val, validation = measured
     for make in each(ESTIMATORS):
         estimator = make().fit(X, table)

@@ -197,7 +197,7 @@ def test_the_papers_scalar_cost_is_the_mean_everywhere():
     assert by_tokens.per_answer.tolist() == [26.5, 26.5, 26.5]  # (10 + 20 + 30 + 40 + 1 + 1 + 2 + 2) / 4
 
 
-def test_a_cost_that_nothing_tells_is_never_taken_as_0():
+def test_an_unknown_cost_is_never_0():
     for scalar in (False, True):
         for columns in ({}, {"prices": Prices(1.0, 2.0)}, {"tokens_in": [1] * 4, "tokens_out": [1] * 4}):
             with pytest.raises(UnknownPriceError, match=r"'poet' costs is not known; give prices=Prices\(.*, or costs"):

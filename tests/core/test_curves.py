@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unirouter_core.curves import Curve, deferral_curve, oracle_curve, sweep, zero_router_curve
+from unirouter_core.curves import Curve, deferral_curve, sweep, zero_router_curve
 from unirouter_core.exceptions import InvalidDataError
 
 # Two models that cost $1 and $4; the dear one answers one prompt more.
@@ -93,12 +93,12 @@ def test_points_of_equal_cost_keep_the_more_accurate():
     assert curve.qualities.tolist() == [1.0]
 
 
-def test_costs_a_rounding_apart_are_one_point():
+def test_costs_equal_up_to_rounding_are_one_point():
     curve = deferral_curve([[0.5, 0.1]], [1.0, 2.0], [[0, 1]], [0.1 + 0.2, 0.3])
     assert curve.qualities.tolist() == [1.0]
 
 
-def test_prices_next_to_nothing_apart_still_end_at_the_cheapest():
+def test_nearly_equal_prices_still_end_at_the_cheapest():
     curve = deferral_curve([[0.5, 0.1]], [1e-320, 2e-320], [[1, 0]], [1.0, 2.0])
     assert curve.qualities.tolist() == [0.0, 1.0]
 
@@ -111,7 +111,8 @@ def test_the_zero_router_mixes_only_models_on_the_validation_hull():
 
 
 def test_the_oracle_pays_for_the_cheapest_right_model():
-    curve = oracle_curve([[1, 0, 0], [1, 1, 1], [0, 0, 0]], [1.0, 3.0, 5.0])
+    errors, costs = [[1, 0, 0], [1, 1, 1], [0, 0, 0]], [1.0, 3.0, 5.0]
+    curve = deferral_curve(errors, costs, errors, costs)
     assert curve.costs.tolist() == [1.0, pytest.approx((3 + 1 + 1) / 3)]
     assert curve.peak == pytest.approx(2 / 3)
 
@@ -131,7 +132,7 @@ def test_the_hull_of_one_point_is_this_point():
     assert points((1, 0.5)).hull().costs.tolist() == [1]
 
 
-def test_area_is_flat_left_of_the_cheapest_and_right_of_the_dearest_point():
+def test_area_is_flat_outside_the_points():
     curve = points((1, 0.5), (1.75, 0.75))
     # On cost / 4: 0.5 up to 0.25, then 0.625 on average up to 0.4375, then 0.75.
     assert curve.area(4.0) == 0.5 * 0.25 + 0.625 * 0.1875 + 0.75 * 0.5625
@@ -142,7 +143,7 @@ def test_area_stops_within_a_segment():
     assert points((0, 0.0), (4, 1.0)).area(4.0, upto=0.5) == 0.125  # a triangle of 0.5 by 0.5
 
 
-def test_area_needs_a_dearest_model_that_costs_something():
+def test_area_needs_a_cost_above_0():
     with pytest.raises(InvalidDataError, match="costs 0 USD"):
         points((0, 0.5)).area(0.0)
 
@@ -165,18 +166,18 @@ def test_what_is_not_known_is_refused():
 
 def test_quality_in_percent_is_refused():
     with pytest.raises(InvalidDataError, match=r"Error 73 of prompt 0, model 0 must be a number from 0 to 1"):
-        oracle_curve([[73.0]], [1.0])
+        deferral_curve([[0.5]], [1.0], [[73.0]], [1.0])
 
 
 def test_errors_without_a_prompt_or_a_model_are_refused():
     for errors in ([], [0.5], np.zeros((0, 2)), np.zeros((2, 0))):
         with pytest.raises(InvalidDataError, match="one row a prompt"):
-            oracle_curve(errors, [1.0, 2.0])
+            deferral_curve(ERRORS, [1.0, 2.0], errors, [1.0, 2.0])
 
 
 def test_costs_of_another_shape_are_refused():
     with pytest.raises(InvalidDataError, match=r"Costs have shape \(3,\), but the errors need \(4, 2\) or \(2,\)"):
-        oracle_curve(ERRORS, [1.0, 2.0, 3.0])
+        deferral_curve(ERRORS, [1.0, 2.0], ERRORS, [1.0, 2.0, 3.0])
 
 
 def test_a_curve_checks_its_points():

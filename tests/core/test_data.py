@@ -11,7 +11,7 @@ TWO, MODELS = ["2 + 2?", "A poem."], ["poet", "sage"]
 ERRORS = [[1, 0], [0, 0]]
 
 
-def test_what_is_not_given_is_not_known():
+def test_values_not_given_are_nan():
     table = Outcomes(TWO, MODELS, [[1, None], [np.nan, 0]])
     assert np.isnan(table.errors).tolist() == [[False, True], [True, False]]
     for array in (table.costs, table.tokens_in, table.tokens_out):
@@ -20,7 +20,7 @@ def test_what_is_not_given_is_not_known():
     assert table.prices == {}
 
 
-def test_rows_and_models_are_taken_in_the_order_asked_for():
+def test_rows_and_models_are_taken_in_the_given_order():
     table = Outcomes(TWO, MODELS, ERRORS, costs=[[1, 2], [3, 4]], prices={"poet": Prices(1, 2)})
     turned = table.rows([1, 0]).of(["sage", "poet"])
     assert (turned.prompts, turned.models) == (("A poem.", "2 + 2?"), ("sage", "poet"))
@@ -85,7 +85,7 @@ def test_what_is_no_table_of_numbers_is_refused(errors):
         Outcomes(TWO, MODELS, errors)
 
 
-def test_a_model_that_stands_twice_is_refused():
+def test_a_duplicate_model_is_refused():
     with pytest.raises(InvalidDataError, match="'poet' stands twice in the table; merge its columns or rename one"):
         Outcomes(TWO, ["poet", "poet"], ERRORS)
 
@@ -174,11 +174,11 @@ def test_a_model_has_a_name(model):
         Evaluation(model, VALIDATION, [0, 1, 1])
 
 
-def test_the_date_is_todays_unless_it_is_told():
+def test_the_date_defaults_to_today():
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     assert Evaluation("poet", VALIDATION, [0, 1, 1]).provenance["date"] in (today, tomorrow(today))
-    told = Evaluation("poet", VALIDATION, [0, 1, 1], provenance={"date": "2025-01-01", "grader": "exact"})
-    assert told.provenance == {"date": "2025-01-01", "grader": "exact"}
+    dated = Evaluation("poet", VALIDATION, [0, 1, 1], provenance={"date": "2025-01-01", "grader": "exact"})
+    assert dated.provenance == {"date": "2025-01-01", "grader": "exact"}
 
 
 def tomorrow(day):

@@ -117,7 +117,7 @@ def test_an_embedder_is_known_again_by_its_vectors():
         check_same_embedder(as_embedder(lambda prompts: np.array(lengths(prompts))[:, :2]), kept)
 
 
-def test_an_embedder_that_knows_none_of_the_check_prompts_is_known_again():
+def test_an_embedder_with_zero_check_vectors_is_recognised():
     nothing = as_embedder(lambda prompts: np.zeros((len(prompts), 2)))
     check_same_embedder(nothing, embed(nothing, CHECK_PROMPTS))
 

@@ -391,7 +391,7 @@ def test_intervals_of_80_percent_hold_the_errors_of_new_models_in_about_80_perce
     assert 0.65 <= np.mean(inside) <= 0.95
 
 
-def test_known_models_weigh_as_much_as_another_member_for_every_ten():
+def test_ten_known_models_have_the_weight_of_one_member():
     outcomes, known = table(RNG.integers(0, 2, (120, 30))), RNG.integers(0, 2, (60, 30)).astype(float)
     members = ShrunkenClustersEstimator(grid=(4,)), KnownModelsEstimator()
     a, c = (member.fit(X, outcomes) for member in members)

@@ -67,7 +67,7 @@ def test_exclusions_are_explained(world, router):
     assert "lacks json" in str(router.explain(SUM, requires=["json"]))
 
 
-def test_a_vector_in_the_place_of_the_embedder_explains_alike(asked_router):
+def test_a_given_vector_gives_the_same_explanation(asked_router):
     vector = asked_router.fit_.embedder.encode([SUM])[0]
     assert asked_router.explain(SUM, vector=vector).as_dict() == asked_router.explain(SUM).as_dict()
 

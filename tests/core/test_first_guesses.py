@@ -63,7 +63,7 @@ def test_a_name_without_answers_names_the_calls_that_take_one(fitted):
         fitted.onboard("sage")
 
 
-def test_without_any_costs_routing_is_on_quality_alone_and_that_is_said(fitted, tables):
+def test_without_any_costs_routing_is_on_quality_only_with_a_warning(fitted, tables):
     with pytest.warns(UserWarning, match="No costs are known, so all models count as free"):
         fitted.onboard([*rows_of(tables[1], costs=False)])
     best = min(fitted.pool.values(), key=lambda profile: profile.error)

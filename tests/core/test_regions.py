@@ -28,7 +28,7 @@ def test_a_prompt_half_way_is_half_far():
     assert regions.locate(towards)[1] == pytest.approx([0, 0.5, 1], abs=1e-4)
 
 
-def test_a_prompt_at_right_angles_to_all_is_far_from_tight_and_loose_regions_alike():
+def test_a_prompt_at_right_angles_to_all_is_far_from_tight_and_loose_regions():
     loose = normalise(np.c_[np.ones(60), RNG.normal(size=(60, 3)), np.zeros((60, 2))])
     tight = np.eye(6, dtype=np.float32)[[4] * 60]
     assert Regions(k=2).fit(np.r_[loose, tight]).locate(np.eye(6, dtype=np.float32)[[5]])[1] == pytest.approx([1])

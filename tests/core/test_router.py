@@ -204,7 +204,7 @@ def test_vectors_of_another_embedder_are_not_learned(world):
 
 
 @pytest.mark.parametrize("make", [KMeansEstimator, small_default])
-def test_two_routers_of_one_estimator_and_one_embedder_are_apart(world, make):
+def test_two_routers_of_one_estimator_and_one_embedder_are_independent(world, make):
     estimator, embedder = make(), HashingEmbedder(dims=32)
     first = fitted(world, estimator, embedder=embedder)
     first.onboard(evaluation(world, "sage"))
@@ -237,7 +237,7 @@ def test_onboarding_a_model_leaves_the_others_as_they_were(world, router):
     assert np.array_equal(after.costs[:, others], before.costs)
 
 
-def test_a_model_is_replaced_only_when_told_so(world, router):
+def test_a_model_is_replaced_only_with_replace(world, router):
     with pytest.raises(InvalidDataError, match="'sage' is in the pool already; pass replace=True to replace it"):
         router.onboard(evaluation(world, "sage"))
     given = evaluation(world, "poet")
@@ -290,7 +290,7 @@ def test_the_pool_given_out_never_changes(world, router):
     assert not hasattr(before, "clear")
 
 
-def test_failed_and_truncated_answers_are_counted_apart(world, router):
+def test_failed_and_truncated_answers_are_counted_separately(world, router):
     validation = ValidationSet(world.prompts[N_FIT : N_FIT + 4])
     given = Evaluation(
         "novice", validation, [0, 1, np.nan, 0], costs=[1, 1, np.nan, 1], failed=[0, 0, 1, 0], truncated=[0, 1, 0, 0]
@@ -309,7 +309,7 @@ def test_models_that_lack_something_are_left_out(world, router):
         router.route(SUM, requires=("tools", "vision"))
 
 
-def test_a_prompt_beyond_the_context_window_goes_elsewhere(world):
+def test_a_prompt_beyond_the_context_window_goes_to_another_model(world):
     router = fitted(world)
     router.onboard(evaluation(world, "sage"))
     router.onboard(evaluation(world, "poet"), capabilities=Capabilities(context_window=100))

@@ -163,7 +163,7 @@ def test_metrics_of_one_model_are_no_models():
         ("A=1", float("nan"), np.nan),
     ],
 )
-def test_a_scale_says_what_a_grade_is_worth(scale, value, quality):
+def test_a_scale_maps_grades_to_quality(scale, value, quality):
     np.testing.assert_allclose(Scale.of(scale).quality(value), quality)
 
 

@@ -123,6 +123,9 @@ def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path):
         learned = json.loads(done.stdout)
         assert (learned["prompts"], learned["held_out"], learned["training_models"]) == (40, 0, [])
         assert "Note: Fitted without" in done.stderr
+    ended = run("fit", tmp_path / "my.router", tmp_path / "a.txt").stdout
+    assert f"next: unirouter onboard {tmp_path / 'my.router'} MODEL... --validation FILE\n" in ended
+    assert "--starter are about equally good beginnings" in " ".join(ended.split())
     assert "leave --models out" in refusal("fit", tmp_path / "my.router", tmp_path / "a.txt", "--models", "poet")
 
 
@@ -403,6 +406,16 @@ def on_terminal(command, folder, stdout=None):
     return (folder / "stdout").read_text(), seen.decode()
 
 
+def test_notes_are_at_most_88_columns_on_a_terminal_and_one_line_in_a_pipe(tmp_path):
+    program = "from unirouter_plugins.cli import show; show.note('many words ' * 30 + '/a/long/path' * 10)"
+    _, seen = on_terminal([sys.executable, "-c", program], tmp_path)
+    *lines, path = seen.splitlines()
+    assert max(map(len, lines)) <= 88
+    assert path == "/a/long/path" * 10
+    piped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert piped.stderr.count("\n") == 1
+
+
 def test_a_bar_stands_below_what_is_printed_and_never_over_it(tmp_path):
     program = """
 from unirouter_plugins.cli import show
@@ -459,9 +472,32 @@ def test_tune_shows_quality_cost_shares_and_verdict(made):
     done = run("tune", "-r", made / "my.router", "--keep-quality", 0.97)
 
     assert done.exit_code == 0
-    assert all(word in done.stdout for word in ("routing", "sage", "90% interval", "share", "To keep 0.97"))
-    share = output("tune", "-r", made / "my.router", "--keep-quality", 0.97)["met_share"]
-    assert f"met in {share:.0%} of resamplings" in " ".join(done.stdout.split())
+    text = " ".join(done.stdout.split())
+    assert text.startswith("Today: sage, quality ")
+    for words in ("best mixture", "90% interval", "To keep 97% of sage's quality", "resamplings. Routing "):
+        assert words in text
+
+
+def test_tune_answers_beside_what_is_used_now(made):
+    tune = "tune", made / "my.router", "--save-cost", 0.4, "--now", "scholar", "--per-month", "2M"
+    done, tuned = run(*tune), output(*tune)
+
+    assert f"At 2,000,000 prompts a month: {show.usd(2e6 * tuned['today']['cost'])} today" in done.stdout
+    assert tuned["usd_per_month_then"] == pytest.approx(2000 * tuned["usd_per_1000"])
+    assert [row["saved"] for row in tuned["today"]["savings"]] == [0.25, 0.4, 0.6]
+    assert tuned["today"]["model"] == "scholar"
+    assert "'bard' is not in the pool" in refusal("tune", *tune[1:4], "--now", "bard")
+    assert "--per-month many is no number" in refusal("tune", *tune[1:4], "--per-month", "many")
+
+
+def test_a_weight_that_cannot_give_the_best_choice_is_not_saved(folder):
+    router = folder / "my.router"
+    for model in ("poet", "tutor", "scholar"):
+        output("retire", router, model)
+
+    tuned = output("tune", router, "--keep-quality", 1, "--save")
+
+    assert (tuned["best"], tuned["gives_best"], tuned["saved"]) == ("single model", True, True)  # of one, any weight
 
 
 def test_tune_wants_one_goal_and_somewhere_to_save(made):
@@ -474,7 +510,7 @@ def test_report_exits_with_0_where_routing_pays_and_with_3_where_it_does_not(mad
     done = run("report", "-r", made / "my.router", "--png", tmp_path / "curve.png")
 
     assert done.exit_code == 0
-    assert "Routing pays" in done.stdout.replace("\n", " ")
+    assert "Routing pays: it keeps" in done.stdout.replace("\n", " ")
     assert "best mixture" in done.stdout
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
     for model in ("poet", "tutor", "scholar"):

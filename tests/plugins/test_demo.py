@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -114,7 +115,7 @@ def test_without_the_wheels_a_mock_answers_and_every_table_says_so(mocked):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert not [row for row in rows if row and row[0] in ("smol", "smol-votes")]
     assert len([row for row in rows if row[:1] == ["mock-smol"]]) >= 5
-    assert "Routing did not pay here" in done.stdout or "Routing paid here" in done.stdout
+    assert re.search("Routing (pays|is about even|does not pay):", " ".join(done.stdout.split()))
     whole = ("$ ", str(folder))  # commands and paths are never broken
     assert not [line for line in done.stdout.splitlines() if len(line) > 88 and not any(word in line for word in whole)]
 

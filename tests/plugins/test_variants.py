@@ -38,7 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
 ]
 
-ASKED = [{"role": "user", "content": "What is 17 times 23?"}]
+MESSAGES = [{"role": "user", "content": "What is 17 times 23?"}]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,18 +60,18 @@ def litellm():
 
 @pytest.fixture
 def scripted(litellm):
-    """A provider "scripted/..." that gives one answer of the list after the other, and keeps what it was asked."""
+    """A provider "scripted/..." that gives one answer of the list after the other, and keeps its calls."""
 
     class Scripted(litellm.CustomLLM):
         def __init__(self):
             super().__init__()
-            self.answers, self.asked, self.lock = ["It is 391."], [], threading.Lock()
+            self.answers, self.calls, self.lock = ["It is 391."], [], threading.Lock()
             self.usage = {"prompt_tokens": 10, "completion_tokens": 5}
 
         def completion(self, model, messages, **given):
             with self.lock:
-                said = self.answers[len(self.asked) % len(self.answers)]
-                self.asked.append({"messages": messages, **given})
+                said = self.answers[len(self.calls) % len(self.answers)]
+                self.calls.append({"messages": messages, **given})
             if isinstance(said, Exception):
                 raise said
             message = {"role": "assistant"} | ({"content": said} if isinstance(said, str) else said)
@@ -86,7 +86,7 @@ def scripted(litellm):
 
         @property
         def parameters(self):
-            return self.asked[-1]["optional_params"]
+            return self.calls[-1]["optional_params"]
 
     provider = Scripted()
     litellm.custom_provider_map.append({"provider": "scripted", "custom_handler": provider})
@@ -145,22 +145,24 @@ def joined(chunks):
 # --- What is sent -----------------------------------------------------------------------------------------------------
 
 
-def test_the_system_prompt_stands_before_the_caller_s_in_one_message():
+def test_the_system_prompt_comes_before_the_caller_s_in_one_message():
     member = Member("careful", "m", system="Be right.")
     own = {"role": "system", "content": "Be brief."}
-    assert transformed(member, [own, *ASKED])[0] == {"role": "system", "content": "Be right.\n\nBe brief."}
-    assert transformed(member, ASKED) == [{"role": "system", "content": "Be right."}, *ASKED]
+    assert transformed(member, [own, *MESSAGES])[0] == {"role": "system", "content": "Be right.\n\nBe brief."}
+    assert transformed(member, MESSAGES) == [{"role": "system", "content": "Be right."}, *MESSAGES]
 
 
 def test_a_caller_s_system_prompt_in_parts_keeps_its_parts_and_its_role():
     cached = {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}
-    sent = transformed(Member("careful", "m", system="Be right."), [{"role": "developer", "content": [cached]}, *ASKED])
+    sent = transformed(
+        Member("careful", "m", system="Be right."), [{"role": "developer", "content": [cached]}, *MESSAGES]
+    )
     assert sent[0] == {"role": "developer", "content": [{"type": "text", "text": "Be right."}, cached]}
 
 
 def test_examples_are_turns_between_the_system_prompts_and_the_conversation():
     member = Member("careful", "m", examples=(("2 + 2?", "4"), ("3 + 3?", "6")))
-    sent = transformed(member, [{"role": "system", "content": "Be brief."}, *ASKED])
+    sent = transformed(member, [{"role": "system", "content": "Be brief."}, *MESSAGES])
     assert [message["role"] for message in sent] == ["system", "user", "assistant", "user", "assistant", "user"]
     assert [message["content"] for message in sent[1:5]] == ["2 + 2?", "4", "3 + 3?", "6"]
 
@@ -181,18 +183,18 @@ def test_the_template_takes_the_texts_of_a_message_with_images_and_leaves_the_im
 
 def test_in_a_tool_loop_the_template_stays_with_the_prompt():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    loop = [*ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    loop = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}]
     loop += [{"role": "tool", "tool_call_id": "1", "content": "391"}]
     sent = transformed(Member("careful", "m", template="{prompt} Think."), loop)
     assert sent == [{"role": "user", "content": "What is 17 times 23? Think."}, *loop[1:]]
 
 
 def test_the_caller_s_messages_are_left_as_they_were(scripted, litellm):
-    chat = [{"role": "system", "content": "Be brief."}, *ASKED]
+    chat = [{"role": "system", "content": "Be brief."}, *MESSAGES]
     before = json.dumps(chat)
     litellm.completion(model=variant(system="Be right.", template="{prompt} Think.").called, messages=chat)
     assert json.dumps(chat) == before
-    assert scripted.asked[0]["messages"] == [
+    assert scripted.calls[0]["messages"] == [
         {"role": "system", "content": "Be right.\n\nBe brief."},
         {"role": "user", "content": "What is 17 times 23? Think."},
     ]
@@ -220,8 +222,8 @@ def test_expanded_tokens_are_those_of_the_messages_that_are_sent():
 def test_what_the_caller_gives_wins_over_the_settings(scripted, litellm):
     member = variant(system="s", settings={"temperature": 0.7, "top_p": 0.5, "reasoning_effort": "low"})
     with pytest.raises(litellm.UnsupportedParamsError, match="reasoning_effort"):  # the own model refuses its setting
-        litellm.completion(model=member.called, messages=ASKED, temperature=0.1, seed=3)
-    litellm.completion(model=member.called, messages=ASKED, temperature=0.1, seed=3, drop_params=True)
+        litellm.completion(model=member.called, messages=MESSAGES, temperature=0.1, seed=3)
+    litellm.completion(model=member.called, messages=MESSAGES, temperature=0.1, seed=3, drop_params=True)
     assert {n: scripted.parameters.get(n) for n in ("temperature", "top_p", "seed")} == {
         "temperature": 0.1,
         "top_p": 0.5,
@@ -231,7 +233,7 @@ def test_what_the_caller_gives_wins_over_the_settings(scripted, litellm):
 
 def test_the_caller_s_limit_takes_the_place_of_a_limit_of_the_other_name(scripted, litellm):
     member = variant(system="s", settings={"max_completion_tokens": 500})
-    litellm.completion(model=member.called, messages=ASKED, max_tokens=20)
+    litellm.completion(model=member.called, messages=MESSAGES, max_tokens=20)
     assert scripted.parameters["max_tokens"] == 20
     assert "max_completion_tokens" not in scripted.parameters
 
@@ -239,16 +241,16 @@ def test_the_caller_s_limit_takes_the_place_of_a_limit_of_the_other_name(scripte
 def test_address_key_headers_and_timeout_reach_the_own_model(scripted, litellm, monkeypatch):
     monkeypatch.setenv("HOME_KEY", "planted-key-1")
     member = variant(system="s", api_base="http://127.0.0.1:9/v1", api_key_env="HOME_KEY")
-    litellm.completion(model=member.called, messages=ASKED, timeout=7, extra_headers={"x-tag": "1"})
-    asked = scripted.asked[0]
-    assert (asked["api_base"], asked["api_key"]) == ("http://127.0.0.1:9/v1", "planted-key-1")
-    assert asked["timeout"] == 7
-    assert asked["headers"] == {"x-tag": "1"}
+    litellm.completion(model=member.called, messages=MESSAGES, timeout=7, extra_headers={"x-tag": "1"})
+    call = scripted.calls[0]
+    assert (call["api_base"], call["api_key"]) == ("http://127.0.0.1:9/v1", "planted-key-1")
+    assert call["timeout"] == 7
+    assert call["headers"] == {"x-tag": "1"}
 
 
 def test_a_caller_s_key_serves_a_variant_that_names_none(scripted, litellm):
-    litellm.completion(model=variant(system="s").called, messages=ASKED, api_key="planted-key-2")
-    assert scripted.asked[0]["api_key"] == "planted-key-2"
+    litellm.completion(model=variant(system="s").called, messages=MESSAGES, api_key="planted-key-2")
+    assert scripted.calls[0]["api_key"] == "planted-key-2"
 
 
 def test_a_key_that_is_not_set_is_an_authentication_failure(scripted, litellm, monkeypatch):
@@ -256,11 +258,11 @@ def test_a_key_that_is_not_set_is_an_authentication_failure(scripted, litellm, m
     with pytest.raises(
         litellm.AuthenticationError, match=r"'careful' takes its key from .* HOME_KEY, which is not set"
     ):
-        litellm.completion(model=variant(system="s", api_key_env="HOME_KEY").called, messages=ASKED)
+        litellm.completion(model=variant(system="s", api_key_env="HOME_KEY").called, messages=MESSAGES)
 
 
-def test_no_retries_asked_for_are_none_of_the_own_model(scripted, litellm):
-    litellm.completion(model=variant(system="s").called, messages=ASKED, num_retries=0, max_retries=0)
+def test_num_retries_0_reaches_the_own_model(scripted, litellm):
+    litellm.completion(model=variant(system="s").called, messages=MESSAGES, num_retries=0, max_retries=0)
     assert scripted.parameters["max_retries"] == 0
 
 
@@ -269,7 +271,7 @@ def test_no_retries_asked_for_are_none_of_the_own_model(scripted, litellm):
 
 def test_the_answer_is_the_first_of_those_that_most_agree_on(scripted, litellm):
     scripted.answers = ["381", "It is 391.", "17 * 23 = 391"]
-    response = litellm.completion(model=voting().called, messages=ASKED)
+    response = litellm.completion(model=voting().called, messages=MESSAGES)
     assert text(response) in ("It is 391.", "17 * 23 = 391")  # the samples run at once, in any order
     assert response._hidden_params[VOTES] == {"samples": 3, "answered": 3, "agreed": 2}
 
@@ -312,7 +314,7 @@ def test_the_elected_call_of_a_tool_is_the_answer(scripted, litellm):
 
     scripted.answers = [calls(1), calls(2), calls(2)]
     tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
-    response = litellm.completion(model=voting().called, messages=ASKED, tools=tools)
+    response = litellm.completion(model=voting().called, messages=MESSAGES, tools=tools)
     assert json.loads(response.choices[0].message.tool_calls[0].function.arguments) == {"a": 2}
     assert scripted.parameters["tools"] == tools
 
@@ -320,16 +322,16 @@ def test_the_elected_call_of_a_tool_is_the_answer(scripted, litellm):
 def test_answers_held_to_json_agree_by_value(scripted, litellm):
     scripted.answers = ['{"sum": 391, "unit": 1}', '{"unit": 1, "sum": 391}', '{"sum": 381, "unit": 1}']
     model = voting(same="exact").called
-    held = litellm.completion(model=model, messages=ASKED, response_format={"type": "json_object"})
+    held = litellm.completion(model=model, messages=MESSAGES, response_format={"type": "json_object"})
     assert json.loads(text(held)) == {"sum": 391, "unit": 1}
     assert held._hidden_params[VOTES]["agreed"] == 2
-    assert litellm.completion(model=model, messages=ASKED)._hidden_params[VOTES]["agreed"] == 1
+    assert litellm.completion(model=model, messages=MESSAGES)._hidden_params[VOTES]["agreed"] == 1
 
 
 def test_usage_is_the_sum_over_the_samples(scripted, litellm):
     details = {"completion_tokens_details": {"reasoning_tokens": 2}, "prompt_tokens_details": {"cached_tokens": 4}}
     scripted.usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, **details}
-    usage = litellm.completion(model=voting(5).called, messages=ASKED).usage
+    usage = litellm.completion(model=voting(5).called, messages=MESSAGES).usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (50, 25, 75)
     assert usage.completion_tokens_details.reasoning_tokens == 10
     assert usage.prompt_tokens_details.cached_tokens == 20
@@ -337,14 +339,14 @@ def test_usage_is_the_sum_over_the_samples(scripted, litellm):
 
 def test_usage_is_not_known_when_one_sample_does_not_tell(served, litellm):
     member = served(says("391"), says("391", usage=False), says("391"), votes=Votes(3, "number"))
-    assert not usage_of(litellm.completion(model=member.called, messages=ASKED)).is_known
+    assert not usage_of(litellm.completion(model=member.called, messages=MESSAGES)).is_known
     served(says("391"))
-    assert usage_of(litellm.completion(model=member.called, messages=ASKED)).is_known
+    assert usage_of(litellm.completion(model=member.called, messages=MESSAGES)).is_known
 
 
 def test_a_sum_of_usages_is_field_by_field():
-    told = {"prompt_tokens": 10, "details": {"cached_tokens": 4, "audio_tokens": None}, "note": "x"}
-    assert summed([told, {"prompt_tokens": 1, "details": None}]) == {
+    one = {"prompt_tokens": 10, "details": {"cached_tokens": 4, "audio_tokens": None}, "note": "x"}
+    assert summed([one, {"prompt_tokens": 1, "details": None}]) == {
         "prompt_tokens": 11,
         "details": {"cached_tokens": 4},
     }
@@ -354,7 +356,7 @@ def test_a_sum_of_usages_is_field_by_field():
 def test_a_sample_that_fails_is_no_vote(scripted, litellm):
     failed = litellm.RateLimitError("Slow down.", "scripted", "model")
     scripted.answers = [failed, "391", failed]
-    response = litellm.completion(model=voting().called, messages=ASKED)
+    response = litellm.completion(model=voting().called, messages=MESSAGES)
     assert text(response) == "391"
     assert response.usage.prompt_tokens == 10
     assert response._hidden_params[VOTES] == {"samples": 3, "answered": 1, "agreed": 1}
@@ -363,36 +365,36 @@ def test_a_sample_that_fails_is_no_vote(scripted, litellm):
 def test_when_all_samples_fail_the_failure_is_theirs(scripted, litellm):
     scripted.answers = [litellm.RateLimitError("Slow down.", "scripted", "model")]
     with pytest.raises(litellm.RateLimitError, match="Slow down"):
-        litellm.completion(model=voting().called, messages=ASKED)
+        litellm.completion(model=voting().called, messages=MESSAGES)
     with pytest.raises(litellm.RateLimitError, match="Slow down"):
-        run(litellm.acompletion(model=voting().called, messages=ASKED))
+        run(litellm.acompletion(model=voting().called, messages=MESSAGES))
 
 
 def test_each_sample_has_its_own_seed(scripted, litellm):
-    litellm.completion(model=voting(settings={"seed": 7}).called, messages=ASKED)
-    assert sorted(asked["optional_params"]["seed"] for asked in scripted.asked) == [7, 8, 9]
-    litellm.completion(model=voting(settings={"seed": 7}).called, messages=ASKED, seed=1)
-    assert sorted(asked["optional_params"]["seed"] for asked in scripted.asked[3:]) == [1, 2, 3]
+    litellm.completion(model=voting(settings={"seed": 7}).called, messages=MESSAGES)
+    assert sorted(call["optional_params"]["seed"] for call in scripted.calls) == [7, 8, 9]
+    litellm.completion(model=voting(settings={"seed": 7}).called, messages=MESSAGES, seed=1)
+    assert sorted(call["optional_params"]["seed"] for call in scripted.calls[3:]) == [1, 2, 3]
 
 
-def test_samples_are_asked_at_once(scripted, litellm, monkeypatch):
+def test_samples_are_called_concurrently(scripted, litellm, monkeypatch):
     all_there, plain = threading.Barrier(3, timeout=20), scripted.completion
     monkeypatch.setattr(scripted, "completion", lambda *a, **how: (all_there.wait(), plain(*a, **how))[1])
-    assert text(litellm.completion(model=voting().called, messages=ASKED)) == "It is 391."  # else the barrier breaks
+    assert text(litellm.completion(model=voting().called, messages=MESSAGES)) == "It is 391."  # else the barrier breaks
 
 
 def test_more_than_one_answer_cannot_be_voted_for(scripted, litellm):
     with pytest.raises(litellm.BadRequestError, match="n=2: votes give the one answer that most samples agree on"):
-        litellm.completion(model=voting().called, messages=ASKED, n=2)
-    assert text(litellm.completion(model=voting().called, messages=ASKED, n=1)) == "It is 391."
+        litellm.completion(model=voting().called, messages=MESSAGES, n=2)
+    assert text(litellm.completion(model=voting().called, messages=MESSAGES, n=1)) == "It is 391."
 
 
 def test_samples_are_not_taken_from_litellm_s_cache(scripted, litellm, monkeypatch):
     monkeypatch.setattr(litellm, "cache", litellm.Cache())
     model = voting(settings={"temperature": 1}).called
-    litellm.completion(model=model, messages=ASKED)
+    litellm.completion(model=model, messages=MESSAGES)
     litellm.completion(model=model, messages=[{"role": "user", "content": "Another."}])
-    assert len(scripted.asked) == 6
+    assert len(scripted.calls) == 6
 
 
 def test_a_cancelled_call_cancels_its_samples(scripted, litellm, monkeypatch):
@@ -407,7 +409,7 @@ def test_a_cancelled_call_cancels_its_samples(scripted, litellm, monkeypatch):
             raise
 
     async def cancel():
-        call = asyncio.create_task(litellm.acompletion(model=voting(4).called, messages=ASKED))
+        call = asyncio.create_task(litellm.acompletion(model=voting(4).called, messages=MESSAGES))
         while len(begun) < 4:
             await asyncio.sleep(0.01)
         call.cancel()
@@ -419,10 +421,10 @@ def test_a_cancelled_call_cancels_its_samples(scripted, litellm, monkeypatch):
     assert len(cancelled) == 4
 
 
-# --- Doors: sync, async, streams --------------------------------------------------------------------------------------
+# --- Sync, async, streams ---------------------------------------------------------------------------------------------
 
 BOTH = pytest.mark.parametrize("how", [{"system": "s"}, {"votes": Votes(3, "text")}], ids=["transform", "votes"])
-WITH_USAGE = {"messages": ASKED, "stream": True, "stream_options": {"include_usage": True}}
+WITH_USAGE = {"messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}
 
 
 def streamed(litellm, model, **how):
@@ -435,10 +437,10 @@ def streamed(litellm, model, **how):
 
 
 @BOTH
-def test_all_four_doors_give_the_same_answer(litellm, served, how):
+def test_sync_async_and_streams_give_the_same_answer(litellm, served, how):
     member = served(says("It is 391, I think."), **how)
-    asked = {"model": member.called, "messages": ASKED}
-    whole = [litellm.completion(**asked), run(litellm.acompletion(**asked))]
+    arguments = {"model": member.called, "messages": MESSAGES}
+    whole = [litellm.completion(**arguments), run(litellm.acompletion(**arguments))]
     answers = [text(response) for response in whole] + [joined(chunks) for chunks in streamed(litellm, member.called)]
     assert answers == ["It is 391, I think."] * 4
 
@@ -489,7 +491,7 @@ def test_a_stream_that_is_left_closes_the_own_model_s(litellm, served):
     member = served(says("It is 391, I think.", breaks_off=(3, "stall")), system="s")
 
     async def leave():
-        chunks = await litellm.acompletion(model=member.called, messages=ASKED, stream=True)
+        chunks = await litellm.acompletion(model=member.called, messages=MESSAGES, stream=True)
         await anext(aiter(chunks))
         await chunks.aclose()
 
@@ -507,7 +509,7 @@ FAILURES = {
     "a wrong key": (refuses_the_key(), Failure.ACCESS),
 }
 EACH = pytest.mark.parametrize(("reply", "failure"), FAILURES.values(), ids=FAILURES)
-ONCE = {"messages": ASKED, "max_retries": 0, "num_retries": 0}
+ONCE = {"messages": MESSAGES, "max_retries": 0, "num_retries": 0}
 
 
 def caught(call):
@@ -516,21 +518,21 @@ def caught(call):
     return failed.value
 
 
-async def first(litellm, **asked):
-    return await anext(aiter(await litellm.acompletion(stream=True, **asked)))
+async def first(litellm, **arguments):
+    return await anext(aiter(await litellm.acompletion(stream=True, **arguments)))
 
 
 @BOTH
 @EACH
 def test_a_failure_is_the_one_that_litellm_raises_for_the_own_model(litellm, served, reply, failure, how):
     member = served(reply, **how)
-    asked = {"model": member.called, **ONCE}
-    own = caught(lambda: litellm.completion(**{**asked, **member.arguments()}))
+    arguments = {"model": member.called, **ONCE}
+    own = caught(lambda: litellm.completion(**{**arguments, **member.arguments()}))
     assert classify(own) is failure
     for call in (
-        lambda: litellm.completion(**asked),
-        lambda: run(litellm.acompletion(**asked)),
-        lambda: litellm.completion(stream=True, **asked),
+        lambda: litellm.completion(**arguments),
+        lambda: run(litellm.acompletion(**arguments)),
+        lambda: litellm.completion(stream=True, **arguments),
     ):
         failed = caught(call)
         assert (type(failed), str(failed)) == (type(own), str(own))
@@ -541,33 +543,36 @@ def test_a_failure_is_the_one_that_litellm_raises_for_the_own_model(litellm, ser
 @BOTH
 @EACH
 def test_an_asynchronous_stream_that_never_begins_holds_that_failure(litellm, served, reply, failure, how):
-    asked = {"model": served(reply, **how).called, **ONCE}
-    failed = caught(lambda: run(first(litellm, **asked)))
+    arguments = {"model": served(reply, **how).called, **ONCE}
+    failed = caught(lambda: run(first(litellm, **arguments)))
     assert classify(failed) is failure  # LiteLLM opens the stream with its first chunk
     assert retry_after(failed) == (7 if failure is Failure.RATE_LIMIT else None)
 
 
 def test_a_cut_connection_and_a_timeout_are_what_they_are(litellm, served):
-    asked = {"model": served(cuts, system="s").called, **ONCE}
-    assert type(caught(lambda: litellm.completion(**asked))).__name__ in ("InternalServerError", "APIConnectionError")
+    arguments = {"model": served(cuts, system="s").called, **ONCE}
+    assert type(caught(lambda: litellm.completion(**arguments))).__name__ in (
+        "InternalServerError",
+        "APIConnectionError",
+    )
     served(hangs, system="s")
     with pytest.raises(litellm.Timeout):
-        litellm.completion(timeout=0.3, **asked)
+        litellm.completion(timeout=0.3, **arguments)
 
 
 def test_a_stream_that_breaks_off_keeps_what_was_said_and_fails(litellm, served):
-    asked = {"model": served(says("It is 391, I think.", breaks_off=(3, "cut")), system="s").called, **ONCE}
-    chunks = litellm.completion(stream=True, **asked)
+    arguments = {"model": served(says("It is 391, I think.", breaks_off=(3, "cut")), system="s").called, **ONCE}
+    chunks = litellm.completion(stream=True, **arguments)
     assert joined([next(chunks), next(chunks), next(chunks)][1:]) == "It is "
     failed = caught(lambda: next(chunks))
     assert isinstance(failed, litellm.exceptions.MidStreamFallbackError)
     assert unwrapped(failed) is failed  # it had begun: another model cannot go on
 
 
-def test_a_variant_that_nobody_registered_is_not_found(litellm, served):
+def test_an_unregistered_variant_is_not_found(litellm, served):
     served(says(), system="s")
     with pytest.raises(litellm.NotFoundError, match="unirouter/careful@00000000 is not registered; register its table"):
-        litellm.completion(model="unirouter/careful@00000000", messages=ASKED)
+        litellm.completion(model="unirouter/careful@00000000", messages=MESSAGES)
 
 
 # --- The bill ---------------------------------------------------------------------------------------------------------
@@ -582,8 +587,8 @@ def test_callbacks_see_one_call_with_the_cost_of_all_samples(litellm, monkeypatc
 
     monkeypatch.setattr(litellm, "callbacks", [Callback()])
     member = voting(model="openai/gpt-4.1-nano", settings={"mock_response": "391"})
-    response = litellm.completion(model=member.called, messages=ASKED)
-    once = litellm.completion(model="openai/gpt-4.1-nano", messages=ASKED, mock_response="391", **{"no-log": True})
+    response = litellm.completion(model=member.called, messages=MESSAGES)
+    once = litellm.completion(model="openai/gpt-4.1-nano", messages=MESSAGES, mock_response="391", **{"no-log": True})
     for _ in range(500):  # LiteLLM calls back from a thread
         if seen:
             break
@@ -593,8 +598,8 @@ def test_callbacks_see_one_call_with_the_cost_of_all_samples(litellm, monkeypatc
     assert response._hidden_params["response_cost"] == usd
 
 
-def test_what_costs_nobody_knows_is_not_free(scripted, litellm):
-    assert litellm.completion(model=voting().called, messages=ASKED)._hidden_params["response_cost"] is None
+def test_an_answer_of_unknown_cost_is_not_free(scripted, litellm):
+    assert litellm.completion(model=voting().called, messages=MESSAGES)._hidden_params["response_cost"] is None
 
 
 # --- Registration -----------------------------------------------------------------------------------------------------
@@ -638,10 +643,10 @@ def test_many_threads_register_every_variant(litellm, scripted):
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda member: register([member]), members))
     for member in members:
-        assert text(litellm.completion(model=member.called, messages=ASKED)) == "It is 391."
+        assert text(litellm.completion(model=member.called, messages=MESSAGES)) == "It is 391."
 
 
-def test_litellm_knows_a_provider_before_the_first_call(litellm, own_module):
+def test_a_provider_is_registered_before_the_first_call(litellm, own_module):
     name = f"fresh{own_module}"
     register(Members({}, {name: f"{own_module}:handler"}))
     assert "tools" in litellm.get_supported_openai_params(model="m", custom_llm_provider=name)
@@ -652,8 +657,8 @@ def test_two_tables_with_one_name_are_not_confused(litellm, scripted):
     register(one)
     register(other)
     for members, said in ((one, "one"), (other, "other")):
-        litellm.completion(model=members["careful"].called, messages=ASKED)
-        assert scripted.asked[-1]["messages"][0]["content"] == said
+        litellm.completion(model=members["careful"].called, messages=MESSAGES)
+        assert scripted.calls[-1]["messages"][0]["content"] == said
 
 
 OWN = """
@@ -687,14 +692,14 @@ def test_the_table_s_own_providers_are_called(litellm, own_module, what):
     members = Members({"mine": Member("mine", "mine/m7")}, {"mine": f"{own_module}:{what}"})
     register(members)
     register(members)  # the same place is the same provider, though a class would make another
-    assert text(litellm.completion(model=members["mine"].called, messages=ASKED)) == "m7 of Own"
+    assert text(litellm.completion(model=members["mine"].called, messages=MESSAGES)) == "m7 of Own"
     assert entries(litellm).count("mine") == 1
 
 
 def test_a_variant_of_an_own_provider_s_model_is_called(litellm, own_module):
     members = Members({"mine": Member("mine", "mine/m7", votes=Votes(3, "text"))}, {"mine": f"{own_module}:handler"})
     register(members)
-    assert text(litellm.completion(model=members["mine"].called, messages=ASKED)) == "m7 of Own"
+    assert text(litellm.completion(model=members["mine"].called, messages=MESSAGES)) == "m7 of Own"
 
 
 @pytest.mark.parametrize(
@@ -705,10 +710,7 @@ def test_a_variant_of_an_own_provider_s_model_is_called(litellm, own_module):
             r"'mine' is 'nowhere_at_all:handler', but there is no module 'nowhere_at_all'; install",
         ),
         ("MODULE:missing", r"which cannot be loaded: AttributeError: .*no attribute 'missing'"),
-        (
-            "MODULE:number",
-            r"which is of type int; it must be a litellm.CustomLLM, a class of them, or",
-        ),
+        ("MODULE:number", r"which is of type int; it must be a litellm.CustomLLM, a class of them, or"),
         ("MODULE:fails", r"which cannot be loaded: RuntimeError: no config, key \[key\]"),
     ],
 )
@@ -757,13 +759,13 @@ def test_llama_index_calls_a_variant_like_any_model(litellm, served, how):
     llms = pytest.importorskip("llama_index.llms.litellm")
     types = pytest.importorskip("llama_index.core.llms")
     model = llms.LiteLLM(model=served(says("It is 391."), **how).called)
-    asked = [types.ChatMessage(role="user", content="What is 17 times 23?")]
-    assert model.chat(asked).message.content == "It is 391."
-    assert list(model.stream_chat(asked))[-1].message.content == "It is 391."
+    arguments = [types.ChatMessage(role="user", content="What is 17 times 23?")]
+    assert model.chat(arguments).message.content == "It is 391."
+    assert list(model.stream_chat(arguments))[-1].message.content == "It is 391."
 
     async def asynchronous():
-        said = (await model.achat(asked)).message.content
-        return said, [chunk async for chunk in await model.astream_chat(asked)][-1].message.content
+        said = (await model.achat(arguments)).message.content
+        return said, [chunk async for chunk in await model.astream_chat(arguments)][-1].message.content
 
     assert run(asynchronous()) == ("It is 391.", "It is 391.")
 

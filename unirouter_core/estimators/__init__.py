@@ -10,17 +10,9 @@ from unirouter_core.estimators.neighbours import NeighboursEstimator
 from unirouter_core.estimators.protocol import Estimator, Prediction
 
 __all__ = [
-    "DefaultEstimator",
-    "Estimator",
-    "KMeansEstimator",
-    "KnownModelsEstimator",
-    "LearnedMapEstimator",
-    "LowRankEstimator",
-    "NeighboursEstimator",
-    "Prediction",
-    "ShrunkenClustersEstimator",
-    "clairvoyant",
-]
+    "DefaultEstimator", "Estimator", "KMeansEstimator", "KnownModelsEstimator", "LearnedMapEstimator",
+    "LowRankEstimator", "NeighboursEstimator", "Prediction", "ShrunkenClustersEstimator", "clairvoyant",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Calibration: whether predicted errors come true, and whether their intervals are as wide as they should be."""
+"""Calibration: the reliability of predicted errors, and the coverage of their intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unirouter_core.exceptions import InvalidDataError
 BINS = 15  # of equal counts; fewer hide a bend, more measure noise
 COVERAGE, NORMAL_80 = 0.8, 1.2816  # intervals of ± 1.2816 standard errors should hold the truth 80 % of the time
 SCALES = np.geomspace(0.5, 20, 161)  # below 0.5, sampling noise alone covers the gaps
-FEWEST_IN_REGION = 25  # a region's true error is known only up to its own sampling noise
+FEWEST_IN_REGION = 25  # answers; with fewer, sampling noise hides a region's true error
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +55,10 @@ def region_gaps(predicted: Array, stderrs: Array, errors: Array, regions: Labels
     return np.stack([gap, stderr, np.maximum(square - gap**2, 0) / n[enough]], axis=1)
 
 
-def coverage(gaps: Array, scale: float = 1.0, width: float = NORMAL_80) -> float:
-    """Return the share of `region_gaps` within `width` standard errors, times `scale`, and sampling noise."""
+def coverage(gaps: Array, scale: float = 1.0) -> float:
+    """Return the share of `region_gaps` in intervals of 80 % made of scaled standard errors and sampling noise."""
     gap, stderr, noise = gaps.T
-    return float(np.mean(np.abs(gap) <= width * np.sqrt((scale * stderr) ** 2 + noise)))
+    return float(np.mean(np.abs(gap) <= NORMAL_80 * np.sqrt((scale * stderr) ** 2 + noise)))
 
 
 def calibrated_scale(gaps: Array) -> float:
@@ -67,12 +67,10 @@ def calibrated_scale(gaps: Array) -> float:
     return float(min(covering, default=SCALES[-1]))
 
 
-def interval_coverage(
-    predicted: Array, stderrs: Array, errors: Array, regions: Labels, *, width: float = NORMAL_80
-) -> float:
-    """Return how often ± `width` standard errors, with sampling noise, hold a model's error in a region.
+def interval_coverage(predicted: Array, stderrs: Array, errors: Array, regions: Labels) -> float:
+    """Return the coverage of 80 % intervals, with sampling noise, for a model's error in a region.
 
     NaN when no region has 25 answers, or a standard error is NaN.
     """
     gaps = region_gaps(predicted, stderrs, errors, regions)
-    return float("nan") if not len(gaps) or np.isnan(stderrs).any() else coverage(gaps, width=width)
+    return float("nan") if not len(gaps) or np.isnan(stderrs).any() else coverage(gaps)

@@ -20,7 +20,7 @@ ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then
 INIT_SAMPLE = 1_000  # or ten a cluster: k-means++ on more takes longer than Lloyd itself and ends no better
 WITHOUT_OUTCOMES = 20  # K when there is nothing to choose it by
 REPEATS, SCORED, ROUTED = 4, 0.98, 3_000  # see `best_of`
-USUAL = 0.005  # a prompt less like any region than all but this share of the training prompts is far
+USUAL = 0.005  # the quantile of training prompts' closeness to their regions below which a prompt is far
 
 E = TypeVar("E", bound=Estimator)
 
@@ -83,11 +83,10 @@ class Regions:
     nearness_: Array = field(init=False, repr=False)
 
     def __len__(self) -> int:
-        """Return the number of regions."""
         return len(self.centroids_)
 
     def fit(self, X: Array) -> Self:
-        """Cluster the vectors X (n, d) and note how near to a centroid they usually are."""
+        """Cluster the vectors X (n, d), and keep the closeness below which a prompt is far."""
         self.centroids_ = fit_centroids(X, self.k, self.seed)
         self.offsets_ = offsets(self.centroids_)
         usual = np.quantile(closeness(X, self.centroids_, self.offsets_).max(1), USUAL)
@@ -96,7 +95,7 @@ class Regions:
         return self
 
     def locate(self, X: Array) -> tuple[Labels, Array]:
-        """Return each vector's region and how far it is: 0 as training prompts are, 1 unlike them all; both (n,)."""
+        """Return each vector's region, and its distance from 0 (like training prompts) to 1 (unlike all); both (n,)."""
         near = closeness(X, self.centroids_, self.offsets_)
         unlike, usual = self.nearness_.tolist()
         beyond = usual - np.maximum.reduce(near, axis=1)  # on one row half the time of max()

@@ -24,10 +24,10 @@ from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
 
 UNCALIBRATED = 1.5  # the scale of the standard errors when there are too few training models to measure it
 FOLDS = 3
-FEWEST_MODELS, FEWEST_PROMPTS = 6, 300  # below, held-out models say nothing about new ones
-SAMPLE = 4_000  # prompts to learn from, and prompts to judge by, in each fold
+FEWEST_MODELS, FEWEST_PROMPTS = 6, 300  # to calibrate; with fewer, held-out models do not represent new ones
+SAMPLE = 4_000  # training prompts, and test prompts, in each fold
 REGIONS = 20  # at most, of those prompts
-KNOWN_MODELS = 10  # training models that make the known-models member weigh as much as another
+KNOWN_MODELS = 10  # training models at which the known-models member has the weight of any other
 
 
 def default_members(seed: int = 0) -> tuple[Estimator, ...]:
@@ -39,10 +39,10 @@ def default_members(seed: int = 0) -> tuple[Estimator, ...]:
 class DefaultEstimator:
     """The weighted mean of `members`; those that need training models' answers are left out where there are none.
 
-    A mean of cautious estimates is too cautious: easy prompts are easier than it says, and hard ones harder. So the
-    odds of an error are shifted by the prompt's difficulty, for all models in the same way: the most accurate model
-    stays the same, and predicted errors come closer to real ones. The size of the shift is learned from training
-    models, held out and measured as a new model would be.
+    The mean of shrunken estimates understates how prompts differ in difficulty. So the odds of an error are shifted by
+    the prompt's difficulty, for all models in the same way: the most accurate model stays the same, and predicted
+    errors come closer to real ones. The size of the shift is learned from training models, held out and measured as a
+    new model would be.
 
     The standard error of a model's mean error on prompts like this one combines the members' own standard errors with
     their disagreement. It is scaled so that, for held-out training models, 80 % intervals hold the real error in 80 %
@@ -51,8 +51,8 @@ class DefaultEstimator:
     Parameters
     ----------
     members : sequence of Estimator
-        By default shrunken clusters, low rank and known models. They weigh the same, but known models weigh more the
-        more there are: as much as another member for ten of them.
+        By default shrunken clusters, low rank and known models. All weights are 1, but that of known models is their
+        number / 10.
     n_val : int
         The prompts that held-out training models are measured on while shift and standard errors are calibrated.
 
@@ -149,8 +149,8 @@ class DefaultEstimator:
     def _stderrs(self, parts: list[Prediction]) -> Array:
         """Return the members' mean standard error and their disagreement, in quadrature, times the calibrated scale."""
         own, middle = self._mean([part.stderrs for part in parts]), self._mean([part.errors for part in parts])
-        apart = self._mean([(part.errors - middle) ** 2 for part in parts])
-        return np.asarray(self.scale_ * np.sqrt(own**2 + apart))
+        disagreement = self._mean([(part.errors - middle) ** 2 for part in parts])
+        return np.asarray(self.scale_ * np.sqrt(own**2 + disagreement))
 
     def _mean(self, arrays: list[Array]) -> Array:
         """Return the weighted mean of arrays (n, m), one a member in use; NaN, of a model not measured, is left out."""
@@ -176,7 +176,7 @@ class DefaultEstimator:
         self.shift_[-1] += level
 
     def _held_out(self, X: Array, outcomes: Outcomes) -> Iterator[_Fold]:
-        """Yield, fold by fold, training models that were left out of a fit and measured as new ones."""
+        """Yield for each fold the training models that were held out of a fit and measured as new ones."""
         n, m = outcomes.errors.shape
         rng = np.random.default_rng(self.seed)
         order, folds = rng.permutation(n), rng.permutation(m) % FOLDS
@@ -204,7 +204,7 @@ class DefaultEstimator:
 
 
 class _Fold(NamedTuple):
-    """What is predicted of m held-out models on n prompts, before the shift, and their real errors there."""
+    """The prediction for m held-out models on n prompts, before the shift, and their real errors."""
 
     predicted: Prediction
     errors: Array

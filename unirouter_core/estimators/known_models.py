@@ -1,4 +1,4 @@
-"""Known models: a new model as a weighted sum of training models, by who errs on the same prompts."""
+"""Known models: a new model as a weighted sum of training models, by their errors on the same prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Low-rank logistic: a few axes on which all training models differ, and where a model stands on them."""
+"""Low-rank logistic: principal axes of the training models' errors, and a model's logistic regression on them."""
 
 from __future__ import annotations
 

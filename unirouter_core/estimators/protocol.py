@@ -1,4 +1,4 @@
-"""The estimator protocol: prompt features Φ learned once, a model's features Ψ measured, errors predicted from both."""
+"""The estimator protocol: learn prompt features Φ once, measure a model's features Ψ, predict errors from both."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def require_fitted(estimator: Any, attribute: str) -> None:
 
 
 def parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield an estimator and those inside it, to any depth, each after what its arrays' names start with."""
+    """Yield (prefix of its arrays' names, estimator) for an estimator and those inside it, to any depth."""
     yield prefix, part
     for place in dataclasses.fields(part):
         value = getattr(part, place.name, None) if place.init else None
@@ -119,7 +119,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def clone(part: Part) -> Part:
-    """Return an estimator or embedder with the same settings that has learned nothing, apart from `part` altogether."""
+    """Return an unfitted estimator or embedder with the same settings, sharing nothing with `part`."""
     if not dataclasses.is_dataclass(part):
         return copy.deepcopy(part)
     settings = {place.name: _cloned(getattr(part, place.name)) for place in dataclasses.fields(part) if place.init}

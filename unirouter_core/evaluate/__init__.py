@@ -2,33 +2,36 @@
 
 from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.forecasting import Forecast, forecast
+from unirouter_core.evaluate.goals import Goal, Today
 from unirouter_core.evaluate.holdout import HeldOut, held_out
 from unirouter_core.evaluate.impacts import Change, Impact, impact, standings
-from unirouter_core.evaluate.metrics import Metrics, choice_entropy, mean_quality, measure, sign_test_p
-from unirouter_core.evaluate.reporting import Comparison, Report, report
+from unirouter_core.evaluate.metrics import Metrics, measure
+from unirouter_core.evaluate.reporting import Report, report
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
-from unirouter_core.evaluate.tuning import Tuning, tune
+from unirouter_core.evaluate.tuning import Choice, Tuning, tune
+from unirouter_core.evaluate.verdict import Verdict, level_of
 
 __all__ = [
     "Bootstrap",
     "Change",
-    "Comparison",
+    "Choice",
     "Forecast",
+    "Goal",
     "HeldOut",
     "Impact",
     "Metrics",
     "Report",
+    "Today",
     "Tuning",
     "Undecided",
+    "Verdict",
     "ask_order",
-    "choice_entropy",
     "forecast",
     "held_out",
     "impact",
-    "mean_quality",
+    "level_of",
     "measure",
     "report",
-    "sign_test_p",
     "standings",
     "tune",
     "undecided",

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from unirouter_core.data import Outcomes
+from unirouter_core.display import Findings, usd
 from unirouter_core.embedding import Array, check_prompts
 from unirouter_core.evaluate.bootstrap import Bootstrap
-from unirouter_core.evaluate.holdout import Findings, held_out
+from unirouter_core.evaluate.holdout import held_out
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import check_cost_weight
@@ -36,8 +37,8 @@ class Forecast(Findings):
         """The forecast in a sentence."""
         low, high = (self.n_prompts * end for end in self.cost_interval)
         return (
-            f"{self.n_prompts:,} prompts will cost about ${self.n_prompts * self.cost:.4g}, and with a chance of "
-            f"{self.level:.0%} between ${low:.4g} and ${high:.4g}."
+            f"{self.n_prompts:,} prompts will cost about {usd(self.n_prompts * self.cost)}, and with a chance of "
+            f"{self.level:.0%} between {usd(low)} and {usd(high)}."
         )
 
 

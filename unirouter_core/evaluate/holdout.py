@@ -24,14 +24,13 @@ GivenRouter: TypeAlias = "UniRouter | HeldOut | str | os.PathLike[str]"
 FOLDS = 5  # each validation prompt is predicted by profiles measured on the other four fifths
 MOST_RESAMPLED = 10_000  # prompts; their intervals are narrow enough to decide by
 FEWEST_PROMPTS = 20  # fewer held-out prompts say nothing about a goal
-FITTED_ON = " The router was fitted on these prompts, so this is optimistic: evaluate it on others."
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """Predicted and real errors and costs (n_prompts, n_models) on held-out prompts; made by `held_out`.
 
-    `fitted_on` is whether the router's features were fitted on these prompts, which flatters it. `routed_errors` and
+    `fitted_on` is whether the router learned from answers to these prompts, which flatters it. `routed_errors` and
     `routed_costs` are what the router itself predicts on its validation prompts, where the other predictions are of
     profiles with a fifth of the answers left out: near a tie they choose differently.
     """
@@ -64,6 +63,15 @@ class HeldOut:
     def most_accurate(self) -> int:
         """The column of the most accurate single model; ties go to the cheaper."""
         return int(np.lexsort((self.costs.mean(axis=0), self.errors.mean(axis=0)))[0])
+
+    def baseline(self, model: str | None) -> int:
+        """Return the column of `model`, of the most accurate model when None."""
+        if model is None:
+            return self.most_accurate
+        if model not in self.models:
+            pool = ", ".join(self.models)
+            raise InvalidDataError(f"The baseline {model!r} is not in the pool ({pool}); onboard it, or name another.")
+        return self.models.index(model)
 
     @cached_property
     def sampled(self) -> HeldOut:
@@ -126,22 +134,6 @@ def held_out(router: GivenRouter, outcomes: Any = None, *, seed: int = 0) -> Hel
     if not router.pool:
         raise NoCandidateError("The pool holds no model; onboard one first.")
     return _cross_fitted(router, seed) if outcomes is None else _on_others(router, as_outcomes(outcomes))
-
-
-class Findings:
-    """A base of dataclasses that hold findings."""
-
-    def as_dict(self: Any) -> dict[str, Any]:
-        """Return the fields and the verdict as JSON can hold them: an infinite number is "inf"."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: plain(each) for name, each in value.items()}
-            if isinstance(value, tuple):
-                return [plain(each) for each in value]
-            return "inf" if isinstance(value, float) and np.isinf(value) else value
-
-        return {**plain(dataclasses.asdict(self)), "verdict": self.verdict}
 
 
 def predict(router: UniRouter, pool: Pool, prompts: MeasuredPrompts, rows: Labels | None = None) -> Expected:
@@ -209,7 +201,9 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
         refits = Pool({p.model: refitted(router, p, p.errors[at], at) for p, at in parts.items()})
         found = predict(router, refits, profiles[0].measured, rows[0][judged])
         predicted[judged], expected[judged] = found.prediction.errors, found.costs
-    seen = np.isin(as_numbers(names), router.fit_.seen)
+    seen = np.isin(as_numbers(names), router.fit_.seen) & bool(
+        router.fit_.training_models
+    )  # texts alone flatter little
     fitted_on = (~seen).sum() < FEWEST_PROMPTS
     kept = np.full(len(seen), True) if fitted_on else ~seen
     whole = predict(router, pool, profiles[0].measured)

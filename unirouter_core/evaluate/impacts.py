@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from unirouter_core.display import plus_minus, usd
+from unirouter_core.display import weight as shown_weight
 from unirouter_core.embedding import Array, Labels, Mask
 from unirouter_core.evaluate.bootstrap import Bootstrap
-from unirouter_core.evaluate.holdout import (
-    FEWEST_PROMPTS,
-    FITTED_ON,
-    Findings,
-    HeldOut,
-    held_out,
-    predict,
-    shared_prompts,
-)
+from unirouter_core.evaluate.holdout import FEWEST_PROMPTS, HeldOut, held_out, predict, shared_prompts
+from unirouter_core.evaluate.verdict import Judged, Verdict, level_of
 from unirouter_core.pool import Pool
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import SAME_COST, TIE, check_cost_weight, choose, score
@@ -41,25 +35,18 @@ class Change:
     after: float
     interval: tuple[float, float] | None
 
-    def shown(self, unit: Callable[[float], str], *, scale: float = 1.0, suffix: str = "") -> str:
-        """Return the change in words: from what, to what, and its interval."""
-        if self.before is None or self.interval in (None, (0.0, 0.0)):
-            return f"stays at {unit(self.after)}"
-        low, high = (f"{scale * end:+.3g}" for end in self.interval)
-        return f"goes from {unit(self.before)} to {unit(self.after)} ({low} to {high}{suffix})"
-
 
 @dataclass(frozen=True)
-class Impact(Findings):
+class Impact(Judged):
     """What a model changes in its pool.
 
     Parameters
     ----------
     kind : {"worth it", "not worth it", "never chosen", "the only model"}
         Prompts move to it and the mean of error + cost_weight * cost falls; prompts move and it does not fall; no
-        prompt moves; there is no other model.
-    cost_weight, level : float
-        The error that one USD is worth; the level of the intervals.
+        prompt moves; there is no other model. `level` says how sure that is.
+    cost_weight : float
+        The error that one USD is worth.
     n : int
         The model's validation prompts.
     moved : tuple of str
@@ -87,7 +74,6 @@ class Impact(Findings):
     model: str
     kind: Kind
     cost_weight: float
-    level: float
     n: int
     moved: tuple[str, ...]
     moved_from: dict[str, int]
@@ -103,36 +89,41 @@ class Impact(Findings):
     chosen_at: tuple[tuple[float, float], ...] = ()
 
     @property
+    def judged(self) -> Verdict:
+        """Whether the model pays in this pool, and why."""
+        at = f"at cost_weight {shown_weight(self.cost_weight)}"
+        if self.kind == "the only model":
+            gives = f"quality {self.quality.after:.1%} for {usd(1000 * self.cost.after)} per 1,000 prompts"
+            return Verdict("about even", f"it is the only model, and gives {gives}", self.model, self.model)
+        if self.kind == "never chosen":
+            minimised = {0.0: "error", math.inf: "cost"}.get(self.cost_weight, "error + cost_weight * cost")
+            if self.dominated_by is not None:
+                why = f"{self.dominated_by} is expected to be as accurate and no dearer on {self.dominated_share:.0%}"
+                why += f" of {self.n} prompts"
+            else:
+                ranges = " or ".join(_range(*ends) for ends in self.chosen_at)
+                why = f"on each of {self.n} prompts another model's expected {minimised} is lower"
+                why += f"; it is chosen for some {ranges}" if ranges else ", at any cost_weight"
+            return Verdict("does not pay", f"{at} it is never chosen: {why}", None, self.model)
+        (loser, most), *others = self.moved_from.items()
+        most_or_all = "most" if others else "all"
+        takes = f"{at} it takes {len(self.moved)} of {self.n} prompts, {most_or_all} from {loser} ({most})"
+        measured = f"{'measured' if self.measured else 'expected'} on {self.n_judged} prompts"
+        low, high = self.score.interval or (0.0, 0.0)
+        level = level_of((-high, -low))
+        quality, cost, change = "the same quality", "the same cost", self.quality.interval or (0.0, 0.0)
+        if any(change):
+            quality = f"quality {self.quality.before:.1%} to {self.quality.after:.1%}"
+            quality += f" ({plus_minus(change, sign='+')} points)"
+        if any(self.cost.interval or ()):
+            cost = f"{usd(1000 * (self.cost.before or 0))} to {usd(1000 * self.cost.after)} per 1,000 prompts"
+        unsure = ", which may be chance" if level == "about even" else ""
+        return Verdict(level, f"{takes}; {measured}, {quality} and {cost}{unsure}", None, self.model)
+
+    @property
     def verdict(self) -> str:
         """The impact in a few sentences."""
-        minimised = {0.0: "error", math.inf: "cost"}.get(self.cost_weight, "error + cost_weight * cost")
-        if self.kind == "the only model":
-            said = (
-                f"{self.model} is the only model: every prompt goes to it, at quality {self.quality.after:.1%} and "
-                f"${1000 * self.cost.after:.4g} per 1,000 prompts."
-            )
-        elif self.kind == "never chosen":
-            said = f"{self.model} is never chosen at cost_weight {self.cost_weight:.4g}: "
-            if self.dominated_by is not None:
-                share = f"{self.dominated_share:.0%} of {self.n} prompts"
-                said += f"{self.dominated_by} is expected to be at least as accurate and no dearer on {share}."
-            else:
-                said += f"on each of {self.n} prompts another model's expected {minimised} is lower"
-                ranges = " or ".join(_range(*ends) for ends in self.chosen_at)
-                said += f"; it is chosen for some {ranges}." if ranges else ", at any cost_weight."
-        else:
-            (loser, most), *others = self.moved_from.items()
-            low, high = self.score.interval or (0.0, 0.0)
-            unsure = f" (the {self.level:.0%} interval includes no change)" if low <= 0 <= high else ""
-            quality = self.quality.shown("{:.1%}".format, scale=100, suffix=" points")
-            cost = self.cost.shown(lambda usd: f"${1000 * usd:.4g}", scale=1000)
-            said = (
-                f"{self.model} is {self.kind} at cost_weight {self.cost_weight:.4g}: it takes {len(self.moved)} of "
-                f"{self.n} prompts, {'most' if others else 'all'} from {loser} ({most}). "
-                f"{'Measured' if self.measured else 'Expected'} on {self.n_judged} prompts, quality {quality}, cost "
-                f"per 1,000 prompts {cost}, and {minimised} "
-                f"{'falls' if self.kind == 'worth it' else 'does not fall'}{unsure}."
-            )
+        said = str(self.judged)
         if self.kind != "the only model" and self.cost_weight == 0:
             said += " At cost_weight 0, cost is ignored: tune the router to weigh it."
         if not self.measured:
@@ -140,7 +131,7 @@ class Impact(Findings):
                 f" These are expectations: measurements need {FEWEST_PROMPTS} answered validation prompts that all "
                 f"models of the pool share; they share {self.n_shared}."
             )
-        return said + (FITTED_ON if self.fitted_on else "")
+        return said
 
 
 def impact(
@@ -205,7 +196,6 @@ def impact(
         model=model,
         kind=kind,
         cost_weight=weight,
-        level=level,
         n=len(prompts),
         moved=tuple(names[row] for row in rows),
         moved_from={pool.models[j]: count for j, count in Counter(losers.tolist()).most_common()},
@@ -219,10 +209,10 @@ def impact(
 
 
 def standings(held: HeldOut, cost_weight: float, *, level: float = 0.9) -> dict[str, tuple[float, str]]:
-    """Return the share of the prompts that goes to each model at `cost_weight`, and whether that is worth it.
+    """Return the share of the prompts that goes to each model at `cost_weight`, and the level of its verdict.
 
-    A model is "worth it" where the mean of error + cost_weight * cost is lower with it than without, by an interval of
-    `level`; "no clear gain" where that may be luck; "never chosen"; or "the only model".
+    That is by the interval of `level` of how much lower the mean of error + cost_weight * cost is with it than without;
+    or "never chosen", or "the only model".
     """
     weight, boot, chosen = check_cost_weight(cost_weight), Bootstrap(level, 500, 0), held.chosen(cost_weight)
     shares, scores, found = held.shares(chosen), _means(held, chosen, weight)["score"], dict[str, tuple[float, str]]()
@@ -231,8 +221,7 @@ def standings(held: HeldOut, cost_weight: float, *, level: float = 0.9) -> dict[
         if share and len(held.models) > 1:
             others = np.arange(len(held.models)) != column
             without = choose(held.predicted_errors, held.predicted_costs, weight, others)
-            change = scores - _means(held, without, weight)["score"]
-            word = "worth it" if boot.mean_interval(change)[1] < 0 else "no clear gain"
+            word = level_of(boot.mean_interval(_means(held, without, weight)["score"] - scores))
         found[model] = share, word
     return found
 
@@ -287,5 +276,5 @@ def _chosen_at(errors: Array, costs: Array, column: int, weight: float) -> tuple
 def _range(low: float, high: float) -> str:
     """Return a range of cost_weights in words."""
     if math.isinf(high):
-        return f"above {low:.4g}"
-    return f"between {low:.4g} and {high:.4g}" if low else f"below {high:.4g}"
+        return f"above {shown_weight(low)}"
+    return f"between {shown_weight(low)} and {shown_weight(high)}" if low else f"below {shown_weight(high)}"

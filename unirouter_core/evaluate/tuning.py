@@ -1,185 +1,179 @@
-"""From a goal in plain words to a cost_weight, with an interval on what it will really give."""
+"""From a goal in plain words to the best of routing, one model and a mixture, and to a cost_weight."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from unirouter_core.curves import Curve
+from unirouter_core.curves import SAME_QUALITY
+from unirouter_core.display import Table, plus_minus, shared_prefix, usd, weight
 from unirouter_core.embedding import Array
-from unirouter_core.evaluate.bootstrap import Bootstrap, left_out
+from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.forecasting import future_means
-from unirouter_core.evaluate.holdout import FITTED_ON, Findings, GivenRouter, HeldOut, held_out
-from unirouter_core.exceptions import InvalidDataError, as_number, shown
+from unirouter_core.evaluate.goals import (
+    COST,
+    MARGINS,
+    METHODS,
+    NONE,
+    PASSED,
+    QUALITY,
+    VALUE,
+    Goal,
+    Method,
+    Today,
+    out_of_bag,
+    serve,
+    today,
+)
+from unirouter_core.evaluate.holdout import GivenRouter, HeldOut, held_out
+from unirouter_core.evaluate.verdict import Judged, Verdict, level_of, only_model
+from unirouter_core.exceptions import InvalidDataError
 
 
 @dataclass(frozen=True)
-class Tuning(Findings):
-    """The cost_weight that serves a goal, and what it will really give.
+class Choice:
+    """What serves a goal by one method, in `words`: shares of the models, mean quality, mean USD a prompt.
+
+    `quality_interval` and `met_share`, how often the goal is met, are of prompts that it was not chosen on.
+    """
+
+    method: Method
+    words: str
+    shares: dict[str, float]
+    quality: float
+    quality_interval: tuple[float, float]
+    cost: float
+    met_share: float
+
+    @property
+    def numbers(self) -> tuple[str, str]:
+        """Quality with half its interval, and USD per 1,000 prompts."""
+        low, high = self.quality_interval
+        return f"{self.quality:.1%} ± {50 * (high - low):.1f}", usd(1000 * self.cost)
+
+
+@dataclass(frozen=True)
+class Tuning(Judged):
+    """The best of routing, a single model and a mixture for a goal, and the cost_weight that serves it by routing.
 
     Parameters
     ----------
     goal : str
         In words.
-    met : bool
-        Whether any routing met the goal on the held-out prompts.
-    quality, cost : float
-        Mean quality, and mean USD a prompt, at `cost_weight`.
+    today : Today
+        The baseline, and what lower costs give.
+    choices : tuple of Choice
+        By routing, the best single model, the best mixture.
+    best : {"routing", "single model", "mixture"}
+        The best of them for the goal, on prompts that they were not chosen on.
+    met, sure : bool, float
+        Whether the best one meets the goal in at least the share `sure` of resamplings.
+    cost_weight : float
+        Of routing at this goal.
+    gives_best : bool
+        Whether `cost_weight` gives the best choice, which it cannot do for most single models and mixtures.
+    quality, cost, shares, met_share
+        Mean quality, mean USD a prompt, each model's share and how often the goal is met, by routing at `cost_weight`.
     quality_interval : tuple of float
         What prompts that the weight was not chosen on give, by the out-of-bag bootstrap.
     cost_interval : tuple of float
         What as many new prompts will cost at this weight; see `forecast`.
-    single_model : str
-        The most accurate single model; `single_quality` and `single_cost` are its own.
-    alternative : str or None
-        A single model that serves the goal as well as routing, as far as these prompts can tell: one that costs no
-        more, or is within the budget, or whose errors and cost weigh no more.
-    shares : dict of model to float
-        The share of the prompts that goes to each.
     n : int
         The held-out prompts.
     fitted_on : bool
-        Whether the router was fitted on the prompts that judge it.
-    met_share : float
-        How often the goal is met on prompts that a resampled choice of the weight left out.
-    mixture_quality : float
-        What the best mixture of models, chosen without reading the prompt, gives at this cost.
+        Whether the router learned from answers to the prompts that judge it.
     """
 
     goal: str
-    cost_weight: float
+    today: Today
+    choices: tuple[Choice, ...]
+    best: Method
     met: bool
+    sure: float
+    judged: Verdict
+    cost_weight: float
+    gives_best: bool
     quality: float
     quality_interval: tuple[float, float]
     cost: float
     cost_interval: tuple[float, float]
-    single_model: str
-    single_quality: float
-    single_cost: float
-    alternative: str | None
     shares: dict[str, float]
+    met_share: float
     n: int
     fitted_on: bool
-    met_share: float
-    mixture_quality: float
+
+    @property
+    def choice(self) -> Choice:
+        """The best choice."""
+        return self.choices[METHODS.index(self.best)]
 
     @property
     def verdict(self) -> str:
-        """The tuning in a few sentences."""
-        (low, high), (cheap, dear) = self.quality_interval, self.cost_interval
-        gives = (
-            f"quality {self.quality:.3f} ({low:.3f} to {high:.3f}) for ${1000 * self.cost:.4g} "
-            f"({1000 * cheap:.4g} to {1000 * dear:.4g}) per 1,000 prompts, at cost_weight {self.cost_weight:.4g}"
-        )
+        """What to do for the goal, how sure it is met, and whether routing pays there."""
+        chosen, (quality, cost) = self.choice, self.choice.numbers
+        at = f" at cost_weight {weight(self.cost_weight)}" if self.best == "routing" else ""
+        gives = f"{chosen.words}{at} gives quality {quality} for {cost} per 1,000 prompts"
+        met = f"in {chosen.met_share:.0%} of resamplings"
         if self.met:
-            parts = [f"To {self.goal}: {gives}."]
-            if self.met_share < 0.995:
-                parts.append(f"It is met in {self.met_share:.0%} of resamplings.")
+            said = f"To {self.goal}: {gives}" + (f"; the goal is met {met}." if chosen.met_share < 0.995 else ".")
         else:
-            parts = [f"No routing met the goal to {self.goal} on {self.n} held-out prompts; nearest is {gives}."]
-        single = f"${1000 * self.single_cost:.4g}"
-        parts.append(f"{self.single_model} alone gives {self.single_quality:.3f} for {single}.")
-        if self.mixture_quality > self.quality:
-            parts.append(f"Mixing models without reading the prompt gives {self.mixture_quality:.3f} at this cost.")
-        if self.alternative is not None:
-            parts.append(f"On these prompts, always using {self.alternative} is as good, within the noise.")
-        return " ".join(parts) + (FITTED_ON if self.fitted_on else "")
+            said = f"Not met ({met}, {self.sure:.0%} wanted): {self.goal}. The nearest, {gives}."
+        return f"{said} {super().verdict}"
 
+    def tables(self) -> list[str | Table]:
+        """Return today's numbers with what lower costs give, and the three choices for the goal."""
+        heads = "choice", ">quality", ">$/1,000", ">met"
+        rows = [(each.words.removeprefix("mixing "), *each.numbers, f"{each.met_share:.0%}") for each in self.choices]
+        return [*self.today.tables(), f"To {self.goal}:", Table(heads, rows)]
 
-@dataclass(frozen=True)
-class Goal:
-    """A goal as a choice among the points of a curve: a share of quality, a budget in USD a prompt, or a weight."""
-
-    words: str
-    quality_share: float | None = None
-    budget: float | None = None
-    cost_weight: float | None = None
-    margin: float = 0.0  # of quality: what choosing on these very prompts flatters
-
-    @classmethod
-    def of(cls, keep_quality: float | None, usd_per_1000: float | None, usd_per_error: float | None) -> Goal:
-        """Return the one goal that is given."""
-        options = {"keep_quality": keep_quality, "usd_per_1000": usd_per_1000, "usd_per_error": usd_per_error}
-        given = {name: value for name, value in options.items() if value is not None}
-        if len(given) != 1:
-            raise InvalidDataError(f"{len(given)} goals were given; give one of {', '.join(options)}.")
-        ((name, value),) = given.items()
-        if not 0 < as_number(value) < np.inf or (name == "keep_quality" and value > 1):
-            allowed = "a share above 0, at most 1" if name == "keep_quality" else "a finite number of USD above 0"
-            raise InvalidDataError(f"{name}={shown(value)} must be {allowed}.")
-        if name == "keep_quality":
-            return cls(f"keep {value:.4g} of the most accurate model's quality", quality_share=value)
-        if name == "usd_per_1000":
-            return cls(f"spend at most ${value:g} per 1,000 prompts", budget=value / 1000)
-        return cls(f"pay ${value:g} to avoid one wrong answer", cost_weight=1 / value)
-
-    def with_margin(self, held: HeldOut, boot: Bootstrap) -> Goal:
-        """Return the goal, a share of quality raised by what choosing on these very prompts flatters."""
-        if self.quality_share is None:
-            return self
-        wanted = self.quality_share * (1 - held.errors[:, held.most_accurate].astype(np.float64))
-        return dataclasses.replace(self, margin=boot.optimism(held.sweep, wanted, stream=1))
-
-    def met(self, quality: float, cost: float, best_quality: float) -> bool:
-        """Return whether mean quality and USD a prompt meet the goal."""
-        if self.quality_share is not None:
-            return bool(quality >= self.quality_share * best_quality - 1e-12)
-        return self.budget is None or cost <= self.budget * (1 + 1e-12)
-
-    def pick(self, curve: Curve, best_quality: float) -> tuple[float, bool]:
-        """Return the cost_weight that serves the goal on `curve`, and whether it meets it."""
-        if self.cost_weight is not None:
-            return self.cost_weight, True
-        if self.quality_share is not None:
-            point = curve.first_reaching(self.quality_share * best_quality + self.margin)
-            return float(curve.cost_weights[point]), self.met(curve.qualities[point], 0.0, best_quality)
-        within = np.flatnonzero(curve.costs <= (self.budget or 0.0) * (1 + 1e-12))
-        point = int(within[np.argmax(curve.qualities[within])]) if len(within) else 0
-        return float(curve.cost_weights[point]), len(within) > 0
-
-    def out_of_bag(self, held: HeldOut, boot: Bootstrap) -> Array:
-        """Return quality, cost and whether the goal is met on the prompts that each draw leaves out, (trials, 3).
-
-        Each draw chooses its own cost_weight, on the prompts it holds.
-        """
-        n, best_errors, drawn = len(held), held.errors[:, held.most_accurate], []
-        for counts in boot.counts(n):
-            others = left_out(counts)
-            weight, _ = self.pick(held.sweep.curve(counts), 1 - float(counts @ best_errors) / n)
-            quality, cost = held.sweep.at(weight, others)
-            drawn.append((quality, cost, self.met(quality, cost, 1 - float(others @ best_errors))))
-        return np.array(drawn, np.float64)
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields and the verdict as JSON can hold them."""
+        single = self.choices[1]
+        ((model, _),) = single.shares.items()
+        alternative = None if self.level == "pays" else model
+        named = {"single_model": model, "single_quality": single.quality, "single_cost": single.cost}
+        return super().as_dict() | named | {"alternative": alternative}
 
 
 def tune(
     router: GivenRouter,
     outcomes: Any = None,
     *,
+    save_cost: float | None = None,
     keep_quality: float | None = None,
     usd_per_1000: float | None = None,
     usd_per_error: float | None = None,
+    baseline: str | None = None,
+    sure: float = 0.8,
     level: float = 0.9,
     trials: int = 500,
     seed: int = 0,
 ) -> Tuning:
-    """Return the cost_weight that meets a goal at the least cost, and what it will really give.
+    """Return the best way to a goal, by routing, a single model or a mixture, and routing's cost_weight for it.
 
     The intervals are those of at most 10,000 prompts, drawn at random where there are more. Raises `InvalidDataError`
-    when not exactly one goal is given, or it, `level` or `trials` is outside its range.
+    when not exactly one goal is given, it, `sure`, `level` or `trials` is outside its range, or the pool does not hold
+    the baseline.
 
     Parameters
     ----------
     outcomes : Outcomes, or what `read_outcomes` takes, optional
         What the pool's models did on prompts of your own; see `held_out`.
+    save_cost : float
+        Save this share of the baseline's cost at the best quality; 0.4 spends 60 %.
     keep_quality : float
-        Keep this share of the most accurate single model's quality; 0.97 keeps 97 %.
+        Keep this share of the baseline's quality at the least cost; 0.97 keeps 97 %.
     usd_per_1000 : float
         Spend at most this many USD on 1,000 prompts.
     usd_per_error : float
         Pay this many USD to avoid one wrong answer: cost_weight = 1 / usd_per_error.
+    baseline : str, optional
+        The model that is used today; the most accurate of the pool when not given.
+    sure : float
+        In which share of resamplings a goal must be met.
     level : float
         The share of cases that an interval holds.
     trials, seed : int
@@ -193,45 +187,108 @@ def tune(
     50.0
     """
     boot = Bootstrap(level, trials, seed)
-    goal = Goal.of(keep_quality, usd_per_1000, usd_per_error)
+    if not 0 < sure <= 1:
+        raise InvalidDataError(f"sure={sure:g} must be a share of resamplings above 0, at most 1, as 0.8.")
     held = held_out(router, outcomes, seed=seed)
-    best, goal = held.most_accurate, goal.with_margin(held.sampled, boot)
-    best_quality = 1 - float(held.errors[:, best].mean())
-    cost_weight, met = goal.pick(held.sweep.curve(), best_quality)
-    chosen = held.chosen(cost_weight)
-    errors, costs = held.outcome(chosen)
-    drawn, spent = goal.out_of_bag(held.sampled, boot), float(costs.mean())
+    base = held.baseline(baseline)
+    shared, usd_goals = shared_prefix(held.models), {"usd_per_1000": usd_per_1000, "usd_per_error": usd_per_error}
+    name = held.models[base].removeprefix(shared)
+    goal = Goal.of(name, save_cost=save_cost, keep_quality=keep_quality, **usd_goals)
+    margins, drawn = _assured(goal, held.sampled, base, boot, sure)
+    qualities, costs = 1 - held.errors.mean(axis=0), held.costs.mean(axis=0)
+    cost_weight, mixed = serve(goal, held.sweep.curve(), qualities, costs, base, margins)
+    met_shares = (drawn[:, :, PASSED] >= 0).mean(axis=1)
+    if goal.quality_share is not None:  # the baseline keeps its own quality
+        met_shares[1:][mixed[:, base] == 1] = 1.0
+    best = _best_method(drawn, met_shares, sure, (1, 0, 2))
+    chosen = [("routing", held.shares(held.chosen(cost_weight)), *_means(held, cost_weight))]
+    for shares in mixed:
+        named = {model: float(share) for model, share in zip(held.models, shares, strict=True) if share}
+        parts = [f"{share:.0%} {model.removeprefix(shared)}" for model, share in named.items()]
+        words = f"mixing {' with '.join(parts)}" if len(named) > 1 else f"{parts[0].removeprefix('100% ')} alone"
+        chosen.append((words, named, float(shares @ qualities), float(shares @ costs)))
+    rows = zip(METHODS, chosen, drawn[:, :, QUALITY].clip(0, 1), met_shares.tolist(), strict=True)
+    choices = [
+        Choice(method, words, named, quality, boot.interval(draws), cost, met)
+        for method, (words, named, quality, cost), draws, met in rows
+    ]
+    gives_best = best == 0
+    if METHODS[best] == "single model" and goal.cost_weight is None:
+        column = int(mixed[0].argmax())
+        fitting = [each for each in (cost_weight, 0.0, np.inf) if (held.chosen(each) == column).all()]
+        cost_weight, gives_best = (fitting[0], True) if fitting else (cost_weight, False)
+    quality, spent = _means(held, cost_weight)
     low, high = boot.interval(future_means(boot, *held.sampled.spending(cost_weight), len(held)))
+    given = choices[best if gives_best else 0]
     return Tuning(
         goal=goal.words,
+        today=today(held, base, boot),
+        choices=tuple(choices),
+        best=METHODS[best],
+        met=bool(met_shares[best] >= sure),
+        sure=sure,
+        judged=_judge(goal, choices, drawn, sure, boot, len(held.models)),
         cost_weight=cost_weight,
-        met=met,
-        quality=1 - float(errors.mean()),
-        quality_interval=boot.fresh_interval(drawn[:, 0], lower=0.0, upper=1.0),
+        gives_best=gives_best,
+        quality=quality,
+        quality_interval=given.quality_interval,
         cost=spent,
         cost_interval=(min(low, spent), max(high, spent)),
-        single_model=held.models[best],
-        single_quality=best_quality,
-        single_cost=float(held.costs[:, best].mean()),
-        alternative=_alternative(held, errors, costs, goal, boot),
-        shares=held.shares(chosen),
+        shares=held.shares(held.chosen(cost_weight)),
+        met_share=given.met_share,
         n=len(held),
         fitted_on=held.fitted_on,
-        met_share=float(drawn[:, 2].mean()),
-        mixture_quality=float(held.mixture.curve().hull().quality_at(costs.mean())),
     )
 
 
-def _alternative(held: HeldOut, errors: Array, costs: Array, goal: Goal, boot: Bootstrap) -> str | None:
-    """Return the most accurate single model that serves the goal and cannot be told from routing, if any."""
-    mean_costs, weight = held.costs.mean(axis=0), goal.cost_weight
-    ceiling = max(goal.budget or 0.0, float(costs.mean())) * (1 + 1e-9)
-    for model in np.lexsort((mean_costs, held.errors.mean(axis=0))):
-        if weight is None and mean_costs[model] > ceiling:  # with a weight, cost is in the comparison itself
-            continue
-        more = held.errors[:, model] - errors
-        if weight is not None:
-            more = more + weight * (held.costs[:, model] - costs)
-        if boot.mean_interval(more)[0] <= 0:
-            return held.models[int(model)]
-    return None
+def _means(held: HeldOut, cost_weight: float) -> tuple[float, float]:
+    """Return mean quality and USD of routing at `cost_weight`."""
+    errors, costs = held.outcome(held.chosen(cost_weight))
+    return 1 - float(errors.mean()), float(costs.mean())
+
+
+def _assured(goal: Goal, held: HeldOut, baseline: int, boot: Bootstrap, sure: float) -> tuple[list[float], Array]:
+    """Return each method's margin on the limit, with which the goal is met as often as wanted, and what draws give."""
+    short = -np.quantile(out_of_bag([(goal, NONE)], held, baseline, boot)[0, :, :, PASSED], 1 - sure, axis=1)
+    margins = np.outer(MARGINS, short.clip(min=0)) if short.max() > 0 else np.zeros((1, len(METHODS)))
+    drawn = out_of_bag([(goal, each.tolist()) for each in margins], held, baseline, boot)
+    enough = (drawn[:, :, :, PASSED] >= 0).mean(axis=2) >= sure
+    first, methods = np.where(enough.any(axis=0), enough.argmax(axis=0), len(margins) - 1), np.arange(len(METHODS))
+    return margins[first, methods].tolist(), drawn[first, methods]
+
+
+def _best_method(drawn: Array, met_shares: Array, sure: float, among: Sequence[int]) -> int:
+    """Return the place of the method of the greatest value among those that meet the goal; ties go to the first."""
+    wanted = min(sure, max(met_shares[list(among)]))
+    values = {place: drawn[place, :, VALUE].mean() for place in among if met_shares[place] >= wanted}
+    most = max(values.values())
+    return next(place for place, value in values.items() if value >= most - SAME_QUALITY * abs(most))
+
+
+def _judge(goal: Goal, choices: list[Choice], drawn: Array, sure: float, boot: Bootstrap, n_models: int) -> Verdict:
+    """Return the verdict on routing beside the better of the single model and the mixture at the goal."""
+    met_shares = np.array([each.met_share for each in choices])
+    place = _best_method(drawn, met_shares, sure, (1, 2))
+    rival, ours, theirs = choices[place], drawn[0], drawn[place]
+    use = next(iter(rival.shares)) if place == 1 else None
+    if n_models == 1:
+        return only_model(choices[1].words.removesuffix(" alone"))
+    met, rival_met = met_shares[[0, place]] >= sure
+    if not met:
+        only = f"of the three, only {rival.words} surely meets" if rival_met else "no choice surely meets"
+        return Verdict("does not pay", f"{only} this goal", use)
+    if not rival_met:
+        return Verdict("pays", "no single model and no mixture surely meets this goal", use)
+    gained = boot.interval(ours[:, VALUE] - theirs[:, VALUE])
+    level = level_of(gained)
+    if level == "about even":
+        return Verdict(level, f"at this goal these prompts cannot tell it from {rival.words}", use)
+    if goal.quality_share is not None:
+        saved = boot.interval(1 - ours[:, COST] / np.maximum(theirs[:, COST], 1e-300))
+        more, less = f"saves {plus_minus(saved, unit='%', digits=0)} of cost", "is cheaper"
+    elif goal.cost_weight is not None:
+        more, less = f"lowers error + cost_weight * cost by {plus_minus(gained)} points", "is better"
+    else:
+        more, less = f"gains {plus_minus(gained)} points of quality", "is more accurate"
+    said = f"it {more} beside {rival.words}" if level == "pays" else f"{rival.words} {less}"
+    return Verdict(level, f"{said} at this goal", use)

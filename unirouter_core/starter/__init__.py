@@ -1,1 +1,1 @@
-"""Prompt features fitted on public evaluations, numbers only: a user's models join with no training data."""
+"""Prompt features fitted on public evaluations: a user's models are onboarded without training data."""

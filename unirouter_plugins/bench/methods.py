@@ -22,12 +22,12 @@ from unirouter_plugins.bench.results import CLAIRVOYANT, DEFAULT, ZERO, record
 
 BEFORE = (ZERO, "models' hull", "single model", "random")
 AFTER = (CLAIRVOYANT, "oracle")
-"""References that stand before and after the methods; every trial has them."""
+"""References, listed before and after the methods; every trial has them."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """An estimator to judge, by name.
+    """An estimator to benchmark, by name.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ METHODS = (
     Method(NEEDS_KNOWN, estimators.KnownModelsEstimator),
     Method(DEFAULT, estimators.DefaultEstimator),
 )
-"""The paper's four methods (K by the paper's rule and by one that knows N_val), our three, a router's default."""
+"""The paper's four methods (K by the paper's rule and by N_val), our three, a router's default."""
 
 
 def methods_named(names: Sequence[str], own: Sequence[Method] = ()) -> tuple[Method, ...]:
@@ -90,11 +90,11 @@ def methods_named(names: Sequence[str], own: Sequence[Method] = ()) -> tuple[Met
 
 @dataclass(frozen=True)
 class Settings:
-    """What a benchmark runs, apart from the table.
+    """The settings of a benchmark.
 
     Trial t of a seed is the same split whatever else is run. Costs are a model's mean USD, as in the paper, or each
     prompt's on the axis and those of its region as the router's expectation. `known` says whether the known models have
-    answered the validation prompts; `groups` are models that stay on one side of a split, beside those alike by name.
+    answered the validation prompts; models of one of the `groups` stay on one side of a split, as `twins` do.
     """
 
     n_vals: Sequence[int] = N_VALS

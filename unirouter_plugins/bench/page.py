@@ -1,4 +1,4 @@
-"""A benchmark as pictures and as one HTML page that holds them: deferral curves, Area against N_val, reliability."""
+"""Plots of a benchmark and one HTML page of them: deferral curves, Area against N_val, reliability."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HIDDEN = ("oracle", "models' hull")  # not drawn: far above everything, and near
 def write_page(
     standings: pd.DataFrame, records: Sequence[Mapping[str, Any]], about: Mapping[str, str], folder: Path
 ) -> list[Path]:
-    """Write ``index.html`` and each picture as an .svg file of its own; return the paths.
+    """Write ``index.html`` and each plot as an .svg file; return the paths.
 
     The standings were made from `records`; `about` has a sentence for each table.
     """
@@ -124,7 +124,7 @@ def _finish(figure: Figure, axes: Any, title: str) -> Figure:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return a picture as SVG, the same for the same numbers; text stays text."""
+    """Return a figure as SVG, the same for the same numbers; text stays text."""
     drawn = io.StringIO()
     with plain_text(**{"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})

@@ -22,8 +22,8 @@ from unirouter_core.fit import call_cost, with_prices
 N_VALS = (50, 100, 200, 400)
 """The paper's sizes of a validation set."""
 
-ANSWERED = 0.98  # a model with a smaller share of the prompts answered would cost the others their prompts
-FEWEST_MODELS, FEWEST_PROMPTS = 6, 200  # with fewer, nothing is left of a third of them to judge by
+ANSWERED = 0.98  # the share of prompts that a model must have answered: the rest is dropped for all models
+FEWEST_MODELS, FEWEST_PROMPTS = 6, 200  # with fewer, the third for the test is too small
 TEST_SHARE, KNOWN_SHARE = 0.3, 2 / 3  # of the prompts, and of the models
 FEWEST_NEW = 2  # models to choose between
 _VARIANT = re.compile(r"(-fc(-any|-auto)?|@[^@]*)$", re.IGNORECASE)
@@ -43,7 +43,7 @@ class Recorded:
 
     @property
     def digest(self) -> str:
-        """A hash of all that the numbers of a benchmark rest on."""
+        """A hash of the models, prompts, errors, costs and vectors."""
         found = hashlib.sha256("\0".join([*self.outcomes.models, *self.outcomes.prompts]).encode())
         for array in (self.outcomes.errors, self.outcomes.costs, self.X):
             found.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
@@ -60,10 +60,10 @@ class Recorded:
 
 
 def recorded(name: str, outcomes: Outcomes, vectors: Array | None = None, *, every_cost: bool = False) -> Recorded:
-    """Return the part of `outcomes` that every method can be judged by.
+    """Return the part of `outcomes` that a benchmark uses.
 
-    It holds the models with at least 98 % of the prompts answered and a mean cost above 0, and the prompts that all of
-    these answered; of duplicate prompts the first, so that none is both trained on and judged. `vectors` are
+    It has the models with at least 98 % of the prompts answered and a mean cost above 0, and the prompts that all of
+    these answered; of duplicate prompts the first, so that none is both trained and tested on. `vectors` are
     (n_prompts, d); `every_cost` keeps only prompts whose costs are all known, as per-prompt costs need.
 
     Raises `InvalidDataError` when fewer than 6 models or 200 prompts are left, or vectors are missing.
@@ -97,7 +97,7 @@ class Split(NamedTuple):
 
 
 def twins(models: Sequence[str]) -> list[str]:
-    """Return for each model the name it shares with its twins: one model called in two ways, or at two providers.
+    """Return for each model the name it shares with its twins: one model at two providers, or called in two ways.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def validation_share(n_prompts: int) -> float:
 
 
 def reachable(n_vals: Sequence[int], n_prompts: int) -> tuple[list[int], list[int]]:
-    """Return the sizes of the validation set that a table of `n_prompts` reaches, and those that it does not.
+    """Return the sizes of validation set for which `n_prompts` suffice, and those for which they do not.
 
     Examples
     --------
@@ -211,7 +211,7 @@ class Case:
         return counter.count(self.measured.prompts), counter.count(self.prompts)
 
     def expected_costs(self, n_val: int) -> Array:
-        """Return what a router knows of the costs: the scalar means, or USD expected of each prompt, (n_test, m)."""
+        """Return the costs that a router expects, (n_test, m): the scalar means, or USD by prompt."""
         if self.costs.ndim == 1:
             return np.broadcast_to(self.costs, self.errors.shape)
         answered, n_regions = self.measured.rows(range(n_val)), len(self.regions)

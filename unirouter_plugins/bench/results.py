@@ -17,28 +17,34 @@ from unirouter_core.curves import Curve, deferral_curve
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import Prediction
 from unirouter_core.estimators.calibration import interval_coverage, reliability
-from unirouter_core.evaluate import Bootstrap, choice_entropy, mean_quality, measure, sign_test_p
+from unirouter_core.evaluate import Bootstrap, measure
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.reading import parse_json
 from unirouter_core.rule import choose
+from unirouter_plugins.bench.metrics import choice_entropy, mean_quality, sign_test_p
 from unirouter_plugins.bench.protocol import Case
 
-DEFAULT = "default"  # the method that the others are compared with
+DEFAULT = "default"  # the baseline of comparisons
 ZERO, CLAIRVOYANT = "zero router", "clairvoyant"  # the two ends of the gap that a method closes
 NUMBERS = (
     *("area", "area_half", "qnc", "qnc_own", "reached", "peak", "raw_area", "aiq", "brier", "ece", "covered"),
     *("mu", "mu_cost", "v_r", "v_b", "e_p", "seconds"),
 )
-"""What a record has of a method in a trial, and `standings` the means of; see docs/benchmark.md."""
+"""The metrics of a method in a trial, whose means are in `standings`; see docs/benchmark.md."""
 
 SCALARS = ("table", "n_val", "trial", "method", *NUMBERS)
 """The columns of the table of trials."""
 
 SERIES = ("curve", "predicted", "seen")
-"""What a record keeps for pictures: quality at the costs of `GRID`, and bins of predicted and of real errors."""
+"""The series of a record, for plots: quality at the costs of `GRID`, and bins of predicted and of real errors."""
 
-# Shares of the most expensive model's cost; the cheapest models cost thousandths of it.
+# Shares of the cost of the most expensive model; the cheapest models cost thousandths of it.
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 31), np.geomspace(1e-3, 1, 31)]).round(4))
-DIGITS, TINY, NAN = 5, 1e-12, math.nan  # decimals of a series; Areas this near are a tie; what a method does not have
+DIGITS, TINY, NAN = (
+    5,
+    1e-12,
+    math.nan,
+)  # decimals of a series; Areas this near are a tie; a metric that a method does not have
 
 
 def record(
@@ -50,15 +56,15 @@ def record(
     prediction: Prediction | None = None,
     seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """Return the numbers of a method that routes a case's test prompts by these errors and costs, (m,) or (n_test, m).
+    """Return the metrics of a method that routes a case's test prompts by these errors and costs, (m,) or (n_test, m).
 
-    A `point` cannot trade quality for cost and has no Area, since a flat curve would flatter it. The `prediction` is
-    what to judge the calibration of.
+    A `point` cannot trade quality for cost and has no Area, since a flat curve would overstate it. Calibration is that
+    of `prediction`.
     """
     errors, costs = case.errors, np.broadcast_to(case.costs, case.errors.shape)
-    given, asked = (np.broadcast_to(table, errors.shape) for table in (predicted, expected_costs))
-    chosen, at, means = choose(given, asked, 0.0), np.arange(len(errors)), costs.mean(axis=0)
-    cheapest, dearest, accurate = float(means.min()), float(means.max()), float(1 - errors.mean(axis=0).min())
+    given, given_costs = (np.broadcast_to(table, errors.shape) for table in (predicted, expected_costs))
+    chosen, at, means = choose(given, given_costs, 0.0), np.arange(len(errors)), costs.mean(axis=0)
+    least_cost, top_cost, accurate = float(means.min()), float(means.max()), float(1 - errors.mean(axis=0).min())
     paid, mu = costs[at, chosen].mean(), float(1 - errors[at, chosen].mean())
     if point:
         curve = Curve(np.array([paid]), np.array([1 - errors[at, chosen].mean(dtype=np.float64)]), np.array([0.0]))
@@ -67,13 +73,13 @@ def record(
     found = {
         **dataclasses.asdict(measure(curve, errors, costs)),
         "raw_area": measure(curve, errors, costs, hull=False).area,
-        "aiq": mean_quality(curve, cheapest, dearest) if cheapest < dearest else NAN,
+        "aiq": mean_quality(curve, least_cost, top_cost) if least_cost < top_cost else NAN,
         **dict.fromkeys(("brier", "ece", "covered"), NAN),
-        **{"mu": mu, "mu_cost": float(paid / dearest), "e_p": choice_entropy(chosen)},
+        **{"mu": mu, "mu_cost": float(paid / top_cost), "e_p": choice_entropy(chosen)},
         "v_r": mu / case.highest if case.highest else NAN,
         "v_b": mu / accurate if accurate else NAN,
         "seconds": seconds,
-        **{"curve": _series(curve.hull().quality_at(GRID * dearest)), "predicted": [], "seen": []},
+        **{"curve": _series(curve.hull().quality_at(GRID * top_cost)), "predicted": [], "seen": []},
     }
     if point:
         found |= {**dict.fromkeys(("area", "area_half", "raw_area", "aiq"), NAN), "curve": []}
@@ -104,8 +110,7 @@ def standings(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFra
     gap_closed
         The share of the way from the zero router's mean Area to the clairvoyant's.
     ahead, behind, p
-        Trials in which the default's Area is larger, and smaller; the p of the sign test on these, NaN where there is
-        nothing to compare.
+        Trials in which the default's Area is larger, and smaller; the p of the sign test on these, NaN for the default.
     by, by_low, by_high
         The default's Area minus this method's, on average, and its bootstrap interval of 90 %.
     """
@@ -218,7 +223,7 @@ class TrialFiles:
             self.path.write_bytes(whole)
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                found = {name: NAN if value is None else value for name, value in json.loads(line).items()}
+                found = {name: NAN if value is None else value for name, value in parse_json(line).items()}
                 kept = {name: found[name] for name in (*SCALARS, *SERIES)}
                 setup = {name: found[name] for name in (*self.setup, "digest")}
             except (ValueError, KeyError, AttributeError) as failed:

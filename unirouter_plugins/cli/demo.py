@@ -107,12 +107,11 @@ def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
     shell.run(f"onboard judge.router {evaluate} kept_back.jsonl --replace", quiet=True)
     _write(Path("outcomes.jsonl"), _outcomes(UniRouter.load("judge.router")))
     picture = "" if find_spec("matplotlib") is None else " --png curve.png"
-    code, report = shell.run(f"report my.router --data outcomes.jsonl{picture}", may_fail=True)
+    _, report = shell.run(f"report my.router --data outcomes.jsonl{picture}", may_fail=True)
     if not picture:
         show.say(f"No picture of the curve: {missing_package('matplotlib', 'report')}", wrap=False)
     ended = f"MOCK: two of the three models were none. For the real ones: {CURE}" if missing else _ENDED
-    paid = "did not pay here, as far as so few prompts can tell" if code else "paid here"
-    _say("closing", paid=paid, served=ended, pool=folder / "pool.toml")
+    _say("closing", served=ended, pool=folder / "pool.toml")
     made = {"folder": str(folder), "mock": missing, "prices": "assumed", "tuning": tuning, "routed": routed}
     return {**made, "asked": asked, "report": report, **(onboarded or {})}
 

@@ -117,9 +117,9 @@ def _check_options(context: typer.Context) -> None:
         raise InvalidDataError("Name the models to add, or give --all for all of them: one of the two.")
     if recorded is None:
         if unfit := [name for name in ("scale", "prices", "price_in", "price_out") if given[name] is not None]:
-            option = f"--{unfit[0].replace('_', '-')}"
+            named = unfit[0].replace("_", "-")
             raise InvalidDataError(
-                f"{option} goes with --recorded FILE; prices of models that are called, in pool.toml."
+                f"--{named} goes with --recorded FILE; prices of models that are called, in pool.toml."
             )
         if given["columns"] is not None and given["answers"] is None:
             raise InvalidDataError("--columns goes with --recorded FILE or --answers LOGS.")
@@ -194,18 +194,7 @@ def _prices_of(given: Mapping[str, Any], names: Sequence[str], table: Outcomes, 
         raise InvalidDataError(f"One price for {len(names)} models; give each its own with --prices FILE.")
     unpriced = [n for n in names if n not in table.prices and np.isnan(table.costs[:, table.column(n)]).all()]
     is_free = one is None and bool(names) and len(unpriced) == len(names)
-    kept = [profile for name, profile in into.pool.items() if name not in names]
-    other = next((p.model for p in kept if (p.provenance.get("prices") == "unknown") != is_free), None)
-    if other is not None and is_free:
-        cure = "give --prices FILE, or --price-in and --price-out"
-        raise InvalidDataError(
-            f"What {names[0]!r} costs is not known, and what {other!r} of the pool costs is; {cure}."
-        )
-    if other is not None and names:
-        cure = (
-            f"add it again with --prices FILE and --replace, or retire it: unirouter retire {given['router']} {other}"
-        )
-        raise InvalidDataError(f"{other!r} of the pool counts as free, as its cost was not known; {cure}")
+    into.pool.check_costs(names, known=not is_free)
     return COST_UNKNOWN if is_free else {"prices": one}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from unirouter_core.costs import Prices
-from unirouter_core.exceptions import UnknownPriceError
+from unirouter_core.exceptions import UnknownModelError, UnknownPriceError, listed
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
@@ -39,6 +39,8 @@ def retire(
 ) -> None:
     """Remove a model from a router; the others stay as they are."""
     held = options.load(router)
+    if model not in held.pool:
+        raise UnknownModelError(f"{model!r} is not in the pool, so nothing is removed; it holds {listed(held.pool)}.")
     held.retire(model)
     held.save(router)
     if as_json:

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import typer
 
+from unirouter_core.display import Table as PlainTable
+from unirouter_core.display import usd as usd
+from unirouter_core.display import weight as weight
 from unirouter_core.outcome_files import count
 from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
 from unirouter_core.rule import Decision, Decisions, Explanation
@@ -152,24 +155,9 @@ def table(*heads: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
     return made
 
 
-def usd(amount: float) -> str:
-    """Return USD in three digits, or to the cent, and never in powers of ten.
-
-    >>> usd(0), usd(0.0000123), usd(0.5), usd(1234.5)
-    ('$0', '$0.0000123', '$0.500', '$1,234.50')
-    """
-    digits = 2 - int(np.floor(np.log10(amount))) if amount > 0 else 0
-    return f"${amount:,.{max(digits, 2 if amount >= 100 else 0)}f}"
-
-
 def quality(error: float, stderr: float) -> str:
     """Return a quality with half its interval, such as "93.1% ± 1.6"."""
     return f"{1 - error:.1%} ± {100 * NORMAL * stderr:.1f}"
-
-
-def weight(cost_weight: float) -> str:
-    """Return a cost_weight in three digits and never in powers of ten, such as "66.7", "42,600" or "inf"."""
-    return f"{float(f'{cost_weight:.3g}'):,.10g}"
 
 
 def shortened(prompt: str, length: int = 60) -> str:
@@ -447,38 +435,14 @@ def dearest(record: CallRecord) -> dict[str, Any]:
     return {"model": most.model, "expected_usd": most.cost}
 
 
-def tuning(made: Tuning) -> None:
-    """Print what a goal's cost_weight gives, beside the most accurate model alone."""
-    met = "Goal" if made.met else "Goal that cannot be met"
-    say(f"{met}: {made.goal} (met in {made.met_share:.0%} of resamplings)", "bold")
-    qualities = " to ".join(f"{value:.1%}" for value in made.quality_interval)
-    costs = " to ".join(usd(1000 * cost) for cost in made.cost_interval)
-    routing = "routing", f"{made.quality:.1%}", qualities, usd(1000 * made.cost), costs
-    single = made.single_model, f"{made.single_quality:.1%}", "", usd(1000 * made.single_cost), ""
-    interval = f">{LEVEL:.0%} interval"
-    console().print(table("", ">quality", interval, PER_1000, interval, rows=[routing, single]))
-    say()
-    _shares(made.shares)
-    say(f"\n{made.verdict}")
-
-
-def report(made: Report) -> None:
-    """Print the curve in a few points, the single models beside it, and the verdict."""
-    from rich.bar import Bar
-
-    hull, mixture = made.curve.hull(), made.mixture.hull()
-    low, high = hull.qualities[0], hull.qualities[-1]
-    steps = np.linspace(low, high, POINTS_SHOWN)
-    points = np.unique(np.abs(hull.qualities - steps[:, None]).argmin(axis=1))
-    curve = table(PER_1000, ">quality", "", ">best mixture", ">cost weight")
-    for at in points.tolist():
-        cost, value = float(hull.costs[at]), float(hull.qualities[at])
-        bar, mixed = Bar(max(high - low, 1e-9), 0, value - low, width=20), float(mixture.quality_at(cost))
-        curve.add_row(usd(1000 * cost), f"{value:.1%}", bar, f"{mixed:.1%}", weight(hull.cost_weights[at]))
-    rows = [(value, model, cost, f"{made.shares.get(model, 0):.1%}") for model, (cost, value) in made.models.items()]
-    rows.append((made.quality, f"routing at cost weight {weight(made.cost_weight)}", made.cost, ""))
-    alone = table("always", PER_1000, ">quality", ">routing's share")
-    for value, name, cost, share in sorted(rows, key=lambda row: -row[0]):
-        alone.add_row(name, usd(1000 * cost), f"{value:.1%}", share, style="" if share else "bold")
-    console().print(curve, "", alone)
-    say(f"\n{made.verdict}")
+def findings(made: Report | Tuning, prompts_a_month: float | None = None) -> None:
+    """Print today's quality and cost, what lower costs give, how sure that is, the tables and the verdict."""
+    for part in made.tables():
+        if isinstance(part, PlainTable):
+            console().print(table(*part.heads, rows=part.rows), "")
+        else:
+            say(f"{part}\n")
+    if prompts_a_month is not None:
+        now, then = (usd(prompts_a_month * cost) for cost in (made.today.cost, made.cost))
+        say(f"At {prompts_a_month:,.0f} prompts a month: {now} today, {then} with this routing.\n")
+    say(made.verdict, "bold")

@@ -1,4 +1,4 @@
-"""Graders by name: an answer and its reference to an error in [0, 1], so that a line of a file can say which grades it.
+"""Graders by name, as validation files give them: an answer and its reference to an error in [0, 1].
 
 To add a grader, write a `Spec` with its parameters and `_accepts`, and name it in `_SPECS`.
 """
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from unirouter_core.embedding import Embedder
-from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, shown
 from unirouter_plugins.graders.number import NumberSpec
 from unirouter_plugins.graders.rules import Constraints, JsonSpec, Regex
 from unirouter_plugins.graders.text import Choice, Contains, Exact, Similarity, Spec, Text, after_thoughts, is_refusal
@@ -27,7 +27,7 @@ def __dir__() -> list[str]:
 
 
 GRADER_VERSION = 2
-"""Part of every grader's `key`; raised when a grader here starts to judge an answer differently."""
+"""Part of every grader's `key`; raised when a grader here starts to grade an answer differently."""
 
 GradeFunction: TypeAlias = Callable[[str, str], float]
 """From an answer and its reference to an error in [0, 1]; a bool is a number."""
@@ -35,11 +35,10 @@ GradeFunction: TypeAlias = Callable[[str, str], float]
 
 @dataclass(frozen=True)
 class Grader:
-    """How wrong an answer is; `grade` returns the error of (answer, reference). A reference is itself a right answer.
+    """A named grading function: `grade` returns the error of (answer, reference); that of a reference itself is 0.
 
-    Give another `name` when an own function changes.
-    Graders of this package may be called from many threads at once, so that an event loop need not wait for them:
-    ``await asyncio.to_thread(grader, answer, reference)``. The time that one answer takes is bounded, see `rules`.
+    Change the `name` when your own function changes. Graders of this package are thread-safe, also for an event loop:
+    ``await asyncio.to_thread(grader, answer, reference)``. Their time for one answer is bounded, see `rules`.
 
     Examples
     --------
@@ -80,14 +79,14 @@ class Grader:
 
     @property
     def spec(self) -> str:
-        """What `parse_grader` makes the same grader of: its name, or JSON when it has parameters."""
+        """The text from which `parse_grader` makes this grader: its name, or JSON when it has parameters."""
         if not self.parameters:
             return self.name
         return json.dumps({"grader": self.name, **self.parameters}, sort_keys=True, ensure_ascii=False)
 
     @property
     def key(self) -> str:
-        """The spec and the version: what a store keeps with a grade to know it again."""
+        """The spec and the version, under which a store keeps a grade."""
         return f"{self.spec} v{GRADER_VERSION}"
 
 
@@ -134,7 +133,7 @@ def parse_grader(
     try:
         made = _SPECS[name].model_validate(parameters, context={"embedder": embedder})
     except ValidationError as failed:
-        raise InvalidDataError(_cure(name, failed)) from failed
+        raise InvalidDataError(_message(name, failed)) from failed
     return Grader(name, made, parameters)
 
 
@@ -152,8 +151,8 @@ def _read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return fields["grader"], {name: value for name, value in fields.items() if name != "grader"}
 
 
-def _cure(name: str, failed: ValidationError) -> str:
-    """Return what is wrong with the parameters of a grader, as one sentence."""
+def _message(name: str, failed: ValidationError) -> str:
+    """Return one sentence on what is wrong with the parameters of a grader."""
     first = failed.errors()[0]
     parameter = ".".join(map(str, first["loc"]))
     match first["type"]:
@@ -164,4 +163,4 @@ def _cure(name: str, failed: ValidationError) -> str:
             return f"The grader {name!r} needs {parameter!r}."
         case "value_error":
             return str(first["ctx"]["error"])
-    return f"{parameter!r} of the grader {name!r}: {first['msg']}, not {first['input']!r:.60}."
+    return f"{parameter!r} of the grader {name!r}: {first['msg']}, not {shown(first['input'])}."

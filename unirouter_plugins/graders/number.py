@@ -75,12 +75,12 @@ class Number(NamedTuple):
     percent: bool = False
 
     def values(self, other: Number) -> list[Fraction]:
-        """Return what it may stand for beside `other`."""
+        """Return the values it may have when compared with `other`."""
         return [self.value, self.value / 100] if self.percent and not other.percent else [self.value]
 
 
 class NumberSpec(Spec):
-    """Take the same final number, within `tolerance` or within a `relative` part of the reference.
+    """Accept the same final number, within `tolerance` or within a `relative` part of the reference.
 
     12 % is 12 (the sign as a unit) and also 0.12, unless the other number is in % too.
     """
@@ -132,8 +132,8 @@ def _number_on(line: str, decimal: str) -> Number:
     bare = _REMARK.sub(" ", line)
     concluded = max((found.end() for found in _SO.finditer(bare)), default=0)
     reason = _REASON.search(bare, concluded)
-    said = bare[: reason.start()] if reason else bare
-    return (bold or _numbers(said, decimal) or _numbers(bare, decimal) or _numbers(line, decimal))[-1]
+    claim = bare[: reason.start()] if reason else bare
+    return (bold or _numbers(claim, decimal) or _numbers(bare, decimal) or _numbers(line, decimal))[-1]
 
 
 def _is_only_number(line: str, decimal: str) -> bool:
@@ -152,7 +152,7 @@ def _numbers(line: str, decimal: str) -> tuple[Number, ...]:
 
 
 def _read(found: re.Match[str], decimal: str) -> Number | None:
-    """Return the number that a match of `_NUMBER` stands for; None for "1.2.3", "5/0" and the like."""
+    """Return the number in a match of `_NUMBER`; None for "1.2.3", "5/0" and the like."""
     if (digits := _ungrouped(found["digits"], decimal)) is None:
         return None
     value = Fraction(digits)

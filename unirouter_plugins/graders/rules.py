@@ -1,4 +1,4 @@
-"""Graders that hold an answer to rules: a pattern, a JSON schema or value, constraints such as lengths and lines."""
+"""Graders that check an answer against rules: a pattern, a JSON schema or value, constraints such as lengths."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
-_end = ContextVar("when the processor time for the answer that is being graded is over", default=math.inf)
+_deadline = ContextVar("the processor time at which grading the answer times out", default=math.inf)
 
 
 def _left() -> float:
     """Return the processor seconds that are left for this answer, or raise `TimeoutError`."""
-    if (left := _end.get() - time.thread_time()) <= 0:
+    if (left := _deadline.get() - time.thread_time()) <= 0:
         raise TimeoutError
     return left
 
@@ -57,11 +57,11 @@ def _found(pattern: str, text: str, *, whole: bool = False) -> bool:
     return False
 
 
-class _Held(Spec):
-    """A grader that a pattern, a schema or a deep value could keep busy for more than `SECONDS`."""
+class _TimeLimited(Spec):
+    """A grader with a timeout of `SECONDS`, for patterns, schemas and deep values."""
 
     def _accepts(self, answer: str, reference: str) -> bool:
-        _end.set(time.thread_time() + SECONDS)
+        _deadline.set(time.thread_time() + SECONDS)
         try:
             return self._fits(answer, reference)
         except (TimeoutError, RecursionError, ArithmeticError):  # too much work, too deep, 1e999 / .1
@@ -71,8 +71,8 @@ class _Held(Spec):
         raise NotImplementedError
 
 
-class Regex(_Held):
-    """Take an answer in which the Python `pattern` is found, or which it matches as a `whole`."""
+class Regex(_TimeLimited):
+    """Accept an answer in which the Python `pattern` is found, or which it matches as a `whole`."""
 
     pattern: str
     whole: bool = False
@@ -120,9 +120,9 @@ def find_json(answer: str) -> Json:
 
 
 def _form(value: Json, like: Json = None, *, ignore_case: bool = False, unordered: bool = False) -> Any:
-    """Return something hashable that equal values share: key order and number format do not matter, true is not 1.
+    """Return a hashable canonical form: key order and number format do not matter, true is not 1.
 
-    With `like`, objects keep only the keys that they have there.
+    With `like`, objects keep only the keys that they have in it.
     """
     options = {"ignore_case": ignore_case, "unordered": unordered}
     if isinstance(value, dict):
@@ -139,11 +139,13 @@ def _form(value: Json, like: Json = None, *, ignore_case: bool = False, unordere
         return "text", text.casefold() if ignore_case else text
     if isinstance(value, bool) or value is None:
         return value
-    return "number", str(int(value) if value == int(value) else value)  # as text: who writes a number chooses its hash
+    return "number", str(
+        int(value) if value == int(value) else value
+    )  # as text: an answer could choose numbers of one hash
 
 
-class JsonSpec(_Held):
-    """Take an answer with a JSON value that fits `schema` and, with `compare`, equals the reference's value.
+class JsonSpec(_TimeLimited):
+    """Accept an answer with a JSON value that fits `schema` and, with `compare`, equals the reference's value.
 
     Key order and number format do not matter; `ignore_case`, `unordered` lists and `extra` keys are allowed if asked.
     The schema is of draft 2020-12; references to other documents are not followed.
@@ -173,7 +175,7 @@ class JsonSpec(_Held):
 
 @cache
 def _validator() -> Any:
-    """Return jsonschema's class for draft 2020-12, held to `SECONDS`; imported late, as that takes .1 s."""
+    """Return jsonschema's class for draft 2020-12 with a timeout of `SECONDS`; imported late, as that takes .1 s."""
     from jsonschema import Draft202012Validator, validators
     from jsonschema.exceptions import ValidationError as Misfit
 
@@ -199,7 +201,7 @@ def _is_valid(value: Json, schema: dict[str, Any] | bool) -> bool:
     return bool(_validator()(schema, registry=Registry()).is_valid(value))
 
 
-_UNKNOWN = ("patternProperties", "unevaluatedProperties", "unevaluatedItems")  # more than linear in jsonschema
+_UNSUPPORTED = ("patternProperties", "unevaluatedProperties", "unevaluatedItems")  # more than linear in jsonschema
 
 
 def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +222,7 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
         _validator().check_schema(schema)
         resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
         for keyword, wanted in keywords:
-            if keyword in _UNKNOWN:
+            if keyword in _UNSUPPORTED:
                 raise ValueError(f"The JSON schema keyword {keyword!r} is not known here; use additionalProperties.")
             if keyword in ("$ref", "$dynamicRef") and isinstance(wanted, str):
                 resolver.lookup(wanted)
@@ -243,7 +245,7 @@ _SENTENCE_END = re.compile(r"[.!?…][\"'”’)*_]{0,5}(?=\s|$)")
 
 
 def _words(text: str) -> list[str]:
-    """Return what stands between white space and has a letter or a digit."""
+    """Return the words between white space that have a letter or a digit."""
     return [word for word in text.split() if any(map(str.isalnum, word))]
 
 
@@ -328,8 +330,8 @@ RULES: dict[str, tuple[Any, Callable[[str, Any], bool]]] = {
 }
 
 
-class Constraints(_Held):
-    """Take an answer that keeps all the `rules`, {name: value}; `RULES` has their names and what they take."""
+class Constraints(_TimeLimited):
+    """Accept an answer that keeps all the `rules`, {name: value}; `RULES` has their names and what they take."""
 
     rules: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Graders that compare words, and how every grader reads: after the thoughts, at most `LONGEST` characters.
+"""Graders that compare words, and how every grader reads an answer: without thoughts, at most `LONGEST` characters.
 
 No pattern in this package repeats without a limit, so that the time is linear in the answer.
 """
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 from unirouter_core.embedding import Embedder, embed
 
 LONGEST = 100_000
-"""Characters of an answer that a grader of this package reads: of a longer one the first and the last half of this."""
+"""Characters of an answer that a grader of this package reads: half from the start and half from the end."""
 
 Phrase = Annotated[str, Field(pattern=r"\S")]
 Alternatives = Annotated[list[Phrase], Field(min_length=1)]
@@ -84,7 +84,7 @@ _REFUSAL = re.compile(
 def after_thoughts(text: str) -> str:
     """Return the last text that is outside a model's thoughts and not blank, else "".
 
-    Thoughts stand between tags such as ``<think>`` and ``</think>``; either may be missing.
+    Thoughts are between tags such as ``<think>`` and ``</think>``; either may be missing.
 
     >>> after_thoughts("<think>4? No, 5.</think> 5"), after_thoughts("So 4? No.</think> 5"), after_thoughts("<think>4")
     (' 5', ' 5', '')
@@ -99,12 +99,12 @@ def after_thoughts(text: str) -> str:
 
 
 def is_shrug(answer: str) -> bool:
-    """Return whether the whole of `answer` says that it does not know, in English, German, French or Spanish."""
+    """Return whether all of `answer` is an "I do not know", in English, German, French or Spanish."""
     if len(answer := answer.strip()) > _OPENING:
         return False
     sentences = re.split(r"\n|[.!?;](?=\s|$)", answer.translate(_QUOTES).casefold())
-    said = [sentence.strip(" *_\"'.!?\n\t") for sentence in sentences if re.search(r"\w", sentence)]
-    return any(map(_SHRUG.match, said)) and all(_SHRUG.match(text) or _PLEA.match(text) for text in said)
+    texts = [sentence.strip(" *_\"'.!?\n\t") for sentence in sentences if re.search(r"\w", sentence)]
+    return any(map(_SHRUG.match, texts)) and all(_SHRUG.match(text) or _PLEA.match(text) for text in texts)
 
 
 def is_refusal(answer: str) -> bool:
@@ -137,7 +137,7 @@ _MOST_BOXES = 3  # looked at from the end, while their braces do not close
 
 
 def final_part(answer: str) -> str | None:
-    r"""Return what the answer itself marks as final, or None.
+    r"""Return the part that the answer marks as final, or None.
 
     That is the last ``\boxed{...}``; without one, what follows the last "the answer is" or "Answer:" (in English,
     German, French and Spanish; "the answer is not" does not count) or ``#### `` before a number.
@@ -167,7 +167,7 @@ def first_line(text: str) -> str:
 
 
 def fenced(answer: str) -> list[str]:
-    """Return what stands in each code fence that is closed."""
+    """Return the content of each closed code fence."""
     blocks: list[str] = []
     start: int | None = None
     lines = answer.split("\n")
@@ -199,7 +199,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def unicode_form(text: str, form: Any = "NFKC") -> str:
-    """Return a Unicode normal form, piece by piece, as Python takes the square of the marks on one letter."""
+    """Return a Unicode normal form, piece by piece, as Python's time is quadratic in the marks on one letter."""
     if text.isascii():
         return text
     return "".join(unicodedata.normalize(form, piece) for piece in re.findall(r"\s|\S{1,400}", text))[: 2 * LONGEST]
@@ -207,7 +207,7 @@ def unicode_form(text: str, form: Any = "NFKC") -> str:
 
 @lru_cache(maxsize=16)  # an answer is read again for each phrase
 def normalised(text: str) -> str:
-    """Return `text` without what rarely matters: case, kinds of quotes and dashes, punctuation, English articles.
+    """Return `text` without case, kinds of quotes and dashes, punctuation and English articles.
 
     Dots, colons and apostrophes inside a word or a number stay ("3.5", "10:30", "don't"), as do commas inside a number,
     the sign of a number, accents and symbols (%, €, +, #). Other hyphens become spaces.
@@ -230,7 +230,7 @@ def mentions(text: str, phrases: str | Sequence[str]) -> bool:
 
 
 class Exact(Spec):
-    """Take the same characters: the whole answer, or the one part that it marks (fence, back-ticks, bold, final)."""
+    """Accept the same characters: the whole answer, or the one part that it marks (fence, back-ticks, bold, final)."""
 
     ignore_case: bool = False
     ignore_spaces: bool = False
@@ -245,7 +245,7 @@ class Exact(Spec):
 
 
 class Text(Spec):
-    """Take the same words: the whole answer, its first line, what that states ("... is X"), or the part it marks.
+    """Accept the same words: the whole answer, its first line, what that states ("... is X"), or the part it marks.
 
     `also` lists other right answers. With a `separator`, items between it are compared one by one, in order.
     """
@@ -266,7 +266,7 @@ class Text(Spec):
 
 
 class Contains(Spec):
-    """Take an answer that mentions `all` phrases (a list in it is alternatives), one of `any`, and none of `none`.
+    """Accept an answer that mentions `all` phrases (a list in it is alternatives), one of `any`, and none of `none`.
 
     With no lists, the reference must be mentioned.
     """
@@ -282,7 +282,7 @@ class Contains(Spec):
 
 
 class Similarity(Spec):
-    """Take an answer whose vector has a cosine of `at_least` with the reference's; needs an embedder."""
+    """Accept an answer whose vector has a cosine of `at_least` with the reference's; needs an embedder."""
 
     at_least: float = Field(ge=-1, le=1)
     _embedder: Any = PrivateAttr(None)
@@ -300,7 +300,7 @@ class Similarity(Spec):
 
 
 class Choice(Spec):
-    """Take the same option: letters A to J, with `options` {letter: text} also by text, with a list by text only."""
+    """Accept the same option: letters A to J, with `options` {letter: text} also by text, with a list by text only."""
 
     options: dict[str, str] | list[str] | None = None
 
@@ -348,8 +348,8 @@ def find_letter(answer: str, names: Mapping[str, str]) -> str | None:
     """Return the letter (A to J) that `answer` picks, or None; `names` are normalised texts of options.
 
     In this order: the whole answer; what follows "the answer is"; a letter that opens the first line as options do
-    ("B)", "B.", "B - Paris"); the one letter that "option", brackets or bold mark, or that stands alone before a
-    stop, passing over those that are called wrong; the one option whose text stands in the answer. The article "A"
+    ("B)", "B.", "B - Paris"); the one letter that "option", brackets or bold mark, or that is alone before a
+    stop, passing over those that are called wrong; the one option whose text is in the answer. The article "A"
     and the pronoun "I" are followed by a word, so they are never taken. Two letters that both may be meant are None.
     """
     part = final_part(answer)

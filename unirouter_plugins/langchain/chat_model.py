@@ -211,7 +211,9 @@ class RouterRunnable(FromFolder, BaseChatModel):
         )
 
     async def abegin(self, *args: Any, **options: Any) -> ChatCall:
-        """Return the same as `begin`, made in a thread: to embed a prompt takes a while."""
+        """Return the same as `begin`, made in a thread where to embed a prompt takes a while."""
+        if self._models.is_quick(self.router, args[0]):
+            return self.begin(*args, **options)
         return await run_in_executor(None, partial(self.begin, *args, **options))
 
     def _system_texts(self, chat: Chat) -> list[str]:

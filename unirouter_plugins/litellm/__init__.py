@@ -205,6 +205,13 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         call.shows_usage = bool(options.get("include_usage"))
         return call
 
+    @classmethod
+    async def aof(cls, given: GivenRouter, asked: str | Messages, **options: Any) -> LiteLLMCall:
+        """Return the same as `of`, made in a thread where that takes a while."""
+        if isinstance(given, UniRouter) and given in _MODELS and _MODELS[given].is_quick(given, asked):
+            return cls.of(given, asked, **options)
+        return await asyncio.to_thread(cls.of, given, asked, **options)
+
     def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of `litellm.completion`, where the model's price is known."""
         name = self.attempts.model
@@ -332,7 +339,7 @@ def complete(
 
 async def acomplete(router: GivenRouter, asked: str | Messages, **options: Any) -> ModelResponse:
     """Return the same as `complete`, asynchronously."""
-    call = await asyncio.to_thread(LiteLLMCall.of, router, asked, **options)
+    call = await LiteLLMCall.aof(router, asked, **options)
     response: ModelResponse = await call.arun(lambda arguments: open_litellm().acompletion(**arguments))
     return response
 
@@ -354,7 +361,7 @@ def stream(router: GivenRouter, asked: str | Messages, **options: Any) -> Stream
 
 async def astream(router: GivenRouter, asked: str | Messages, **options: Any) -> AsyncStream:
     """Return the same as `stream`, asynchronously: ``async for chunk in await astream(...)``."""
-    call = await asyncio.to_thread(LiteLLMCall.of, router, asked, streams=True, **options)
+    call = await LiteLLMCall.aof(router, asked, streams=True, **options)
     begun, parts = await call.abegin(lambda arguments: open_litellm().acompletion(**arguments))
     return AsyncStream(call, parts, call.arest(begun, parts))
 

@@ -50,15 +50,15 @@ PROVIDER = "unirouter"
 
 
 class ServedAs(dict[str, Any]):
-    """How a model is called, by the user's own word; what is read from a router's folder is a plain dict."""
+    """How a model is called, as the user configured it; what is read from a router's folder is a plain dict."""
 
 
 @dataclass(frozen=True)
 class Votes:
-    """Several answers to each prompt, of which the one that most agree on is given."""
+    """A majority vote over several samples of each prompt."""
 
     samples: int
-    same: str  # the grader that tells whether two answers agree
+    same: str  # the grader that decides whether two answers agree
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Member:
 
     @classmethod
     def of(cls, profile: ModelProfile) -> Member:
-        """Return how a model of the pool is called: as its profile says, else by its own name."""
+        """Return the member for a model of the pool: as its profile says, else by its own name."""
         kept = profile.provenance.get(SERVED_AS)
         return cls(profile.model, profile.model) if kept is None else cls.restored(profile.model, kept)
 
@@ -129,17 +129,17 @@ class Member:
 
     @property
     def secrets(self) -> list[str]:
-        """What it is called with and must not be shown: its key, and the headers in its settings."""
+        """The secrets of its calls: its key, and the headers in its settings."""
         return [os.environ.get(self.api_key_env or "", ""), *secrets_in(self.settings)]
 
     @property
     def is_program(self) -> bool:
-        """Whether answering takes more than passing the call on: a transform of the prompt, or votes."""
+        """Whether it transforms the prompt or votes, rather than passing the call on."""
         return bool(self.system or self.examples or self.template or self.votes)
 
     @cached_property
     def served_as(self) -> dict[str, Any]:
-        """All that shapes its answers, JSON-able: what a profile keeps, and what is compared when it is called."""
+        """All settings that shape its answers, JSON-able; a profile keeps them, and `differences` compares them."""
         shaping = {name: getattr(self, name) for name in _SHAPING} | {
             "settings": dict(self.settings),
             "examples": [list(example) for example in self.examples],
@@ -167,7 +167,7 @@ class Member:
         return key
 
     def arguments(self) -> dict[str, Any]:
-        """Return what LiteLLM's `completion` is given besides the messages, for the model itself."""
+        """Return the arguments of LiteLLM's `completion` for the model itself, without the messages."""
         self.require_trust()
         given = {"api_base": self.api_base, "api_key": self.key()}
         return {"model": self.model, **{name: value for name, value in given.items() if value}, **self.settings}
@@ -186,7 +186,7 @@ class Member:
         return (1 if self.votes is None else self.votes.samples) * (tokens + added)
 
     def differences(self, profile: ModelProfile) -> list[str]:
-        """Return in which ways it is called otherwise than when it was evaluated; none where that is not known."""
+        """Return how its settings differ from those it was evaluated with; empty where these are not known."""
         kept = profile.provenance.get(MEASURED_AS, profile.provenance.get(SERVED_AS))
         if not isinstance(kept, Mapping):
             return []
@@ -208,7 +208,7 @@ def _shown(value: Any) -> str:
 class Members(dict[str, Member]):
     """The models of a `pool.toml`, by the pool's names; and its custom providers, each at "module:object".
 
-    `beside` is the file of a table that stands beside a router and that nobody named: its providers are not imported.
+    `beside` is the table's file when found beside a router, not named by the user: its providers are not imported.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class Members(dict[str, Member]):
         self.providers, self.beside = dict(providers), beside
 
     def named(self, name: str) -> Member:
-        """Return how `name` is called: as this table says, else as LiteLLM knows it by the same name."""
+        """Return the member `name`: as this table has it, else LiteLLM's model of that name."""
         return self.get(name, Member(name, name))
 
 
@@ -273,7 +273,7 @@ def read_members(path: str | os.PathLike[str]) -> Members:
 
 
 def members_for(folder: str | os.PathLike[str], pool: Members | str | os.PathLike[str] | None = BESIDE) -> Members:
-    """Return the models of the table `pool`, by default of the one beside a router's folder; None is an empty one."""
+    """Return the members of the table `pool`, by default of the one beside a router's folder; none for None."""
     if isinstance(pool, Members):
         return pool
     if pool != BESIDE:
@@ -284,7 +284,7 @@ def members_for(folder: str | os.PathLike[str], pool: Members | str | os.PathLik
 
 
 def approved(pool: Pool, members: Members, *, trust: bool = False) -> Pool:
-    """Return the pool with the models of a folder checked, and called as the folder says.
+    """Return a loaded pool with its members checked and trusted.
 
     Raises `ArtifactError` when one has an address or a key's variable that is not in `members`, unless `trust`.
     """
@@ -356,7 +356,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Yield the names at every depth."""
+    """Yield the keys at every depth."""
     is_table = isinstance(value, Mapping)
     yield from value if is_table else ()
     for inner in value.values() if is_table else value if isinstance(value, list | tuple) else ():
@@ -457,11 +457,11 @@ _MUST = {
     **{"int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number"},
     **{"greater_than_equal": "at least {ge:g}", "less_than_equal": "at most {le:g}"},
 }
-"""What a value must be, by pydantic's name of the fault."""
+"""What a value must be, by pydantic's error type."""
 
 
 def _where(wrong: ErrorDetails) -> str:
-    """Return the place of a value as TOML writes it."""
+    """Return the path of a value as TOML writes it."""
     parts = [str(part) for part in wrong["loc"] if part != "[key]"]
     return ".".join(part if re.fullmatch(r"[\w-]+", part) else json.dumps(part, ensure_ascii=False) for part in parts)
 
@@ -477,7 +477,7 @@ def _why(wrong: ErrorDetails) -> str:
 
 
 def _known(wrong: ErrorDetails) -> str:
-    """Return which names are known where an unknown one was given."""
+    """Return the hint for an unknown name: which names there are."""
     where, tables = wrong["loc"], dict[Any, Any](prices=_PricesTable, capabilities=_CapabilitiesTable)
     tables |= {"examples": _ExampleTable, "votes": _VotesTable}
     if len(where) == 1:

@@ -1,4 +1,4 @@
-"""What a call cost: whose price counts, and the USD of an answer from its usage."""
+"""Prices of models, by source, and the USD of an answer from its usage."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class Quote:
 
     prices: Prices
     source: str  # "pool.toml", "profile" or "LiteLLM"
-    model: str = field(default="", compare=False)  # LiteLLM's name, where it is called where LiteLLM thinks
+    model: str = field(default="", compare=False)  # LiteLLM's name
     write_ratio: float = field(default=1.0, compare=False)  # of a token written to the prompt cache
 
     def usd(self, usage: Usage) -> float:
         """Return what an answer of that usage costs; NaN where its tokens are not known.
 
-        Where LiteLLM's prices count it is LiteLLM's cost of the same usage: prices may depend on the prompt's length.
+        With LiteLLM's prices it is LiteLLM's own cost, which may depend on the prompt's length.
         """
         if not usage.is_known:
             return math.nan
         if self.source == LITELLM and self.model:
             litellm = open_litellm()
             details = {"cached_tokens": usage.cached_tokens, "cache_creation_tokens": usage.cache_write_tokens}
-            told = litellm.Usage(usage.tokens_in, usage.tokens_out, prompt_tokens_details=details)
-            with suppress(Exception):  # of any kind: it knows the price, and not how to count
-                computed = sum(litellm.cost_per_token(self.model, usage_object=told))
+            counted = litellm.Usage(usage.tokens_in, usage.tokens_out, prompt_tokens_details=details)
+            with suppress(Exception):  # of any kind: LiteLLM may know the price but fail to compute the cost
+                computed = sum(litellm.cost_per_token(self.model, usage_object=counted))
                 if 0 < computed < _MOST_TOKENS:
                     return float(computed)
         more = usage.cache_write_tokens * (self.write_ratio - 1) * self.prices.input / TOKENS_PER_PRICE
@@ -57,22 +57,22 @@ class Quote:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a provider says that a call took."""
+    """The token counts of a call, as its provider gives them."""
 
     tokens_in: float  # all that is charged as prompt and as answer; NaN where the provider does not say
     tokens_out: float
-    cached_tokens: float = 0.0  # of them; 0 where it does not say
+    cached_tokens: float = 0.0  # part of `tokens_in`; 0 where the provider does not say
     reasoning_tokens: float = 0.0
     cache_write_tokens: float = 0.0
 
     @property
     def is_known(self) -> bool:
-        """Whether the provider said how many tokens there were."""
+        """Whether the provider gave token counts."""
         return not math.isnan(self.tokens_in + self.tokens_out)
 
 
 UNKNOWN = Usage(math.nan, math.nan)
-"""Of an answer that does not tell its tokens."""
+"""The usage of an answer without token counts."""
 
 
 def quote(member: Member, profile: ModelProfile | None = None) -> Quote | None:
@@ -109,10 +109,7 @@ def require_quote(member: Member, profile: ModelProfile | None = None) -> Quote:
 
 
 def listed_prices(member: Member, tokens_in: float = 0) -> Prices | None:
-    """Return the prices that LiteLLM's map has, for a prompt of `tokens_in`.
-
-    One of 0 there means that it has none, or charges otherwise.
-    """
+    """Return the prices in LiteLLM's map for a prompt of `tokens_in`; one of 0 there counts as missing."""
     listed = _listed(member)
     names = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
     given, answered, cached = map(listed.get, names)
@@ -131,10 +128,10 @@ def _per_million(per_token: Any) -> float:
 
 
 def capabilities(member: Member, profile: ModelProfile | None = None) -> Capabilities:
-    """Return what a model can do: as the user's table says, else as its profile, else as LiteLLM's map.
+    """Return a model's capabilities: by the user's table, else its profile, else LiteLLM's map.
 
-    What is not known is taken as yes, as `Capabilities` does; but where the map has the model and says nothing of
-    tools, images, audio, video or PDF, it has none. The profile of a model that was recorded elsewhere does not know.
+    What is not known is True, as in `Capabilities`; but tools, images, audio, video and PDF that the map does not
+    mention for a model it has are False. The default profile of a model recorded elsewhere counts as unknown.
     """
     known: dict[str, Any] = {}
     if profile is not None and (SERVED_AS in profile.provenance or profile.capabilities != Capabilities()):
@@ -149,13 +146,13 @@ def capabilities(member: Member, profile: ModelProfile | None = None) -> Capabil
 
 
 def longest_answer(member: Member) -> int | None:
-    """Return the most tokens that a model can answer with, where LiteLLM's map knows."""
+    """Return the most output tokens of a model by LiteLLM's map, None when unknown."""
     most = _listed(member).get("max_output_tokens")
     return most if _is_count(most) and most else None
 
 
 def _listed(member: Member) -> dict[str, Any]:
-    """Return LiteLLM's entry for a model; nothing where it has none, or where it is served elsewhere than there."""
+    """Return LiteLLM's map entry for a model; empty where it has none, or the member's address has other prices."""
     if member.api_base is not None and not member.list_price:
         return {}  # "openai/gpt-4o" at an address of the user's own is not OpenAI's
     try:
@@ -183,7 +180,7 @@ def usage_of(response: Any) -> Usage:
 
 
 def checked_usage(tokens_in: Any, tokens_out: Any, cached: Any = 0, reasoning: Any = 0, written: Any = 0) -> Usage:
-    """Return the usage that a provider tells: not known where a count is no int in [0, 1e9], or both are 0.
+    """Return a provider's usage, checked: unknown where a count is not an int in [0, 1e9], or both are 0.
 
     Examples
     --------
@@ -205,9 +202,9 @@ def _count(value: Any) -> int:
 
 
 def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
-    """Return the USD of an answer; NaN where the provider does not say how many tokens it took, 0 from a cache.
+    """Return the USD of an answer; NaN without token counts, 0 from a cache.
 
-    Where LiteLLM's prices count, as LiteLLM computed it for the response, which knows more kinds of tokens.
+    With LiteLLM's prices it is LiteLLM's own cost of the response, which knows more kinds of tokens.
     """
     hidden = getattr(response, "_hidden_params", None) or {}
     if hidden.get("cache_hit"):

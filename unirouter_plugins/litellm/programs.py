@@ -23,32 +23,32 @@ from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Members, Votes
 from unirouter_plugins.litellm.redaction import described
 
 VOTES = "unirouter_votes"
-"""Where a response's hidden parameters say how many samples were asked for, answered and agreed."""
+"""The hidden parameter of a response with the numbers of samples, of answers and of those that agree."""
 
 _MOST_THREADS = 16  # samples at once in synchronous calls
 _LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one setting
 _SYSTEM = ("system", "developer")
-_OF_SOME = ("reasoning_effort", "thinking", "verbosity", "user")  # LiteLLM takes them for providers that it knows only
+_ALLOWED = ("reasoning_effort", "thinking", "verbosity", "user")  # LiteLLM rejects them for custom providers
 _PLACE = "unirouter_from"  # where our entries in LiteLLM's provider table say what they were made from
 _LOCK = threading.RLock()  # LiteLLM has one table for all threads
 
 
 def arguments_of(member: Member) -> dict[str, Any]:
-    """Return what LiteLLM's `completion` is given besides the messages, to call a member of the pool."""
+    """Return the arguments of LiteLLM's `completion` to call a member of the pool, without the messages."""
     if not member.is_program:
         return member.arguments()
     member.require_trust()
     register([member])
-    return {"model": member.called, "allowed_openai_params": list(_OF_SOME)}
+    return {"model": member.called, "allowed_openai_params": list(_ALLOWED)}
 
 
 # --- LiteLLM's custom providers ---------------------------------------------------------------------------------------
 
 
 def register(members: Members | Iterable[Member]) -> None:
-    """Let LiteLLM call the programs among the members, each as its `called`, and the table's custom providers.
+    """Register the programs among the members, each as its `called`, and the table's custom providers with LiteLLM.
 
-    Doing it again changes nothing: a program that is defined otherwise has another name.
+    Registering again changes nothing: a program with other settings has another name.
 
     Raises `InvalidDataError` when a custom provider cannot be loaded, or its name is taken::
 
@@ -72,10 +72,10 @@ def register(members: Members | Iterable[Member]) -> None:
 
 
 def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
-    """Return the provider that LiteLLM calls for the models `name`/..., made and entered when there is none.
+    """Return the provider that LiteLLM calls for the models `name`/..., made and registered when there is none.
 
-    `place` is its "module:object", which tells whether an entry is the same. Raises `InvalidDataError` when the name is
-    one of LiteLLM's own providers, or taken.
+    `place` is its "module:object", which identifies it. Raises `InvalidDataError` when the name is one of LiteLLM's own
+    providers, or taken.
     """
     litellm = open_litellm()
     if name in {str(own.value) for own in litellm.LlmProviders}:
@@ -92,7 +92,7 @@ def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
             )
         if not entered:
             litellm.custom_provider_map.append({"provider": name, "custom_handler": provider, _PLACE: place})
-            litellm.utils.custom_llm_setup()  # else LiteLLM learns the name when the first call is made
+            litellm.utils.custom_llm_setup()  # else LiteLLM learns the name only at the first call
         return provider
 
 
@@ -126,8 +126,8 @@ def _loaded(name: str, place: str) -> Any:
 class Programs:
     """The provider of programs: calls a member's own model, once or for every vote, with the caller's parameters.
 
-    The methods are those of `litellm.CustomLLM`; they raise what LiteLLM raised for the own model. Of all the calls
-    behind an answer, LiteLLM's callbacks see one, with the sum of their usage and cost.
+    The methods are those of `litellm.CustomLLM`; they raise LiteLLM's exceptions for the own model. LiteLLM's callbacks
+    see one call an answer, with the summed usage and cost.
     """
 
     def __init__(self) -> None:
@@ -135,12 +135,12 @@ class Programs:
         self.members: dict[str, Member] = {}
 
     def completion(self, model: str, messages: Messages, **given: Any) -> Any:
-        """Return the answer; with votes, the one that most agree on."""
+        """Return the answer; with votes, the one of the majority."""
         votes, arguments = self._call(model, messages, given)
         return open_litellm().completion(**arguments) if votes is None else _vote(votes, arguments)
 
     async def acompletion(self, model: str, messages: Messages, **given: Any) -> Any:
-        """Return the answer; with votes, the one that most agree on."""
+        """Return the answer; with votes, the one of the majority."""
         votes, arguments = self._call(model, messages, given)
         return await (open_litellm().acompletion(**arguments) if votes is None else _avote(votes, arguments))
 
@@ -167,22 +167,22 @@ class Programs:
             yield chunk
 
     def _call(self, model: str, messages: Messages, given: Mapping[str, Any]) -> tuple[Votes | None, dict[str, Any]]:
-        """Return the votes there are, and what LiteLLM is given for the program's own model: the caller's wins."""
+        """Return the votes, and LiteLLM's arguments for the program's own model; the caller's parameters win."""
         if model not in self.members:
             message = f"{PROVIDER}/{model} is not registered; register its table, and call it by the name it has there."
             raise open_litellm().NotFoundError(message, model, PROVIDER)
-        member, asked = self.members[model], given["optional_params"]
+        member, parameters = self.members[model], given["optional_params"]
         try:
             own = member.arguments()
         except MissingKeyError as missing:  # which LiteLLM would take for a failing server
             raise open_litellm().AuthenticationError(str(missing), PROVIDER, member.called) from missing
-        if any(limit in asked for limit in _LIMITS):
+        if any(limit in parameters for limit in _LIMITS):
             own = {name: value for name, value in own.items() if name not in _LIMITS}
         around = {name: given.get(name) for name in ("api_base", "api_key", "timeout")}
         around["extra_headers"] = given.get("headers")
         around["drop_params"] = (given.get("litellm_params") or {}).get("drop_params")
-        around = {name: value for name, value in around.items() if value}
-        return member.votes, {**around, **own, **asked, "messages": transformed(member, messages), "no-log": True}
+        kept = {name: value for name, value in around.items() if value} | own | parameters
+        return member.votes, {**kept, "messages": transformed(member, messages), "no-log": True}
 
 
 # --- Templates and examples -------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class Programs:
 def transformed(member: Member, messages: Messages) -> list[Message]:
     """Return the messages that the member's own model is sent.
 
-    Its system prompt stands before the caller's own in one message, its examples are turns before the conversation,
+    Its system prompt is put before the caller's own in one message, its examples are turns before the conversation,
     and the user's newest text is put into its template. Nothing else changes; the messages given are left alone.
 
     Examples
@@ -235,11 +235,11 @@ def _filled(content: Any, template: str) -> Any:
 
 
 def _vote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
-    """Return the answer that most samples agree on."""
+    """Return the answer of the majority of the samples."""
     waiting: list[tuple[dict[str, Any], Future[Any]]] = [(each, Future()) for each in _samples(votes, arguments)]
     calls = [call for _, call in waiting]
 
-    def ask_all() -> None:
+    def call_all() -> None:
         while waiting:
             sample, call = waiting.pop(0)
             try:
@@ -248,23 +248,23 @@ def _vote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
                 call.set_exception(failed)
 
     for _ in calls[:_MOST_THREADS]:
-        # daemons, for an interrupt must not wait for them; a trace that is open here is open there
-        threading.Thread(target=copy_context().run, args=[ask_all], daemon=True).start()
+        # daemons, as an interrupt must not wait for them; in a copy of the context, for traces
+        threading.Thread(target=copy_context().run, args=[call_all], daemon=True).start()
     try:
         outcomes = [call.exception() or call.result() for call in calls]
     finally:
-        waiting.clear()  # after an interrupt, no more are asked
+        waiting.clear()  # after an interrupt, no further calls are made
     return _elected(votes, arguments, outcomes)
 
 
 async def _avote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
-    """Return the answer that most samples agree on; cancelled, its samples are."""
+    """Return the answer of the majority of the samples, which are cancelled with it."""
     calls = [open_litellm().acompletion(**sample) for sample in _samples(votes, arguments)]
     return _elected(votes, arguments, await asyncio.gather(*calls, return_exceptions=True))
 
 
 def _samples(votes: Votes, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the arguments of each sample; where there is a seed, each has its own."""
+    """Return the arguments of each sample; a seed is different in each."""
     if arguments.get("n") not in (None, 1):
         message = f"n={arguments['n']}: votes give the one answer that most samples agree on; leave out n."
         raise open_litellm().BadRequestError(message, arguments["model"], PROVIDER)
@@ -278,7 +278,7 @@ def _samples(votes: Votes, arguments: Mapping[str, Any]) -> list[dict[str, Any]]
 def _elected(votes: Votes, arguments: Mapping[str, Any], outcomes: Sequence[Any]) -> Any:
     """Return the elected answer with the usage and cost of all; raise the first failure when there is no answer.
 
-    Answers that the call holds to JSON agree when their values do, whatever the votes' own grader.
+    With a JSON `response_format`, answers agree when their values do, whatever the votes' own grader.
     """
     answers = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     if not answers:
@@ -288,7 +288,7 @@ def _elected(votes: Votes, arguments: Mapping[str, Any], outcomes: Sequence[Any]
     response = answers[place]
     usages = [answer.usage.model_dump() for answer in answers]
     is_known = all(usage.get("prompt_tokens") or usage.get("completion_tokens") for usage in usages)
-    response.usage = open_litellm().Usage(**summed(usages if is_known else []))  # a part would pass for the whole
+    response.usage = open_litellm().Usage(**summed(usages if is_known else []))  # a partial sum would be wrong
     costs = [answer._hidden_params.get("response_cost") for answer in answers]
     response._hidden_params["response_cost"] = None if None in costs else sum(costs)
     response._hidden_params[VOTES] = {"samples": len(outcomes), "answered": len(answers), "agreed": agreed}
@@ -297,7 +297,7 @@ def _elected(votes: Votes, arguments: Mapping[str, Any], outcomes: Sequence[Any]
 
 @dataclass(frozen=True)
 class Ballot:
-    """What one answer votes for."""
+    """The vote of one answer."""
 
     text: str
     calls: str = ""  # the tools it calls, with their arguments, as JSON; empty where it calls none
@@ -309,7 +309,7 @@ class Ballot:
         calls = []
         for call in message.tool_calls or ():
             calls.append([call.function.name, call.function.arguments])
-            with suppress(ValueError, RecursionError):  # no JSON is compared as it is
+            with suppress(ValueError, RecursionError):  # invalid JSON is compared as text
                 calls[-1][1] = json.loads(call.function.arguments or "{}")
         return cls(message.content or "", json.dumps(calls, sort_keys=True) if calls else "")
 

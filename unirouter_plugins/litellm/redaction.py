@@ -1,4 +1,4 @@
-"""Texts and exceptions without API keys, for what is shown, logged, kept or raised."""
+"""Redaction of API keys in texts and exceptions that are shown, logged, kept or raised."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SAFE_HEADER = re.compile(
     r"|.*-(version|id|beta|organization|project|region)",
     re.IGNORECASE,
 ).fullmatch
-"""Headers that hold no key; what others of a request hold is taken out of everything."""
+"""Headers without keys; the values of a request's other headers are redacted everywhere."""
 
 SECRET_NAME = re.compile(r"key|secret|password|credential|authorization|headers|(^|_)token$", re.IGNORECASE)
-"""Names of parameters that hold a key; environment variables' are these and more."""
+"""Names of parameters that hold a key."""
 
 _SECRET_VARIABLE = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRET_QUERY = re.compile(r"key|token|secret|sig|auth|pass|code", re.IGNORECASE)
@@ -36,24 +36,24 @@ _DEEPEST = 8  # levels of a body
 def described(failed: BaseException, secrets: Iterable[str] = ()) -> str:
     """Return a failure as one line without keys: those of `secrets`, and those that its request was sent with."""
     failed = unwrapped(failed)
-    told = " ".join(redacted(str(failed), [*secrets, *_sent(_chain(failed))]).split())
+    message = " ".join(redacted(str(failed), [*secrets, *_request_secrets(_chain(failed))]).split())
     kind = type(failed).__name__
-    told = re.sub(rf"^((litellm\.)?{kind}: )+(\w+Exception - )?", "", told)  # LiteLLM names it twice, then openai's
-    return f"{kind}: {told}"
+    message = re.sub(rf"^((litellm\.)?{kind}: )+(\w+Exception - )?", "", message)  # LiteLLM's prefix, then openai's
+    return f"{kind}: {message}"
 
 
 def without_keys(failed: BaseException, secrets: Iterable[str] = ()) -> BaseException:
-    """Return the failure, it and what it came from without keys: in messages, notes, bodies, requests and responses.
+    """Return the failure with keys redacted in it and its causes: messages, notes, bodies, requests and responses.
 
-    A key is what a request was sent with, whatever it looks like; the rest of a request's headers go, too.
+    A key is any secret that a request was sent with, whatever it looks like; a request's other headers go, too.
     """
     chain = list(_chain(failed))
-    secrets = [*secrets, *_sent(chain)]
+    secrets = [*secrets, *_request_secrets(chain)]
     for link in chain:
         link.args = _cleaned(link.args, secrets)
-        for name, told in list(vars(link).items()):
+        for name, value in list(vars(link).items()):
             with contextlib.suppress(Exception):  # of any kind: some attributes cannot be set
-                setattr(link, name, _cleaned(told, secrets))
+                setattr(link, name, _cleaned(value, secrets))
         for name in ("request", "response"):  # of some they are properties
             if name not in vars(link):
                 with contextlib.suppress(Exception):
@@ -62,7 +62,7 @@ def without_keys(failed: BaseException, secrets: Iterable[str] = ()) -> BaseExce
 
 
 def _chain(failed: BaseException) -> Iterator[BaseException]:
-    """Yield a failure and what it came from, once each."""
+    """Yield a failure and its causes, once each."""
     waiting, seen = [failed], set[int]()
     while waiting:
         link = waiting.pop()
@@ -70,11 +70,11 @@ def _chain(failed: BaseException) -> Iterator[BaseException]:
             seen.add(id(link))
             yield link
             waiting += [link.__cause__, link.__context__, *getattr(link, "exceptions", ())]  # type: ignore[list-item]
-            waiting += [told for told in vars(link).values() if isinstance(told, BaseException)]
+            waiting += [value for value in vars(link).values() if isinstance(value, BaseException)]
 
 
-def _sent(chain: Iterable[BaseException]) -> set[str]:
-    """Return what the requests behind failures were sent with: headers, and queries of their addresses."""
+def _request_secrets(chain: Iterable[BaseException]) -> set[str]:
+    """Return the secrets that the requests behind failures were sent with, in headers and query strings."""
     sent = set[str]()
     for link in chain:
         for owner in (link, getattr(link, "response", None)):
@@ -96,41 +96,41 @@ def _password(basic: str) -> str:
     return ""
 
 
-def _cleaned(told: Any, secrets: Iterable[str], depth: int = 0) -> Any:
+def _cleaned(value: Any, secrets: Iterable[str], depth: int = 0) -> Any:
     """Return a text, a body, a request or a response without keys, in the same form."""
     if depth > _DEEPEST:
         return None
-    if isinstance(told, str):
-        return redacted(told, secrets)
-    if isinstance(told, bytes):
-        return redacted(told.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
-    if isinstance(told, dict):
-        return {name: _cleaned(inner, secrets, depth + 1) for name, inner in told.items()}
-    if type(told) in (list, tuple):
-        return type(told)(_cleaned(inner, secrets, depth + 1) for inner in told)
-    if hasattr(told, "headers") and (hasattr(told, "method") or hasattr(told, "status_code")):
-        return _clean_exchange(told, secrets)
-    return told
+    if isinstance(value, str):
+        return redacted(value, secrets)
+    if isinstance(value, bytes):
+        return redacted(value.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+    if isinstance(value, dict):
+        return {name: _cleaned(inner, secrets, depth + 1) for name, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_cleaned(inner, secrets, depth + 1) for inner in value)
+    if hasattr(value, "headers") and (hasattr(value, "method") or hasattr(value, "status_code")):
+        return _clean_message(value, secrets)
+    return value
 
 
-def _clean_exchange(told: Any, secrets: Iterable[str]) -> Any:
-    """Return an httpx request or response like `told`, with harmless headers and no keys; others lose the headers."""
-    headers = {name: redacted(value, secrets) for name, value in told.headers.items()}
+def _clean_message(message: Any, secrets: Iterable[str]) -> Any:
+    """Return a copy of an httpx request or response with safe headers and no keys; clear the headers of any other."""
+    headers = {name: redacted(value, secrets) for name, value in message.headers.items()}
     with contextlib.suppress(Exception):  # of any kind: it is of another library
-        if not hasattr(told, "status_code"):
+        if not hasattr(message, "status_code"):
             safe = {n: value for n, value in headers.items() if _SAFE_HEADER(n) and n.lower() not in _OF_THE_BODY}
-            content = _cleaned(getattr(told, "_content", b""), secrets)
-            return type(told)(told.method, redacted(str(told.url), secrets), headers=safe, content=content)
+            content = _cleaned(getattr(message, "_content", b""), secrets)
+            return type(message)(message.method, redacted(str(message.url), secrets), headers=safe, content=content)
         kept = {name: value for name, value in headers.items() if name.lower() not in (*_OF_THE_BODY, "set-cookie")}
         text, request = "", None
         with contextlib.suppress(Exception):  # of any kind: some have not been read
-            text = redacted(told.text, secrets)
+            text = redacted(message.text, secrets)
         with contextlib.suppress(Exception):
-            request = _clean_exchange(told.request, secrets)
-        return type(told)(told.status_code, headers=kept, text=text, request=request)
+            request = _clean_message(message.request, secrets)
+        return type(message)(message.status_code, headers=kept, text=text, request=request)
     with contextlib.suppress(Exception):
-        told.headers.clear()
-    return told
+        message.headers.clear()
+    return message
 
 
 def secrets_in(arguments: Mapping[str, Any]) -> list[str]:
@@ -138,14 +138,14 @@ def secrets_in(arguments: Mapping[str, Any]) -> list[str]:
     found = []
     for name, value in arguments.items():
         if isinstance(value, Mapping) and "header" in name.lower():
-            found += [str(told) for header, told in value.items() if not _SAFE_HEADER(header)]
+            found += [str(text) for header, text in value.items() if not _SAFE_HEADER(header)]
         elif isinstance(value, str) and SECRET_NAME.search(name):
             found.append(value)
     return found
 
 
 def redacted(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return a text without `secrets`, the keys that this environment names so, and what looks like a key.
+    """Return a text without `secrets`, keys in environment variables, and anything that looks like a key.
 
     Examples
     --------

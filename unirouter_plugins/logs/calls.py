@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from unirouter_core.reading import ABSENT, user_text
-from unirouter_core.tables import GivenColumns, find_columns, is_empty, listed, refuse
+from unirouter_core.tables import GivenColumns, find_columns, is_empty, quoted, refuse
 
 Record: TypeAlias = Mapping[str, Any]
 Row: TypeAlias = dict[str, Any]
@@ -61,7 +61,7 @@ class Quality:
             self._without.add(names)
             found = find_columns(list(metrics), kinds=["quality"]).get("quality", list(metrics) if only else [])
             if len(found) > 1:
-                refuse(f"{listed(found)} may each be the quality", "quality", found[0])
+                refuse(f"{quoted(found)} may each be the quality", "quality", found[0])
             self.name = found[0] if found else None
         if self.name in metrics:
             self._missing = []
@@ -75,7 +75,7 @@ class Quality:
     def check(self) -> None:
         """Raise `InvalidDataError` when no record had the metric that was given."""
         if self.name is not None and self._missing:
-            refuse(f"quality {self.name!r} is in no record; there are {listed(self._missing)}", "quality", "NAME")
+            refuse(f"quality {self.name!r} is in no record; there are {quoted(self._missing)}", "quality", "NAME")
 
 
 def is_call(record: Record) -> bool:

@@ -99,6 +99,7 @@ class Plan:
                 f"{known[0]!r} is in the pool already; pass replace=True (--replace) to evaluate it again."
             )
         self.models = list(dict.fromkeys(models))
+        router.pool.check_costs(self.models, known=True)
         pool = options.pool
         pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
         self._router, reference = router, options.reference_model

@@ -283,11 +283,12 @@ def read_questions(
     shown = place.name if path is None else str(path)
     if not place.name.lower().endswith((".jsonl", ".txt")):
         raise InvalidDataError(f"{shown} is neither .jsonl nor .txt; write one object or one prompt a line.")
-    content, text = read_text(place, shown)
+    content, _ = read_text(place, shown)
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig")
     is_json, questions = place.name.lower().endswith(".jsonl"), []
     parse = cache(partial(parse_grader, functions=functions, embedder=embedder))
     try:
-        for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE + 1), ""), 1):
             if len(line) > LONGEST_LINE:
                 raise InvalidDataError(f"line {number} has more than {LONGEST_LINE:,} characters; split the file.")
             if not line.isspace():
@@ -353,7 +354,7 @@ def _check_field(name: str, value: Any, place: str) -> None:
     wrong = [] if of is None or not is_right else [at for at, item in enumerate(value) if not isinstance(item, of)]
     if is_right and not wrong:
         if name in ("prompt", "reference") and not value.strip():
-            raise InvalidDataError(f"{place}: {name} is {value!r}; write a text, or leave the field out.")
+            raise InvalidDataError(f"{place}: {name} is {value!r:.60}; write a text, or leave the field out.")
         return
     if wrong:
         where, value = f"{name}[{wrong[0]}]", value[wrong[0]]

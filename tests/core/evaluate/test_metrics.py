@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from unirouter_core.curves import Curve, deferral_curve, sweep
-from unirouter_core.evaluate import Bootstrap, choice_entropy, mean_quality, measure, sign_test_p
+from unirouter_core.curves import deferral_curve
+from unirouter_core.evaluate import Bootstrap, measure
 from unirouter_core.exceptions import InvalidDataError
 
 # Models that cost $1, $4 and $8 are right on 2, 3 and 0 of 4 prompts.
@@ -59,34 +57,6 @@ def test_free_models_only_have_no_area():
         measure(deferral_curve([[0]], [0.0], [[0]], [0.0]), [[0]], [0.0])
 
 
-def test_a_resampled_test_set_is_measured_like_any_other():
-    drawn = next(Bootstrap(trials=1, seed=3).resample(sweep(ERRORS, COSTS, ERRORS, COSTS), ERRORS, COSTS))
-    rows = np.random.default_rng(3).integers(4, size=4)
-    measured = measure(deferral_curve(ERRORS[rows], COSTS, ERRORS[rows], COSTS), ERRORS[rows], COSTS)
-    assert drawn.area == pytest.approx(measured.area)
-    assert drawn.qnc == pytest.approx(measured.qnc)
-
-
-def test_an_interval_is_as_wide_as_the_binomial_law_says():
-    errors = (np.random.default_rng(0).random((400, 1)) < 0.5).astype(float)
-    low, high = Bootstrap(trials=2000).metrics(sweep(errors, [1.0], errors, [1.0]), errors, [1.0])["area"]
-    # One model: Area is its quality. 1.645 deviations of sqrt(0.5 * 0.5 / 400) to each side hold 90 %.
-    assert high - low == pytest.approx(2 * 1.645 * 0.025, rel=0.1)
-    assert low < 1 - errors.mean() < high
-
-
-def test_intervals_cover_every_number_of_the_test_set():
-    swept = sweep(ERRORS, COSTS, ERRORS, COSTS)
-    measured, intervals = measure(swept.curve(), ERRORS, COSTS), Bootstrap(trials=100).metrics(swept, ERRORS, COSTS)
-    assert all(low <= getattr(measured, name) <= high for name, (low, high) in intervals.items())
-
-
-def test_one_seed_gives_one_answer():
-    swept = sweep(ERRORS, COSTS, ERRORS, COSTS)
-    intervals = [Bootstrap(trials=20, seed=seed).metrics(swept, ERRORS, COSTS) for seed in (1, 1, 2)]
-    assert intervals[0] == intervals[1] != intervals[2]
-
-
 def test_a_paired_interval_is_as_wide_as_the_normal_law_says():
     low, high = Bootstrap(level=0.95, trials=4000).mean_interval(np.linspace(-1, 1, 400) + 0.5)
     deviation = (1 / 3 / 400) ** 0.5  # of the mean of 400 numbers spread evenly over [-1, 1]
@@ -111,42 +81,3 @@ def test_a_level_is_a_share():
 def test_without_a_draw_there_is_no_interval():
     with pytest.raises(InvalidDataError, match="at least 1"):
         Bootstrap(trials=0)
-
-
-def test_the_sign_test_counts_coin_tosses():
-    for wins, losses, p in ((0, 0, 1), (5, 5, 1), (1, 0, 1), (10, 0, 2 / 1024), (3, 1, 10 / 16)):
-        assert sign_test_p(wins, losses) == p  # 3 to 1: twice (1 + 4) of 16
-
-
-def test_the_sign_test_holds_for_many_tosses():
-    assert sign_test_p(1060, 940) == pytest.approx(0.0078, abs=5e-4)  # z = 119.5 / sqrt(2000), with half a toss off
-
-
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_the_sign_test_takes_neither_side(wins, losses):
-    assert 0 < sign_test_p(wins, losses) == sign_test_p(losses, wins) <= 1
-
-
-def test_negative_counts_are_refused():
-    with pytest.raises(InvalidDataError, match="must be >= 0"):
-        sign_test_p(-1, 3)
-
-
-def test_aiq_is_the_mean_quality_between_the_cheapest_and_the_dearest_model():
-    curve = deferral_curve(ERRORS, COSTS, ERRORS, COSTS)  # from (1, .5) to (1.75, .75), then flat to 8
-    assert mean_quality(curve, 1.0, 8.0) == pytest.approx((0.625 * 0.75 + 0.75 * 6.25) / 7)
-
-
-def test_aiq_is_on_the_non_decreasing_hull():
-    falling = Curve([1.0, 2.0, 3.0], [0.2, 0.8, 0.4], [np.inf, 1.0, 0.0])
-    assert mean_quality(falling, 1.0, 3.0) == pytest.approx((0.5 + 0.8) / 2)
-
-
-def test_aiq_of_models_at_one_cost_is_refused():
-    with pytest.raises(InvalidDataError, match="must be finite and above the cheapest"):
-        mean_quality(Curve([1.0], [0.5], [0.0]), 1.0, 1.0)
-
-
-def test_choices_spread_over_four_models_have_two_bits():
-    assert choice_entropy([0, 1, 2, 3]) == 2.0
-    assert choice_entropy([0, 0, 0, 1]) == pytest.approx(0.811278)  # -(3/4 log2 3/4 + 1/4 log2 1/4)

@@ -92,7 +92,7 @@ def test_trials_of_another_seed_or_another_table_are_not_mixed_in(data, whole, t
     assert "holds trials of another benchmark (digest is" in done.stderr
 
 
-def test_the_page_stands_alone_and_compares_what_has_an_area(data, tmp_path):
+def test_the_page_is_one_file_and_compares_methods_with_an_area(data, tmp_path):
     odd = tmp_path / "$\\frac{1}$ \x1b\udcff.jsonl"  # no formula, and no UTF-8
     odd.write_bytes(data.read_bytes())
     shown = run(odd, *QUICK, "--methods", "low-rank,default", "--trials", 1, "--out", tmp_path).stdout

@@ -69,7 +69,7 @@ def test_a_table_without_costs_is_onboarded_alone_and_marked(begun, tmp_path):
     priced = "--prices", tmp_path / "prices.csv"
     mixed = run("onboard", *begun, "sage", *priced)
     assert mixed.exit_code == 2
-    assert "'poet' of the pool counts as free, as its cost was not known; add it again with --prices" in mixed.stderr
+    assert "'poet' of the pool counts as free, as its cost was not known; onboard it again with prices" in mixed.stderr
     assert run("onboard", *begun, *priced, "--replace").exit_code == 0
     mixed = run("onboard", *begun, "poet", "--replace")
     assert "What 'poet' costs is not known, and what 'sage' of the pool costs is" in mixed.stderr
