@@ -60,11 +60,13 @@ def as_number(value: Any) -> float:
 
 
 def shown(value: Any) -> str:
-    """Return the start of `repr(value)` for a message; Python refuses ints of thousands of digits and deep lists."""
+    """Return the start of `repr(value)` for a message; Python refuses that of some values."""
     try:
         return f"{value!r:.60}"
-    except (ValueError, RecursionError):
-        return f"{type(value).__name__} that is too long to show"
+    except ValueError:
+        return "an int of thousands of digits"
+    except RecursionError:
+        return "nested too deeply to show"
 
 
 def missing_package(package: str, extra: str, otherwise: str = "") -> ImportError:
