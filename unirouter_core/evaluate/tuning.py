@@ -208,8 +208,8 @@ def tune(
         words = f"mixing {' with '.join(parts)}" if len(named) > 1 else f"{parts[0].removeprefix('100% ')} alone"
         chosen.append((words, named, float(shares @ qualities), float(shares @ costs)))
     rows = zip(METHODS, chosen, drawn[:, :, QUALITY].clip(0, 1), met_shares.tolist(), strict=True)
-    choices = [
-        Choice(method, words, named, quality, boot.interval(draws), cost, met)
+    choices = [  # the quality is that on prompts not chosen on, as its interval: the best of many weights is flattered
+        Choice(method, words, named, min(quality, float(draws.mean())), boot.interval(draws), cost, met)
         for method, (words, named, quality, cost), draws, met in rows
     ]
     gives_best = best == 0
