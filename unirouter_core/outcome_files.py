@@ -29,7 +29,9 @@ from unirouter_core.reading import (
     read_parquet,
     readable,
 )
-from unirouter_core.tables import GivenColumns, GivenScale, Scale, find_layout, grades, is_empty
+from unirouter_core.tables import GivenColumns, GivenScale, Scale, find_layout, grades, is_empty, refuse
+
+MOST_CELLS, LEAST_KNOWN = 2**23, 16  # a larger table has an answer in each 16 cells, or its columns are others
 
 COST_UNKNOWN: Mapping[str, Any] = {
     "prices": Prices(0, 0),
@@ -164,6 +166,8 @@ def to_outcomes(
     row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     column_of = {model: column for column, model in enumerate(dict.fromkeys(names))}
     shape = len(row_of), len(column_of)
+    if shape[0] * shape[1] > max(MOST_CELLS, LEAST_KNOWN * len(names)):
+        refuse(f"{len(names):,} answers are of {shape[0]:,} prompts and {shape[1]:,} models", "model", "NAME")
     rows_of_lines = np.array([row_of[prompt] for prompt in prompts] * len(blocks))
     cells = rows_of_lines * shape[1] + np.array([column_of[name] for name in names])
     arrays = {name: _means(cells, values, shape) for name, values in lines.items()}
@@ -251,6 +255,8 @@ def _arrays(path: Path, required: Sequence[str]) -> dict[str, Any]:
         arrays = parse_npz(read_bytes(path))
     if missing := [name for name in required if name not in arrays]:
         raise InvalidDataError(f"{path.name} has no {missing[0]!r}; it has {', '.join(arrays)}.")
+    if arrays["models"].ndim != 1 or arrays["models"].dtype.kind != "U":
+        raise InvalidDataError(f"models in {path.name} is not a list of names; write them with numpy.array([...]).")
     return arrays
 
 

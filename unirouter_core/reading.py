@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ MOST_BYTES, MOST_PER_BYTE = 2**26, 64  # a packed file may unpack to this, and e
 MOST_ARRAYS = 4_096  # in one .npz
 MOST_JSON = 2**27  # bytes of a JSON file
 LONGEST_LINE = 2**24  # characters; a chat with some images in it is shorter
+MOST_COLUMNS = 2**17  # of a table; some thousand models have fewer
 AMOUNT = float(np.finfo(np.float64).max)  # the most that a cost or a count may be: anything finite
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "None"})()  # stands for a value that a row does not have
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -65,6 +67,8 @@ def parse_npz(content: bytes) -> dict[str, Array]:
         arrays: dict[str, Any] = {name: opened[name] for name in opened.files}
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise ValueError("it holds something else than arrays")
+    if odd := [name for name, array in arrays.items() if array.dtype.kind not in "biufU" or not array.itemsize]:
+        raise ValueError(f"{odd[0]!r} holds {arrays[odd[0]].dtype}, neither numbers nor texts")
     return arrays
 
 
@@ -169,7 +173,7 @@ def read_columns(given: Any, wanted: Wanted = list) -> Columns:
         given = given.astype(object).where(given.notna(), None) if hasattr(given, "notna") else given
         given = given.to_dicts() if hasattr(given, "to_dicts") else given.to_dict("records")
     if isinstance(given, Mapping):
-        columns = {name: list(given[name]) for name in wanted(given)}
+        columns = {name: list(given[name]) for name in _keep(given, wanted)}
         if len(lengths := {len(column): name for name, column in columns.items()}) > 1:
             (one, first), (two, second), *_ = lengths.items()
             raise InvalidDataError(f"column {first!r} has {one:,} rows, but {second!r} {two:,}; give each the same.")
@@ -178,26 +182,39 @@ def read_columns(given: Any, wanted: Wanted = list) -> Columns:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise InvalidDataError(f"two columns are named {twice[0]!r}; rename one.")
+
+
+def _keep(names: Collection[str], wanted: Wanted) -> list[str]:
+    """Return the names that are wanted."""
+    if len(names) > MOST_COLUMNS:
+        raise InvalidDataError(f"it has {len(names):,} columns, more than {MOST_COLUMNS:,}; keep those that matter.")
+    return list(wanted(names))
 
 
 def columns_of(rows: Iterable[tuple[int, Any]], wanted: Wanted, unit: str = "row") -> Columns:
     """Return the columns of rows (mappings) that come with their line or row."""
-    columns, places, kept = dict[str, list[Any]](), list[int](), dict[str, str]()
+    columns, places, kept = dict[str, tuple[list[int], list[Any]]](), list[int](), dict[str, str]()
     for place, row in rows:
         if not isinstance(row, Mapping):
             raise InvalidDataError(f"{unit} {place}: {row!r:.60} is not a JSON object; write one a line.")
         nested = [(name, value) for name, value in row.items() if isinstance(value, Mapping)]
         fields = {f"{name}.{field}": inner for name, value in nested for field, inner in value.items()}
         for name, value in {**row, **fields}.items():
-            column = columns.setdefault(name, [])
-            column += [ABSENT] * (len(places) - len(column))
+            at, values = columns.setdefault(name, ([], []))
+            at.append(len(places))
             # a prompt comes once for each model; one string serves them all
-            column.append(kept.setdefault(value, value) if isinstance(value, str) else value)
+            values.append(kept.setdefault(value, value) if isinstance(value, str) else value)
         places.append(place)
-    names = list(wanted(columns))
-    return Columns({n: columns[n] + [ABSENT] * (len(places) - len(columns[n])) for n in names}, places, unit)
+
+    def full(at: list[int], values: list[Any]) -> list[Any]:
+        if len(at) < len(places):
+            there = dict(zip(at, values, strict=True))
+            return [there.get(row, ABSENT) for row in range(len(places))]
+        return values
+
+    return Columns({name: full(*columns[name]) for name in _keep(columns, wanted)}, places, unit)
 
 
 def _read_file(path: Path, wanted: Wanted) -> Columns:
@@ -226,7 +243,9 @@ def _read_json(path: Path, wanted: Wanted) -> Columns:
     if isinstance(value, Mapping) and isinstance(value.get("data"), list):
         value = value["data"]
     if isinstance(value, Mapping) and all(isinstance(column, Mapping) for column in value.values()):
-        value = {name: list(column.values()) for name, column in value.items()}  # pandas' default
+        rows: Mapping[str, Any] = next(iter(value.values()), {})  # as pandas writes it by itself
+        if all(column.keys() == rows.keys() for column in value.values()):
+            value = {name: [column[row] for row in rows] for name, column in value.items()}
     if not isinstance(value, list) and not (
         isinstance(value, Mapping) and all(isinstance(c, list) for c in value.values())
     ):
@@ -247,16 +266,16 @@ def _read_csv(path: Path, wanted: Wanted) -> Columns:
     places = list[int]()
     with _CSV:
         limit = csv.field_size_limit(LONGEST_LINE)  # its own is 131,072 characters; documents in prompts are longer
-        text = (line for _, line in lines_of(path))
-        header = re.sub(r'"[^"]*"', "", first := next(text, ""))
-        separator = max(_SEPARATORS, key=header.count)
-        quoted = _SEPARATORS[separator]
-        lines = csv.reader(itertools.chain([first], text), strict=True, delimiter=separator)
         try:
+            text = (line for _, line in lines_of(path))
+            header = re.sub(r'"[^"]*"', "", first := next(text, ""))
+            separator = max(_SEPARATORS, key=header.count)
+            quoted = _SEPARATORS[separator]
+            lines = csv.reader(itertools.chain([first], text), strict=True, delimiter=separator)
             names = next(lines, [])
-            columns: dict[str, list[str]] = {name: [] for name in wanted(names)}
+            columns: dict[str, list[str]] = {name: [] for name in _keep(names, wanted)}
             _check_names([name for name in names if name in columns])
-            positions = [(names.index(name), column) for name, column in columns.items()]
+            positions = [(place, columns[name]) for place, name in enumerate(names) if name in columns]
             kept: dict[str, str] = {}
             place = lines.line_num + 1  # where the next record begins: one with line breaks takes several lines
             for fields in lines:
@@ -286,15 +305,31 @@ def read_parquet(path: Path, wanted: Wanted) -> Columns:
         raise InvalidDataError("it is no regular file; give one.")
     with readable("it cannot be read as Parquet", "write it again"), pyarrow.parquet.ParquetFile(path) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        if sum(group.total_byte_size for group in groups) > MOST_BYTES + MOST_PER_BYTE * path.stat().st_size:
-            raise ValueError("its columns are too large for a file of this size")
         present = file.schema_arrow.empty_table().flatten().column_names
-        names = list(wanted(present))
-        if absent := [name for name in names if name not in present]:
-            raise InvalidDataError(f"it has no column {absent[0]!r}; it has {', '.join(file.schema_arrow.names)}.")
-        _check_names([name for name in present if name in names])
-        table = file.read(columns=names).flatten()
-        return Columns({name: table.column(name).to_pylist() for name in names}, range(1, table.num_rows + 1))
+        names, most = _keep(present, wanted), MOST_BYTES + MOST_PER_BYTE * path.stat().st_size
+        if max(sum(group.total_byte_size for group in groups), 8 * file.metadata.num_rows * len(names)) > most:
+            raise ValueError("its columns are too large for a file of this size")
+        if absent := {*names} - {*present}:
+            raise InvalidDataError(f"it has no column {min(absent)!r}; it has {', '.join(file.schema_arrow.names)}.")
+        kept = {*names}
+        _check_names([name for name in present if name in kept])
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        # a text that comes again is one in memory, as in the file
+        texts = [each.path for each in leaves if each.logical_type.type in ("STRING", "JSON", "ENUM")]
+        with pyarrow.parquet.ParquetFile(path, metadata=file.metadata, read_dictionary=texts) as again:
+            table = again.read(columns=names).flatten()
+        return Columns({name: _values(table.column(name)) for name in names}, range(1, table.num_rows + 1))
+
+
+def _values(column: Any) -> list[Any]:
+    """Return what a column of pyarrow holds; texts that come again are one object."""
+    if not hasattr(column.type, "value_type") or not hasattr(column.type, "index_type"):
+        return list(column.to_pylist())
+    values = list[Any]()
+    for chunk in column.chunks:
+        known = [*chunk.dictionary.to_pylist(), None]
+        values += [known[-1 if index is None else index] for index in chunk.indices.to_pylist()]
+    return values
 
 
 def out_of_range(name: str, value: float, top: float) -> str:

@@ -270,8 +270,8 @@ def _load(folder: Path, embedder: Embedder | None, estimator: Any) -> tuple[Fit,
     for file in sorted((folder / "pool").glob("*.json")):
         try:
             profile = _read_model(file, fit, prompts)
-        except ArtifactError:
-            if not file.exists():  # retired since the folder was listed
+        except ArtifactError as failed:
+            if isinstance(failed.__cause__, FileNotFoundError) and not file.exists():  # retired since it was listed
                 continue
             raise
         profiles[profile.model] = profile
@@ -376,7 +376,9 @@ def _read_model(file: Path, fit: Fit, prompts: Callable[[str], MeasuredPrompts])
     with _reading(file, cure=AGAIN):
         if _field(content, "fit", str) != fit.id:
             raise ValueError(f"belongs to another fit ({content['fit']}, not {fit.id})")
-        measured = prompts(_field(content, "validation", str))
+        if not re.fullmatch(r"[0-9a-f]{16}", name := _field(content, "validation", str)):
+            raise ValueError(f"field 'validation' is {name!r:.40}, which names no set of prompts")
+        measured = prompts(name)
         answers, features, cost = (_field(content, name, dict) for name in ("answers", "features", "cost"))
         prices = content.get("prices")
         profile = ModelProfile(
@@ -464,7 +466,7 @@ def _reading(file: Path, what: str = "", cure: str = CURE) -> Iterator[None]:
     except (ArtifactError, EmbedderMismatchError):
         raise
     except Exception as failed:  # damaged zips, and arrays that do not fit each other, raise almost anything
-        why = f"field {failed} is missing" if type(failed) is KeyError else str(failed)
+        why = f"field {failed} is missing" if type(failed) is KeyError else str(failed) or "it needs too much memory"
         raise ArtifactError(f"{file}: {f'{what} ({why})' if what else why}; {cure}.") from failed
 
 

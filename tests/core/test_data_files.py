@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import sys
+import tracemalloc
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -380,7 +383,7 @@ def test_a_file_damaged_anywhere_or_gone_is_read_or_refused_in_our_words(tmp_pat
     "scores", [[["a", "b"], ["c", "d"]], np.full((2, 2), "2020-01-01", "datetime64[D]"), [[1j, 0], [0, 0]]], ids=repr
 )
 def test_arrays_of_texts_and_dates_are_no_scores(tmp_path, scores):
-    with pytest.raises(InvalidDataError, match="scores is no array of numbers"):
+    with pytest.raises(InvalidDataError, match=r"scores.* (is no array of|neither) numbers"):
         read_outcomes(write_folder(tmp_path / "set", scores=scores))
 
 
@@ -397,3 +400,62 @@ def test_readers_at_once_leave_the_csv_module_s_limit_as_it_was(tmp_path):
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(read_outcomes, [path] * 8))
     assert csv.field_size_limit() == limit
+
+
+# --- Bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_columns_that_come_once_each_take_no_room_in_the_other_rows(tmp_path):
+    rows = [{"prompt": "a", "model": "m", "quality": 1, f"tag {row}": {"x": 1}} for row in range(4000)]
+    file = write_jsonl(tmp_path / "a.jsonl", *rows)
+    tracemalloc.start()
+    read_outcomes(file)
+    assert tracemalloc.get_traced_memory()[1] < 50e6  # 4,000 rows of 8,000 columns were 256 MB
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [b"\xff,model,quality\na,m,1\n", b"x" * (2**24 + 1)])
+def test_a_csv_that_is_refused_leaves_the_limit_of_the_csv_module_as_it_was(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    before = csv.field_size_limit()
+    with pytest.raises(InvalidDataError):
+        read_outcomes(tmp_path / "a.csv")
+    assert csv.field_size_limit() == before
+
+
+def test_a_table_of_millions_of_columns_or_with_ids_for_models_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,model,quality" + "," * 200_000)
+    with pytest.raises(InvalidDataError, match=r"has 200,003 columns, more than 131,072"):
+        read_outcomes(tmp_path / "a.csv")
+    rows = [{"prompt": f"{row}", "model": f"run {row}", "quality": 1} for row in range(3000)]
+    with pytest.raises(InvalidDataError, match=r"3,000 answers are of 3,000 prompts and 3,000 models; .*--columns"):
+        read_outcomes(rows)
+
+
+def test_a_parquet_text_that_comes_again_is_one_in_memory_and_empty_rows_are_bounded(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), pa.array(["x" * 10**6]))
+    parquet.write_table(
+        pa.table({"prompt": long, "model": ["m"] * 3000, "quality": [1] * 3000}), tmp_path / "a.parquet"
+    )
+    assert len(read_outcomes(tmp_path / "a.parquet")) == 1  # 3 GB if each were a copy
+    empty = pa.nulls(10**7, pa.string())
+    parquet.write_table(pa.table({"prompt": empty, "model": empty, "quality": empty}), tmp_path / "b.parquet")
+    with pytest.raises(InvalidDataError, match="too large for a file of this size"):
+        read_outcomes(tmp_path / "b.parquet")
+
+
+def test_an_array_of_texts_without_letters_is_refused_whatever_its_shape(tmp_path):
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<U0", "fortran_order": False, "shape": (10**12,)})
+    folder = write_folder(tmp_path / "set")
+    with zipfile.ZipFile(folder / "costs.npz", "w") as packed:
+        packed.writestr("models.npy", head.getvalue())
+    with pytest.raises(InvalidDataError, match="'models' holds <U0, neither numbers nor texts"):
+        read_outcomes(folder)
+
+
+def test_columns_as_pandas_writes_them_are_put_together_by_their_rows(tmp_path):
+    columns = {"prompt": {"0": "a", "1": "b"}, "model": {"1": "m", "0": "m"}, "quality": {"1": 0, "0": 1}}
+    table = read_outcomes(write(tmp_path / "a.json", json.dumps(columns)))
+    assert dict(zip(table.prompts, table.errors[:, 0], strict=True)) == {"a": 0, "b": 1}

@@ -1089,3 +1089,17 @@ def test_another_fit_replaces_the_folder_whole(world, folder):
     other.save(folder)
     assert list(UniRouter.load(folder).pool) == ["bard"]
     assert os.listdir(folder.parent) == ["my.router"]
+
+
+@pytest.mark.parametrize("change", ["loop", "outside"])
+def test_a_model_file_that_is_a_loop_or_names_prompts_outside_the_folder_is_refused(router, tmp_path, change):
+    router.save(tmp_path / "my.router")
+    file = tmp_path / "my.router" / "pool" / "sage.json"
+    content = json.loads(file.read_text())
+    file.unlink()
+    if change == "loop":
+        file.symlink_to(file.name)
+    else:
+        file.write_text(json.dumps({**content, "validation": "../../other.router/validation/x"}))
+    with pytest.raises(ArtifactError, match=r"sage.json: .*(symbolic links|names no set of prompts)"):
+        UniRouter.load(tmp_path / "my.router")

@@ -573,7 +573,7 @@ def test_without_a_router_no_command_takes_another_one():
 
 
 def test_no_command_prints_control_characters_of_models_and_prompts(made, tmp_path):
-    (tmp_path / "prompts.txt").write_text("\x1b]0;owned\x07What is 1 plus 1?\x1b[31m\n" * 2)
+    (tmp_path / "prompts.txt").write_text("\u202e\x1b]0;owned\x07What is 1 plus 1?\x1b[31m\n" * 2)
     (tmp_path / "named.jsonl").write_text(
         (made / "recorded.jsonl").read_text().replace('"poet"', '"po\\u001bet"').replace("rain", "ra\\u009bin")
     )
@@ -587,7 +587,7 @@ def test_no_command_prints_control_characters_of_models_and_prompts(made, tmp_pa
         ("route", router, "--explain", f"\x1b[31m{POEM}"),
         ("tune", router, "--usd-per-error", 0.001),
         ("report", router),
-        ("route", router, "--models", "nob\x1body", SUM),
+        ("route", router, "--models", "nob\x1bo\u202edy", SUM),
         ("retire", router, "po\x1bet"),
     ]
     shown = {}
@@ -595,7 +595,7 @@ def test_no_command_prints_control_characters_of_models_and_prompts(made, tmp_pa
         done = run(*command)
         assert isinstance(done.exception, SystemExit | None), command
         shown[command[0]] = done.output
-        assert not set(done.output) & {"\x1b", "\x07", "\x9b"}, command
+        assert not set(done.output) & {"\x1b", "\x07", "\x9b", "\u202e"}, command
     assert "poet" in shown["models"]
     assert "poet" in shown["retire"]
 

@@ -587,3 +587,19 @@ def test_refusals_are_distinguished_from_wrong_answers():
 def test_what_is_no_one_number_is_not_made_one():
     assert [final_number(text) for text in ("", "1.2.3", "1/0", "room12")] == [None] * 4
     assert final_number("(3, 4)").value == 4
+
+
+def test_a_text_is_made_comparable_once_for_all_phrases():
+    spec = {"grader": "constraints", "rules": {"must_not_include": [f"phrase {n}" for n in range(300)]}}
+    text.normalised.cache_clear()
+    assert parse_grader(spec)("Café, au lait. " * 100, "x") == 0
+    assert text.normalised.cache_info().misses == 301
+
+
+def test_a_schema_or_a_rule_that_python_cannot_show_is_refused():
+    schema = {}
+    for _ in range(5000):
+        schema = {"items": schema}
+    for spec in ({"grader": "json", "schema": schema}, {"grader": "constraints", "rules": {"words": 10**5000}}):
+        with pytest.raises(InvalidDataError, match=r"thousands of digits|too deeply"):
+            parse_grader(spec)

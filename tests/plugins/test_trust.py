@@ -1,8 +1,11 @@
 """What a router's folder and a file beside it may decide, and that a key which was sent is shown nowhere."""
 
+import base64
+import html
 import json
 import pickle
 import sys
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -13,7 +16,7 @@ from unirouter_plugins.litellm import complete, load_router
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, members_for, read_members
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.litellm.redaction import described, without_keys
+from unirouter_plugins.litellm.redaction import described, redacted, without_keys
 
 HOME = {"model": "openai/home", "api_base": "http://127.0.0.1:9/v1", "api_key_env": "HOME_SERVER"}
 KEY = "planted and without a shape"
@@ -83,6 +86,8 @@ HOSTILE = [
         for name in ("base_url", "azure_endpoint", "ssl_verify", "success_callback", "fallbacks")
     ),
     {"settings": {"region": "os.environ/AWS_SECRET_ACCESS_KEY"}},
+    *({"settings": {name: "evil.com/#"}} for name in ("vertex_location", "aws_region_name", "vertex_project")),
+    *({"settings": wrong} for wrong in ({"litellm_params": {}}, {"kwargs": {}}, {"extra_body": {"model": "dear"}})),
     *({"settings": wrong} for wrong in ("x", [], {"a": {"api_key": "x"}})),
     *({"model": wrong} for wrong in (3, "", "huggingface/https://h/v1", None, ["a"], {})),
     *({"api_base": wrong} for wrong in ("file:///etc/passwd", "http://me:pass@h", 3, [])),
@@ -201,3 +206,30 @@ def test_a_key_of_a_member_is_in_no_failure_of_a_call_that_succeeds(world, route
     record = record_of(complete(configured(router, Members(members)), "What is 14 plus 33?"))
     assert first in record.failures
     assert KEY not in str(record)
+
+
+@pytest.mark.parametrize("before", ["", "me:", "user:", "admin:"])
+def test_a_key_is_redacted_however_it_is_written(before):
+    key = 'pl/an+ted="and=more é'
+    basic = base64.b64encode(f"{before}{key}".encode()).decode()
+    forms = [key, quote(key), quote(key, safe=""), json.dumps(key), json.dumps(json.dumps(key)), repr(key.encode())]
+    for form in [*forms, html.escape(key), basic, basic.translate(str.maketrans("+/", "-_"))]:
+        shown = redacted(f"No {form}!", [key])
+        assert "[key]" in shown
+        assert len(shown) < 25, shown
+    assert redacted("No 1a2, 1a2b", ["1a2"]) == "No [key], 1a2b"
+
+
+def test_a_password_that_was_sent_as_basic_is_redacted():
+    sent = {"Authorization": f"Basic {base64.b64encode(f'me:{KEY}'.encode()).decode()}"}
+    assert KEY not in described(refusal(KEY, sent))
+
+
+def test_a_pool_toml_that_is_slow_to_read_is_refused_at_once(tmp_path):
+    for text in ("a." * 500_000 + "b = 1", "[" + "a . " * 40_000 + "b]", 'x = { "a".' + "'b'." * 90_000 + "c = 1 }"):
+        with pytest.raises(InvalidDataError, match="a key has more than 30 parts"):
+            read_members(write(tmp_path / "pool.toml", text))
+    for size in ("0x" + "f" * 50_000, "1" + "0" * 13):
+        table = f'[models.a]\nmodel = "m"\ncapabilities = {{ context_window = {size} }}\n'
+        with pytest.raises(InvalidDataError, match=r"context_window must be at most 1e\+12, not"):
+            read_members(write(tmp_path / "pool.toml", table))

@@ -1,6 +1,7 @@
 """Every fault of a provider, every way to call, and the law that each pair keeps."""
 
 import asyncio
+import gc
 import itertools
 import json
 import math
@@ -467,6 +468,15 @@ def bench(world, monkeypatch, timeout=TIMEOUT):
         made = Bench(server, loop, router, timeout)
         assert [made._tried(("none", way), limit=300) for way in WAYS] == [[]] * len(WAYS)
         yield made
-        asyncio.run_coroutine_threadsafe(open_litellm().close_litellm_async_clients(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_ended(), loop).result(10)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
+    gc.collect()  # what LiteLLM leaves is told while `IGNORED` holds
+
+
+async def _ended():
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.wait(left, timeout=5) if left else None
+    await open_litellm().close_litellm_async_clients()

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import regex
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
+from unirouter_core.exceptions import shown
 from unirouter_plugins.graders.text import LONGEST, Phrases, Spec, fenced, mentions, unicode_form
 
 SECONDS = 1.0  # of processor time for a pattern or a JSON schema on one answer; what takes longer is wrong
@@ -38,7 +39,7 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
-_deadline: ContextVar[float] = ContextVar("the processor time at which grading the answer times out")
+_deadline = ContextVar("the processor time at which grading the answer times out", default=math.inf)
 
 
 def _left() -> float:
@@ -107,7 +108,7 @@ def find_json(answer: str) -> Json:
             return NOTHING if flaws else value
     found, position = NOTHING, 0
     for _ in range(_MOST_BRACKETS):
-        if (bracket := _BRACKET.search(answer, position)) is None:
+        if (bracket := _BRACKET.search(answer, position)) is None or not _left():
             break
         flaws.clear()
         try:
@@ -233,7 +234,7 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
     except Unresolvable as failed:
         raise ValueError(f"The schema refers to {failed.ref!r}, which is not in it; no other is read.") from failed
     except (RecursionError, TypeError) as failed:
-        raise ValueError(f"{schema!r:.60} is not a JSON schema: {failed}.") from failed
+        raise ValueError(f"{shown(schema)} is not a JSON schema: {failed}.") from failed
     return schema
 
 
@@ -345,7 +346,7 @@ class Constraints(_TimeLimited):
             try:
                 TypeAdapter(RULES[name][0]).validate_python(value, strict=True)
             except ValidationError as failed:
-                raise ValueError(f"The rule {name!r}: {failed.errors()[0]['msg']}, not {value!r:.60}.") from failed
+                raise ValueError(f"The rule {name!r}: {failed.errors()[0]['msg']}, not {shown(value)}.") from failed
         return rules
 
     def _fits(self, answer: str, reference: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
@@ -204,6 +205,7 @@ def unicode_form(text: str, form: Any = "NFKC") -> str:
     return "".join(unicodedata.normalize(form, piece) for piece in re.findall(r"\s|\S{1,400}", text))[: 2 * LONGEST]
 
 
+@lru_cache(maxsize=16)  # an answer is read again for each phrase
 def normalised(text: str) -> str:
     """Return `text` without case, kinds of quotes and dashes, punctuation and English articles.
 

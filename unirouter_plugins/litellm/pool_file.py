@@ -23,7 +23,7 @@ from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 from unirouter_core.costs import Prices, TokenCounter
 from unirouter_core.exceptions import ArtifactError, InvalidDataError, shown
 from unirouter_core.pool import ModelProfile, Pool
-from unirouter_core.reading import MOST_JSON, read_bytes
+from unirouter_core.reading import read_bytes
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import PER_MESSAGE
 from unirouter_plugins.litellm.failures import MissingKeyError
@@ -36,6 +36,11 @@ _SHAPING = ("model", "api_base", "api_key_env", "settings", "system", "examples"
 
 BESIDE = "pool.toml beside the router"
 """The default table of models: that file, where it exists."""
+
+MOST_TOML = 2**23  # bytes
+_LONG_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){30}"""
+)  # tomllib takes their square
 
 LIST_PRICE = "list"
 """As a model's prices: LiteLLM's list price, at whatever address the model is called."""
@@ -249,7 +254,10 @@ def read_members(path: str | os.PathLike[str]) -> Members:
     """
     place = Path(path)
     try:
-        content = tomllib.loads(read_bytes(place, MOST_JSON).decode("utf-8-sig"))
+        text = read_bytes(place, MOST_TOML).decode("utf-8-sig")
+        if _LONG_KEY.search(text):
+            raise ValueError("a key has more than 30 parts")
+        content = tomllib.loads(text)
     except OSError as failed:
         raise InvalidDataError(f"{place} cannot be read: {failed.strerror}.") from failed
     except (ValueError, RecursionError) as failed:  # a number of thousands of digits, a table in a table in ...
@@ -313,10 +321,14 @@ def _grader(spec: Any) -> str:
 
 
 _NOT_SETTINGS = re.compile(
-    r"model|messages|stream(_options)?|n|custom_llm_provider|.*(num|max)_retries|(stream_)?timeout|.*fallback.*|mock_.*"
+    r"model|messages|stream(_options)?|n|custom_llm_provider|.*(num|max)_retries|.*timeout|.*fallback.*|mock_.*"
     r"|model_list|.*callbacks?|logger_fn|client|cach(e|ing)|ssl_.*|.*cost_per.*"
     r"|.*(base|url|uri|endpoint|host|proxy|proxies)|aws_(profile|role|session|web).*"
+    r"|litellm_.*|kwargs|proxy_.*|a?(text_)?completion"
 )
+_OF_ADDRESS = re.compile(
+    r".*(region|location|project|account|deployment|tenant|domain|server).*"
+)  # LiteLLM makes it of
 _PER_CALL = ("tools", "tool_choice", "functions", "response_format")
 
 
@@ -326,6 +338,11 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"cannot set {name!r}, which is no setting of the model; leave it out")
         if name in _PER_CALL:
             raise ValueError(f"cannot set {name!r}; give it with the call")
+        if _OF_ADDRESS.fullmatch(name) and not re.fullmatch(r"[\w .-]*", str(settings[name])):
+            raise ValueError(f"cannot set {name!r} to what is no plain name; an address is given as api_base")
+    body = settings.get("extra_body")
+    if isinstance(body, Mapping) and (wrong := body.keys() & {"model", "messages", "stream", "n"}):
+        raise ValueError(f"cannot set {min(wrong)!r} in extra_body, which is no setting of the model; leave it out")
     if any(isinstance(value, str) and value.startswith("os.environ/") for value in settings.values()):
         raise ValueError("cannot take a value from the environment; write the value itself")
     for name in _names(settings):
@@ -387,7 +404,7 @@ class _CapabilitiesTable(TypedDict, total=False):
     audio: bool
     video: bool
     pdf: bool
-    context_window: Annotated[int, Field(ge=1)]
+    context_window: Annotated[int, Field(ge=1, le=10**12)]
 
 
 @_strict

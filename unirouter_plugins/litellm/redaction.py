@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import html
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 from unirouter_plugins.litellm.failures import unwrapped
 
@@ -22,8 +26,9 @@ SECRET_NAME = re.compile(r"key|secret|password|credential|authorization|headers|
 """Names of parameters that hold a key."""
 
 _SECRET_VARIABLE = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SECRET_QUERY = re.compile(r"key|token|secret|sig|auth|pass|code", re.IGNORECASE)
 _SECRET_SHAPE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|AIza|Bearer)[-_ ][\w\-.]{7,}\w|\bAIza[\w\-]{20,}", re.IGNORECASE)
-_SHORTEST_SECRET = 6
+_SHORTEST_SECRET, _SHORTEST_WORD = 6, 3  # a shorter one that was sent is redacted as a whole word, unless all letters
 _OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
 _DEEPEST = 8  # levels of a body
 
@@ -75,10 +80,20 @@ def _request_secrets(chain: Iterable[BaseException]) -> set[str]:
         for owner in (link, getattr(link, "response", None)):
             with contextlib.suppress(Exception):  # of any kind: not all have a request, and some ask for one to be set
                 request: Any = owner.request  # type: ignore[union-attr]
-                values = [text for name, text in request.headers.items() if not _SAFE_HEADER(name)]
-                values += [text for name, text in parse_qsl(urlsplit(str(request.url)).query) if "key" in name.lower()]
-                sent |= {*values, *(text.partition(" ")[2] for text in values)}  # "Bearer ..."
+                values = [told for name, told in request.headers.items() if not _SAFE_HEADER(name)]
+                address = urlsplit(str(request.url))
+                values += [told for name, told in parse_qsl(address.query) if _SECRET_QUERY.search(name)]
+                values += [address.password or ""]
+                sent |= {*values, *(told.partition(" ")[2] for told in values)}  # "Bearer ..."
+                sent |= {_password(told) for told in values if told.lower().startswith("basic ")}
     return sent
+
+
+def _password(basic: str) -> str:
+    """Return the password in an ``Authorization: Basic`` header."""
+    with contextlib.suppress(ValueError):
+        return base64.b64decode(basic[6:]).decode().partition(":")[2]
+    return ""
 
 
 def _cleaned(value: Any, secrets: Iterable[str], depth: int = 0) -> Any:
@@ -139,5 +154,27 @@ def redacted(text: str, secrets: Iterable[str] = ()) -> str:
     """
     known = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
     for secret in sorted({s for s in (*known, *secrets) if len(s) >= _SHORTEST_SECRET}, key=len, reverse=True):
-        text = text.replace(secret, "[key]")
+        for form in _forms(secret):
+            text = text.replace(form, "[key]")
+    for short in {s for s in secrets if _SHORTEST_WORD <= len(s) < _SHORTEST_SECRET and not s.isalpha()}:
+        text = re.sub(rf"(?<!\w){re.escape(short)}(?!\w)", "[key]", text)
     return _SECRET_SHAPE.sub("[key]", text)
+
+
+@lru_cache(maxsize=256)
+def _forms(secret: str) -> list[str]:
+    """Return how a key is written in texts, addresses, JSON, HTML and, with or without a user before it, base64."""
+    as_json, content = json.dumps(secret)[1:-1], secret.encode("utf-8", "replace")
+    forms = {
+        secret,
+        as_json,
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        json.dumps(as_json)[1:-1],
+        repr(secret)[1:-1],
+    }
+    forms |= {repr(content)[2:-1], html.escape(secret), quote_plus(content), quote(content), quote(content, safe="")}
+    for before in range(3):  # what stands before a key shifts its letters
+        packed = base64.b64encode(bytes(before) + content).decode()
+        inner = packed[(before * 8 + 5) // 6 : (before + len(content)) * 8 // 6]
+        forms |= {inner, inner.translate(str.maketrans("+/", "-_"))}
+    return sorted((form for form in forms if len(form) >= _SHORTEST_SECRET), key=len, reverse=True)
