@@ -157,8 +157,9 @@ def report(
     base = held.baseline(baseline)
     if not costs.any():
         raise InvalidDataError(
-            f"Every model of the pool is free on these prompts: use the most accurate, "
-            f"{held.models[held.most_accurate]} (quality {qualities.max():.1%}), or onboard the models with prices."
+            "No model of the pool has a cost above 0 on these prompts, so there is nothing to save: use the most "
+            f"accurate, {held.models[held.most_accurate]} (quality {qualities.max():.1%}), or onboard the models with prices "
+            "(--replace --prices FILE)."
         )
     curve, mixture = held.sweep.curve(), held.mixture.curve()
     area_gain, p_value, band = _against_chance(held.sampled, boot, Bootstrap(trials=permutations, seed=seed))

@@ -118,7 +118,7 @@ def test_routing_by_noise_is_seldom_said_to_pay() -> None:
 def test_models_that_are_all_free_need_no_routing() -> None:
     held = noise_world(0)
     free = HeldOut(held.models, held.predicted_errors, held.costs * 0, held.errors, held.costs * 0)
-    with pytest.raises(InvalidDataError, match="is free on these prompts: use the most accurate, large"):
+    with pytest.raises(InvalidDataError, match="nothing to save: use the most accurate, large"):
         report(free)
 
 
