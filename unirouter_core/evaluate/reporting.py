@@ -158,8 +158,8 @@ def report(
     if not costs.any():
         raise InvalidDataError(
             "No model of the pool has a cost above 0 on these prompts, so there is nothing to save: use the most "
-            f"accurate, {held.models[held.most_accurate]} (quality {qualities.max():.1%}), or onboard the models with prices "
-            "(--replace --prices FILE)."
+            f"accurate, {held.models[held.most_accurate]} (quality {qualities.max():.1%}), or onboard the models with "
+            "prices (--replace --prices FILE)."
         )
     curve, mixture = held.sweep.curve(), held.mixture.curve()
     area_gain, p_value, band = _against_chance(held.sampled, boot, Bootstrap(trials=permutations, seed=seed))
