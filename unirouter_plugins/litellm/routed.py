@@ -164,6 +164,7 @@ class Attempts:
         self._windows, self._too_small = windows or {}, list[str]()
         self._order, self._postponed = self._in_order(), list[str]()
         self._first: BaseException | None = None
+        self._secrets = set[str]()  # that failed calls were sent with
 
     @property
     def is_last(self) -> bool:
@@ -185,13 +186,14 @@ class Attempts:
         What is raised then is the failure of the model that was tried first, as if it had been called directly, with a
         note on each of the others; a failure that is not passed on is raised as it is.
         """
-        failure, cause = classify(failed), without_keys(unwrapped(failed), secrets)
+        failure, cause = classify(failed), unwrapped(failed)
         self.failures[self.model] = described(cause, secrets)
         unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # no way out
         if not unpriced and not failure.falls_back(content_policy=self.content_policy):
             log_fallback(self.model, cause, failure.name, None)
-            raise cause
+            raise without_keys(cause, secrets)
         self._first = self._first or cause
+        self._secrets |= {*secrets}
         if failure is Failure.OVERFLOW:
             self._too_small.append(self.model)
         first = [self.writer] if self.writer is not None and is_about_thoughts(failed) else []
@@ -201,7 +203,7 @@ class Attempts:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
             vars(self._first)["failures_by_model"] = dict(self.failures)
-            raise self._first
+            raise without_keys(self._first, self._secrets)  # here alone: most failures are never shown
         self.model = following
 
     def _in_order(self) -> Iterator[str]:
