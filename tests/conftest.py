@@ -113,3 +113,11 @@ def asked_router(world):
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # run in the background: Ctrl-C must still reach children
+
+
+SLOW = ("test_cookbook", "test_demo", "test_live_commands", "test_readme")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest files, so that no process ends with one while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.stem not in SLOW)
