@@ -61,11 +61,13 @@ class _TimeLimited(Spec):
     """A grader with a timeout of `SECONDS`, for patterns, schemas and deep values."""
 
     def _accepts(self, answer: str, reference: str) -> bool:
-        _deadline.set(time.thread_time() + SECONDS)
+        token = _deadline.set(time.thread_time() + SECONDS)
         try:
             return self._fits(answer, reference)
         except (TimeoutError, RecursionError, ArithmeticError):  # too much work, too deep, 1e999 / .1
             return False
+        finally:
+            _deadline.reset(token)
 
     def _fits(self, answer: str, reference: str) -> bool:
         raise NotImplementedError
