@@ -86,7 +86,7 @@ def test_an_interrupt_ends_a_call_that_blocks(asked_router):
 
 def test_models_of_the_user_s_own_have_timeouts_too(asked_router):
     first, chats = slow(asked_router, 2)
-    answer = RouterRunnable(asked_router, chats, timeout=0.1).invoke("What is 14 plus 37?")
+    answer = RouterRunnable(asked_router, chats, timeout=0.1, deadline=20).invoke("What is 14 plus 37?")
     assert list(scripted_chat.record(answer)["failures"]) == [first]
     with pytest.raises(CallTimeoutError, match=r"gave no content within 0\.025 s"):
         RouterRunnable(asked_router, {**chats}, deadline=0.05).invoke("What is 14 plus 37?", model=first)
