@@ -21,7 +21,7 @@ from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.reading import LONGEST_LINE, read_bytes
+from unirouter_core.reading import LONGEST_LINE, MOST_JSON, read_bytes
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import Grader, after_thoughts, parse_grader
 from unirouter_plugins.graders.text import bare, normalised
@@ -307,7 +307,7 @@ def read_questions(
 def read_text(place: Path | Traversable, shown: str) -> tuple[bytes, str]:
     """Return a UTF-8 file's content and text; exceptions name it as `shown`."""
     try:
-        content = read_bytes(Path(str(place)))
+        content = read_bytes(Path(str(place)), MOST_JSON)
         return content, content.decode("utf-8-sig")
     except UnicodeDecodeError as failed:
         raise InvalidDataError(f"{shown} is not UTF-8 (byte {failed.start}); save it as UTF-8.") from failed
