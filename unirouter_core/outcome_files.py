@@ -37,7 +37,7 @@ COST_UNKNOWN: Mapping[str, Any] = {
     "prices": Prices(0, 0),
     "provenance": {"date": "unknown", "source": "recorded outcomes", "prices": "unknown"},
 }
-"""How a model is recorded whose cost nobody knows: as free, and marked, so that it stands beside its like alone."""
+"""The mark of a model whose cost is not known: it is priced at 0 and refused beside models with a known cost."""
 
 FOLDER_FILES = ("prompts.parquet", "scores.npz", "costs.npz", "meta.json")
 

@@ -173,7 +173,7 @@ def test_what_is_no_scale_is_refused(scale):
         Scale.of(scale)
 
 
-# What is said
+# Messages
 
 
 def test_one_line_says_what_was_understood():

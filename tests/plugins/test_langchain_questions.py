@@ -1,4 +1,4 @@
-"""Chains that put question and context in one message: they are routed on the question, and it is said so."""
+"""Chains that put question and context in one message: they are routed on the question, and the record says so."""
 
 import warnings
 

@@ -17,6 +17,7 @@ from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, members_for, read_members
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.redaction import described, redacted, without_keys
+from unirouter_plugins.litellm.routed import Attempts
 
 HOME = {"model": "openai/home", "api_base": "http://127.0.0.1:9/v1", "api_key_env": "HOME_SERVER"}
 KEY = "planted and without a shape"
@@ -206,6 +207,22 @@ def test_a_key_of_a_member_is_in_no_failure_of_a_call_that_succeeds(world, route
     record = record_of(complete(configured(router, Members(members)), "What is 14 plus 33?"))
     assert first in record.failures
     assert KEY not in str(record)
+
+
+def test_a_key_of_the_last_model_is_not_in_the_context_of_the_first_failure_that_is_raised(router):
+    attempts = Attempts(router.route("What is 14 plus 37?"))
+
+    def fail():
+        for _ in router.pool:
+            try:
+                raise TimeoutError(f"{attempts.model} refused plantedvalue-{attempts.model}")
+            except TimeoutError as failed:
+                attempts.note(failed, [f"plantedvalue-{attempts.model}"])
+
+    with pytest.raises(TimeoutError) as raised:
+        fail()
+    assert raised.value.__context__ is not None
+    assert "plantedvalue" not in str(raised.value) + str(raised.value.__context__) + "".join(raised.value.__notes__)
 
 
 @pytest.mark.parametrize("before", ["", "me:", "user:", "admin:"])

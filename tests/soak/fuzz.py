@@ -113,7 +113,7 @@ def archive(members):
 
 
 def bomb(megabytes=700):
-    """Return an .npz of less than a megabyte that unpacks to so many."""
+    """Return an .npz of less than a megabyte that unpacks to `megabytes`."""
     head, cells = BytesIO(), bytes(1 << 20)
     np.lib.format.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": (megabytes << 17,)})
     packer, crc = zlib.compressobj(9, zlib.DEFLATED, -15), zlib.crc32(head.getvalue())

@@ -98,7 +98,7 @@ def note(text: str) -> None:
 
 
 def grouped(failures: Mapping[str, str]) -> list[tuple[list[str], str]]:
-    """Return the models that failed alike, and why; texts that differ by the models' names only are one."""
+    """Return the failed models grouped by their message; messages that differ only in the model's name are one."""
     groups: dict[str, tuple[list[str], str]] = {}
     for model, why in failures.items():
         bare = re.sub("|".join(re.escape(name) for name in sorted(failures, key=len, reverse=True)), "", why)

@@ -202,7 +202,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         chat = Chat.of(asked, parameters)
         request: dict[str, Any] = {"cost_weight": cost_weight, "candidates": models, "requires": requires}
         call = cls(pool, router, chat, content_policy=content_policy, parameters=parameters, **request)
-        call.shows_usage = bool(options.get("include_usage"))
+        call.shows_usage, call._shown = bool(options.get("include_usage")), {}
         return call
 
     @classmethod

@@ -164,7 +164,7 @@ class Attempts:
         self._windows, self._too_small = windows or {}, list[str]()
         self._order, self._postponed = self._in_order(), list[str]()
         self._first: BaseException | None = None
-        self._secrets = set[str]()  # that failed calls were sent with
+        self._failed, self._secrets = list[BaseException](), set[str]()  # what failed, and what it was sent with
 
     @property
     def is_last(self) -> bool:
@@ -188,12 +188,13 @@ class Attempts:
         """
         failure, cause = classify(failed), unwrapped(failed)
         self.failures[self.model] = described(cause, secrets)
+        self._failed += [failed, cause]
+        self._secrets |= {*secrets}
         unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # no way out
         if not unpriced and not failure.falls_back(content_policy=self.content_policy):
             log_fallback(self.model, cause, failure.name, None)
-            raise without_keys(cause, secrets)
+            raise self._cleaned(cause)
         self._first = self._first or cause
-        self._secrets |= {*secrets}
         if failure is Failure.OVERFLOW:
             self._too_small.append(self.model)
         first = [self.writer] if self.writer is not None and is_about_thoughts(failed) else []
@@ -203,8 +204,14 @@ class Attempts:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
             vars(self._first)["failures_by_model"] = dict(self.failures)
-            raise without_keys(self._first, self._secrets)  # here alone: most failures are never shown
+            raise self._cleaned(self._first)
         self.model = following
+
+    def _cleaned(self, shown: BaseException) -> BaseException:
+        """Return the failure that is raised, without keys in it or in any other: it may have them as its context."""
+        for failed in self._failed:  # here alone: most failures are never shown
+            without_keys(failed, self._secrets)
+        return shown
 
     def _in_order(self) -> Iterator[str]:
         yield self.decision.model
