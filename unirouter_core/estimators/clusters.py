@@ -13,7 +13,14 @@ import numpy as np
 from unirouter_core.curves import deferral_curve
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.protocol import Estimator, Prediction, check_settings, require_fitted
+from unirouter_core.estimators.protocol import (
+    Estimator,
+    LinearEstimator,
+    Prediction,
+    Predictor,
+    check_settings,
+    require_fitted,
+)
 from unirouter_core.exceptions import InvalidDataError
 
 ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then
@@ -96,11 +103,14 @@ class Regions:
 
     def locate(self, X: Array) -> tuple[Labels, Array]:
         """Return each vector's region, and its distance from 0 (like training prompts) to 1 (unlike all); both (n,)."""
-        near = closeness(X, self.centroids_, self.offsets_)
+        return self.located(closeness(X, self.centroids_, self.offsets_))
+
+    def located(self, near: Array) -> tuple[Labels, Array]:
+        """Return the same of vectors with this `closeness` to the centroids, (n, k)."""
         unlike, usual = self.nearness_.tolist()
         beyond = usual - np.maximum.reduce(near, axis=1)  # on one row half the time of max()
         if not np.count_nonzero(beyond > 0):
-            return near.argmax(1), np.zeros(len(X))
+            return near.argmax(1), np.zeros(len(near))
         return near.argmax(1), np.clip(beyond / (usual - unlike), 0, 1)
 
 
@@ -139,7 +149,7 @@ def best_of(
 
 
 @dataclass(eq=False)
-class OneClustering:
+class OneClustering(LinearEstimator):
     """A base of estimators whose features Ψ are a model's mean error in each cluster, and its standard error."""
 
     centroids_: Array = field(init=False, repr=False)
@@ -149,6 +159,11 @@ class OneClustering:
         """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
         means, stderrs = shrunken_means(self._nearest(X), errors[:, None], len(self.centroids_), prior=0)
         return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
+
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives the `closeness` to each centroid."""
+        require_fitted(self, "centroids_")
+        return self.centroids_, -self.offsets_
 
     def _nearest(self, X: Array) -> Labels:
         require_fitted(self, "centroids_")
@@ -202,15 +217,19 @@ class KMeansEstimator(OneClustering):
         self.offsets_ = offsets(self.centroids_)
         return self
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return the errors in the nearest cluster."""
-        nearest = self._nearest(X)
-        by_cluster, k = features.T, len(self.centroids_)
-        return Prediction(by_cluster[:k].take(nearest, axis=0), lambda: by_cluster[k:].take(nearest, axis=0))
+    def predictor(self, features: Array) -> Predictor:
+        """Return what gives the errors in the nearest cluster."""
+        errors, stderrs = np.split(features.T, 2)
+
+        def predict(_: Array, near: Array) -> Prediction:
+            nearest = near.argmax(1)
+            return Prediction(errors.take(nearest, axis=0), lambda: stderrs.take(nearest, axis=0))
+
+        return predict
 
 
 @dataclass(eq=False)
-class ShrunkenClustersEstimator:
+class ShrunkenClustersEstimator(LinearEstimator):
     """The mean over several k-means clusterings of the model's shrunken error in the prompt's cluster.
 
     It differs from the paper's §5.1 in two ways that suit small validation sets: each cluster's error is shrunk to the
@@ -242,26 +261,30 @@ class ShrunkenClustersEstimator:
 
     def profiles(self, X: Array, errors: Array) -> Array:
         """Return the features of m models from their errors (n, m), NaN left out, shape (m, 2 * n_clusters)."""
-        nearest = self._nearest(X)
+        axes, intercepts = self.axes()
+        near = X @ axes.T + intercepts
         clusterings = [
-            shrunken_means(rows - start, errors, end - start, self.prior)
-            for rows, (start, end) in zip(nearest, pairwise(self.bounds_.tolist()), strict=True)
+            shrunken_means(near[:, start:end].argmax(1), errors, end - start, self.prior)
+            for start, end in pairwise(self.bounds_.tolist())
         ]
         means, stderrs = zip(*clusterings, strict=True)
         return np.concatenate(means + stderrs).T.astype(np.float32)
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return the mean over the clusterings of the errors in the nearest clusters (Φ is their indicator)."""
-        rows, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
-
-        def mean(table: Array) -> Array:
-            return np.asarray(np.add.reduce(table.take(rows, axis=0), axis=0) / len(rows))
-
-        return Prediction(mean(by_cluster[:n_clusters]), lambda: mean(by_cluster[n_clusters:]))
-
-    def _nearest(self, X: Array) -> Labels:
-        """Return the row in `centroids_` of each vector's nearest centroid in each clustering, (n_grid, n)."""
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives the `closeness` to each centroid of all clusterings."""
         require_fitted(self, "centroids_")
-        near = closeness(X, self.centroids_, self.offsets_)
-        within = [near[:, start:end].argmax(1) for start, end in pairwise(self.bounds_.tolist())]
-        return np.asarray(np.array(within) + self.bounds_[:-1, None])
+        return self.centroids_, -self.offsets_
+
+    def predictor(self, features: Array) -> Predictor:
+        """Return what gives the mean over the clusterings of the errors in the nearest clusters."""
+        bounds, starts = list(pairwise(self.bounds_.tolist())), self.bounds_[:-1, None]
+        errors, stderrs = np.split(features.T / np.float32(len(bounds)), 2)
+
+        def predict(_: Array, near: Array) -> Prediction:
+            nearest = np.array([near[:, start:end].argmax(1) for start, end in bounds]) + starts
+            return Prediction(
+                np.add.reduce(errors.take(nearest, axis=0), axis=0),
+                lambda: np.add.reduce(stderrs.take(nearest, axis=0), axis=0),
+            )
+
+        return predict

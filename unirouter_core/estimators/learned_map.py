@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.clusters import KMeansEstimator, OneClustering, shrunken_means
-from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
+from unirouter_core.estimators.protocol import Prediction, Predictor, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
 
 SHARPNESS = 10.0  # of the warm start: logits = 10 (c·x - |c|²/2) share a prompt among its few nearest centroids
@@ -54,13 +54,20 @@ class LearnedMapEstimator(OneClustering):
         self.theta_, self.intercepts_ = np.ascontiguousarray(learned[:, :-1]), learned[:, -1].copy()
         return self
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return the errors in the clusters, weighted by the prompt's shares in them."""
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives the logits of the prompt's shares in the clusters."""
         require_fitted(self, "theta_")
-        k = len(self.centroids_)
-        weights = softmax(X @ self.theta_.T + self.intercepts_)
-        errors = np.clip(weights @ features[:, :k].T, 0, 1)  # shares sum to 1 up to rounding
-        return Prediction(errors, lambda: weights @ features[:, k:].T)
+        return self.theta_, self.intercepts_
+
+    def predictor(self, features: Array) -> Predictor:
+        """Return what gives the errors in the clusters, weighted by the prompt's shares in them."""
+        errors, stderrs = np.split(features.T, 2)
+
+        def predict(_: Array, logits: Array) -> Prediction:
+            weights = softmax(logits)
+            return Prediction(np.clip(weights @ errors, 0, 1), lambda: weights @ stderrs)  # shares sum to about 1
+
+        return predict
 
 
 def softmax(logits: Array) -> Array:

@@ -56,6 +56,42 @@ class Estimator(Protocol):
         ...
 
 
+class LinearEstimator:
+    """A base of estimators that see of a vector only its products with a few axes.
+
+    A router stacks the axes of all its parts, so that a decision begins with one product of matrices.
+    """
+
+    def axes(self) -> tuple[Array, Array]:
+        """Return the axes (k, d) and intercepts (k,)."""
+        raise NotImplementedError
+
+    def predictor(self, features: Array) -> Predictor:
+        """Return what predicts the errors of m models, features (m, ...), from X (n, d) and its products (n, k)."""
+        raise NotImplementedError
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return the errors expected of m models, whose features are stacked (m, ...), on the vectors X (n, d)."""
+        axes, intercepts = self.axes()
+        return self.predictor(features)(X, X @ axes.T + intercepts)
+
+
+Predictor: TypeAlias = Callable[[Array, Array], Prediction]
+
+
+def axes_of(estimator: Estimator, width: int) -> tuple[Array, Array]:
+    """Return the axes (k, width) and intercepts (k,) of an estimator; none where it needs the vectors."""
+    none = np.empty((0, width), np.float32), np.empty(0, np.float32)
+    return estimator.axes() if isinstance(estimator, LinearEstimator) else none
+
+
+def predictor_of(estimator: Estimator, features: Array) -> Predictor:
+    """Return the estimator's predictor for m models, features (m, ...)."""
+    if isinstance(estimator, LinearEstimator):
+        return estimator.predictor(features)
+    return lambda X, _: estimator.predict(X, features)
+
+
 def check_settings(estimator: Any, **least: float) -> None:
     """Raise `InvalidDataError` when a setting, or one of a grid, is smaller than its least value or no number.
 
