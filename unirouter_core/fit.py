@@ -33,8 +33,8 @@ from unirouter_core.estimators.protocol import (
     Estimator,
     Prediction,
     arrays_of,
-    axes_of,
     clone,
+    linear,
     settings_of,
 )
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError, UnknownPriceError
@@ -213,8 +213,8 @@ class Fit:
     def _axes(self) -> tuple[Array, Array, int]:
         """The axes (d, k) and intercepts (k,) of regions and estimator, and how many of them are regions."""
         centroids, regions = self.regions.centroids_, self.regions
-        axes, intercepts = axes_of(self.estimator, centroids.shape[1])
-        stacked = np.concatenate([centroids, axes]).T
+        axes, intercepts = linear(self.estimator).axes()
+        stacked = np.concatenate([centroids, axes]).T if len(axes) else centroids.T
         return stacked, np.concatenate([-regions.offsets_, intercepts]), len(regions)
 
     def expect(
@@ -230,7 +230,9 @@ class Fit:
         products = X.dot(axes)
         products += intercepts
         labels, far = self.regions.located(products[:, :n_regions])
-        prediction = pool.predictor(self.estimator)(X, products[:, n_regions:])
+        products, features = products[:, n_regions:], pool.features
+        errors = pool.compiled(self.estimator)(X, products)
+        prediction = Prediction(errors, lambda: linear(self.estimator).stderrs(X, products, features))
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
             prediction = _shrunk(prediction, far[:, None], *pool.overall)
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]

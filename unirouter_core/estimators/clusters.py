@@ -14,10 +14,9 @@ from unirouter_core.curves import deferral_curve
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.protocol import (
+    Compiled,
     Estimator,
     LinearEstimator,
-    Prediction,
-    Predictor,
     check_settings,
     require_fitted,
 )
@@ -108,10 +107,10 @@ class Regions:
     def located(self, near: Array) -> tuple[Labels, Array]:
         """Return the same of vectors with this `closeness` to the centroids, (n, k)."""
         unlike, usual = self.nearness_.tolist()
-        beyond = usual - np.maximum.reduce(near, axis=1)  # on one row half the time of max()
-        if not np.count_nonzero(beyond > 0):
+        nearest = np.maximum.reduce(near, axis=1)  # on one row half the time of max()
+        if not np.count_nonzero(nearest < usual):
             return near.argmax(1), np.zeros(len(near))
-        return near.argmax(1), np.clip(beyond / (usual - unlike), 0, 1)
+        return near.argmax(1), np.clip((usual - nearest) / (usual - unlike), 0, 1)
 
 
 def best_of(
@@ -157,17 +156,13 @@ class OneClustering(LinearEstimator):
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
         """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
-        means, stderrs = shrunken_means(self._nearest(X), errors[:, None], len(self.centroids_), prior=0)
+        means, stderrs = shrunken_means(self.products(X).argmax(1), errors[:, None], len(self.centroids_), prior=0)
         return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
 
     def axes(self) -> tuple[Array, Array]:
         """Return what gives the `closeness` to each centroid."""
         require_fitted(self, "centroids_")
         return self.centroids_, -self.offsets_
-
-    def _nearest(self, X: Array) -> Labels:
-        require_fitted(self, "centroids_")
-        return np.asarray(closeness(X, self.centroids_, self.offsets_).argmax(1))
 
 
 @dataclass(eq=False)
@@ -217,15 +212,14 @@ class KMeansEstimator(OneClustering):
         self.offsets_ = offsets(self.centroids_)
         return self
 
-    def predictor(self, features: Array) -> Predictor:
+    def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives the errors in the nearest cluster."""
-        errors, stderrs = np.split(features.T, 2)
+        errors = features.T[: len(self.centroids_)] * shares
+        return lambda _, near: errors.take(near.argmax(1), axis=0)
 
-        def predict(_: Array, near: Array) -> Prediction:
-            nearest = near.argmax(1)
-            return Prediction(errors.take(nearest, axis=0), lambda: stderrs.take(nearest, axis=0))
-
-        return predict
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return those in the nearest cluster."""
+        return features.T[len(self.centroids_) :].take(products.argmax(1), axis=0)
 
 
 @dataclass(eq=False)
@@ -261,8 +255,7 @@ class ShrunkenClustersEstimator(LinearEstimator):
 
     def profiles(self, X: Array, errors: Array) -> Array:
         """Return the features of m models from their errors (n, m), NaN left out, shape (m, 2 * n_clusters)."""
-        axes, intercepts = self.axes()
-        near = X @ axes.T + intercepts
+        near = self.products(X)
         clusterings = [
             shrunken_means(near[:, start:end].argmax(1), errors, end - start, self.prior)
             for start, end in pairwise(self.bounds_.tolist())
@@ -275,16 +268,21 @@ class ShrunkenClustersEstimator(LinearEstimator):
         require_fitted(self, "centroids_")
         return self.centroids_, -self.offsets_
 
-    def predictor(self, features: Array) -> Predictor:
+    def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives the mean over the clusterings of the errors in the nearest clusters."""
+        return self._mean(features.T[: len(self.centroids_)] * shares)
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the mean of those in the nearest clusters."""
+        return self._mean(features.T[len(self.centroids_) :])(X, products)
+
+    def _mean(self, by_cluster: Array) -> Compiled:
+        """Return what gives the mean of the rows (n_clusters, m) of the nearest clusters."""
         bounds, starts = list(pairwise(self.bounds_.tolist())), self.bounds_[:-1, None]
-        errors, stderrs = np.split(features.T / np.float32(len(bounds)), 2)
+        by_cluster = by_cluster / np.float32(len(bounds))
 
-        def predict(_: Array, near: Array) -> Prediction:
-            nearest = np.array([near[:, start:end].argmax(1) for start, end in bounds]) + starts
-            return Prediction(
-                np.add.reduce(errors.take(nearest, axis=0), axis=0),
-                lambda: np.add.reduce(stderrs.take(nearest, axis=0), axis=0),
-            )
+        def mean(_: Array, near: Array) -> Array:
+            nearest = np.array([near[:, start:end].argmax(1) for start, end in bounds])
+            return np.asarray(np.add.reduce(by_cluster.take(nearest + starts, axis=0), axis=0))
 
-        return predict
+        return mean

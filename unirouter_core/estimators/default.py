@@ -19,13 +19,12 @@ from unirouter_core.estimators.known_models import KnownModelsEstimator
 from unirouter_core.estimators.linear import difficulty, fit_difficulty, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import LowRankEstimator
 from unirouter_core.estimators.protocol import (
+    Compiled,
     Estimator,
     LinearEstimator,
     Prediction,
-    Predictor,
-    axes_of,
     check_settings,
-    predictor_of,
+    linear,
     require_fitted,
 )
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
@@ -138,36 +137,44 @@ class DefaultEstimator(LinearEstimator):
 
     def axes(self) -> tuple[Array, Array]:
         """Return the axes of the members in use, and the prompt's difficulty."""
-        slopes, level = self.shift_[None, :-1], self.shift_[-1:]
-        parts = [axes_of(member, slopes.shape[1]) for member, _, _ in self._layout]
-        axes, intercepts = zip(*parts, (slopes, level), strict=True)
-        return np.concatenate(axes), np.concatenate(intercepts)
+        parts = [linear(member).axes() for member, _, _ in self._layout]
+        axes, intercepts = zip(*parts, (self.shift_[None, :-1], self.shift_[-1:]), strict=True)
+        return np.concatenate([each for each in axes if len(each)]), np.concatenate(intercepts)
 
-    def predictor(self, features: Array) -> Predictor:
-        """Return what gives the mean errors of the members that measured the model, corrected for difficulty."""
-        filled, parts, shares, last = np.nan_to_num(features), list[tuple[Predictor, int, int]](), list[Array](), 0
+    def _parts(self, features: Array) -> tuple[list[tuple[LinearEstimator, Array, slice]], list[Array]]:
+        """Return the members in use, with their features and columns of the products, and their weights."""
+        parts, counts, last, filled = (
+            list[tuple[LinearEstimator, Array, slice]](),
+            list[Array](),
+            0,
+            np.nan_to_num(features),
+        )
         for member, start, end in self._layout:
-            first, last = last, last + len(axes_of(member, 0)[1])
-            parts.append((predictor_of(member, filled[:, start:end]), first, last))
+            first, last = last, last + len(linear(member).axes()[1])
+            parts.append((linear(member), filled[:, start:end], slice(first, last)))
             count = len(member.axes_) / KNOWN_MODELS if isinstance(member, KnownModelsEstimator) else 1.0
-            shares.append(np.where(np.isnan(features[:, start]), 0, count))
-        weights = list(np.divide(shares, sum(shares)).astype(np.float32))
+            counts.append(np.where(np.isnan(features[:, start]), 0, count))
+        return parts, list(np.divide(counts, sum(counts)).astype(np.float32))
 
-        def mean(arrays: list[Array]) -> Array:
-            return functools.reduce(np.add, map(np.multiply, weights, arrays))
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives the mean errors of the members that measured the model, corrected for difficulty."""
+        parts, weights = self._parts(features)
+        each = [(part.compiled(own, weight), where) for (part, own, where), weight in zip(parts, weights, strict=True)]
 
-        def predict(X: Array, products: Array) -> Prediction:
-            each = [part(X, products[:, start:end]) for part, start, end in parts]
-            middle = np.minimum(mean([part.errors for part in each]), 1)  # the weights' sum may round to more than 1
+        def errors(X: Array, products: Array) -> Array:
+            total = functools.reduce(np.add, [part(X, products[:, where]) for part, where in each])
+            return shift_odds(np.minimum(total, 1), products[:, -1])  # the weights' sum may round to more than 1
 
-            def stderrs() -> Array:
-                """Return the members' mean stderr and their disagreement, in quadrature, times the calibrated scale."""
-                disagreement = mean([(part.errors - middle) ** 2 for part in each])
-                return np.asarray(self.scale_ * np.sqrt(mean([part.stderrs for part in each]) ** 2 + disagreement))
+        return errors if (shares == 1).all() else lambda X, products: errors(X, products) * shares
 
-            return Prediction(shift_odds(middle, products[:, -1]), stderrs)
-
-        return predict
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the members' mean standard error and their disagreement, in quadrature, times the calibrated scale."""
+        parts, weights = self._parts(features)
+        ones = np.ones_like(weights[0])
+        errors = np.array([part.compiled(own, ones)(X, products[:, where]) for part, own, where in parts])
+        stderrs = np.array([part.stderrs(X, products[:, where], own) for part, own, where in parts])
+        mean = functools.partial(np.einsum, "pm,pnm->nm", np.array(weights))
+        return np.asarray(self.scale_ * np.sqrt(mean(stderrs) ** 2 + mean((errors - mean(errors)) ** 2)))
 
     def _calibrate(self, X: Array, outcomes: Outcomes) -> None:
         """Learn the shift of the odds and the scale of the standard errors from held-out training models."""

@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.estimators.protocol import LinearEstimator, Prediction, Predictor, check_settings, require_fitted
+from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
 
 
@@ -60,9 +60,8 @@ class KnownModelsEstimator(LinearEstimator):
             raise MissingOutcomesError(
                 "KnownModelsEstimator needs the training models' answers on the validation prompts; give them as known."
             )
-        axes, intercepts = self.axes()
         answered = np.asarray(~np.isnan(known).all(axis=0))
-        filled = np.where(np.isnan(known), X @ axes.T + intercepts, known)[:, answered].astype(np.float64)
+        filled = np.where(np.isnan(known), self.products(X), known)[:, answered].astype(np.float64)
         n, m = filled.shape
         start = np.full(m, self.prior / m)
         centre = filled.mean(0)
@@ -83,12 +82,11 @@ class KnownModelsEstimator(LinearEstimator):
         require_fitted(self, "axes_")
         return self.axes_, self.intercepts_
 
-    def predictor(self, features: Array) -> Predictor:
+    def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives the weighted errors of the training models, clipped to [0, 1]."""
-        intercepts, weights = features[:, 0].copy(), np.ascontiguousarray(features[:, 1:-1].T)
+        intercepts, weights = features[:, 0] * shares, np.ascontiguousarray(features[:, 1:-1].T) * shares
+        return lambda _, trained: np.minimum(np.maximum(trained.dot(weights) + intercepts, 0), shares)
 
-        def predict(_: Array, trained: Array) -> Prediction:
-            errors = np.minimum(np.maximum(trained.dot(weights) + intercepts, 0), 1)  # a third of np.clip on one row
-            return Prediction(errors, lambda: np.broadcast_to(features[:, -1], errors.shape))
-
-        return predict
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the model's one standard error on each prompt."""
+        return np.broadcast_to(features[:, -1], (len(X), len(features)))

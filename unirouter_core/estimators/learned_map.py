@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.clusters import KMeansEstimator, OneClustering, shrunken_means
-from unirouter_core.estimators.protocol import Prediction, Predictor, check_settings, require_fitted
+from unirouter_core.estimators.protocol import Compiled, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
 
 SHARPNESS = 10.0  # of the warm start: logits = 10 (c·x - |c|²/2) share a prompt among its few nearest centroids
@@ -48,7 +48,7 @@ class LearnedMapEstimator(OneClustering):
             raise MissingOutcomesError("LearnedMapEstimator needs training models' outcomes; fit it with them.")
         clusters = KMeansEstimator(self.k, n_val=self.n_val, seed=self.seed).fit(X, outcomes)
         self.centroids_, self.offsets_ = clusters.centroids_, clusters.offsets_
-        psi, _ = shrunken_means(self._nearest(X), outcomes.errors, len(self.centroids_), prior=1.0)
+        psi, _ = shrunken_means(clusters.products(X).argmax(1), outcomes.errors, len(self.centroids_), prior=1.0)
         parameters = np.concatenate([self.centroids_, -self.offsets_[:, None]], axis=1) * SHARPNESS
         learned = _learn(np.c_[X, np.ones(len(X), X.dtype)], outcomes.errors, psi.T, parameters, self.seed)
         self.theta_, self.intercepts_ = np.ascontiguousarray(learned[:, :-1]), learned[:, -1].copy()
@@ -59,15 +59,14 @@ class LearnedMapEstimator(OneClustering):
         require_fitted(self, "theta_")
         return self.theta_, self.intercepts_
 
-    def predictor(self, features: Array) -> Predictor:
+    def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives the errors in the clusters, weighted by the prompt's shares in them."""
-        errors, stderrs = np.split(features.T, 2)
+        errors = features.T[: len(self.centroids_)]
+        return lambda _, logits: np.clip(softmax(logits) @ errors, 0, 1) * shares  # weights sum to 1 up to rounding
 
-        def predict(_: Array, logits: Array) -> Prediction:
-            weights = softmax(logits)
-            return Prediction(np.clip(weights @ errors, 0, 1), lambda: weights @ stderrs)  # shares sum to about 1
-
-        return predict
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the standard errors in the clusters, weighted alike."""
+        return np.asarray(softmax(products) @ features.T[len(self.centroids_) :])
 
 
 def softmax(logits: Array) -> Array:

@@ -66,30 +66,51 @@ class LinearEstimator:
         """Return the axes (k, d) and intercepts (k,)."""
         raise NotImplementedError
 
-    def predictor(self, features: Array) -> Predictor:
-        """Return what predicts the errors of m models, features (m, ...), from X (n, d) and its products (n, k)."""
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives `shares` (m,) of the errors of m models, features (m, ...), from X and its products."""
         raise NotImplementedError
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the standard errors of the errors, (n, m)."""
+        raise NotImplementedError
+
+    def products(self, X: Array) -> Array:
+        """Return the products of the vectors (n, d) with the axes, (n, k)."""
+        axes, intercepts = self.axes()
+        return np.asarray(X @ axes.T + intercepts)
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the errors expected of m models, whose features are stacked (m, ...), on the vectors X (n, d)."""
-        axes, intercepts = self.axes()
-        return self.predictor(features)(X, X @ axes.T + intercepts)
+        products = self.products(X)
+        errors = self.compiled(features, np.ones(len(features), np.float32))(X, products)
+        return Prediction(errors, lambda: self.stderrs(X, products, features))
 
 
-Predictor: TypeAlias = Callable[[Array, Array], Prediction]
+Compiled: TypeAlias = Callable[[Array, Array], Array]  # from X (n, d) and its products (n, k) to errors (n, m)
 
 
-def axes_of(estimator: Estimator, width: int) -> tuple[Array, Array]:
-    """Return the axes (k, width) and intercepts (k,) of an estimator; none where it needs the vectors."""
-    none = np.empty((0, width), np.float32), np.empty(0, np.float32)
-    return estimator.axes() if isinstance(estimator, LinearEstimator) else none
+@dataclass(eq=False)
+class WithoutAxes(LinearEstimator):
+    """An estimator that reads the whole vector."""
+
+    estimator: Estimator
+
+    def axes(self) -> tuple[Array, Array]:
+        """Return none."""
+        return np.empty((0, 0), np.float32), np.empty(0, np.float32)
+
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return its own `predict`."""
+        return lambda X, _: self.estimator.predict(X, features).errors * shares
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return its own."""
+        return self.estimator.predict(X, features).stderrs
 
 
-def predictor_of(estimator: Estimator, features: Array) -> Predictor:
-    """Return the estimator's predictor for m models, features (m, ...)."""
-    if isinstance(estimator, LinearEstimator):
-        return estimator.predictor(features)
-    return lambda X, _: estimator.predict(X, features)
+def linear(estimator: Estimator) -> LinearEstimator:
+    """Return the estimator, as one with axes."""
+    return estimator if isinstance(estimator, LinearEstimator) else WithoutAxes(estimator)
 
 
 def check_settings(estimator: Any, **least: float) -> None:
