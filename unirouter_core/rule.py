@@ -60,7 +60,7 @@ def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | Non
     least = scores[0, best[0]] if len(best) == 1 else np.minimum.reduce(scores, axis=1, keepdims=True)
     tied = scores <= least + (SAME_COST * np.abs(least) if math.isinf(cost_weight) else TIE)
     if np.count_nonzero(tied) == len(tied):
-        return best
+        return np.asarray(best)
     tied_costs = np.where(tied, costs, np.inf)
     cheapest = tied_costs.min(axis=1, keepdims=True)
     tied_errors = np.where(tied_costs <= cheapest + SAME_COST * np.abs(cheapest), errors, np.inf)
