@@ -83,6 +83,23 @@ def test_nothing_is_spent_without_a_confirmation_or_a_budget(place, scripted_ser
     assert "newcomer" in output(*unsure, "--budget", "1")["onboarded"][0]["model"]
 
 
+def test_a_bill_that_the_first_answers_exceed_is_shown_again_before_more_is_spent(place, scripted_server):
+    (place / "pool.toml").write_text((place / "pool.toml").read_text().replace("output = 0.4", "output = 900"))
+    scripted_server.script["newcomer"] = says(lambda prompt: "Because so it is. " * 100 + "\n" + right(prompt))
+    sentence = refusal_after_the_bill(*asked(place, "newcomer"))
+    assert "The first 5 answers say about $" in sentence
+    assert "run the same again for the new bill" in sentence
+    assert len(scripted_server.seen) == 5
+
+def refusal_after_the_bill(*arguments, code=2):
+    """The sentence of a command that showed its bill and could not go on."""
+    done = run(*arguments)
+    assert done.exit_code == code, done.output
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
 def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scripted_server):
     before = {file.name: file.read_bytes() for file in (place / "my.router" / "pool").iterdir()}
     done = output(*asked(place, "newcomer"))
@@ -103,7 +120,7 @@ def test_onboarding_ends_in_one_table_and_the_next_command(place):
     assert done.exit_code == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("newcomer  100.0%"))
     assert row.split()[-3:] == ["100%", "worth", "it"] or "%" in row
-    assert f"next: unirouter tune {place / 'my.router'} --keep-quality 0.97 --save\n" in done.stdout
+    assert f"next: unirouter tune {place / 'my.router'} --save-cost 0.4 --save\n" in done.stdout
     assert "answers of this run" not in done.stdout
     assert "evaluations.sqlite" in done.stdout
     details = run(*asked(place, "newcomer", "--replace", "--verbose")).stdout
@@ -157,19 +174,18 @@ def test_a_model_of_the_pool_needs_the_option_that_the_error_names(place, script
 
 def test_a_wrong_key_is_one_sentence_before_anything_is_spent(place, scripted_server):
     scripted_server.script["newcomer"] = refuses_the_key()
-    sentence = failure(*asked(place, "newcomer", "--yes"))
+    sentence = refusal_after_the_bill(*asked(place, "newcomer", "--yes"), code=4)
     assert "TEST_KEY" in sentence
     assert KEY not in sentence
     assert len(scripted_server.seen) == 1
 
 
-def failure(*arguments):
-    """The sentence of a command that showed its bill and could not go on."""
-    done = run(*arguments)
-    assert done.exit_code == 4
-    assert done.stderr.startswith("Error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+def test_a_judge_that_fails_its_trial_is_one_sentence_with_exit_code_4(place, scripted_server):
+    lines = [{"prompt": f"What is {n} called?", "reference": f"It is called the thing {n}."} for n in range(20)]
+    (place / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    scripted_server.script["dear"] = says("VERDICT: CORRECT")
+    sentence = refusal_after_the_bill(*asked(place, "newcomer", "--judge", "dear"), code=4)
+    assert "The judge accepted 10 of 10 right answers and refused 0 of 10 wrong ones. That is too few" in sentence
 
 
 def test_too_many_failures_leave_the_pool_as_it_was(place, scripted_server):

@@ -33,7 +33,7 @@ from unirouter_core import InvalidDataError, Prices, UniRouter, UnknownPriceErro
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Votes
-from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
+from unirouter_plugins.onboarding import OnboardingOptions, OverBillError, plan_onboarding, run_onboarding
 from unirouter_plugins.onboarding.ask import ATTEMPTS, PreflightError
 from unirouter_plugins.onboarding.judge import read_judge_prompt
 from unirouter_plugins.onboarding.questions import Question, Questions
@@ -437,6 +437,36 @@ def test_a_model_with_enough_answers_for_its_budget_is_onboarded_with_a_note(beg
     assert (sage.profile.n, sage.answered) == (sage.answered, sage.answered)
     assert 50 <= sage.answered < 60
     assert any("The budget ended after" in note for note in sage.notes)
+
+
+LONG = " and so on" * 500 + "\nThe answer is "
+
+
+def at_length(prompt):
+    return LONG + RIGHT[prompt]
+
+
+def test_answers_longer_than_the_bill_says_end_the_run_after_five_and_the_next_bill_knows_it(begin):
+    begin.server.script["sage"] = says(at_length)
+    dear = {"also": {"sage": served("sage", begin.server.url, prices=Prices(1.0, 2000.0))}, "max_tokens": 4096}
+    before = begin(plans=True, **dear).bill
+    with pytest.raises(OverBillError, match=r"The first 5 answers say about \$\S+ in total, more than the"):
+        begin(**dear)
+    assert len(begin.server.seen) == 5
+    after = begin(plans=True, **dear).bill
+    assert before.usd.high < after.usd.low
+    assert (after.calls, after.is_assumed) == (55, False)
+    (sage,) = begin(**dear)
+    assert sage.spent_usd == pytest.approx(after.usd.expected, rel=0.2)
+    assert (sage.asked, sage.profile.error) == (55, 0.0)
+
+
+@pytest.mark.parametrize("how", [{"budget": 1e6}, {"cheap": True}])
+def test_neither_a_budget_nor_a_few_cents_are_asked_about_again(begin, how):
+    begin.server.script["sage"] = says(at_length)
+    prices = Prices(1.0, 2.0 if how.pop("cheap", False) else 2000.0)
+    (sage,) = begin(also={"sage": served("sage", begin.server.url, prices=prices)}, max_tokens=4096, **how)
+    assert sage.asked == 60
 
 
 def test_a_connection_that_is_cut_counts_as_paid(begin):
