@@ -464,7 +464,7 @@ def test_answers_longer_than_the_bill_says_end_the_run_after_five_and_the_next_b
 @pytest.mark.parametrize("how", [{"budget": 1e6}, {"cheap": True}])
 def test_neither_a_budget_nor_a_few_cents_are_asked_about_again(begin, how):
     begin.server.script["sage"] = says(at_length)
-    prices = Prices(1.0, 2.0 if how.pop("cheap", False) else 2000.0)
+    prices = Prices(0.1, 0.2) if how.pop("cheap", False) else Prices(1.0, 2000.0)
     (sage,) = begin(also={"sage": served("sage", begin.server.url, prices=prices)}, max_tokens=4096, **how)
     assert sage.asked == 60
 
