@@ -24,9 +24,7 @@ Now = Annotated[
     typer.Option("--now", metavar="MODEL", help="The model that you use today; the most accurate by default."),
 ]
 
-PerMonth = Annotated[
-    str | None, typer.Option(metavar="N", help="Prompts a month, such as 2M: shows the monthly cost.")
-]
+PerMonth = Annotated[str | None, typer.Option(metavar="N", help="Prompts a month, such as 2M: shows the monthly cost.")]
 
 
 def fit(

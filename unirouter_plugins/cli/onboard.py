@@ -97,8 +97,8 @@ def onboard(
     _check_options(context)
     if not router.exists() and not starter:
         raise ArtifactError(
-            f"{router} does not exist; learn it from your own prompts with: unirouter fit {show.quoted(router)} DATA, or "
-            "begin with ready-made prompt features by adding --starter."
+            f"{router} does not exist; learn it from your own prompts with: unirouter fit {show.quoted(router)} DATA, "
+            "or begin with ready-made prompt features by adding --starter."
         )
     into = UniRouter.load(router) if router.exists() else UniRouter.starter()
     if recorded is not None:

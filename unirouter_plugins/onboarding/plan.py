@@ -55,12 +55,12 @@ class Progress:
 
 
 class OverBillError(UniRouterError, RuntimeError):
-    """The first answers cost more than the range of the bill; they are kept, and a new plan has the `bill` they tell."""
+    """The first answers cost more than the bill's range; they are kept, and a new plan has the bill they tell."""
 
     def __init__(self, total: float, bill: Bill) -> None:
         super().__init__(
-            f"The first {PROBE} answers say about {usd(total)} in total, more than the {usd(bill.usd.high)} of the bill's "
-            "range. They are kept; run the same again for the new bill, or set a limit with a budget (--budget)."
+            f"The first {PROBE} answers say about {usd(total)} in total, more than the {usd(bill.usd.high)} of the "
+            "bill's range. They are kept; run the same again for the new bill, or set a limit with a budget (--budget)."
         )
 
 
