@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from unirouter_core.data import Evaluation
 from unirouter_core.display import usd
@@ -33,10 +34,12 @@ from unirouter_plugins.onboarding.ask import (
 )
 from unirouter_plugins.onboarding.bill import PROBE, Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
-from unirouter_plugins.onboarding.logged import Logged
 from unirouter_plugins.onboarding.questions import Questions, read_questions
 from unirouter_plugins.onboarding.run import Onboarded, Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
+
+if TYPE_CHECKING:
+    from unirouter_plugins.onboarding.logged import Logged
 
 FIRST_CHECK, NEXT_CHECK = 50, 25  # answers before the first check whether more are needed, and between checks
 TRIFLE = 0.1  # USD: a total below is not worth another question
@@ -137,15 +140,19 @@ class Plan:
         self._judge = judge if questions.for_judge else None
         self._reference = called[-1] if reference is not None and questions.without_reference else None
         self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
-        of_logs = [*self._members, *([self._reference] if self._reference is not None else [])]
-        self._logged = Logged(options, questions, of_logs, self._quotes, router.fit_.token_counter)
+        self._logged: Logged | None = None
+        if options.answers is not None:
+            from unirouter_plugins.onboarding.logged import Logged
+
+            of_logs = [*self._members, *([self._reference] if self._reference is not None else [])]
+            self._logged = Logged(options, questions, of_logs, self._quotes, router.fit_.token_counter)
         self._validation = self._questions.validation_set()
         self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
         regions: Labels = router.fit_.regions.locate(self._vectors)[0]
         self._order = ask_order(regions, options.seed).tolist()
         self._lengths = Lengths(router, regions, questions)
         with AnswerStore(os.fspath(options.store), texts=options.texts, create=False) as store:
-            store.known = self._logged.answers
+            store.known = self._logged.answers if self._logged is not None else {}
             self.bill: Bill = draw_up(questions, *self._open(store, Budget()), self._lengths)
 
     def __repr__(self) -> str:
@@ -154,7 +161,7 @@ class Plan:
     @property
     def reused(self) -> list[str]:
         """How many answers of the logs are graded instead of asked for, in a sentence for each model."""
-        return self._logged.said
+        return self._logged.said if self._logged is not None else []
 
     @property
     def place(self) -> str:
@@ -215,7 +222,8 @@ class Plan:
 
         with AnswerStore(os.fspath(options.store), texts=options.texts) as store:
             try:
-                await self._logged.keep(store)
+                if self._logged is not None:
+                    await self._logged.keep(store)
                 runs, trial, grading = self._open(store, budget, told)
                 tried, ended = await self._first_calls(runs, trial), ""
                 await self._probe(runs, trial, grading, budget)
