@@ -29,7 +29,8 @@ def serve(
 ) -> None:
     """Serve OpenAI's and Anthropic's APIs: model="unirouter" routes, "unirouter/NAME" calls that model."""
     folder = options.existing(router)
-    if not (config_only or _is_loopback(host) or os.environ.get("LITELLM_MASTER_KEY")):
+    needs_key = config_only or bool(os.environ.get("LITELLM_MASTER_KEY"))
+    if not (needs_key or _is_loopback(host)):
         raise InvalidDataError(
             f"At --host {host} others can call your models; set LITELLM_MASTER_KEY to the key that clients send."
         )
@@ -44,7 +45,7 @@ def serve(
         except ImportError as missing:
             raise missing_package("LiteLLM's proxy", "serve") from missing
         loaded = load_router(folder, options.members(folder, pool), trust=trust)
-        config = proxy_config(loaded, folder, pool, trust=trust, timeout=timeout)
+        config = proxy_config(loaded, folder, pool, trust=trust, timeout=timeout, needs_key=needs_key)
     text = yaml.safe_dump(config, sort_keys=False)
     if config_only:
         typer.echo(text, nl=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from unirouter_plugins.litellm import LiteLLMCall
 from unirouter_plugins.litellm.chat import RECORD, Chat, Messages
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.prices import Usage, usage_of
-from unirouter_plugins.litellm.routed import CallRecord, NoAnswerError
+from unirouter_plugins.litellm.routed import NoAnswerError
 from unirouter_plugins.litellm.snapshot import PoolModels
 from unirouter_plugins.serving.config import GROUP
 
@@ -134,7 +133,7 @@ def _options_of(given: Mapping[str, Any]) -> dict[str, Any]:
     for held in (given.get("metadata"), given.get("litellm_metadata")):
         for place in (held, (held or {}).get("requester_metadata")):
             own = (place or {}).get(RECORD)
-            options |= {k: v for k, v in own.items()} if isinstance(own, Mapping) else {}
+            options |= dict(own.items()) if isinstance(own, Mapping) else {}
     headers = (given.get("proxy_server_request") or {}).get("headers") or {}
     for name in OPTIONS:
         if (value := headers.get(f"x-{GROUP}-{name.replace('_', '-')}")) is not None:

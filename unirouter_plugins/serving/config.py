@@ -31,10 +31,11 @@ def proxy_config(
     *,
     trust: bool = False,
     timeout: float = 300.0,
+    needs_key: bool = True,
 ) -> dict[str, Any]:
     """Return the config of LiteLLM's proxy that serves `router`, which `load_router` made of `folder` and `pool`.
 
-    It holds no key: those are read from the environment when the proxy starts.
+    It holds no key: those are read from the environment when the proxy starts, the clients' from LITELLM_MASTER_KEY.
     """
     serves = {ROUTER: folder, POOL: pool}
     variables = {name: str(Path(path).resolve()) for name, path in serves.items() if path is not None}
@@ -43,9 +44,10 @@ def proxy_config(
         "model_list": deployments(router),
         "litellm_settings": {"callbacks": ["unirouter_plugins.serving.hook.handler"]},
         "router_settings": {"num_retries": 0, "timeout": timeout, **group_settings(router)},
+        "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"}
+        if needs_key
+        else {"dangerously_permit_weak_or_unset_master_key": True},
     }
-    if "LITELLM_MASTER_KEY" in os.environ:
-        config["general_settings"] = {"master_key": "os.environ/LITELLM_MASTER_KEY"}
     return config
 
 
