@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from unirouter_core.exceptions import UniRouterError
-from unirouter_plugins.cli import bench, demo, evaluate, onboard, pool, route, show
+from unirouter_plugins.cli import bench, demo, evaluate, onboard, pool, route, serve, show
 from unirouter_plugins.cli.options import (
     BAD_INPUT,
     PROVIDERS_FAILED,
@@ -73,6 +73,7 @@ for _cls, _command, _example in (
     (RouterCommand, pool.retire, "retire my.router openai/gpt-4.1-mini"),
     (ExampleCommand, route.route, 'route my.router "What is 17 times 23?" --explain'),
     (RouterCommand, route.ask, 'ask my.router "What is 17 times 23?"'),
+    (RouterCommand, serve.serve, "serve my.router"),
     (ExampleCommand, evaluate.tune, "tune my.router --keep-quality 0.97 --save"),
     (ExampleCommand, evaluate.report, "report my.router --png curve.png"),
     (RouterCommand, pool.prices, "prices my.router --refresh"),
