@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from unirouter_core.exceptions import UniRouterError
 from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.routed import NoAnswerError
+from unirouter_plugins.litellm.shared_health import RedisStore
 from unirouter_plugins.serving.calls import ProxyCall
 from unirouter_plugins.serving.config import GROUP
 from unirouter_plugins.serving.watch import WatchedRouter
@@ -99,4 +102,6 @@ def _name(deployment: Mapping[str, Any]) -> str:
     return str(deployment["model_info"]["id"]).rpartition("@")[0]
 
 
+if url := os.environ.get("REDIS_URL"):  # where LiteLLM's replicas share their counters, too
+    HEALTH.store = RedisStore(url)
 handler = RoutingHook(WatchedRouter.from_environment())
