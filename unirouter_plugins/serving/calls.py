@@ -1,23 +1,20 @@
-"""One request of the proxy as a routed call: its chat, its options, and the record of its answer."""
+"""A request on its way through the proxy: its attempts, its record, the headers and counters that tell of it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 from typing import Any, Self
 
-from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
-from unirouter_core.rule import check_cost_weight
 from unirouter_plugins.litellm import LiteLLMCall
-from unirouter_plugins.litellm.chat import RECORD, Chat, Messages
-from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.prices import Usage, usage_of
-from unirouter_plugins.litellm.routed import NoAnswerError
+from unirouter_plugins.litellm.chat import RECORD, portable
+from unirouter_plugins.litellm.prices import Usage, checked_usage
+from unirouter_plugins.litellm.routed import CallRecord, NoAnswerError, Record
 from unirouter_plugins.litellm.snapshot import PoolModels
 from unirouter_plugins.serving.config import GROUP
-
-OPTIONS = ("cost_weight", "candidates", "question", "baseline")
-"""What a request may set: in the header x-unirouter-cost-weight, or in its metadata as {"unirouter": {...}}."""
+from unirouter_plugins.serving.requests import ProxyRequest
 
 
 class ProxyCall(LiteLLMCall):
@@ -26,34 +23,30 @@ class ProxyCall(LiteLLMCall):
     newest_failure: Exception | None = None
     over: Exception | None = None  # what was raised, when no other model may answer
     baseline: str | None = None
+    streams = False  # whether a stream has begun
+    digest = ""  # of the conversation
 
     @classmethod
     def made(
         cls,
         models: PoolModels[Any],
         router: UniRouter,
-        given: Mapping[str, Any],
-        messages: Messages | None,
+        request: ProxyRequest,
         there: Sequence[str],
     ) -> Self:
         """Return the call, its model picked among those `there`."""
-        sent, parameters = _as_chat(given, messages)
-        options = _options_of(given)
-        unknown = [name for name in (options.get("baseline"), *options.get("candidates", ())) if name is not None]
-        router.pool.check_known(unknown)
-        group = str(_metadata_of(given).get("model_group"))
-        forced = group.removeprefix(f"{GROUP}/") if group.startswith(f"{GROUP}/") else None
-        candidates: Sequence[str] | None = options.get("candidates")
+        options, parameters = request.options, request.parameters
+        router.pool.check_known([*filter(None, [options.get("baseline")]), *(options.get("candidates") or ())])
+        candidates, question = options.get("candidates"), options.get("question")
         if not {*router.pool} <= {*there}:
             candidates = [name for name in candidates or router.pool if name in there]
-        question = options.get("question")
         call = cls(
             models,
             router,
-            Chat.of(sent, parameters),
+            request.chat,
             parameters=parameters,
             candidates=candidates,
-            forced=forced,
+            forced=request.forced,
             text=question,
             routed_on="prompt" if question is None else "question",
             cost_weight=options.get("cost_weight"),
@@ -74,24 +67,56 @@ class ProxyCall(LiteLLMCall):
         return self.start()
 
     def show(self, metadata: dict[str, Any]) -> None:
-        """Put the record as it stands into the metadata, where the proxy's logs and callbacks see it."""
+        """Put the record as it stands into the metadata that the proxy's callbacks and logs of spend keep."""
         self._shown |= self.record().as_dict()
         metadata[RECORD] = self._shown
+        metadata["spend_logs_metadata"] = {**(metadata.get("spend_logs_metadata") or {}), RECORD: self._shown}
+
+    def end(self, answer: Any) -> CallRecord:
+        """Return the record of the call, whose answer is whole; doing it again changes nothing."""
+        if self.finished is not None:
+            return self.finished
+        record = self._answered(answer)
+        self._shown["saved_usd"] = None if math.isnan(record.usd) else self.baseline_usd - record.usd
+        count(self._shown)
+        return record
+
+    def changes(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what of a chat's parameters is changed for the model that is called."""
+        told = {"stream_options": {**(sent.get("stream_options") or {}), "include_usage": True}}
+        writers = {*self.chat.answered_by} - {None, self.attempts.model}
+        own = {"messages": self.chat.messages_for(self.attempts.model, self.chat.messages, portable)}
+        return (told if sent.get("stream") else {}) | (own if writers else {})
+
+    def price(self, answer: Any) -> None:
+        """Tell LiteLLM what the answer of a program cost, which it cannot compute."""
+        usd = self.usd_of(answer, self.usage_of(answer))
+        if self.snapshot.members[self.attempts.model].is_program and not math.isnan(usd):
+            answer._hidden_params["response_cost"] = usd
+
+    def broke_off(self, failed: Exception) -> None:
+        """Note that the model's stream has failed after its beginning, when no other could take its place."""
+        self.models.health.failed(self._key, self._readable(failed))
 
     def usage_of(self, answer: Any) -> Usage:
         """Return the usage that a response tells, whichever API it is of."""
-        return usage_of(answer)
+        usage = answer.get("usage") if isinstance(answer, Mapping) else getattr(answer, "usage", None)
+        told = usage if isinstance(usage, Mapping) else getattr(usage, "__dict__", {})
+        if "input_tokens" not in told:
+            return super().usage_of(answer)
+        read, written = (told.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
+        own = getattr(told.get("input_tokens_details"), "cached_tokens", 0)  # of Responses, where it is part of them
+        return checked_usage(told["input_tokens"] + read + written, told.get("output_tokens"), own or read, 0, written)
 
-    def headers(self, answer: Any, *, streams: bool) -> dict[str, str]:
+    def headers(self, answer: Any) -> dict[str, str]:
         """Return the headers of the answer; a stream's cost is the expected one, as it has only begun."""
-        record = self.record() if streams else self._answered(answer)
-        told, most = record.as_dict(), self.baseline_usd
+        told = (self.record() if self.streams else self.end(answer)).as_dict()
         usd = told["expected_usd"] if told["usd"] is None else told["usd"]
-        numbers = {"cost": usd, "saved": most - usd, "error": told["expected_error"]}
-        named = {"model": record.model, **{name: f"{number:.6g}" for name, number in numbers.items()}}
+        numbers = {"cost": usd, "saved": self.baseline_usd - usd, "error": told["expected_error"]}
+        named = {"model": told["model"], **{name: f"{number:.6g}" for name, number in numbers.items()}}
         return {f"x-{GROUP}-{name}": value for name, value in named.items()}
 
-    @property
+    @cached_property
     def baseline_usd(self) -> float:
         """What the baseline would have cost: the model that the request names, else the dearest eligible one."""
         if self.baseline is not None:
@@ -99,53 +124,28 @@ class ProxyCall(LiteLLMCall):
         return max(row.cost for row in self.decision.ranking if row.excluded is None)
 
 
-def _metadata_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    return given.get("litellm_metadata") or given.get("metadata") or {}
+@cache
+def _counters() -> Mapping[str, Any]:
+    """Return the counters that the proxy's /metrics shows; none where Prometheus' client is not installed."""
+    try:
+        from prometheus_client import Counter
+    except ImportError:
+        return {}
+    return {
+        "answers": Counter("unirouter_answers", "Answers, by the model that gave them and why.", ["model", "why"]),
+        "failures": Counter("unirouter_failures", "Calls that failed and were passed on.", ["model"]),
+        "usd": Counter("unirouter_usd", "What answers cost.", ["model"]),
+        "baseline": Counter("unirouter_baseline_usd", "What the baseline would have cost."),
+    }
 
 
-def _as_chat(given: Mapping[str, Any], messages: Messages | None) -> tuple[Messages | str, dict[str, Any]]:
-    """Return a request's messages and parameters in OpenAI's chat format, whichever API it came in by."""
-    litellm = open_litellm()
-    kind = str(getattr(given.get("litellm_logging_obj"), "call_type", ""))
-    if kind == "anthropic_messages":
-        from litellm.llms.anthropic.pass_through.adapters.transformation import AnthropicAdapter
-
-        own = ("system", "tools", "tool_choice", "max_tokens", "temperature", "stop_sequences", "thinking", "top_p")
-        body = {name: given[name] for name in own if given.get(name) is not None}
-        chat = AnthropicAdapter().translate_completion_input_params({**body, "model": GROUP, "messages": messages})
-    elif messages is None and "input" in given:
-        from litellm.responses.litellm_completion_transformation.transformation import LiteLLMCompletionResponsesConfig
-
-        own = ("instructions", "tools", "text", "max_output_tokens", "temperature", "reasoning", "top_p")
-        body = {name: given[name] for name in own if given.get(name) is not None}
-        chat = LiteLLMCompletionResponsesConfig.transform_responses_api_request_to_chat_completion_request(
-            GROUP, given["input"], body
-        )
-    else:
-        chat = {"messages": messages, **given}
-    names = {*litellm.OPENAI_CHAT_COMPLETION_PARAMS, "thinking"} - {"metadata", "user", "extra_headers"}
-    return chat["messages"], {name: chat[name] for name in names if chat.get(name) is not None}
-
-
-def _options_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a request, checked; its headers win over its metadata."""
-    options: dict[str, Any] = {}
-    for held in (given.get("metadata"), given.get("litellm_metadata")):
-        for place in (held, (held or {}).get("requester_metadata")):
-            own = (place or {}).get(RECORD)
-            options |= dict(own.items()) if isinstance(own, Mapping) else {}
-    headers = (given.get("proxy_server_request") or {}).get("headers") or {}
-    for name in OPTIONS:
-        if (value := headers.get(f"x-{GROUP}-{name.replace('_', '-')}")) is not None:
-            options[name] = value
-    if unknown := options.keys() - {*OPTIONS}:
-        raise InvalidDataError(f"{min(unknown)!r} is no option of a request; there are {', '.join(OPTIONS)}.")
-    if "cost_weight" in options:
-        try:
-            options["cost_weight"] = check_cost_weight(float(options["cost_weight"]))
-        except (TypeError, ValueError):
-            wrong = f"cost_weight={options['cost_weight']!r:.40} must be a number of at least 0, or inf."
-            raise InvalidDataError(wrong) from None
-    if isinstance(given_names := options.get("candidates"), str):
-        options["candidates"] = [name.strip() for name in given_names.split(",") if name.strip()]
-    return options
+def count(record: Record) -> None:
+    """Count an answer, what it cost, and the failures before it."""
+    if not (counters := _counters()):
+        return
+    counters["answers"].labels(record["model"], record["why"]).inc()
+    for model in record["failures"]:
+        counters["failures"].labels(model).inc()
+    if record["usd"] is not None:
+        counters["usd"].labels(record["model"]).inc(record["usd"])
+        counters["baseline"].inc(max(record["usd"] + record["saved_usd"], 0.0))

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ GROUP = "unirouter"
 ROUTER, POOL, TRUST = "UNIROUTER_ROUTER", "UNIROUTER_POOL", "UNIROUTER_TRUST"
 """The environment variables that tell the proxy's hook which router it serves."""
 
+_METRICS = "prometheus_client"
+_AGAIN = {"model": GROUP, "_target_order": None}  # the next model, for a stream that fails before its first content
 _PRICES = {"input": "input_cost_per_token", "output": "output_cost_per_token"}
 _PRICES |= {"cached_input": "cache_read_input_token_cost"}
 
@@ -42,8 +45,17 @@ def proxy_config(
     config: dict[str, Any] = {
         "environment_variables": {**variables, **({TRUST: "true"} if trust else {})},
         "model_list": deployments(router),
-        "litellm_settings": {"callbacks": ["unirouter_plugins.serving.hook.handler"]},
-        "router_settings": {"num_retries": 0, "timeout": timeout, **group_settings(router)},
+        "litellm_settings": {
+            "callbacks": ["unirouter_plugins.serving.hook.handler", *(["prometheus"] if find_spec(_METRICS) else [])],
+            "require_auth_for_metrics_endpoint": needs_key,
+            "use_chat_completions_url_for_anthropic_messages": True,  # as when models were measured
+        },
+        "router_settings": {
+            "num_retries": 0,
+            "timeout": timeout,
+            "fallbacks": [{GROUP: [_AGAIN]}],
+            **group_settings(router),
+        },
         "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"}
         if needs_key
         else {"dangerously_permit_weak_or_unset_master_key": True},
@@ -68,7 +80,8 @@ def deployments(router: UniRouter) -> list[dict[str, Any]]:
         else:
             member.require_trust()
             key = None if member.api_key_env is None else f"os.environ/{member.api_key_env}"
-            given = {"api_base": member.api_base, "api_key": key}
+            is_like = member.api_base is not None and member.model.startswith("openai/")  # few know /v1/responses
+            given = {"api_base": member.api_base, "api_key": key, "use_chat_completions_api": is_like}
             params = {"model": member.model, **{k: v for k, v in given.items() if v}, **member.settings}
         quoted = snapshot.quote(name)
         if quoted is not None and (member.is_program or quoted.source != LITELLM):

@@ -35,7 +35,7 @@ class WatchedRouter:
 
     def __init__(self, folder: Path, pool: str = BESIDE, *, trust: bool = False) -> None:
         self.folder, self.pool, self.trust = folder, pool, trust
-        self.models = Deployments()
+        self.models, self.redis = Deployments(), None
         self._stamp = self._look()
         self.router = self._load()
         self._task: asyncio.Task[None] | None = None
@@ -90,6 +90,7 @@ class WatchedRouter:
 
         if (proxy := proxy_server.llm_router) is None:
             return
+        self.models, self.redis = Deployments(settings={"timeout": proxy.timeout}), proxy.cache.redis_cache
         made = {each["model_info"]["id"]: each for each in deployments(self.router)}
         served = {each["model_info"]["id"] for each in proxy.model_list if each["model_name"] == GROUP}
         for new in made.keys() - served:
