@@ -161,6 +161,7 @@ def test_learned_map_moves_the_borders_that_clusters_put_in_the_wrong_place():
         for estimator in (plain, learned)
     ]
     assert np.array_equal(plain.centroids_, learned.centroids_)
+    assert np.array_equal(plain.profile(vectors, wrong), learned.profile(vectors, wrong))  # Ψ is of the clusters
     assert gaps[1] < 0.8 * gaps[0]
 
 

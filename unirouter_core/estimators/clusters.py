@@ -156,13 +156,10 @@ class OneClustering(LinearEstimator):
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
         """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
-        means, stderrs = shrunken_means(self.products(X).argmax(1), errors[:, None], len(self.centroids_), prior=0)
-        return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
-
-    def axes(self) -> tuple[Array, Array]:
-        """Return what gives the `closeness` to each centroid."""
         require_fitted(self, "centroids_")
-        return self.centroids_, -self.offsets_
+        nearest = closeness(X, self.centroids_, self.offsets_).argmax(1)
+        means, stderrs = shrunken_means(nearest, errors[:, None], len(self.centroids_), prior=0)
+        return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
 
 
 @dataclass(eq=False)
@@ -211,6 +208,11 @@ class KMeansEstimator(OneClustering):
         self.centroids_ = fit_centroids(X, k, self.seed) if chosen is None else chosen.centroids_
         self.offsets_ = offsets(self.centroids_)
         return self
+
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives the `closeness` to each centroid."""
+        require_fitted(self, "centroids_")
+        return self.centroids_, -self.offsets_
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives the errors in the nearest cluster."""
