@@ -17,8 +17,6 @@ from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
 from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
 
-NOT_WORTH_IT = 3  # the exit code of a goal that is not met, and of routing that does not pay
-
 Now = Annotated[
     str | None,
     typer.Option("--now", metavar="MODEL", help="The model that you use today; the most accurate by default."),
@@ -131,7 +129,7 @@ def tune(
         elif save and tuning.met:
             show.say(f"Not saved: no cost weight gives {tuning.choice.words}; call it without a router.", wrap=False)
     if not tuning.met:
-        raise typer.Exit(NOT_WORTH_IT)
+        raise typer.Exit(options.NOT_MET)
 
 
 def _a_month(made: Report | Tuning, prompts: float | None) -> dict[str, float]:
@@ -186,4 +184,4 @@ def report(
         if png is not None:
             show.say(f"Drawn: {png}", wrap=False)
     if made.level == "does not pay":
-        raise typer.Exit(NOT_WORTH_IT)
+        raise typer.Exit(options.NOT_MET)

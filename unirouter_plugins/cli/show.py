@@ -42,7 +42,7 @@ T = TypeVar("T")
 # The last are marks that turn the direction of what follows.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 TEXT_WIDTH = 88  # columns of text; tables may be wider where the terminal is
-CANDIDATES_SHOWN, PROMPTS_SHOWN, POINTS_SHOWN = 5, 20, 8  # of a ranking, of many prompts, of a curve
+CANDIDATES_SHOWN, PROMPTS_SHOWN = 5, 20  # of a ranking, of many prompts
 LEVEL, NORMAL = 0.9, 1.645  # of the intervals that are shown, and the standard errors to each side of it
 UNLIKE = 0.05  # prompts whose similarity is less have no words in common worth showing
 PER_1000 = ">$/1,000"  # USD per 1,000 calls

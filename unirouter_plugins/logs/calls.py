@@ -34,6 +34,7 @@ _WHERE = {
 _PATHS = {field: paths.split() for field, paths in _WHERE.items()}
 _MARKS = "messages request body inputs traceId trace_id run_type standard_logging_object response_cost scores"
 _PREFIXES = ("inputs", "outputs", "reference", "feedback", "scores", "metadata", "metrics", "extra")
+_TEXTS = "text content question query input prompt output answer response result"  # the fields with an object's text
 _CALLS = ("llm", "generation")  # the kinds of runs and of observations that are calls of a model
 
 
@@ -199,20 +200,8 @@ def text_of(value: Any) -> str | None:
         parts = [text_of(part) for part in value]
         return "\n".join(part for part in parts if part) or None
     if isinstance(value, Mapping):
-        for name in (
-            "text",
-            "content",
-            "question",
-            "query",
-            "input",
-            "prompt",
-            "output",
-            "answer",
-            "response",
-            "result",
-        ):
-            if name in value:
-                return text_of(from_json(value[name]))
+        if name := next((name for name in _TEXTS.split() if name in value), None):
+            return text_of(from_json(value[name]))
         return text_of(next(iter(value.values()))) if len(value) == 1 else json.dumps(value, ensure_ascii=False)
     return str(value)
 
