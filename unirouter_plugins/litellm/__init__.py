@@ -208,8 +208,9 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
     async def aof(cls, given: GivenRouter, asked: str | Messages, **options: Any) -> LiteLLMCall:
         """Return the same as `of`, made in a thread where that takes a while."""
         begin = partial(cls.of, given, asked, **options)
-        known = _MODELS.get(given) if isinstance(given, UniRouter) else None
-        return await (asyncio.to_thread(begin) if known is None else known.abegin(given, asked, begin))
+        if isinstance(given, UniRouter) and (known := _MODELS.get(given)) is not None:
+            return await known.abegin(given, asked, begin)
+        return await asyncio.to_thread(begin)
 
     def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of `litellm.completion`, where the model's price is known."""
