@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
@@ -15,7 +16,9 @@ from litellm.integrations.custom_logger import CustomLogger
 from unirouter_core.exceptions import UniRouterError
 from unirouter_plugins.litellm.chat import RECORD
 from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.routed import NoAnswerError
+from unirouter_plugins.litellm.shared_health import RedisStore
 from unirouter_plugins.serving.calls import ProxyCall
 from unirouter_plugins.serving.config import GROUP
 from unirouter_plugins.serving.requests import ProxyRequest, name_of
@@ -148,4 +151,6 @@ def _call_of(data: Mapping[str, Any]) -> ProxyCall | None:
     return call
 
 
+if url := os.environ.get("REDIS_URL"):  # where LiteLLM's replicas share their counters, too
+    HEALTH.store = RedisStore(url)
 handler = RoutingHook(WatchedRouter.from_environment())
