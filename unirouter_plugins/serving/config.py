@@ -47,6 +47,7 @@ def proxy_config(
         "model_list": deployments(router),
         "litellm_settings": {
             "callbacks": ["unirouter_plugins.serving.hook.handler", *(["prometheus"] if find_spec(_METRICS) else [])],
+            "expose_router_debug_in_errors": False,
             "require_auth_for_metrics_endpoint": needs_key,
             "use_chat_completions_url_for_anthropic_messages": True,  # as when models were measured
         },
@@ -68,7 +69,8 @@ def proxy_config(
 def group_settings(router: UniRouter) -> dict[str, Any]:
     """Return the settings of LiteLLM's router that depend on the pool: retries of the group, names of its models."""
     return {
-        "model_group_retry_policy": {GROUP: {"DefaultRetries": len(router.pool) - 1}},
+        # One more than there are other models: it raises the first failure, as if that model had been called directly.
+        "model_group_retry_policy": {GROUP: {"DefaultRetries": len(router.pool) if len(router.pool) > 1 else 0}},
         "model_group_alias": {f"{GROUP}/{name}": GROUP for name in router.pool},
     }
 
