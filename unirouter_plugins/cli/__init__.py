@@ -29,7 +29,7 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        show.reset()
+        show.reset([*ctx._protected_args, *ctx.args])
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a pipe that is not UTF-8 loses a bar, not the answer
@@ -74,7 +74,7 @@ for _cls, _command, _example in (
     (ExampleCommand, route.route, 'route my.router "What is 17 times 23?" --explain'),
     (RouterCommand, route.ask, 'ask my.router "What is 17 times 23?"'),
     (RouterCommand, serve.serve, "serve my.router"),
-    (ExampleCommand, evaluate.tune, "tune my.router --keep-quality 0.97 --save"),
+    (ExampleCommand, evaluate.tune, "tune my.router --save-cost 0.4 --save"),
     (ExampleCommand, evaluate.report, "report my.router --png curve.png"),
     (RouterCommand, pool.prices, "prices my.router --refresh"),
     (TyperCommand, bench.bench, "bench answers.jsonl --trials 40"),
