@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.conftest import evaluation
 from tests.plugins.redis_server import serve_redis
 from tests.plugins.servers import KEY, missing_of_extra
 from tests.soak.proxy import REQUESTS, Client, bare_proxy, faults, fleet, one_by_one, run, session
@@ -86,13 +87,13 @@ async def test_redis_killed_and_started_again_under_load_loses_nothing(world, tm
 async def test_the_router_s_folder_replaced_under_load_loses_nothing_and_is_served_in_two_seconds(world, tmp_path):
     with fleet(world, tmp_path) as served:
         served.start(1)
-        first, router, profile = served.models[0], served.router, served.router.pool[served.models[0]]
+        first, router = served.models[0], served.router
 
         async def replace():
             if first in router.pool:
                 router.retire(first)
             else:
-                router.onboard(profile)
+                router.onboard(evaluation(world, first))
             await asyncio.to_thread(router.save, served.folder)
 
         async with session() as http:
