@@ -219,7 +219,9 @@ def test_curl_routes_with_the_key_alone(served):
             [*command, "-H", f"authorization: Bearer {KEY}"], capture_output=True, text=True, check=True
         ).stdout
     )
-    assert "Authentication Error" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    refused = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "200 OK" not in refused  # 401, or 500 where LiteLLM misses its database's package
+    assert asked(served) == ["poet"]
 
 
 # --- Which model ------------------------------------------------------------------------------------------------------

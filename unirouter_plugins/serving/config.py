@@ -79,6 +79,7 @@ def deployments(router: UniRouter) -> list[dict[str, Any]]:
     """Return a deployment for each model of the pool; its id is the model's name and a digest of how it is called."""
     snapshot, made = Snapshot.of(router), []
     for name, member in snapshot.members.items():
+        snapshot.require_callable(name)
         if member.is_program:
             params = arguments_of(member)
         else:
@@ -88,7 +89,8 @@ def deployments(router: UniRouter) -> list[dict[str, Any]]:
             given = {"api_base": member.api_base, "api_key": key, "use_chat_completions_api": is_like}
             params = {"model": member.model, **{k: v for k, v in given.items() if v}, **member.settings}
         quoted = snapshot.quote(name)
-        if quoted is not None and (member.is_program or quoted.source != LITELLM):
+        assert quoted is not None
+        if member.is_program or quoted.source != LITELLM:
             usd = dataclasses.asdict(quoted.prices)
             params |= {_PRICES[k]: v / 1e6 for k, v in usd.items() if v is not None and k in _PRICES}
         digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]

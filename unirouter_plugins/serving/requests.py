@@ -76,7 +76,8 @@ def name_of(deployment: str) -> str:
 
 def _as_chat(given: Mapping[str, Any], messages: Messages | None) -> tuple[Messages, dict[str, Any]]:
     """Return the messages and the parameters in OpenAI's chat format."""
-    chat: Mapping[str, Any] = {**given, "messages": messages}
+    prompt = [{"role": "user", "content": given.get("prompt") or ""}]
+    chat: Mapping[str, Any] = {**given, "messages": prompt if messages is None else messages}
     if getattr(given.get("litellm_logging_obj"), "call_type", "") == "anthropic_messages":
         from litellm.llms.anthropic.pass_through.adapters.transformation import AnthropicAdapter
 
