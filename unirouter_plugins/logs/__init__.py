@@ -239,5 +239,5 @@ def _log(table: Columns, form: str, scale: GivenScale | None, prices: Mapping[st
     if (row := next((row for row, model in enumerate(models) if is_empty(model)), None)) is not None:
         table.refuse(row, 'no model is named; give columns={"model": "=NAME"} (--columns model==NAME).')
     graded = Columns({name: values[name] for name in OUTCOMES if name in values}, table.places, table.unit)
-    outcomes = to_outcomes(graded, prices, None, scale, form)
+    outcomes = to_outcomes(graded, prices, None, scale, form, values.get("answer", ()))
     return Log(outcomes.source, tuple(outcomes.prompts), outcomes, table)
