@@ -105,7 +105,7 @@ class Report(Judged):
         from unirouter_core.plotting import plot  # here, because it needs matplotlib
 
         here = f"this router: cost_weight {weight(self.cost_weight)}", self.cost, self.quality
-        curves = {"routing": self.curve.hull(), "best mixture of models": self.mixture.hull()}
+        curves = {"routing at its best weights": self.curve.hull(), "best mixture of models": self.mixture.hull()}
         return plot(ax, curves, self.band, self.models, here, str(self.judged), dark=dark)
 
     def as_dict(self) -> dict[str, Any]:
