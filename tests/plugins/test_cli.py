@@ -122,7 +122,7 @@ def test_fit_takes_bare_prompts_and_says_what_it_leaves_out(world, tmp_path):
 
         learned = json.loads(done.stdout)
         assert (learned["prompts"], learned["held_out"], learned["training_models"]) == (40, 0, [])
-        assert "Note: Fitted without" in done.stderr
+        assert "Note:" not in done.stderr
     ended = run("fit", tmp_path / "my.router", tmp_path / "a.txt").stdout
     assert f"next: unirouter onboard {tmp_path / 'my.router'} MODEL... --validation FILE\n" in ended
     assert "--starter are about equally good beginnings" in " ".join(ended.split())
@@ -189,7 +189,7 @@ def test_onboard_asks_for_what_is_missing(made, tmp_path):
     router = made / "my.router"
 
     sentence = refusal("onboard", tmp_path / "no.router", "poet", "--recorded", made / "recorded.jsonl")
-    assert "unirouter fit DATA" in sentence
+    assert f"unirouter fit {tmp_path / 'no.router'} DATA" in sentence
     assert "--starter" in sentence
     assert not (tmp_path / "no.router").exists()
     assert "--recorded" in refusal("onboard", router)
