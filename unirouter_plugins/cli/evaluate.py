@@ -141,7 +141,7 @@ def tune(
 
 def _a_month(made: Report | Tuning, prompts: float | None) -> dict[str, float]:
     """Return the USD a month of this number of prompts, today and then, as JSON names them."""
-    costs = {} if prompts is None else {"today": prompts * made.today.cost, "then": prompts * made.cost}
+    costs = {} if prompts is None else {"today": prompts * made.today.cost, "then": prompts * show.proposed(made)[1]}
     return {f"usd_per_month_{name}": usd for name, usd in costs.items()}
 
 
