@@ -72,9 +72,9 @@ def fit(
     of_models = f" and {n} models" if n else ""
     kept = f"; {held_out:,} prompts held out for onboarding" if held_out else ""
     show.say(f"{router}: learned from {len(learned):,} prompts{of_models}{kept}.", wrap=False)
-    given = {"--columns": columns, "--scale": scale, "--prices": prices}
-    options_given = [f" {name} {show.quoted(value)}" for name, value in given.items() if value is not None]
-    models = f"--recorded {show.quoted(data)}{''.join(options_given)}" if n else "MODEL... --validation FILE"
+    how = {"--recorded": data, "--columns": columns, "--scale": scale, "--prices": prices}
+    again = " ".join(f"{name} {show.quoted(value)}" for name, value in how.items() if value is not None)
+    models = again if n else "MODEL... --validation FILE"
     show.say(f"next: unirouter onboard {show.quoted(router)} {models}", wrap=False)
     if not n:
         show.say(

@@ -455,7 +455,9 @@ def dearest(record: CallRecord) -> dict[str, Any]:
 
 def proposed(made: Report | Tuning) -> tuple[str, float]:
     """Return what would be used, in words, and its USD a prompt: the best choice for a goal, or the router as it is."""
-    return (made.choice.words, made.choice.cost) if hasattr(made, "choices") else ("this routing", made.cost)
+    from unirouter_core.evaluate import Tuning
+
+    return (made.choice.words, made.choice.cost) if isinstance(made, Tuning) else ("this routing", made.cost)
 
 
 def findings(made: Report | Tuning, prompts_a_month: float | None = None) -> None:
