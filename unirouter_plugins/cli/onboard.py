@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from unirouter_plugins.logs import Log
     from unirouter_plugins.onboarding import Plan, Progress
 
-USUAL_GOAL = 0.97  # of the best model's quality: where a router that is not tuned yet is looked at
+USUAL_GOAL = 0.4  # of the best model's cost is saved: where a router that is not tuned yet is looked at
 MOST_STANDING = 200  # models that are tried one by one whether the pool is worse without them
 LIVE, RECORDED = "Evaluate models", "From recorded results"  # the groups of options in the help
 
@@ -229,7 +229,7 @@ def standing_of(router: UniRouter) -> Standing:
     except InvalidDataError:  # too few prompts that all have answered
         return Standing(weight)
     if not weight and len(pool) > 1 and _has_costs(router):
-        weight, goal = tune(held, keep_quality=USUAL_GOAL).cost_weight, f"keeps {USUAL_GOAL:.0%} of the best quality"
+        weight, goal = tune(held, save_cost=USUAL_GOAL).cost_weight, f"saves {USUAL_GOAL:.0%} of the best model's cost"
     return Standing(weight, goal, standings(held, weight))
 
 
@@ -246,7 +246,7 @@ def _finish(into: UniRouter, router: Path) -> None:
     if len(into.pool) < 2:
         following = f"onboard {named} MODEL..., for routing needs two models"
     else:
-        following = f"tune {named} --save-cost 0.4 --save" if _has_costs(into) else f"route {named} PROMPT"
+        following = f"tune {named} --save-cost {USUAL_GOAL:g} --save" if _has_costs(into) else f"route {named} PROMPT"
     show.say(f"next: unirouter {following}", wrap=False)
 
 

@@ -453,6 +453,13 @@ def dearest(record: CallRecord) -> dict[str, Any]:
     return {"model": most.model, "expected_usd": most.cost}
 
 
+def proposed(made: Report | Tuning) -> tuple[str, float]:
+    """Return what would be used, in words, and its USD a prompt: the best choice for a goal, or the router as it is."""
+    from unirouter_core.evaluate import Tuning
+
+    return (made.choice.words, made.choice.cost) if isinstance(made, Tuning) else ("this routing", made.cost)
+
+
 def findings(made: Report | Tuning, prompts_a_month: float | None = None) -> None:
     """Print today's quality and cost, what lower costs give, how sure that is, the tables and the verdict."""
     for part in made.tables():
@@ -461,6 +468,7 @@ def findings(made: Report | Tuning, prompts_a_month: float | None = None) -> Non
         else:
             say(f"{part}\n")
     if prompts_a_month is not None:
-        now, then = (usd(prompts_a_month * cost) for cost in (made.today.cost, made.cost))
-        say(f"At {prompts_a_month:,.0f} prompts a month: {now} today, {then} with this routing.\n")
+        words, cost = proposed(made)
+        now, then = (usd(prompts_a_month * each) for each in (made.today.cost, cost))
+        say(f"At {prompts_a_month:,.0f} prompts a month: {now} today, {then} by {words}.\n")
     say(made.verdict, "bold")
