@@ -153,6 +153,15 @@ SPROUT_ROW = {
 }
 
 
+def test_given_prices_make_costs_of_a_table_without_tokens_and_it_says_how():
+    rows = [{"prompt": "a" * 8, "poet": 1, "sage": 0}]
+    table = read_outcomes(rows, prices={"poet": Prices(0, 1), "sage": Prices(0, 10)})
+    assert table.costs.tolist() == [[pytest.approx(200e-6), pytest.approx(2000e-6)]]
+    assert "costs by the given prices, tokens counted, 200 assumed for an answer" in table.source
+    with_tokens = [{**rows[0], "poet_tokens_in": 5, "poet_tokens_out": 7}]
+    assert read_outcomes(with_tokens, prices={"poet": Prices(0, 1)}).costs[0, 0] == pytest.approx(7e-6)
+
+
 def test_sprout_has_tokens_and_no_costs_without_prices(tmp_path):
     columns = {name: [value, value] for name, value in SPROUT_ROW.items()} | {"openai-gpt-4o": [None, SPROUT]}
     table = read_outcomes(write_parquet(tmp_path / "train.parquet", columns | {"prompt": [SUM, POEM]}))
