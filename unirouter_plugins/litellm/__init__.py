@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import difflib
 import inspect
-import json
 import os
 import time
 import warnings
