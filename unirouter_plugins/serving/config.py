@@ -61,6 +61,8 @@ def proxy_config(
         if needs_key
         else {"dangerously_permit_weak_or_unset_master_key": True},
     }
+    if "REDIS_URL" in os.environ:  # replicas share what LiteLLM counts, and which model a conversation is with
+        config["router_settings"]["redis_url"] = "os.environ/REDIS_URL"
     return config
 
 
