@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -31,7 +31,7 @@ from unirouter_plugins.litellm.pool_file import (
     read_members,
 )
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.litellm.routed import CallRecord, Content, Record, RoutedCall
+from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
 from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, check_given
 
 if TYPE_CHECKING:
@@ -173,7 +173,6 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
     """A call through LiteLLM's functions."""
 
     shows_usage: bool
-    _shown: Record
 
     @classmethod
     def of(
@@ -201,15 +200,16 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         chat = Chat.of(asked, parameters)
         request: dict[str, Any] = {"cost_weight": cost_weight, "candidates": models, "requires": requires}
         call = cls(pool, router, chat, content_policy=content_policy, parameters=parameters, **request)
-        call.shows_usage, call._shown = bool(options.get("include_usage")), {}
+        call.shows_usage = bool(options.get("include_usage"))
         return call
 
     @classmethod
     async def aof(cls, given: GivenRouter, asked: str | Messages, **options: Any) -> LiteLLMCall:
         """Return the same as `of`, made in a thread where that takes a while."""
-        if isinstance(given, UniRouter) and given in _MODELS and _MODELS[given].is_quick(given, asked):
-            return cls.of(given, asked, **options)
-        return await asyncio.to_thread(cls.of, given, asked, **options)
+        begin = partial(cls.of, given, asked, **options)
+        if isinstance(given, UniRouter) and (known := _MODELS.get(given)) is not None:
+            return await known.abegin(given, asked, begin)
+        return await asyncio.to_thread(begin)
 
     def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of `litellm.completion`, where the model's price is known."""
@@ -218,7 +218,6 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         messages = self.chat.messages_for(name, self.chat.messages, portable)
         arguments = {**model, **self.parameters, "messages": messages}
         if isinstance(given := arguments.get("metadata") or {}, dict):  # which LiteLLM shows its callbacks
-            self._shown = self.record().as_dict()
             arguments["metadata"] = {**given, RECORD: self._shown}
         if not hasattr(arguments.get("timeout"), "read"):  # of httpx
             arguments["timeout"] = min(self.limits.timeout, max(self._ends - time.monotonic(), 0.001))
@@ -248,12 +247,6 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         quoted = self.snapshot.quote(self.attempts.model)
         assert quoted is not None
         return prices.usd_of(answer, quoted, usage)
-
-    def finish(self, answer: Any = None) -> CallRecord:
-        """Return the record of the call, which has ended; LiteLLM's callbacks that still wait see it whole."""
-        record = super().finish(answer)
-        self._shown |= record.as_dict()
-        return record
 
     def attach(self, answer: Any, record: CallRecord) -> Any:
         """Return the response with the record among its hidden parameters, and its messages with their model's name."""
