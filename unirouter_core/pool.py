@@ -139,7 +139,7 @@ class ModelProfile:
             "error_spread": 0 <= self.error_spread <= 1,
             "cost": bool(((usd >= 0) & (usd < np.inf)).all()),
             "answers": self.errors.shape == self.usd.shape == (len(self.measured),)
-            and not ((self.errors < 0) | (self.errors > 1) | (self.usd < 0)).any(),
+            and not ((self.errors < 0) | (self.errors > 1) | (self.usd < 0) | np.isinf(self.usd)).any(),
             "n": self.n == np.count_nonzero(~np.isnan(self.errors)),
         }
         if wrong := [name for name, fine in checks.items() if not fine]:

@@ -82,8 +82,7 @@ class LowRankEstimator(LinearEstimator):
         """Return the standard errors by the delta method."""
         design = with_ones(products)
         size = design.shape[1]
-        covariances = features[:, size:].reshape(-1, size, size)
-        variances = np.einsum("ni,mij,nj->nm", design, covariances, design, optimize=True)
+        variances = (design[:, :, None] * design[:, None]).reshape(len(X), -1) @ features[:, size:].T
         errors = sigmoid(design @ features[:, :size].T)
         return np.asarray(errors * (1 - errors) * np.sqrt(np.maximum(variances, 0)))
 
