@@ -28,15 +28,7 @@ from unirouter_core.documents import (
 )
 from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, Labels, Mask, embed, normalise
 from unirouter_core.estimators.clusters import Regions, shrunken_means
-from unirouter_core.estimators.protocol import (
-    Arrays,
-    Estimator,
-    Prediction,
-    arrays_of,
-    clone,
-    linear,
-    settings_of,
-)
+from unirouter_core.estimators.protocol import Arrays, Estimator, Prediction, arrays_of, clone, linear, settings_of
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError, UnknownPriceError
 from unirouter_core.pool import Capabilities, Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers, digests
 
