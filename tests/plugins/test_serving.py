@@ -402,7 +402,7 @@ def test_what_is_onboarded_retired_or_tuned_is_served_within_two_seconds_and_no_
 
 def test_a_real_model_that_is_onboarded_meanwhile_gives_its_own_answers(served, world, llama_server):
     router, name = UniRouter.load(served.folder / "my.router"), llama_server.name
-    entry = f'[models.small]\nmodel = "openai/{name}"\napi_base = "{llama_server.url}"\napi_key_env = "HOME_KEY"\n'
+    entry = f'\n[models.small]\nmodel = "openai/{name}"\napi_base = "{llama_server.url}"\napi_key_env = "HOME_KEY"\n'
     more = "prices = { input = 1, output = 2 }\nsettings = { temperature = 0, max_tokens = 8 }\n"
     (served.folder / "pool.toml").write_text(table(served.server.url) + entry + more)
     router.onboard(dataclasses.replace(evaluation(world, "poet"), model="small"))
