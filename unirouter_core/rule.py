@@ -247,6 +247,11 @@ class Decision:
         known = model in self.pool
         return known and (self._eligible is None or bool(self._eligible.ravel()[self.pool.positions[model]]))
 
+    def expected(self, model: str) -> tuple[float, float]:
+        """Return one model's expected error and USD."""
+        j = self.pool.positions[model]
+        return float(self._expected.prediction.errors[0, j]), float(self._expected.costs[0, j])
+
     def candidate(self, model: str) -> Candidate:
         """Return one model's expected numbers, and why it is excluded, if it is."""
         profile, j = self.pool[model], self.pool.positions[model]
