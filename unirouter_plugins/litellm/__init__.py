@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import difflib
 import inspect
-import json
 import os
 import time
 import warnings
@@ -33,7 +32,7 @@ from unirouter_plugins.litellm.pool_file import (
 )
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
-from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, check_given, is_callable
+from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, check_given
 
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
@@ -215,14 +214,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
     def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of `litellm.completion`, where the model's price is known."""
         name = self.attempts.model
-        member, profile = self.snapshot.members[name], self.snapshot.pool[name]
-        if not is_callable(profile):
-            raise InvalidDataError(
-                f"{name!r} is known by its record only, and LiteLLM knows no model of that name; say in pool.toml how "
-                f'to call it: [models.{json.dumps(name)}] model = "provider/name".'
-            )
-        if self.snapshot.quote(name) is None:
-            prices.require_quote(member, profile)  # which tells how to give one
+        self.snapshot.require_callable(name)
         messages = self.chat.messages_for(name, self.chat.messages, portable)
         arguments = {**model, **self.parameters, "messages": messages}
         if isinstance(given := arguments.get("metadata") or {}, dict):  # which LiteLLM shows its callbacks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
-from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote
+from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote, require_quote
 from unirouter_plugins.litellm.timeouts import Limits
 
 M = TypeVar("M")
@@ -148,6 +149,16 @@ class Snapshot:
         if model not in self._quotes and (found := quote(self.members[model], profile)) is not None:
             self._quotes[model] = found
         return self._quotes.get(model)
+
+    def require_callable(self, model: str) -> None:
+        """Raise where LiteLLM cannot call a model, `InvalidDataError`, or its prices are not known."""
+        if not is_callable(self.pool[model]):
+            raise InvalidDataError(
+                f"{model!r} is known by its record only, and LiteLLM knows no model of that name; say in pool.toml how "
+                f'to call it: [models.{json.dumps(model)}] model = "provider/name".'
+            )
+        if self.quote(model) is None:
+            require_quote(self.members[model], self.pool[model])  # which tells how to give one
 
     def differs(self, model: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """Return in which ways a call with `parameters` is not what its model was evaluated with, where known."""
