@@ -29,6 +29,11 @@ class RedisServer:
             time.sleep(0.05)
         raise AssertionError("redis-server did not start.")
 
+    def client(self):
+        from redis import Redis
+
+        return Redis.from_url(self.url)
+
     def kill(self):
         self._process.kill()
         self._process.wait()
