@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -33,6 +34,9 @@ class RedisServer:
         from redis import Redis
 
         return Redis.from_url(self.url)
+
+    def hang(self, hangs=True):
+        self._process.send_signal(signal.SIGSTOP if hangs else signal.SIGCONT)
 
     def kill(self):
         self._process.kill()

@@ -186,6 +186,17 @@ def test_answers_of_a_log_are_said_to_be_reused(place, scripted_server):
     assert len(scripted_server.seen) == QUESTIONS - 45
 
 
+def test_what_a_log_answers_wholly_needs_no_key(place, scripted_server, monkeypatch):
+    lines = map(json.loads, (place / "questions.jsonl").read_text().splitlines())
+    calls = [{"prompt": q["prompt"], "model": "newcomer", "response": right(q["prompt"])} for q in lines]
+    (place / "calls.jsonl").write_text("\n".join(map(json.dumps, calls)))
+    learned = run("fit", place / "logs.router", place / "calls.jsonl").stdout
+    assert f"newcomer --validation FILE --answers {place / 'calls.jsonl'}" in learned
+    monkeypatch.delenv("TEST_KEY")
+    assert run(*asked(place, "newcomer", "--answers", place / "calls.jsonl")).exit_code == 0
+    assert not scripted_server.seen
+
+
 def test_a_model_of_the_pool_needs_the_option_that_the_error_names(place, scripted_server):
     assert "'poet' is in the pool already; pass replace=True (--replace)" in refusal(*asked(place, "poet"))
     assert not scripted_server.seen

@@ -101,19 +101,17 @@ async def test_behind_the_balancer_of_the_cookbook_a_killed_replica_is_not_even_
         assert len(lines) <= 2 * CONCURRENCY
 
 
-async def test_redis_killed_and_started_again_under_load_loses_nothing(world, tmp_path):
+async def test_redis_that_hangs_is_killed_and_started_again_under_load_loses_nothing(world, tmp_path):
     with fleet(world, tmp_path) as served, serve_redis() as redis:
         served.start(2, REDIS_URL=redis.url)
 
-        async def kill():
-            await asyncio.to_thread(redis.kill)
+        def each(act, *how):
+            return lambda: asyncio.to_thread(act, *how)
 
-        async def start():
-            await asyncio.to_thread(redis.start)
-
+        events = [each(redis.hang), each(redis.hang, False), each(redis.kill), each(redis.start)]
         async with session() as http:
             client = Client(http, [replica.url for replica in served.replicas], "unirouter", allowed(served))
-            loads = await run({"routed": client}, REQUESTS, [kill, start])
+            loads = await run({"routed": client}, REQUESTS, events)
         asked = served.asked()
         assert client.retried == []
         assert faults(loads["routed"], asked, served.roles) == ""
