@@ -128,8 +128,8 @@ def _check(messages: Messages, parameters: Mapping[str, Any]) -> None:
         if not isinstance(parameters.get(name, kind()), kind):
             raise InvalidDataError(f"{name} is {parameters[name]!r:.40}; give what OpenAI's API takes there.")
     for part in (part for message in messages for part in _parts(message)):
-        if (kind := part.get("type")) in ("text", "image_url", "input_audio", "file") and kind not in part:
-            raise InvalidDataError(f"{part!r:.60} has no {kind!r}.")
+        if (named := part.get("type")) in ("text", "image_url", "input_audio", "file") and named not in part:
+            raise InvalidDataError(f"{part!r:.60} has no {named!r}.")
 
 
 def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
