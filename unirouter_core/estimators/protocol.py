@@ -107,8 +107,9 @@ class WithoutAxes(LinearEstimator):
 
 
 def linear(estimator: Estimator) -> LinearEstimator:
-    """Return the estimator, as one with axes."""
-    return estimator if isinstance(estimator, LinearEstimator) else WithoutAxes(estimator)
+    """Return the estimator, as one with axes; one that has a `predict` of its own is wrapped."""
+    is_one = isinstance(estimator, LinearEstimator) and type(estimator).predict is LinearEstimator.predict
+    return estimator if is_one else WithoutAxes(estimator)
 
 
 def check_settings(estimator: Any, **least: float) -> None:
