@@ -475,6 +475,16 @@ def test_an_estimator_without_axes_can_be_a_member_and_stays_so_inside_another_d
     assert np.allclose(both[0].stderrs, both[1].stderrs, atol=1e-6)
 
 
+def test_features_of_a_member_that_are_nan_reach_it_as_they_are():
+    inner = DefaultEstimator([KnownModelsEstimator(), ShrunkenClustersEstimator(grid=(4,))])
+    outcomes, known = table(RNG.integers(0, 2, (120, 4))), RNG.integers(0, 2, (60, 4)).astype(float)
+    for member in (inner, NanFirst(ShrunkenClustersEstimator(grid=(4,)))):
+        outer = DefaultEstimator([member]).fit(X, outcomes)
+        for answers in (None, known):  # without, the first part of the inner default has no features
+            features = outer.profile(X_VAL, ERRORS, answers)[None]
+            assert np.allclose(outer.predict(X, features).errors, member.predict(X, features).errors, atol=1e-6)
+
+
 @dataclass(eq=False)
 class WithPredict:
     """Another estimator by its protocol alone."""
@@ -490,6 +500,16 @@ class WithPredict:
 
     def predict(self, X, features):
         return self.inner.predict(X, features)
+
+
+class NanFirst(WithPredict):
+    """One that means something by a NaN in its features."""
+
+    def profile(self, X, errors, known=None):
+        return np.concatenate([[np.nan], super().profile(X, errors, known)])
+
+    def predict(self, X, features):
+        return super().predict(X, np.where(np.isnan(features[:, :1]), features[:, 1:], 1))
 
 
 def test_settings_that_make_no_sense_are_refused_at_once():

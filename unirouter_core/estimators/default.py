@@ -131,7 +131,7 @@ class DefaultEstimator(LinearEstimator):
             except MissingOutcomesError as failed:
                 parts.append(np.full(end - start, np.nan))
                 missing = failed
-        if missing is not None and all(np.isnan(part[0]) for part in parts):
+        if missing is not None and all(np.isnan(part).all() for part in parts):
             raise missing
         return np.concatenate(parts).astype(np.float32)
 
@@ -144,12 +144,14 @@ class DefaultEstimator(LinearEstimator):
     def _parts(self, features: Array) -> tuple[list[tuple[LinearEstimator, Array, slice]], list[Array]]:
         """Return the members in use, with their features and columns of the products, and their weights."""
         parts, counts, last = list[tuple[LinearEstimator, Array, slice]](), list[Array](), 0
-        filled = np.nan_to_num(features) if np.isnan(features).any() else features
         for member, start, end in self._layout:
             first, last = last, last + len(linear(member).axes()[1])
-            parts.append((linear(member), filled[:, start:end], slice(first, last)))
+            own = features[:, start:end]
+            missing = np.isnan(own).all(axis=1)  # a NaN among others is the member's own
+            filled = np.where(missing[:, None], np.float32(0), own) if missing.any() else own
+            parts.append((linear(member), filled, slice(first, last)))
             count = len(member.axes_) / KNOWN_MODELS if isinstance(member, KnownModelsEstimator) else 1.0
-            counts.append(np.where(np.isnan(features[:, start]), 0, count))
+            counts.append(np.where(missing, 0, count))
         return parts, list(np.divide(counts, sum(counts)).astype(np.float32))
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
