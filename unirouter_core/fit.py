@@ -223,8 +223,12 @@ class Fit:
         products += intercepts
         labels, far = self.regions.located(products[:, :n_regions])
         products, features = products[:, n_regions:], pool.features
-        errors = pool.compiled(self.estimator)(X, products)
-        prediction = Prediction(errors, lambda: linear(self.estimator).stderrs(X, products, features))
+        estimator = linear(self.estimator)
+        if estimator is self.estimator:
+            errors = pool.compiled(estimator)(X, products)
+            prediction = Prediction(errors, lambda: estimator.stderrs(X, products, features))
+        else:
+            prediction = self.estimator.predict(X, features)
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
             prediction = _shrunk(prediction, far[:, None], *pool.overall)
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]

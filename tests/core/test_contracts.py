@@ -236,9 +236,12 @@ def test_what_fit_sets_are_arrays_and_what_the_constructor_takes_are_settings(me
 
 @dataclasses.dataclass(eq=False)
 class Pessimist(KMeansEstimator):
-    """Expects the opposite of what its base does."""
+    """Expects the opposite of what its base does, and counts its calls."""
+
+    calls = 0
 
     def predict(self, X, features):
+        Pessimist.calls += 1
         base = super().predict(X, features)
         return Prediction(1 - base.errors, lambda: base.stderrs)
 
@@ -251,6 +254,10 @@ def test_a_subclass_with_a_predict_of_its_own_routes_by_that(world):
     expected = router.expect(world.prompts)
     near = expected.far == 0
     assert near.sum() > 100
+    assert np.allclose(expected.prediction.stderrs[near], own.stderrs[near])
+    before = Pessimist.calls
+    assert len(router.route("What is 2 plus 3?").ranking) == 2
+    assert Pessimist.calls == before + 1  # for errors and standard errors
     assert np.allclose(expected.prediction.errors[near], own.errors[near], atol=1e-6)
 
 

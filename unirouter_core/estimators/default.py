@@ -168,9 +168,8 @@ class DefaultEstimator(LinearEstimator):
     def stderrs(self, X: Array, products: Array, features: Array) -> Array:
         """Return the members' mean standard error and their disagreement, in quadrature, times the calibrated scale."""
         parts, weights = self._parts(features)
-        ones = np.ones_like(weights[0])
-        errors = np.array([part.compiled(own, ones)(X, products[:, where]) for part, own, where in parts])
-        stderrs = np.array([part.stderrs(X, products[:, where], own) for part, own, where in parts])
+        each = [part.predicted(X, products[:, where], own) for part, own, where in parts]
+        errors, stderrs = np.array([one.errors for one in each]), np.array([one.stderrs for one in each])
         mean = functools.partial(np.einsum, "pm,pnm->nm", np.array(weights))
         return np.asarray(self.scale_ * np.sqrt(mean(stderrs) ** 2 + mean((errors - mean(errors)) ** 2)))
 

@@ -85,7 +85,10 @@ class LinearEstimator:
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the errors expected of m models, whose features are stacked (m, ...), on the vectors X (n, d)."""
-        products = self.products(X)
+        return self.predicted(X, self.products(X), features)
+
+    def predicted(self, X: Array, products: Array, features: Array) -> Prediction:
+        """Return the same from the products, where they are known."""
         errors = self.compiled(features, np.ones(len(features), np.float32))(X, products)
         return Prediction(errors, lambda: self.stderrs(X, products, features))
 
@@ -101,9 +104,13 @@ class WithoutAxes(LinearEstimator):
         """Return its own `predict`."""
         return lambda X, _: self.estimator.predict(X, features).errors * shares
 
-    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
-        """Return its own."""
-        return self.estimator.predict(X, features).stderrs
+    def products(self, X: Array) -> Array:
+        """Return none of them, (n, 0)."""
+        return np.empty((len(X), 0), np.float32)
+
+    def predicted(self, X: Array, products: Array, features: Array) -> Prediction:
+        """Return its own `predict`, which may be costly, so errors and standard errors are of one call."""
+        return self.estimator.predict(X, features)
 
 
 def linear(estimator: Estimator) -> LinearEstimator:
