@@ -59,7 +59,7 @@ class Estimator(Protocol):
 Compiled: TypeAlias = Callable[[Array, Array], Array]  # from X (n, d) and its products (n, k) to errors (n, m)
 
 
-class LinearEstimator:
+class AxesEstimator:
     """A base of estimators that see of a vector only its products with a few axes.
 
     A router stacks the axes of all its parts, so that a decision begins with one product of matrices.
@@ -93,7 +93,7 @@ class LinearEstimator:
         return Prediction(errors, lambda: self.stderrs(X, products, features))
 
 
-class WithoutAxes(LinearEstimator):
+class WithoutAxes(AxesEstimator):
     """An estimator that reads the whole vector."""
 
     def __init__(self, estimator: Estimator) -> None:
@@ -113,9 +113,9 @@ class WithoutAxes(LinearEstimator):
         return self.estimator.predict(X, features)
 
 
-def linear(estimator: Estimator) -> LinearEstimator:
+def with_axes(estimator: Estimator) -> AxesEstimator:
     """Return the estimator, as one with axes; one that has a `predict` of its own is wrapped."""
-    is_one = isinstance(estimator, LinearEstimator) and type(estimator).predict is LinearEstimator.predict
+    is_one = isinstance(estimator, AxesEstimator) and type(estimator).predict is AxesEstimator.predict
     return estimator if is_one else WithoutAxes(estimator)
 
 
