@@ -28,7 +28,16 @@ from unirouter_core.documents import (
 )
 from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, Labels, Mask, embed, normalise
 from unirouter_core.estimators.clusters import Regions, shrunken_means
-from unirouter_core.estimators.protocol import Arrays, Estimator, Prediction, arrays_of, clone, settings_of
+from unirouter_core.estimators.protocol import (
+    Arrays,
+    Estimator,
+    Prediction,
+    WithoutAxes,
+    arrays_of,
+    clone,
+    settings_of,
+    with_axes,
+)
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError, UnknownPriceError
 from unirouter_core.pool import Capabilities, Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers
 
@@ -224,11 +233,11 @@ class Fit:
         labels, far = self.regions.located(products[:, :n_regions])
         products, features = products[:, n_regions:], pool.features
         estimator = with_axes(self.estimator)
-        if estimator is self.estimator:
+        if isinstance(estimator, WithoutAxes):
+            prediction = estimator.predicted(X, products, features)
+        else:
             errors = pool.compiled(estimator)(X, products)
             prediction = Prediction(errors, lambda: estimator.stderrs(X, products, features))
-        else:
-            prediction = self.estimator.predict(X, features)
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
             prediction = _shrunk(prediction, far[:, None], *pool.overall)
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]
