@@ -147,7 +147,7 @@ class DefaultEstimator(AxesEstimator):
         for member, start, end in self._layout:
             first, last = last, last + len(with_axes(member).axes()[1])
             own = features[:, start:end]
-            missing = np.isnan(own).all(axis=1)  # a NaN among others is the member's own
+            missing = np.asarray(np.isnan(own).all(axis=1))  # a NaN among others is the member's own
             filled = np.where(missing[:, None], np.float32(0), own) if missing.any() else own
             parts.append((with_axes(member), filled, slice(first, last)))
             count = len(member.axes_) / KNOWN_MODELS if isinstance(member, KnownModelsEstimator) else 1.0

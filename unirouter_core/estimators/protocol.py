@@ -115,8 +115,9 @@ class WithoutAxes(AxesEstimator):
 
 def with_axes(estimator: Estimator) -> AxesEstimator:
     """Return the estimator, as one with axes; one that has a `predict` of its own is wrapped."""
-    is_one = isinstance(estimator, AxesEstimator) and type(estimator).predict is AxesEstimator.predict
-    return estimator if is_one else WithoutAxes(estimator)
+    if isinstance(estimator, AxesEstimator) and type(estimator).predict is AxesEstimator.predict:
+        return estimator
+    return WithoutAxes(estimator)
 
 
 def check_settings(estimator: Any, **least: float) -> None:
