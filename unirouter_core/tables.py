@@ -148,11 +148,11 @@ def find_layout(
             refuse("it holds neither error nor quality; give one of the two, in [0, 1]", "quality", "NAME", there)
         is_error, constant = "quality" not in one, one["model"].removeprefix("=")
         who: dict[str, Any] = {"model": constant} if constant != one["model"] else {"model_column": one["model"]}
-        answers = Answers(grade, **who, **amounts, failure=failure, is_error=is_error)
+        graded = Answers(grade, **who, **amounts, failure=failure, is_error=is_error)
         texts = [[n for n in names if n not in one.values() and _normal(n) in group] for group in _GROUPS["answer"]]
         several = next(filter(None, texts), [])
         text = one.get("answer", several[0] if len(several) == 1 else None)
-        return Layout(one["prompt"], (answers,), text=text)
+        return Layout(one["prompt"], (graded,), text=text)
     taken = {one["prompt"], *(name for columns in (given or {}).values() for name in columns)}
     models: dict[str, dict[str, Any]] = _columns_by_model([name for name in names if name not in taken])
     if given and "quality" in given:

@@ -115,9 +115,10 @@ class WithoutAxes(AxesEstimator):
 
 def with_axes(estimator: Estimator) -> AxesEstimator:
     """Return the estimator, as one with axes; one that has a `predict` of its own is wrapped."""
-    if isinstance(estimator, AxesEstimator) and type(estimator).predict is AxesEstimator.predict:
-        return estimator
-    return WithoutAxes(estimator)
+    if not isinstance(estimator, AxesEstimator):
+        return WithoutAxes(estimator)
+    own: Any = type(estimator).predict
+    return estimator if own is AxesEstimator.predict else WithoutAxes(estimator)
 
 
 def check_settings(estimator: Any, **least: float) -> None:
