@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.protocol import Compiled, Estimator, Prediction, linear
+from unirouter_core.estimators.protocol import AxesEstimator, Compiled, Prediction
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError, as_number, listed, shown
 
 CAPABILITIES = ("tools", "vision", "json", "audio", "video", "pdf")  # what a prompt may require of a model
@@ -179,7 +179,7 @@ class Pool(Mapping[str, ModelProfile]):
     def __init__(self, profiles: Mapping[str, ModelProfile] | None = None) -> None:
         self._profiles = dict(sorted((profiles or {}).items()))
         self.models = tuple(self._profiles)
-        self._compiled: tuple[Estimator, Compiled] | None = None
+        self._compiled: tuple[AxesEstimator, Compiled] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_profiles": self._profiles, "models": self.models, "_compiled": None}
@@ -251,12 +251,12 @@ class Pool(Mapping[str, ModelProfile]):
             row[: len(array)] = array
         return stacked
 
-    def compiled(self, estimator: Estimator) -> Compiled:
+    def compiled(self, estimator: AxesEstimator) -> Compiled:
         """Return what gives these models' errors; made at the first use of an estimator."""
         made = self._compiled
         if made is None or made[0] is not estimator:
             ones = np.ones(len(self), np.float32)
-            made = self._compiled = estimator, linear(estimator).compiled(self.features, ones)
+            made = self._compiled = estimator, estimator.compiled(self.features, ones)
         return made[1]
 
     @cached_property

@@ -326,7 +326,7 @@ class UniRouter:
         tokens_in: Array | None = None,
         cached_tokens: Array | None = None,
     ) -> Decisions:
-        """Return the models for many prompts, as arrays; the same decisions as `route` on each.
+        """Return the models for many prompts, as arrays; the decisions of `route` on each, but for rounding.
 
         `cost_weight`, `models` and `requires` are for all prompts; the others are as in `route`, for each of the n
         prompts: `documents` a sequence, `vectors` (n, d), `tokens_in` and `cached_tokens` (n,).

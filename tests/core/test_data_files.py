@@ -162,6 +162,17 @@ def test_given_prices_make_costs_of_a_table_without_tokens_and_it_says_how():
     assert read_outcomes(with_tokens, prices={"poet": Prices(0, 1)}).costs[0, 0] == pytest.approx(7e-6)
 
 
+def test_given_prices_count_the_answers_that_a_table_holds():
+    rows = [{"prompt": SUM, "model": "sage", "score": 1, "response": text} for text in ("a" * 40, None)]
+    for how in ({}, {"columns": {"answer": "response"}}):
+        table = read_outcomes([rows[0], {**rows[1], "prompt": "?"}], prices={"sage": Prices(0, 1)}, **how)
+        own, assumed = table.costs[:, 0]
+        assert 0 < own < 50e-6, how
+        assert assumed == pytest.approx(200e-6), how
+        assert "tokens counted, 200 assumed for 1 of 2 answers" in table.source, how
+    assert read_outcomes(rows, columns={"answer": "response"}).errors.tolist() == [[0]]
+
+
 def test_sprout_has_tokens_and_no_costs_without_prices(tmp_path):
     columns = {name: [value, value] for name, value in SPROUT_ROW.items()} | {"openai-gpt-4o": [None, SPROUT]}
     table = read_outcomes(write_parquet(tmp_path / "train.parquet", columns | {"prompt": [SUM, POEM]}))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.outcome_files import read_outcomes
 from unirouter_plugins.logs import read_log, read_prices
 
 SUM = "What is 2 + 2?"
@@ -155,6 +157,23 @@ def test_a_file_of_prices_gives_answers_their_cost(tmp_path):
     outcomes = read_log([row, {**row, "model": "poet"}], prices=prices).outcomes
     assert outcomes.costs.tolist()[0][0] == 2.5
     assert outcomes.source.endswith("no costs of poet).")
+
+
+def test_the_same_answers_cost_the_same_in_each_form_of_file(tmp_path):
+    texts, prices = ("Four, as is well known.", "4", None), {"sage": Prices(0, 1_000)}
+    rows = [{"prompt": f"{SUM} {i}", "model": "sage", "response": text, "score": 1} for i, text in enumerate(texts)]
+    chats = [{**row, "messages": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+    for row in chats:
+        del row["prompt"]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "rows.jsonl", *rows)
+    forms = write(tmp_path / "rows.jsonl", *rows), write(tmp_path / "chats.jsonl", *chats), folder, rows
+    for form in forms:
+        costs = read_log(form, prices=prices).outcomes.costs[:, 0]
+        assert costs[0] > costs[1] > 0, form
+        assert costs[2] == pytest.approx(0.2), form  # 200 tokens where there is no text
+        assert np.array_equal(costs, read_outcomes(rows, prices=prices).costs[:, 0]), form
 
 
 FILES = {
