@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from importlib import metadata
 
 import numpy as np
@@ -348,6 +349,15 @@ def test_a_file_of_prompts_gives_a_line_of_json_each(made, tmp_path):
     explained = run(*command, "--explain", "--json").stdout.splitlines()
     assert [len(json.loads(line)["neighbours"]) for line in explained] == [5] * 3
     assert POEM in run(*command, "--explain").stdout
+
+
+def test_prompts_are_read_from_a_pipe_as_from_a_file(made, tmp_path):
+    as_json = f'{json.dumps(SUM)}\n{{"prompt": {json.dumps(POEM)}}}'
+    for name, written in {"prompts": f"{SUM}\n\n{POEM}\n", "prompts.jsonl": as_json}.items():
+        os.mkfifo(tmp_path / name)
+        threading.Thread(target=(tmp_path / name).write_text, args=(written,), daemon=True).start()
+        done = run("route", "--file", tmp_path / name, "-r", made / "my.router", *WEIGHED, "--json")
+        assert [json.loads(line)["prompt"] for line in done.stdout.splitlines()] == [SUM, POEM], name
 
 
 def test_slices_give_the_decisions_of_one_batch(world, made, tmp_path):
