@@ -92,13 +92,17 @@ def test_a_bill_that_the_first_answers_exceed_is_shown_again_before_more_is_spen
     scripted_server.script["newcomer"] = says(lambda prompt: "Because so it is. " * 100 + "\n" + right(prompt))
     sentence = refusal_after_the_bill(*asked(place, "newcomer"))
     assert "The first 5 answers say about $" in sentence
-    assert "run the same again for the new bill" in sentence
+    assert "run the same command again to go on from the new bill, or set a limit with --budget" in sentence
     assert len(scripted_server.seen) == 5
     for file in place.glob("evaluations.sqlite*"):
         file.unlink()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Typed(b"y\ny\n")))
     assert not app(list(map(str, asked(place, "newcomer")[:-1])), standalone_mode=False)
     shown = capsys.readouterr().out
+    flat = " ".join(shown.split())
+    assert "stops if they say that the total is above $" in flat
+    assert "They are kept. Spent until now: $" in flat
+    assert "same command" not in flat
     assert shown.index(f"{QUESTIONS} calls: about $") < shown.index(f"{QUESTIONS - 5} calls: about $")
     assert len(scripted_server.seen) == 5 + QUESTIONS
 

@@ -25,6 +25,7 @@ FORM_TOKENS = {"number": 60.0, "choice": 40.0, "text": 40.0, "exact": 25.0, "con
 FREE_TOKENS = 250.0  # tokens of an answer that is graded otherwise, or by a judge, where no model tells more
 ASSUMED, WIDER, OWN = 3.0, 1.5, 1.25  # an answer may be so much shorter or longer than assumed, the pool's, its own
 PROBE = 5  # answers of each model after which the bill is compared with what they cost
+TRIFLE = 0.1  # USD: a total below is not worth another question
 STUDENT_T = 2.13  # the half of a 90 % interval in standard errors, for the mean of five answers
 
 

@@ -32,7 +32,7 @@ from unirouter_plugins.onboarding.ask import (
     check_first,
     missing_keys,
 )
-from unirouter_plugins.onboarding.bill import PROBE, Bill, Lengths, draw_up
+from unirouter_plugins.onboarding.bill import PROBE, TRIFLE, Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
 from unirouter_plugins.onboarding.questions import Questions, read_questions
 from unirouter_plugins.onboarding.run import Onboarded, Run
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from unirouter_plugins.onboarding.logged import Logged
 
 FIRST_CHECK, NEXT_CHECK = 50, 25  # answers before the first check whether more are needed, and between checks
-TRIFLE = 0.1  # USD: a total below is not worth another question
 FIRST_ATTEMPTS = 3  # of a model's first call: a user waits for it, and what is wrong with it rarely passes
 
 
@@ -58,13 +57,14 @@ class Progress:
 
 
 class OverBillError(UniRouterError, RuntimeError):
-    """The first answers cost more than the bill's range; they are kept, and a new plan has the bill they tell."""
+    """The first answers cost more than the bill's range (`fact`); they are kept, and a new plan tells the new bill."""
 
     def __init__(self, total: float, bill: Bill) -> None:
-        super().__init__(
+        self.fact = (
             f"The first {PROBE} answers say about {usd(total)} in total, more than the {usd(bill.usd.high)} of the "
-            "bill's range. They are kept; run the same again for the new bill, or set a limit with a budget (--budget)."
+            "bill's range. They are kept"
         )
+        super().__init__(f"{self.fact}; make a new plan for the new bill, or set a budget.")
 
 
 def plan_onboarding(router: UniRouter, models: Sequence[str], options: OnboardingOptions | None = None) -> Plan:
