@@ -248,7 +248,8 @@ class Plan:
         """
         first = [*runs, *([trial] if trial is not None else [])]
         for run in first:
-            jobs = run.jobs([0] if run is trial else self._order)
+            rows = [0] if run is trial else self._order
+            jobs = run.to_ask(rows) or run.jobs(rows)
             check_first(await run.ask(itertools.islice(jobs, 1), 1, attempts=FIRST_ATTEMPTS))
             unbilled = run.answers and all(answer.usd is None and not answer.refused for answer in run.answers.values())
             if unbilled and (run.caller.quoted.prices.input or run.caller.quoted.prices.output):
@@ -269,12 +270,13 @@ class Plan:
         return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
 
     async def _probe(self, runs: Sequence[Run], trial: Run | None, grading: Grading, budget: Budget) -> None:
-        """Get the first answers of each model; raise `OverBillError` where they say that all will cost too much."""
+        """Get answers to the first questions; raise `OverBillError` where they say that all will cost too much."""
         if budget.usd is not None:
             return
         for run in runs:
-            lacking = itertools.islice(run.jobs(self._order), max(PROBE - len(run.answers), 0))
-            await run.ask(lacking, self.options.concurrency)
+            known = {row for row, _ in run.answers}
+            first = [(row, repeat) for row, repeat in run.to_ask(self._order) if not repeat and row not in known]
+            await run.ask(first[: max(PROBE - len(known), 0)], self.options.concurrency)
             if run.grades.failed:  # what grades all models may be down
                 return
         rest = draw_up(self._questions, runs, trial, grading, self._lengths)
