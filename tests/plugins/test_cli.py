@@ -572,7 +572,8 @@ def test_an_input_that_is_missing_or_foreign_is_one_sentence_and_exit_code_2(mad
     assert "is not a router" in refusal("models", "-r", tmp_path)
     assert "No such file" in refusal("fit", tmp_path / "my.router", tmp_path / "no.jsonl")
     assert "Not a directory" in refusal("route", "--file", tmp_path / "latin.txt" / "x", "-r", made / "my.router")
-    assert "is not UTF-8; save the file" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
+    said = refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
+    assert "latin.txt: byte 3 is not UTF-8; save the file" in said
     assert run("route", "--wings").exit_code == 2
 
 

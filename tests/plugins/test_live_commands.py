@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -251,6 +253,21 @@ def test_options_of_asking_and_of_a_record_do_not_mix(place, made_record):
 def made_record(tmp_path):
     (tmp_path / "record.jsonl").write_text('{"prompt": "Hi.", "model": "newcomer", "error": 0, "cost": 1}\n' * 2)
     return tmp_path / "record.jsonl"
+
+
+def test_ctrl_c_ends_with_exit_code_130_and_what_was_spent(place, scripted_server):
+    turns = itertools.count()
+
+    def replies(prompt):
+        if next(turns) == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return right(prompt)
+
+    scripted_server.script["newcomer"] = says(replies)
+    done = run(*asked(place, "newcomer"))
+    assert done.exit_code == 130, done.output
+    assert "Stopped after spending $0.0" in done.stderr
+    assert len(scripted_server.seen) < QUESTIONS
 
 
 def test_sigterm_ends_as_ctrl_c_does_and_the_same_command_resumes(place, scripted_server):

@@ -352,7 +352,7 @@ class Plan:
                 f"Asking stopped after {asked}: with {looked.confidence:.0%} confidence, all others would change "
                 f"where at most {looked.changed:.1%} of them go."
             )
-        fit = self._router.fit_  # texts alone, without answers, flatter nobody
+        fit = self._router.fit_  # prompts that no model's answers were fitted on do not bias results
         if fit.training_models and (n_seen := int(fit.has_seen(self._validation.prompts).sum())):
             notes.append(
                 f"The router was fitted on answers to {n_seen} of these {len(self._validation)} prompts, so its "
