@@ -97,11 +97,11 @@ def running(world, tmp_path_factory):
 @pytest.fixture
 def served(running):
     """The proxy, every model well and saying "Paris."."""
+    scripted = [*running.server.script]
     running.server.script.clear()
     running.server._turns.clear()
-    running.server.seen.clear()
     running.openai = openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0)
-    for model in ("poet", "sage", "tutor", "scholar"):  # an answer ends a cool-down
+    for model in 3 * scripted:  # as many answers as failures end a cool-down
         ask(running, SUM, model=f"unirouter/{model}")
     running.server.seen.clear()
     yield running
@@ -357,6 +357,8 @@ def test_a_stream_falls_back_until_its_first_content_and_breaks_after_it(served)
     served.server.script["poet"] = says("one two", breaks_off=(1, "error"))
     got = ask(served, POEM, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in got.chunks) == "Paris."
+    assert record_of(served, got)["failures"].keys() == {"poet"}
+    assert ask(served, POEM, headers={"x-unirouter-candidates": "tutor, sage"}).told["model"] == "tutor"  # not blamed
     served.server.script["tutor"] = says("one two", breaks_off=(2, "cut"))
     with pytest.raises(openai.APIError):
         ask(served, POEM, stream=True)

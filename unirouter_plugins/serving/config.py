@@ -50,6 +50,7 @@ def proxy_config(
         },
         "router_settings": {
             "num_retries": 0,
+            "disable_cooldowns": True,  # ours decide, see `litellm.health`
             "timeout": timeout,
             "fallbacks": [{GROUP: [_AGAIN]}],
             **group_settings(router),
