@@ -25,6 +25,7 @@ from tests.plugins.servers import (
     refuses_the_key,
     run_proxy,
     says,
+    sends,
     serve_script,
 )
 from unirouter_core import UniRouter
@@ -280,6 +281,23 @@ def test_a_tool_loop_stays_with_its_model_in_any_client(served):
     assert ask(served, [*messages[:1]], tools=TOOLS).told["model"] == "poet"
 
 
+def test_tool_loops_with_the_same_prompt_stay_apart(served):
+    def calls(name):
+        called = {"id": f"call_{name}", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+        message = {"role": "assistant", "content": None, "tool_calls": [called]}
+        return sends(choices=[{"index": 0, "message": message, "finish_reason": "tool_calls"}])
+
+    loops = {}
+    for model in ("tutor", "sage"):
+        served.server.script[model] = [calls(model), says("2")]
+        messages = [{"role": "user", "content": f"{POEM} Thrice."}]
+        called = ask(served, messages, tools=TOOLS, headers={"x-unirouter-candidates": model}).message
+        result = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "2"}
+        loops[model] = [*messages, called.model_dump(exclude_none=True), result]
+    for model, messages in loops.items():
+        assert ask(served, messages, tools=TOOLS).told["model"] == model
+
+
 def test_what_the_prompt_cache_saves_counts(served):
     history = [{"role": "user", "content": "word " * 900}]
     forced = {"model": "unirouter/sage"}
@@ -310,6 +328,22 @@ def test_a_model_that_failed_cools_down_until_it_answers(served):
     for _ in range(3):
         ask(served, POEM)
     assert asked(served) == ["poet", "tutor", "tutor", "tutor"]
+
+
+def test_a_timeout_of_the_client_s_own_cools_nothing_down(served):
+    served.server.script["poet"] = says(latency=3)
+    assert ask(served, POEM, extra_body={"timeout": 1}).told["model"] == "tutor"
+    served.server.script["poet"] = says()
+    assert ask(served, POEM).told["model"] == "poet"
+
+
+def test_what_is_no_chat_is_refused_and_cools_nothing_down(served):
+    with pytest.raises(openai.BadRequestError, match="serves chat, messages and responses"):
+        served.openai.completions.create(model="unirouter", prompt=POEM)
+    with pytest.raises(openai.BadRequestError, match="serves chat, messages and responses"):
+        served.openai.images.generate(model="unirouter", prompt=POEM)
+    assert not served.server.seen
+    assert ask(served, POEM).told["model"] == "poet"
 
 
 def test_the_requests_own_fault_and_that_of_a_model_that_is_named_are_raised_once(served):
@@ -357,6 +391,7 @@ def test_a_stream_falls_back_until_its_first_content_and_breaks_after_it(served)
     served.server.script["poet"] = says("one two", breaks_off=(1, "error"))
     got = ask(served, POEM, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in got.chunks) == "Paris."
+    assert [chunk.choices[0].delta.role for chunk in got.chunks].count("assistant") == 1
     assert record_of(served, got)["failures"].keys() == {"poet"}
     assert ask(served, POEM, headers={"x-unirouter-candidates": "tutor, sage"}).told["model"] == "tutor"  # not blamed
     served.server.script["tutor"] = says("one two", breaks_off=(2, "cut"))

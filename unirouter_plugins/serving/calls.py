@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, Self
 
 from unirouter_core.router import UniRouter
@@ -135,8 +135,8 @@ def tool_calls_of(answer: Any) -> Iterator[str]:
     parts = [part for message in messages for part in getattr(message, "tool_calls", None) or ()]
     parts += (answer.get("content") if isinstance(answer, Mapping) else getattr(answer, "output", None)) or ()
     for part in parts:
-        told = part if isinstance(part, Mapping) else vars(part)
-        if isinstance(name := told.get("call_id") or told.get("id"), str):  # the former of Responses
+        read = part.get if isinstance(part, Mapping) else partial(getattr, part)
+        if isinstance(name := read("call_id", None) or read("id", None), str):  # the former of Responses
             yield name
 
 

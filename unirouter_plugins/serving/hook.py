@@ -9,7 +9,6 @@ import math
 import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from litellm.caching.dual_cache import DualCache
@@ -94,11 +93,14 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
         headers = (given.get("proxy_server_request") or {}).get("headers") or {}
         size = int(headers.get("content-length", SHORT + 1))
         is_quick = size <= SHORT and models.is_quick(router, "")
-        request = await _made(is_quick, partial(ProxyRequest.of, given, messages))
-        *before, digest = await _made(is_quick, lambda: request.digests)
-        if before:
-            request = request.written_by(await self._writers(before, request.called))
-        call = await _made(is_quick, partial(ProxyCall.made, models, router, request, there))
+
+        def read() -> tuple[ProxyRequest, list[str], list[str]]:
+            request = ProxyRequest.of(given, messages)
+            return request, request.digests, request.called
+
+        request, (*before, digest), called = await _made(is_quick, read)
+        writers = await self._writers(before, called) if before else []
+        call = await _made(is_quick, lambda: ProxyCall.made(models, router, request.written_by(writers), there))
         call.digest = digest
         if (logged := given.get("litellm_logging_obj")) is not None:
             logged.unirouter_call, logged.model_call_details[RECORD] = call, weakref.ref(call)

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Self
 
 from unirouter_core.exceptions import InvalidDataError
@@ -62,7 +61,7 @@ class ProxyRequest:
         own = _REMINDER.sub("", self.chat.text).strip() if "<system-reminder>" in self.chat.text else ""
         return self.options.get("question") or own or None
 
-    @cached_property
+    @property
     def digests(self) -> list[str]:
         """A digest of the conversation before each answer in it, and of the whole: what its client sent until then.
 
