@@ -479,7 +479,7 @@ class RoutedCall(ABC, Generic[M]):
 
     def unwell(self, failed: BaseException) -> None:
         """Note in the table of health that a call to the model failed."""
-        self.models.health.failed(self._key, failed)
+        self.models.health.failed(self._key, failed, time.monotonic() - self._tried)
 
     def _model(self) -> Any:
         """Return the model to call now, prepared; begin its record."""
@@ -569,7 +569,7 @@ class RoutedCall(ABC, Generic[M]):
 
     def keep(self) -> None:
         """Keep the record for `last_decision` and `record_decisions`."""
-        keep(self._shown)
+        keep(self._shown if self.finished is None else dict(self._shown))  # what is whole, its reader may change
 
 
 def _close(source: Any) -> None:

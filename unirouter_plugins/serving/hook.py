@@ -117,7 +117,7 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
             with contextlib.suppress(Exception):
                 quoted = self.served.models.snapshot(self.served.router).quote(name)
                 usd[name] = math.inf if quoted is None else quoted.prices.input + quoted.prices.output
-        return named if named in there else min(usd, key=usd.__getitem__)
+        return named if named is not None and named in there else min(usd, key=usd.__getitem__)
 
     # --- Which model a conversation is with ---------------------------------------------------------------------------
 

@@ -83,8 +83,9 @@ class ProxyRequest:
     def called(self) -> list[str]:
         """The id of the first tool call of each answer in the conversation; empty where it calls none."""
         answers = [message for message in self.chat.messages if message["role"] == "assistant"]
-        calls = [next(iter(answer.get("tool_calls") or ()), {}) for answer in answers]
-        return [str(call.get("id") or "") for call in calls]
+        return [
+            str(next((call.get("id") for call in answer.get("tool_calls") or ()), None) or "") for answer in answers
+        ]
 
     def written_by(self, models: Sequence[str | None]) -> Self:
         """Return the request, with the model that each answer in its conversation came from, where that is known."""
@@ -148,8 +149,8 @@ def _check(messages: Messages, parameters: Mapping[str, Any]) -> None:
     if not all(isinstance(call, Mapping) for message in messages for call in message.get("tool_calls") or ()):
         raise InvalidDataError("tool_calls of a message must be a list of objects.")
     for part in (part for message in messages for part in _parts(message)):
-        if (kind := part.get("type")) in ("text", "image_url", "input_audio", "file") and kind not in part:
-            raise InvalidDataError(f"{part!r:.60} has no {kind!r}.")
+        if (named := part.get("type")) in ("text", "image_url", "input_audio", "file") and named not in part:
+            raise InvalidDataError(f"{part!r:.60} has no {named!r}.")
 
 
 def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
