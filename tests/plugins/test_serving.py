@@ -1,5 +1,6 @@
 """LiteLLM's proxy with the router in it, as the clients of its APIs see it: real HTTP, models on loopback."""
 
+import asyncio
 import dataclasses
 import json
 import subprocess
@@ -30,6 +31,7 @@ from tests.plugins.servers import (
 )
 from unirouter_core import UniRouter
 from unirouter_plugins.cli import app
+from unirouter_plugins.litellm import open_litellm
 
 if missing := missing_of_extra("litellm", "proxy"):
     pytest.skip(f"LiteLLM's proxy needs {', '.join(missing)}: pip install '.[serve]'.", allow_module_level=True)
@@ -171,6 +173,43 @@ def test_a_stream_has_the_models_chunks_and_the_usage_where_it_is_wanted(served,
     told = [chunk.usage.total_tokens for chunk in got.chunks if chunk.usage is not None]
     assert told == ([13] if usage else [])
     assert got.told["model"] == "poet"
+    (last,) = [chunk for chunk in got.chunks if chunk.choices and chunk.choices[0].finish_reason]
+    assert last.provider_specific_fields["unirouter"] == {
+        "model": "poet",
+        "usd": pytest.approx((9 * 0.1 + 4 * 0.4) / 1e6),
+    }
+
+
+@pytest.mark.parametrize("with_tools", [False, True])
+def test_messages_and_responses_are_those_of_the_model_itself(served, with_tools, monkeypatch):
+    litellm = open_litellm()
+    monkeypatch.setattr(litellm, "use_chat_completions_url_for_anthropic_messages", True)  # as the proxy has it
+    served.server.script["poet"] = says("Wide.", tools=[("add", {"a": 1})] if with_tools else ())
+    headers = {"authorization": f"Bearer {KEY}"}
+    direct = {"model": "openai/poet", "api_base": served.server.url, "api_key": HOME_KEY}
+    asking = {"messages": [{"role": "user", "content": POEM}], "max_tokens": 50}
+    answering = {"input": POEM}
+    if with_tools:
+        asking["tools"] = [{"name": "add", "description": "Adds.", "input_schema": ADD["parameters"]}]
+        answering["tools"] = [{"type": "function", **ADD}]
+    as_chat = {"use_chat_completions_api": True}
+    for path, sent, expected in (
+        ("messages", asking, asyncio.run(litellm.anthropic_messages(**direct, **asking))),
+        ("responses", answering, litellm.responses(**direct, **answering, **as_chat).model_dump()),
+    ):
+        got = httpx.post(f"{served.url}/v1/{path}", json={"model": "unirouter", **sent}, headers=headers, timeout=60)
+        assert got.headers["x-unirouter-model"] == "poet"
+        for name in ("content", "output", "usage", "stop_reason", "status"):
+            assert without_ids(got.json().get(name)) == without_ids(expected.get(name))
+
+
+def without_ids(told):
+    """What is told, without the ids that are made for each answer, and without what is not said."""
+    if isinstance(told, list):
+        return [*map(without_ids, told)]
+    if not isinstance(told, dict):
+        return told
+    return {name: without_ids(each) for name, each in told.items() if name not in ("id", "cost") and each is not None}
 
 
 def test_the_anthropic_client_routes(served):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.plugins.redis_server import serve_redis
 from unirouter_core import InvalidDataError, NoCandidateError
 from unirouter_core.pool import Pool
 from unirouter_plugins.cli.serve import LocalOnly
@@ -232,6 +233,17 @@ async def test_a_redis_that_hangs_delays_nothing(hook):
     assert await hook._writers(["d"], [""]) == [call.attempts.model]
     (task,) = hook._tasks
     task.cancel()
+
+
+async def test_replicas_share_which_model_a_conversation_is_with(hook):
+    with serve_redis() as server:
+        hook.served.redis = open_litellm().RedisCache(host="127.0.0.1", port=server.port)
+        call = made(hook)
+        call.digest = "d"
+        hook._remember(call)
+        await asyncio.gather(*hook._tasks)
+        assert await type(hook)(hook.served)._writers(["d"], ["call_1"]) == [call.attempts.model]
+        assert server.client().keys() == [b"unirouter:conversation:d:"]
 
 
 # --- A folder that changes --------------------------------------------------------------------------------------------

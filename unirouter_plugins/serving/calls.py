@@ -98,6 +98,12 @@ class ProxyCall(LiteLLMCall):
         if self.snapshot.members[self.attempts.model].is_program and not math.isnan(usd):
             answer._hidden_params["response_cost"] = usd
 
+    def signed(self, chunk: Any, usage: Any = None) -> Any:
+        """Return the last chunk of a stream with the model's name, and its cost where the chunk after it tells it."""
+        told, known = self.record(usage).as_dict(), getattr(chunk, "provider_specific_fields", None) or {}
+        chunk.provider_specific_fields = {**known, RECORD: {"model": told["model"], "usd": told["usd"]}}
+        return chunk
+
     def broke_off(self, failed: Exception) -> None:
         """Note that the model's stream has failed after its beginning, when no other could take its place."""
         self.unwell(self._readable(failed))

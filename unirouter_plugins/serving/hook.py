@@ -157,17 +157,26 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
     ) -> AsyncGenerator[Any, None]:
-        """Yield a stream's chunks, without the usage that the client has not asked for, and with one beginning."""
-        call, has_begun = _call_of(request_data), False
-        wanted = call is None or (request_data.get("stream_options") or {}).get("include_usage")
+        """Yield a stream's chunks: with one beginning, the model and its cost at the end, usage where it is wanted."""
+        if (call := _call_of(request_data)) is None:
+            async for chunk in response:
+                yield chunk
+            return
+        wanted, has_begun, last = (request_data.get("stream_options") or {}).get("include_usage"), False, None
         async for chunk in response:
-            choices = getattr(chunk, "choices", None)
-            if choices and choices[0].delta.role is not None:
-                if has_begun and call is not None and call.attempts.failures and not choices[0].delta.content:
+            if (choices := getattr(chunk, "choices", None)) and choices[0].delta.role is not None:
+                if has_begun and call.attempts.failures and not choices[0].delta.content:
                     continue  # of the model that took over
                 has_begun = True
-            if wanted or choices is None or choices:
+            if last is not None:
+                yield call.signed(last, chunk)
+                last = None
+            if choices and choices[0].finish_reason is not None:
+                last = chunk  # until its usage is known
+            elif wanted or choices is None or choices:
                 yield chunk
+        if last is not None:
+            yield call.signed(last)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: Any, call_type: Any
