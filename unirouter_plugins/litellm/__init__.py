@@ -32,7 +32,7 @@ from unirouter_plugins.litellm.pool_file import (
 )
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
-from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, check_given
+from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, Snapshot, check_given
 
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
@@ -167,6 +167,11 @@ class _Arguments(PoolModels[dict[str, Any]]):
 
 
 _MODELS: WeakKeyDictionary[UniRouter, _Arguments] = WeakKeyDictionary()
+
+
+def snapshot_of(router: UniRouter) -> Snapshot:
+    """Return the router's pool as it is now, called through LiteLLM; it is made again when the pool has changed."""
+    return _MODELS.setdefault(router, _Arguments()).snapshot(router)
 
 
 class LiteLLMCall(RoutedCall[dict[str, Any]]):

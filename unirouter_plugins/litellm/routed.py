@@ -459,7 +459,7 @@ class RoutedCall(ABC, Generic[M]):
         except Exception as failed:
             self.failed(failed)
         except BaseException as cancelled:
-            self.models.health.failed(self._key, cancelled, time.monotonic() - self._tried)
+            self.unwell(cancelled)
             raise
 
     def start(self) -> str:
@@ -474,8 +474,12 @@ class RoutedCall(ABC, Generic[M]):
     def failed(self, failed: Exception) -> None:
         """Note that the model failed, so that the next is tried; raise when no other may answer."""
         failed = self._readable(failed)
-        self.models.health.failed(self._key, failed, time.monotonic() - self._tried)
+        self.unwell(failed)
         self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
+
+    def unwell(self, failed: BaseException) -> None:
+        """Note in the table of health that a call to the model failed."""
+        self.models.health.failed(self._key, failed, time.monotonic() - self._tried)
 
     def _model(self) -> Any:
         """Return the model to call now, prepared; begin its record."""
@@ -506,7 +510,7 @@ class RoutedCall(ABC, Generic[M]):
             raise
         except Exception as failed:
             failed = self._readable(failed)
-            self.models.health.failed(self._key, failed, time.monotonic() - self._tried)
+            self.unwell(failed)
             raise without_keys(unwrapped(failed), self._secrets) from None
         self._answered()
 

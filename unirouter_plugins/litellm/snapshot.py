@@ -78,7 +78,12 @@ class Snapshot:
         return {name: most for name, member in self.members.items() if (most := longest_answer(member)) is not None}
 
     def able(self, models: Sequence[str] | None, parameters: Mapping[str, Any]) -> Sequence[str] | None:
-        """Return those of `models` that can give an answer of the call's max_tokens; None is all of the pool."""
+        """Return those of `models` that can give max_tokens, n and logprobs as asked for; None is all of the pool."""
+        if parameters.get("n") not in (None, 1) or parameters.get("logprobs"):
+            voting = {name for name, member in self.members.items() if member.votes is not None}
+            models = [name for name in (self.pool if models is None else models) if name not in voting]
+            if voting and not models:
+                raise NoCandidateError("Votes give one answer, without logprobs; leave out n and logprobs.")
         asked = parameters.get("max_completion_tokens") or parameters.get("max_tokens")
         if not asked or not isinstance(asked, int):
             return models
