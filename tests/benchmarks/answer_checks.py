@@ -1,0 +1,149 @@
+"""What checks of answers are worth on recorded answers: Area with and without, agreement and simulated checks.
+
+python tests/benchmarks/answer_checks.py --trials 10 zeroeval mmlu_pro
+
+Needs UNIROUTER_DATA, with `answers.npz` in the folder of each set. The splits are those of `unirouter bench`. A check
+of AUC a is drawn: N(0, 1), shifted for wrong answers so that it ranks one above a right answer with probability a.
+Agreement asks a cheaper model too, whose cost is that of the check. Corners of the cross-fitted curves are chosen on
+one half of the test prompts and scored on the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+from threadpoolctl import threadpool_limits
+
+from tests.benchmarks.sets import DATA
+from unirouter_core.checks import Check, look_ahead
+from unirouter_core.curves import Curve
+from unirouter_core.embedding import Array, Labels
+from unirouter_core.estimators import DefaultEstimator
+from unirouter_core.outcome_files import read_outcomes
+from unirouter_plugins.bench.protocol import Case, Recorded, recorded, split
+
+KINDS = ("agreement", ".7", ".8", ".9", "perfect")
+STEPS = 4  # models asked for one prompt, at most
+WEIGHTS = np.r_[0, np.geomspace(0.003, 300, 70), 1e9]  # of the cost over that of the dearest model
+
+
+def signals_of(
+    kind: str, errors: Array, answers: Labels, costs: Array, seed: list[int]
+) -> Iterator[tuple[int, float, Array]]:
+    """Yield the column of each model with a check, what the check costs, and its signals on all prompts."""
+    rng, m = np.random.default_rng(seed), errors.shape[1]
+    if kind == "agreement":
+        for one, other in itertools.permutations(range(m), 2):
+            if costs[other] <= costs[one]:
+                yield one, costs[other], (answers[:, one] == answers[:, other]) & (answers[:, one] >= 0)
+        return
+    distance = np.inf if kind == "perfect" else np.sqrt(2) * norm.ppf(float(kind))
+    for one in range(m):
+        yield one, 0.0, errors[:, one] * min(distance, 50) + rng.standard_normal(len(errors))
+
+
+def follow(
+    predicted: Array, costs: Array, errors: Array, checks: list[tuple[Check, Array]], weight: float
+) -> tuple[Array, Array]:
+    """Return the error and the USD (n,) of each prompt when the rule is applied again after each checked answer."""
+    n = len(errors)
+    left, expected = np.broadcast_to(costs, errors.shape).copy(), np.array(predicted, np.float64)
+    done, spent, chosen, todo = np.zeros(errors.shape, bool), np.zeros(n), np.empty(n, int), np.arange(n)
+    for step in range(STEPS + 1):
+        asked = [check for check, _ in checks] if step < STEPS else []
+        values, usd, used = look_ahead(expected[todo], left[todo], weight, asked)
+        for row, column in zip(*np.nonzero(done[todo] & (used >= 0)), strict=True):  # its answer was checked before
+            values[row, column], usd[row, column], used[row, column] = expected[todo[row], column], 0.0, -1
+        best = (values + weight * usd).argmin(axis=1)
+        which, at = used[np.arange(len(todo)), best], todo
+        ends = which < 0
+        chosen[at[ends]] = best[ends]
+        spent[at[ends]] += left[at[ends], best[ends]]
+        for position in np.unique(which[~ends]):
+            check, signals = checks[position]
+            rows = at[which == position]
+            bins = np.searchsorted(check.edges, signals[rows])
+            expected[rows] = check.errors_after(expected[rows], bins)
+            spent[rows] += left[rows, check.column] + check.usd
+            left[rows, check.column], done[rows, check.column] = 0.0, True
+        todo = at[~ends]
+        if not len(todo):
+            break
+    return errors[np.arange(n), chosen], spent
+
+
+def areas(errors: Array, usd: Array, dearest: float, seed: int) -> tuple[float, float]:
+    """Return the Area under the hull and the cross-fitted one of points (n_weights, n) of each prompt."""
+
+    def curve(rows: Labels, points: Labels) -> Curve:
+        quality, cost = 1 - errors[points][:, rows].mean(axis=1), usd[points][:, rows].mean(axis=1)
+        order = np.lexsort((-quality, cost.round(15)))
+        order = order[np.diff(cost[order].round(15), prepend=-1.0) > 0]
+        return Curve(cost[order], quality[order], points[order].astype(float))
+
+    n, every = errors.shape[1], np.arange(len(errors))
+    halves = np.array_split(np.random.default_rng(seed).permutation(n), 2)
+    crossed = [
+        curve(judged, curve(tried, every).hull().cost_weights.astype(int)).area(dearest)
+        for tried, judged in (halves, halves[::-1])
+    ]
+    return curve(np.arange(n), every).hull().area(dearest), float(np.mean(crossed))
+
+
+def run_trial(
+    table: Recorded, answers: Labels, n_val: int, trial: int, kinds: list[str]
+) -> Iterator[dict[str, object]]:
+    """Yield the gains in Area of each kind of check over the default without checks, in one split."""
+    parts = split(table.outcomes.models, len(table), [0, trial], {})
+    case = Case.of(table, parts)
+    predicted = case.predict(DefaultEstimator().fit(case.X_train, case.training), n_val).errors
+    dearest, validation = float(case.costs.max()), parts.validation[:n_val]
+    weights, rows = WEIGHTS / dearest, np.arange(len(case.errors))
+    plain = [(predicted + weight * case.costs).argmin(axis=1) for weight in weights]
+    base = areas(case.errors[rows, plain], case.costs[plain], dearest, trial)
+    measured, both = case.measured.errors[:n_val], np.r_[validation, parts.test]
+    every = np.concatenate([measured, case.errors])
+    for kind in kinds:
+        checks = []
+        for column, usd, signals in signals_of(kind, every, answers[np.ix_(both, parts.new)], case.costs, [trial, 1]):
+            if (check := Check.fit(kind, column, signals[:n_val], measured, usd)) is not None:
+                checks.append((check, signals[n_val:]))
+        found = [follow(predicted, case.costs, case.errors, checks, weight) for weight in weights]
+        errors, usd_spent = (np.stack(each) for each in zip(*found, strict=True))
+        area, crossed = areas(errors, usd_spent, dearest, trial)
+        gains = {"area": area - base[0], "cross-fitted": crossed - base[1]}
+        yield {"set": table.name, "n_val": n_val, "check": kind, "trial": trial, **gains}
+
+
+def main() -> None:
+    """Print the mean gains and their standard errors."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", default=["zeroeval", "mmlu_pro"])
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--n-val", type=int, default=400)
+    parser.add_argument("--checks", nargs="*", default=list(KINDS))
+    given = parser.parse_args()
+    found = []
+    for name in given.sets:
+        outcomes = read_outcomes(DATA / name)
+        table = recorded(name, outcomes, np.load(DATA / name / "minilm.npy"))
+        place = {prompt: row for row, prompt in reversed(list(enumerate(outcomes.prompts)))}
+        with np.load(DATA / name / "answers.npz") as file:
+            columns = [file["models"].tolist().index(model) for model in table.outcomes.models]
+            answers = file["answers"][np.ix_([place[prompt] for prompt in table.outcomes.prompts], columns)]
+        with threadpool_limits(1):
+            for trial in range(given.trials):
+                found += run_trial(table, answers, given.n_val, trial, given.checks)
+    gains = pd.DataFrame(found).groupby(["set", "n_val", "check"], sort=False)
+    shown = gains[["area", "cross-fitted"]].agg(["mean", "sem"]).round(4)
+    shown["ahead", "trials"] = gains["cross-fitted"].agg(lambda each: f"{(each > 0).sum()} of {len(each)}")
+    print(shown.to_string())
+
+
+if __name__ == "__main__":
+    main()

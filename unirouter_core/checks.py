@@ -1,0 +1,148 @@
+"""Checks: what a look at a model's answer says of the chance that it is wrong, and what asking with a check is worth.
+
+A check gives each answer a signal. On the graded validation answers its values are sorted into bins; how often a bin
+holds wrong and right answers is a likelihood ratio, by which the odds of an error are multiplied (Bayes' rule, given
+the prompt's own prediction). The other models' errors in the same bin say how hard such prompts are for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from unirouter_core.embedding import Array, Labels
+
+BINS = 4  # of a signal with more than two values: more are noise in a few hundred answers
+FEWEST_IN_BIN = 5  # answers; bins with fewer are merged with the next
+FEWEST_ANSWERS = 40  # with a signal; a check with fewer is not used
+PRIOR_SHARE = 3.0  # answers that wrong and right ones are given of every bin's overall share
+PRIOR_ANSWERS = 10.0  # answers that each model is given in a bin, at its error there by the other models'
+LEAST_GAIN = 0.005  # of error + cost_weight * cost: what a check must promise, as estimates of a gain are this noisy
+LEAST, MOST = 0.01, 0.99  # predicted errors are clipped to this, so that an odds ratio always says something
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """What the signals of one check on one model's answers say, for a pool of m models.
+
+    Parameters
+    ----------
+    name : str
+    column : int
+        The model's position in the pool.
+    usd : float
+        What the check costs for each answer, on average.
+    edges : array (n_bins - 1,)
+        Signals up to the first are in bin 0, and so on.
+    in_wrong, in_right : array (n_bins,)
+        The shares of wrong and of right answers in each bin.
+    odds : array (n_bins, m)
+        What every model's odds of an error are multiplied by.
+    """
+
+    name: str
+    column: int
+    usd: float
+    edges: Array
+    in_wrong: Array
+    in_right: Array
+    odds: Array
+
+    @classmethod
+    def fit(cls, name: str, column: int, signals: npt.ArrayLike, errors: Array, usd: float = 0.0) -> Self | None:
+        """Return what signals (n,), NaN where not known, on a model's answers say; None when they are too few.
+
+        `errors` (n, m) are those of all models on the same prompts, NaN where not known.
+        """
+        values, own = np.asarray(signals, np.float64), errors[:, column]
+        known = ~np.isnan(values) & ~np.isnan(own)
+        values, own, others = values[known], own[known], errors[known]
+        edges = _edges(values)
+        if len(values) < FEWEST_ANSWERS or not len(edges):
+            return None
+        bins = np.searchsorted(edges, values)
+        members = np.eye(len(edges) + 1)[bins]  # (n, n_bins)
+        shares = PRIOR_SHARE * members.mean(axis=0)
+        in_wrong, in_right = own @ members + shares, (1 - own) @ members + shares
+        odds = _odds(members, others)
+        in_wrong, in_right = in_wrong / in_wrong.sum(), in_right / in_right.sum()
+        odds[:, column] = in_wrong / in_right
+        return cls(name, column, float(usd), edges, in_wrong, in_right, odds)
+
+    def bin_of(self, signal: float) -> int:
+        """Return the bin of a signal."""
+        return int(np.searchsorted(self.edges, float(signal)))
+
+    def errors_after(self, errors: Array, found: int) -> Array:
+        """Return the errors (n, m) expected of all models once the model's answer is in bin `found`."""
+        return _times_odds(errors, self.odds[found])
+
+    def value(self, errors: Array, costs: Array, cost_weight: float) -> tuple[Array, Array]:
+        """Return error and USD (n,) expected of asking the model, checking, and choosing again by the rule.
+
+        Its own answer is then free, so it is the answer unless another model's error + cost_weight * cost is less.
+        """
+        own = np.clip(errors[:, self.column, None].astype(np.float64), LEAST, MOST)
+        chances = own * self.in_wrong + (1 - own) * self.in_right  # (n, n_bins)
+        after = _times_odds(errors[:, None], self.odds)  # (n, n_bins, m)
+        left = np.array(costs, np.float64)
+        left[:, self.column] = 0.0
+        chosen = (after + cost_weight * left[:, None]).argmin(axis=2)[..., None]
+        error = (chances * np.take_along_axis(after, chosen, 2)[..., 0]).sum(axis=1)
+        paid = (chances * np.take_along_axis(left[:, None], chosen, 2)[..., 0]).sum(axis=1)
+        return error, costs[:, self.column] + self.usd + paid
+
+
+def look_ahead(
+    errors: Array, costs: Array, cost_weight: float, checks: Sequence[Check], least_gain: float = LEAST_GAIN
+) -> tuple[Array, Array, Labels]:
+    """Return errors and USD (n, m) where a model whose check pays is worth what asking it with the check is.
+
+    The labels (n, m) are positions in `checks`, -1 where a model's answer is not to be checked. A check pays where it
+    lowers the least error + cost_weight * cost by more than `least_gain`.
+    """
+    found, used = (np.array(errors, np.float64), np.array(costs, np.float64)), np.full(errors.shape, -1)
+    least = (found[0] + cost_weight * found[1]).min(axis=1)
+    for position, check in enumerate(checks):
+        error, usd = check.value(errors, costs, cost_weight)
+        score, column = error + cost_weight * usd, check.column
+        rows = (score < least - least_gain) & (score < found[0][:, column] + cost_weight * found[1][:, column])
+        found[0][rows, column], found[1][rows, column], used[rows, column] = error[rows], usd[rows], position
+    return *found, used
+
+
+def _edges(values: Array) -> Array:
+    """Return the edges of the bins of signals, strictly increasing; none when all are in one bin."""
+    distinct = np.unique(values)
+    if len(distinct) == 2:
+        cuts = distinct[:1]
+    else:
+        cuts = np.unique(np.quantile(values, np.arange(1, BINS) / BINS)) if len(distinct) else distinct
+    kept = list[float]()
+    for cut in cuts.tolist():
+        inside = values > (kept[-1] if kept else -np.inf)
+        if min((inside & (values <= cut)).sum(), (values > cut).sum()) >= FEWEST_IN_BIN:
+            kept.append(cut)
+    return np.array(kept)
+
+
+def _odds(members: Array, errors: Array) -> Array:
+    """Return what the odds of each model's errors are multiplied by in each bin, (n_bins, m)."""
+    known = ~np.isnan(errors)
+    overall = np.where(known, errors, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    wrong, counts = members.T @ np.where(known, errors, 0), members.T @ known
+    ratios = wrong.sum(axis=1) / np.maximum(counts @ overall, 1e-9)  # of all models together
+    expected = np.clip(overall * ratios[:, None], LEAST, MOST)
+    inside = (wrong + PRIOR_ANSWERS * expected) / (counts + PRIOR_ANSWERS)
+    overall = np.clip(overall, LEAST, MOST)
+    return np.asarray(inside / (1 - inside) / (overall / (1 - overall)))
+
+
+def _times_odds(errors: Array, factors: Array) -> Array:
+    clipped = np.clip(np.asarray(errors, np.float64), LEAST, MOST)
+    raised = clipped * factors
+    return raised / (raised + 1 - clipped)
