@@ -28,7 +28,15 @@ from unirouter_core.documents import (
 )
 from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, Labels, Mask, embed, normalise
 from unirouter_core.estimators.clusters import Regions, shrunken_means
-from unirouter_core.estimators.protocol import Arrays, Estimator, Prediction, arrays_of, clone, settings_of
+from unirouter_core.estimators.protocol import (
+    Arrays,
+    Estimator,
+    Prediction,
+    arrays_of,
+    clone,
+    linear,
+    settings_of,
+)
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError, UnknownPriceError
 from unirouter_core.pool import Capabilities, Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers, digests
 
@@ -201,6 +209,14 @@ class Fit:
         inside = (errors >= -ROUNDING) & (errors <= 1 + ROUNDING)  # NaN is not
         return errors.shape == (len(self.regions), len(features)) and bool(inside.all())
 
+    @cached_property
+    def _axes(self) -> tuple[Array, Array, int]:
+        """The axes (d, k) and intercepts (k,) of regions and estimator, and how many of them are regions."""
+        centroids, regions = self.regions.centroids_, self.regions
+        axes, intercepts = linear(self.estimator).axes()
+        stacked = np.concatenate([centroids, axes]).T if len(axes) else centroids.T
+        return stacked, np.concatenate([-regions.offsets_, intercepts]), len(regions)
+
     def expect(
         self, pool: Pool, X: Array, tokens_in: Array, cached_tokens: Array | None = None, *, whole: bool = False
     ) -> Expected:
@@ -210,8 +226,13 @@ class Fit:
         otherwise they are the prompt's alone, and what the models' system prompts and tokenizers added when they were
         measured comes on top.
         """
-        labels, far = self.regions.locate(X)
-        prediction = self.estimator.predict(X, pool.features)
+        axes, intercepts, n_regions = self._axes
+        products = X.dot(axes)
+        products += intercepts
+        labels, far = self.regions.located(products[:, :n_regions])
+        products, features = products[:, n_regions:], pool.features
+        errors = pool.compiled(self.estimator)(X, products)
+        prediction = Prediction(errors, lambda: linear(self.estimator).stderrs(X, products, features))
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
             prediction = _shrunk(prediction, far[:, None], *pool.overall)
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]

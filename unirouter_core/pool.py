@@ -15,7 +15,7 @@ import numpy.typing as npt
 from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
 from unirouter_core.documents import Documents
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.protocol import Prediction
+from unirouter_core.estimators.protocol import Compiled, Estimator, Prediction, linear
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError, as_number, listed, shown
 
 CAPABILITIES = ("tools", "vision", "json", "audio", "video", "pdf")  # what a prompt may require of a model
@@ -191,6 +191,10 @@ class Pool(Mapping[str, ModelProfile]):
     def __init__(self, profiles: Mapping[str, ModelProfile] | None = None) -> None:
         self._profiles = dict(sorted((profiles or {}).items()))
         self.models = tuple(self._profiles)
+        self._compiled: tuple[Estimator, Compiled] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_profiles": self._profiles, "models": self.models, "_compiled": None}
 
     def __getitem__(self, model: str) -> ModelProfile:
         self.check_known([model])
@@ -258,6 +262,14 @@ class Pool(Mapping[str, ModelProfile]):
         for row, array in zip(stacked, arrays, strict=True):
             row[: len(array)] = array
         return stacked
+
+    def compiled(self, estimator: Estimator) -> Compiled:
+        """Return what gives these models' errors; made at the first use of an estimator."""
+        made = self._compiled
+        if made is None or made[0] is not estimator:
+            ones = np.ones(len(self), np.float32)
+            made = self._compiled = estimator, linear(estimator).compiled(self.features, ones)
+        return made[1]
 
     @cached_property
     def overall(self) -> tuple[Array, Array]:

@@ -13,7 +13,13 @@ import numpy as np
 from unirouter_core.curves import deferral_curve
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.protocol import Estimator, Prediction, check_settings, require_fitted
+from unirouter_core.estimators.protocol import (
+    Compiled,
+    Estimator,
+    LinearEstimator,
+    check_settings,
+    require_fitted,
+)
 from unirouter_core.exceptions import InvalidDataError
 
 ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then
@@ -96,12 +102,15 @@ class Regions:
 
     def locate(self, X: Array) -> tuple[Labels, Array]:
         """Return each vector's region, and its distance from 0 (like training prompts) to 1 (unlike all); both (n,)."""
-        near = closeness(X, self.centroids_, self.offsets_)
+        return self.located(closeness(X, self.centroids_, self.offsets_))
+
+    def located(self, near: Array) -> tuple[Labels, Array]:
+        """Return the same of vectors with this `closeness` to the centroids, (n, k)."""
         unlike, usual = self.nearness_.tolist()
-        beyond = usual - np.maximum.reduce(near, axis=1)  # on one row half the time of max()
-        if not np.count_nonzero(beyond > 0):
-            return near.argmax(1), np.zeros(len(X))
-        return near.argmax(1), np.clip(beyond / (usual - unlike), 0, 1)
+        nearest = np.maximum.reduce(near, axis=1)  # on one row half the time of max()
+        if not np.count_nonzero(nearest < usual):
+            return near.argmax(1), np.zeros(len(near))
+        return near.argmax(1), np.clip((usual - nearest) / (usual - unlike), 0, 1)
 
 
 def best_of(
@@ -139,7 +148,7 @@ def best_of(
 
 
 @dataclass(eq=False)
-class OneClustering:
+class OneClustering(LinearEstimator):
     """A base of estimators whose features Ψ are a model's mean error in each cluster, and its standard error."""
 
     centroids_: Array = field(init=False, repr=False)
@@ -147,12 +156,13 @@ class OneClustering:
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
         """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
-        means, stderrs = shrunken_means(self._nearest(X), errors[:, None], len(self.centroids_), prior=0)
+        means, stderrs = shrunken_means(self.products(X).argmax(1), errors[:, None], len(self.centroids_), prior=0)
         return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
 
-    def _nearest(self, X: Array) -> Labels:
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives the `closeness` to each centroid."""
         require_fitted(self, "centroids_")
-        return np.asarray(closeness(X, self.centroids_, self.offsets_).argmax(1))
+        return self.centroids_, -self.offsets_
 
 
 @dataclass(eq=False)
@@ -202,15 +212,18 @@ class KMeansEstimator(OneClustering):
         self.offsets_ = offsets(self.centroids_)
         return self
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return the errors in the nearest cluster."""
-        nearest = self._nearest(X)
-        by_cluster, k = features.T, len(self.centroids_)
-        return Prediction(by_cluster[:k].take(nearest, axis=0), lambda: by_cluster[k:].take(nearest, axis=0))
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives the errors in the nearest cluster."""
+        errors = features.T[: len(self.centroids_)] * shares
+        return lambda _, near: errors.take(near.argmax(1), axis=0)
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return those in the nearest cluster."""
+        return features.T[len(self.centroids_) :].take(products.argmax(1), axis=0)
 
 
 @dataclass(eq=False)
-class ShrunkenClustersEstimator:
+class ShrunkenClustersEstimator(LinearEstimator):
     """The mean over several k-means clusterings of the model's shrunken error in the prompt's cluster.
 
     It differs from the paper's §5.1 in two ways that suit small validation sets: each cluster's error is shrunk to the
@@ -242,26 +255,34 @@ class ShrunkenClustersEstimator:
 
     def profiles(self, X: Array, errors: Array) -> Array:
         """Return the features of m models from their errors (n, m), NaN left out, shape (m, 2 * n_clusters)."""
-        nearest = self._nearest(X)
+        near = self.products(X)
         clusterings = [
-            shrunken_means(rows - start, errors, end - start, self.prior)
-            for rows, (start, end) in zip(nearest, pairwise(self.bounds_.tolist()), strict=True)
+            shrunken_means(near[:, start:end].argmax(1), errors, end - start, self.prior)
+            for start, end in pairwise(self.bounds_.tolist())
         ]
         means, stderrs = zip(*clusterings, strict=True)
         return np.concatenate(means + stderrs).T.astype(np.float32)
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return the mean over the clusterings of the errors in the nearest clusters (Φ is their indicator)."""
-        rows, by_cluster, n_clusters = self._nearest(X), features.T, len(self.centroids_)
-
-        def mean(table: Array) -> Array:
-            return np.asarray(np.add.reduce(table.take(rows, axis=0), axis=0) / len(rows))
-
-        return Prediction(mean(by_cluster[:n_clusters]), lambda: mean(by_cluster[n_clusters:]))
-
-    def _nearest(self, X: Array) -> Labels:
-        """Return the row in `centroids_` of each vector's nearest centroid in each clustering, (n_grid, n)."""
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives the `closeness` to each centroid of all clusterings."""
         require_fitted(self, "centroids_")
-        near = closeness(X, self.centroids_, self.offsets_)
-        within = [near[:, start:end].argmax(1) for start, end in pairwise(self.bounds_.tolist())]
-        return np.asarray(np.array(within) + self.bounds_[:-1, None])
+        return self.centroids_, -self.offsets_
+
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives the mean over the clusterings of the errors in the nearest clusters."""
+        return self._mean(features.T[: len(self.centroids_)] * shares)
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the mean of those in the nearest clusters."""
+        return self._mean(features.T[len(self.centroids_) :])(X, products)
+
+    def _mean(self, by_cluster: Array) -> Compiled:
+        """Return what gives the mean of the rows (n_clusters, m) of the nearest clusters."""
+        bounds, starts = list(pairwise(self.bounds_.tolist())), self.bounds_[:-1, None]
+        by_cluster = by_cluster / np.float32(len(bounds))
+
+        def mean(_: Array, near: Array) -> Array:
+            nearest = np.array([near[:, start:end].argmax(1) for start, end in bounds])
+            return np.asarray(np.add.reduce(by_cluster.take(nearest + starts, axis=0), axis=0))
+
+        return mean

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -19,7 +18,15 @@ from unirouter_core.estimators.clusters import ShrunkenClustersEstimator, closen
 from unirouter_core.estimators.known_models import KnownModelsEstimator
 from unirouter_core.estimators.linear import difficulty, fit_difficulty, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import LowRankEstimator
-from unirouter_core.estimators.protocol import Estimator, Prediction, check_settings, require_fitted
+from unirouter_core.estimators.protocol import (
+    Compiled,
+    Estimator,
+    LinearEstimator,
+    Prediction,
+    check_settings,
+    linear,
+    require_fitted,
+)
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
 
 UNCALIBRATED = 1.5  # the scale of the standard errors when there are too few training models to measure it
@@ -36,7 +43,7 @@ def default_members(seed: int = 0) -> tuple[Estimator, ...]:
 
 
 @dataclass(eq=False)
-class DefaultEstimator:
+class DefaultEstimator(LinearEstimator):
     """The weighted mean of `members`; those that need training models' answers are left out where there are none.
 
     The mean of shrunken estimates understates how prompts differ in difficulty. So the odds of an error are shifted by
@@ -76,22 +83,13 @@ class DefaultEstimator:
     def __post_init__(self) -> None:
         check_settings(self, n_val=2)
 
-    @cached_property
+    @property
     def _layout(self) -> list[tuple[Estimator, int, int]]:
         """The members in use, and where their features begin and end."""
         require_fitted(self, "widths_")
         ends = self.widths_.cumsum().tolist()
         parts = zip(self.members, ends, self.widths_.tolist(), strict=True)
         return [(member, end - width, end) for member, end, width in parts if width]
-
-    @cached_property
-    def _shares(self) -> list[np.float32]:
-        """The weights of the members in use, summing to 1."""
-        counts = [
-            len(member.axes_) / KNOWN_MODELS if isinstance(member, KnownModelsEstimator) else 1.0
-            for member, _, _ in self._layout
-        ]
-        return list(np.divide(counts, sum(counts)).astype(np.float32))
 
     @property
     def left_out(self) -> list[str]:
@@ -121,8 +119,6 @@ class DefaultEstimator:
                 raise InvalidDataError(f"{name} cannot be a member: its features grow with the prompts.")
             widths.append(len(feature))
         self.widths_, self.scale_, self.shift_ = np.array(widths), np.array(scale), np.zeros(X.shape[1] + 1, np.float32)
-        for cached in ("_layout", "_shares"):
-            self.__dict__.pop(cached, None)
         if not self.widths_.any():
             raise MissingOutcomesError(f"{', '.join(self.left_out)} need training models' outcomes; fit with them.")
 
@@ -139,27 +135,46 @@ class DefaultEstimator:
             raise missing
         return np.concatenate(parts).astype(np.float32)
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return the mean of the members' errors, over those that measured the model, corrected for difficulty."""
-        parts = [member.predict(X, features[:, start:end]) for member, start, end in self._layout]
-        mean = np.minimum(self._mean([part.errors for part in parts]), 1)  # the shares' sum may round to more than 1
-        errors = shift_odds(mean, difficulty(X, self.shift_))
-        return Prediction(errors, lambda: self._stderrs(parts))
+    def axes(self) -> tuple[Array, Array]:
+        """Return the axes of the members in use, and the prompt's difficulty."""
+        parts = [linear(member).axes() for member, _, _ in self._layout]
+        axes, intercepts = zip(*parts, (self.shift_[None, :-1], self.shift_[-1:]), strict=True)
+        return np.concatenate([each for each in axes if len(each)]), np.concatenate(intercepts)
 
-    def _stderrs(self, parts: list[Prediction]) -> Array:
+    def _parts(self, features: Array) -> tuple[list[tuple[LinearEstimator, Array, slice]], list[Array]]:
+        """Return the members in use, with their features and columns of the products, and their weights."""
+        parts, counts, last, filled = (
+            list[tuple[LinearEstimator, Array, slice]](),
+            list[Array](),
+            0,
+            np.nan_to_num(features),
+        )
+        for member, start, end in self._layout:
+            first, last = last, last + len(linear(member).axes()[1])
+            parts.append((linear(member), filled[:, start:end], slice(first, last)))
+            count = len(member.axes_) / KNOWN_MODELS if isinstance(member, KnownModelsEstimator) else 1.0
+            counts.append(np.where(np.isnan(features[:, start]), 0, count))
+        return parts, list(np.divide(counts, sum(counts)).astype(np.float32))
+
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives the mean errors of the members that measured the model, corrected for difficulty."""
+        parts, weights = self._parts(features)
+        each = [(part.compiled(own, weight), where) for (part, own, where), weight in zip(parts, weights, strict=True)]
+
+        def errors(X: Array, products: Array) -> Array:
+            total = functools.reduce(np.add, [part(X, products[:, where]) for part, where in each])
+            return shift_odds(np.minimum(total, 1), products[:, -1])  # the weights' sum may round to more than 1
+
+        return errors if (shares == 1).all() else lambda X, products: errors(X, products) * shares
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
         """Return the members' mean standard error and their disagreement, in quadrature, times the calibrated scale."""
-        own, middle = self._mean([part.stderrs for part in parts]), self._mean([part.errors for part in parts])
-        disagreement = self._mean([(part.errors - middle) ** 2 for part in parts])
-        return np.asarray(self.scale_ * np.sqrt(own**2 + disagreement))
-
-    def _mean(self, arrays: list[Array]) -> Array:
-        """Return the weighted mean of arrays (n, m), one a member in use; NaN, of a model not measured, is left out."""
-        weighted = list(map(np.multiply, self._shares, arrays))
-        total: Array = functools.reduce(np.add, weighted)
-        if not np.count_nonzero(np.isnan(total)):
-            return total
-        shares = np.where(np.isnan(arrays), 0, np.reshape(self._shares, (-1, 1, 1)))
-        return np.asarray(np.nansum(weighted, axis=0) / shares.sum(axis=0))
+        parts, weights = self._parts(features)
+        ones = np.ones_like(weights[0])
+        errors = np.array([part.compiled(own, ones)(X, products[:, where]) for part, own, where in parts])
+        stderrs = np.array([part.stderrs(X, products[:, where], own) for part, own, where in parts])
+        mean = functools.partial(np.einsum, "pm,pnm->nm", np.array(weights))
+        return np.asarray(self.scale_ * np.sqrt(mean(stderrs) ** 2 + mean((errors - mean(errors)) ** 2)))
 
     def _calibrate(self, X: Array, outcomes: Outcomes) -> None:
         """Learn the shift of the odds and the scale of the standard errors from held-out training models."""

@@ -10,12 +10,12 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
+from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
 
 
 @dataclass(eq=False)
-class KnownModelsEstimator:
+class KnownModelsEstimator(LinearEstimator):
     """γ(x, h) = b_h + Σ_j w_hj γ_j(x): the training models' own estimates γ_j, weighted by shared errors.
 
     The weights are a ridge regression of the new model's errors on the training models' errors *on the same validation
@@ -61,7 +61,7 @@ class KnownModelsEstimator:
                 "KnownModelsEstimator needs the training models' answers on the validation prompts; give them as known."
             )
         answered = np.asarray(~np.isnan(known).all(axis=0))
-        filled = np.where(np.isnan(known), self._trained(X), known)[:, answered].astype(np.float64)
+        filled = np.where(np.isnan(known), self.products(X), known)[:, answered].astype(np.float64)
         n, m = filled.shape
         start = np.full(m, self.prior / m)
         centre = filled.mean(0)
@@ -77,13 +77,16 @@ class KnownModelsEstimator:
         features[answered] = weights
         return np.concatenate([[intercept], features, [np.sqrt(variance * freedom / n)]]).astype(np.float32)
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return the weighted errors of the training models, clipped to [0, 1]."""
-        mixed = self._trained(X) @ features[:, 1:-1].T + features[:, 0]
-        errors = np.minimum(np.maximum(mixed, 0), 1)  # np.clip takes three times as long on one row
-        return Prediction(errors, lambda: np.broadcast_to(features[:, -1], errors.shape))
-
-    def _trained(self, X: Array) -> Array:
-        """Return the training models' own errors γ_j, (n, n_training_models)."""
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives the training models' own errors γ_j."""
         require_fitted(self, "axes_")
-        return np.asarray(X @ self.axes_.T + self.intercepts_)
+        return self.axes_, self.intercepts_
+
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives the weighted errors of the training models, clipped to [0, 1]."""
+        intercepts, weights = features[:, 0] * shares, np.ascontiguousarray(features[:, 1:-1].T) * shares
+        return lambda _, trained: np.minimum(np.maximum(trained.dot(weights) + intercepts, 0), shares)
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the model's one standard error on each prompt."""
+        return np.broadcast_to(features[:, -1], (len(X), len(features)))

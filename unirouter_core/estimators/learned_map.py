@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.clusters import KMeansEstimator, OneClustering, shrunken_means
-from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
+from unirouter_core.estimators.protocol import Compiled, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
 
 SHARPNESS = 10.0  # of the warm start: logits = 10 (c·x - |c|²/2) share a prompt among its few nearest centroids
@@ -48,19 +48,25 @@ class LearnedMapEstimator(OneClustering):
             raise MissingOutcomesError("LearnedMapEstimator needs training models' outcomes; fit it with them.")
         clusters = KMeansEstimator(self.k, n_val=self.n_val, seed=self.seed).fit(X, outcomes)
         self.centroids_, self.offsets_ = clusters.centroids_, clusters.offsets_
-        psi, _ = shrunken_means(self._nearest(X), outcomes.errors, len(self.centroids_), prior=1.0)
+        psi, _ = shrunken_means(clusters.products(X).argmax(1), outcomes.errors, len(self.centroids_), prior=1.0)
         parameters = np.concatenate([self.centroids_, -self.offsets_[:, None]], axis=1) * SHARPNESS
         learned = _learn(np.c_[X, np.ones(len(X), X.dtype)], outcomes.errors, psi.T, parameters, self.seed)
         self.theta_, self.intercepts_ = np.ascontiguousarray(learned[:, :-1]), learned[:, -1].copy()
         return self
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return the errors in the clusters, weighted by the prompt's shares in them."""
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives the logits of the prompt's shares in the clusters."""
         require_fitted(self, "theta_")
-        k = len(self.centroids_)
-        weights = softmax(X @ self.theta_.T + self.intercepts_)
-        errors = np.clip(weights @ features[:, :k].T, 0, 1)  # shares sum to 1 up to rounding
-        return Prediction(errors, lambda: weights @ features[:, k:].T)
+        return self.theta_, self.intercepts_
+
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives the errors in the clusters, weighted by the prompt's shares in them."""
+        errors = features.T[: len(self.centroids_)]
+        return lambda _, logits: np.clip(softmax(logits) @ errors, 0, 1) * shares  # weights sum to 1 up to rounding
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the standard errors in the clusters, weighted alike."""
+        return np.asarray(softmax(products) @ features.T[len(self.centroids_) :])
 
 
 def softmax(logits: Array) -> Array:

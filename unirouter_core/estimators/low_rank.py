@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.estimators.protocol import Prediction, check_settings, require_fitted
+from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings, require_fitted
 from unirouter_core.exceptions import MissingOutcomesError
 
 NEWTON_STEPS = 12  # the penalised logistic loss is convex and small; 6 to 8 suffice
@@ -18,7 +18,7 @@ FLAT = 1e-8  # an axis along which errors vary by a standard deviation of 1e-4 i
 
 
 @dataclass(eq=False)
-class LowRankEstimator:
+class LowRankEstimator(LinearEstimator):
     """γ(x, h) = σ(b_h + a_h·F(x)), with F(x) the first few principal axes of what training models' errors share.
 
     F comes from a ridge regression of each training model's errors on the vectors, and the principal components of
@@ -62,7 +62,7 @@ class LowRankEstimator:
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
         """Return intercept and slopes, then their covariance row by row, shape ((r + 1) * (r + 2),)."""
-        design = with_ones(self._axes(X)).astype(np.float64)
+        design = with_ones(self.products(X)).astype(np.float64)
         penalty = np.diag([1e-3] + [self.penalty] * (design.shape[1] - 1))  # the first keeps a perfect model finite
         coefficients = np.zeros(design.shape[1])
         for _ in range(NEWTON_STEPS):
@@ -72,24 +72,25 @@ class LowRankEstimator:
             coefficients -= np.linalg.solve(hessian, gradient)
         return np.concatenate([coefficients, np.linalg.inv(hessian).ravel()]).astype(np.float32)
 
-    def predict(self, X: Array, features: Array) -> Prediction:
-        """Return σ(b_h + a_h·F(x)); standard errors by the delta method."""
-        axes = self._axes(X)
-        size = axes.shape[1] + 1
-        intercepts, slopes = features[:, 0], features[:, 1:size]
-        errors = sigmoid(axes @ slopes.T + intercepts)
-
-        def stderrs() -> Array:
-            design = with_ones(axes)
-            covariances = features[:, size:].reshape(-1, size, size)
-            variances = np.einsum("ni,mij,nj->nm", design, covariances, design, optimize=True)
-            return np.asarray(errors * (1 - errors) * np.sqrt(np.maximum(variances, 0)))
-
-        return Prediction(errors, stderrs)
-
-    def _axes(self, X: Array) -> Array:
+    def axes(self) -> tuple[Array, Array]:
+        """Return what gives F(x)."""
         require_fitted(self, "axes_")
-        return X @ self.axes_.T + self.intercepts_
+        return self.axes_, self.intercepts_
+
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives σ(b_h + a_h·F(x)), computed as (1 + tanh(logit / 2)) / 2."""
+        halves = features[:, : len(self.axes_) + 1].T / 2
+        intercepts, slopes, shares = halves[0], halves[1:], shares / np.float32(2)
+        return lambda _, axes: np.tanh(axes.dot(slopes) + intercepts) * shares + shares
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the standard errors by the delta method."""
+        design = with_ones(products)
+        size = design.shape[1]
+        covariances = features[:, size:].reshape(-1, size, size)
+        variances = np.einsum("ni,mij,nj->nm", design, covariances, design, optimize=True)
+        errors = sigmoid(design @ features[:, :size].T)
+        return np.asarray(errors * (1 - errors) * np.sqrt(np.maximum(variances, 0)))
 
 
 def with_ones(axes: Array) -> Array:

@@ -56,6 +56,63 @@ class Estimator(Protocol):
         ...
 
 
+class LinearEstimator:
+    """A base of estimators that see of a vector only its products with a few axes.
+
+    A router stacks the axes of all its parts, so that a decision begins with one product of matrices.
+    """
+
+    def axes(self) -> tuple[Array, Array]:
+        """Return the axes (k, d) and intercepts (k,)."""
+        raise NotImplementedError
+
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return what gives `shares` (m,) of the errors of m models, features (m, ...), from X and its products."""
+        raise NotImplementedError
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return the standard errors of the errors, (n, m)."""
+        raise NotImplementedError
+
+    def products(self, X: Array) -> Array:
+        """Return the products of the vectors (n, d) with the axes, (n, k)."""
+        axes, intercepts = self.axes()
+        return np.asarray(X @ axes.T + intercepts)
+
+    def predict(self, X: Array, features: Array) -> Prediction:
+        """Return the errors expected of m models, whose features are stacked (m, ...), on the vectors X (n, d)."""
+        products = self.products(X)
+        errors = self.compiled(features, np.ones(len(features), np.float32))(X, products)
+        return Prediction(errors, lambda: self.stderrs(X, products, features))
+
+
+Compiled: TypeAlias = Callable[[Array, Array], Array]  # from X (n, d) and its products (n, k) to errors (n, m)
+
+
+@dataclass(eq=False)
+class WithoutAxes(LinearEstimator):
+    """An estimator that reads the whole vector."""
+
+    estimator: Estimator
+
+    def axes(self) -> tuple[Array, Array]:
+        """Return none."""
+        return np.empty((0, 0), np.float32), np.empty(0, np.float32)
+
+    def compiled(self, features: Array, shares: Array) -> Compiled:
+        """Return its own `predict`."""
+        return lambda X, _: self.estimator.predict(X, features).errors * shares
+
+    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
+        """Return its own."""
+        return self.estimator.predict(X, features).stderrs
+
+
+def linear(estimator: Estimator) -> LinearEstimator:
+    """Return the estimator, as one with axes."""
+    return estimator if isinstance(estimator, LinearEstimator) else WithoutAxes(estimator)
+
+
 def check_settings(estimator: Any, **least: float) -> None:
     """Raise `InvalidDataError` when a setting, or one of a grid, is smaller than its least value or no number.
 
