@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.embedding import Array, Labels
+from unirouter_core.embedding import Array, Labels, Mask
 
 BINS = 4  # of a signal with more than two values: more are noise in a few hundred answers
 FEWEST_IN_BIN = 5  # answers; bins with fewer are merged with the next
@@ -81,36 +81,43 @@ class Check:
         """Return the errors (n, m) expected of all models once the model's answer is in bin `found`."""
         return _times_odds(errors, self.odds[found])
 
-    def value(self, errors: Array, costs: Array, cost_weight: float) -> tuple[Array, Array]:
+    def value(
+        self, errors: Array, costs: Array, cost_weight: float, eligible: Mask | None = None
+    ) -> tuple[Array, Array]:
         """Return error and USD (n,) expected of asking the model, checking, and choosing again by the rule.
 
         Its own answer is then free, so it is the answer unless another model's error + cost_weight * cost is less.
+        `eligible` (m,) masks the models that may be chosen then.
         """
         own = np.clip(errors[:, self.column, None].astype(np.float64), LEAST, MOST)
         chances = own * self.in_wrong + (1 - own) * self.in_right  # (n, n_bins)
         after = _times_odds(errors[:, None], self.odds)  # (n, n_bins, m)
         left = np.array(costs, np.float64)
         left[:, self.column] = 0.0
-        chosen = (after + cost_weight * left[:, None]).argmin(axis=2)[..., None]
+        scores = after + cost_weight * left[:, None]
+        if eligible is not None:
+            scores = np.where(eligible, scores, np.inf)
+        chosen = scores.argmin(axis=2)[..., None]
         error = (chances * np.take_along_axis(after, chosen, 2)[..., 0]).sum(axis=1)
         paid = (chances * np.take_along_axis(left[:, None], chosen, 2)[..., 0]).sum(axis=1)
         return error, costs[:, self.column] + self.usd + paid
 
 
 def look_ahead(
-    errors: Array, costs: Array, cost_weight: float, checks: Sequence[Check], least_gain: float = LEAST_GAIN
+    errors: Array, costs: Array, cost_weight: float, checks: Sequence[Check], eligible: Mask | None = None
 ) -> tuple[Array, Array, Labels]:
     """Return errors and USD (n, m) where a model whose check pays is worth what asking it with the check is.
 
     The labels (n, m) are positions in `checks`, -1 where a model's answer is not to be checked. A check pays where it
-    lowers the least error + cost_weight * cost by more than `least_gain`.
+    lowers the least error + cost_weight * cost of all models that are `eligible` (m,) by more than `LEAST_GAIN`.
     """
     found, used = (np.array(errors, np.float64), np.array(costs, np.float64)), np.full(errors.shape, -1)
-    least = (found[0] + cost_weight * found[1]).min(axis=1)
+    scores = found[0] + cost_weight * found[1]
+    least = scores.min(axis=1) if eligible is None else scores[:, eligible].min(axis=1)
     for position, check in enumerate(checks):
-        error, usd = check.value(errors, costs, cost_weight)
+        error, usd = check.value(errors, costs, cost_weight, eligible)
         score, column = error + cost_weight * usd, check.column
-        rows = (score < least - least_gain) & (score < found[0][:, column] + cost_weight * found[1][:, column])
+        rows = (score < least - LEAST_GAIN) & (score < found[0][:, column] + cost_weight * found[1][:, column])
         found[0][rows, column], found[1][rows, column], used[rows, column] = error[rows], usd[rows], position
     return *found, used
 
