@@ -11,7 +11,7 @@ import re
 import sqlite3
 import subprocess
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -149,6 +149,25 @@ def parse_check(name: str, spec: str | Mapping[str, Any] | CheckFunction, *, mem
         raise InvalidDataError(f"{'.'.join(map(str, first['loc']))!r} of the check {name!r}: {why}.") from failed
 
 
+def named_checks(
+    given: Mapping[str, Any] | Iterable[str], members: Members, pool: Collection[str] = ()
+) -> dict[str, AnswerCheck]:
+    """Return checks by name: your functions or what `parse_check` takes; or names of ``[checks]`` or ready-made ones.
+
+    Raises `InvalidDataError` for a command in a table that was found beside a router and not named by the user.
+    """
+    if isinstance(given, str):
+        raise InvalidDataError(f"{given!r} is one name, not a list of names; put it in a list.")
+    named = dict(given) if isinstance(given, Mapping) else {name: members.checks.get(name, name) for name in given}
+    for name, spec in named.items():
+        if members.beside is not None and spec is members.checks.get(name) and "command" in spec:
+            raise InvalidDataError(
+                f"The check {name!r} of {members.beside} runs a command; that file is beside the router, and was not "
+                f"named: add --pool {members.beside}, or pool=..., to run it."
+            )
+    return {name: parse_check(name, spec, members={*members, *pool}) for name, spec in named.items()}
+
+
 # --- Ready-made: functions that take a check's parameters and return it. Those that call no member are free. ----------
 
 _checked = validate_call(config=ConfigDict(strict=True))
@@ -156,7 +175,7 @@ _checked = validate_call(config=ConfigDict(strict=True))
 
 @_checked
 def json_schema(*, schema: dict[str, Any] | None = None) -> CheckFunction:
-    """Return whether the parsed object, or the answer's JSON, fits a schema: this one, else the call's; else any JSON."""
+    """Return whether the parsed object, or the answer's JSON, fits the schema: this, else the call's; else any JSON."""
     own = None if schema is None else json.dumps(schema)
     _fitting(own or "null")
 
@@ -208,7 +227,7 @@ def _parse_sql(text: str) -> None:
 
 @_checked
 def tests(*, command: Annotated[list[str], Field(min_length=1)], seconds: float = 60.0) -> CheckFunction:  # noqa: PT028
-    """Return whether a command of yours exits with 0 in time; it reads {"prompt", "answer", "code"} as JSON from stdin."""
+    """Return whether your command exits with 0 in time; it reads {"prompt", "answer", "code"} as JSON from stdin."""
 
     def check(prompt: str, answer: str, context: Context) -> bool:
         given = json.dumps({"prompt": prompt, "answer": answer, "code": _code(answer)}).encode()
@@ -256,7 +275,7 @@ def grounded() -> CheckFunction:
 
 @_checked
 def logprob(*, of: Literal["mean", "lowest"] = "mean") -> CheckFunction:
-    """Return the mean or lowest log-probability of the answer's tokens; its member needs the setting logprobs = true."""
+    """Return the mean or lowest log-probability of the tokens, of members with the setting logprobs = true."""
 
     def check(prompt: str, answer: str, context: Context) -> float:
         response = context.response
@@ -284,7 +303,7 @@ def _ask(context: Context, member: str, messages: Messages, sample: int = 0) -> 
 def agreement(
     *, member: str | None = None, samples: Annotated[int, Field(ge=1, le=20)] = 1, same: Any = "text"
 ) -> CheckFunction:
-    """Return the share of other answers that agree: of another member, or further samples of the same one; `same` grades."""
+    """Return the share of others that agree by the grader `same`: another member, or samples of the same one."""
     grader = parse_grader(same)
 
     def check(prompt: str, answer: str, context: Context) -> Found:
