@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_core.embedding import Array, Labels, Mask
+from unirouter_core.exceptions import InvalidDataError, as_number, shown
 
 BINS = 4  # of a signal with more than two values: more are noise in a few hundred answers
 FEWEST_IN_BIN = 5  # answers; bins with fewer are merged with the next
@@ -22,6 +23,9 @@ FEWEST_ANSWERS = 40  # with a signal; a check with fewer is not used
 PRIOR_SHARE = 3.0  # answers that wrong and right ones are given of every bin's overall share
 PRIOR_ANSWERS = 10.0  # answers that each model is given in a bin, at its error there by the other models'
 LEAST_GAIN = 0.005  # of error + cost_weight * cost: what a check must promise, as estimates of a gain are this noisy
+THRESHOLDS = np.geomspace(1 / 8, 8, 25)  # that are tried, as shares of the wrong answers allowed: fixed, for the bound
+FIRST_TRIED = (4, 8, 12)  # positions there: a quarter, a half and all of the wrong answers allowed
+NOT_GIVEN = 1e6  # added to the score of an answer over its limit, which is then given only where no other model may be
 LEAST, MOST = 0.01, 0.99  # predicted errors are clipped to this, so that an odds ratio always says something
 
 
@@ -42,6 +46,8 @@ class Check:
         The shares of wrong and of right answers in each bin.
     odds : array (n_bins, m)
         What every model's odds of an error are multiplied by.
+    limit : float
+        The answer may be given where its error is expected to be at most this; see `acceptance_limit`.
     """
 
     name: str
@@ -51,9 +57,12 @@ class Check:
     in_wrong: Array
     in_right: Array
     odds: Array
+    limit: float = 1.0
 
     @classmethod
-    def fit(cls, name: str, column: int, signals: npt.ArrayLike, errors: Array, usd: float = 0.0) -> Self | None:
+    def fit(
+        cls, name: str, column: int, signals: npt.ArrayLike, errors: Array, usd: float = 0.0, limit: float = 1.0
+    ) -> Self | None:
         """Return what signals (n,), NaN where not known, on a model's answers say; None when they are too few.
 
         `errors` (n, m) are those of all models on the same prompts, NaN where not known.
@@ -71,7 +80,7 @@ class Check:
         odds = _odds(members, others)
         in_wrong, in_right = in_wrong / in_wrong.sum(), in_right / in_right.sum()
         odds[:, column] = in_wrong / in_right
-        return cls(name, column, float(usd), edges, in_wrong, in_right, odds)
+        return cls(name, column, float(usd), edges, in_wrong, in_right, odds, limit)
 
     def bin_of(self, signal: float) -> int:
         """Return the bin of a signal."""
@@ -97,10 +106,44 @@ class Check:
         scores = after + cost_weight * left[:, None]
         if eligible is not None:
             scores = np.where(eligible, scores, np.inf)
+        if self.limit < 1:
+            scores[..., self.column] += np.where(after[..., self.column] > self.limit, NOT_GIVEN, 0)
         chosen = scores.argmin(axis=2)[..., None]
         error = (chances * np.take_along_axis(after, chosen, 2)[..., 0]).sum(axis=1)
         paid = (chances * np.take_along_axis(left[:, None], chosen, 2)[..., 0]).sum(axis=1)
         return error, costs[:, self.column] + self.usd + paid
+
+
+def acceptance_limit(
+    posteriors: npt.ArrayLike, errors: npt.ArrayLike, wrong_at_most: float, confidence: float = 0.95
+) -> float:
+    """Return the greatest posterior error at which answers may be accepted so that few enough of those are wrong.
+
+    With `confidence`, at most the share `wrong_at_most` of the answers accepted on prompts exchangeable with these is
+    wrong; 0.0 where these cannot show that for any threshold. Thresholds of a fixed grid are tested one after the other
+    while they pass, from each of three starts at a third of the risk (Learn then Test, arXiv 2110.01052). The bound is
+    Clopper and Pearson's, for errors between 0 and 1 Bentkus's.
+
+    Parameters
+    ----------
+    posteriors, errors : array (n,)
+        Of answers that what gave the posteriors was not fitted on.
+    """
+    from scipy.stats import binom
+
+    for name, share in (("wrong_at_most", wrong_at_most), ("confidence", confidence)):
+        if not 0 < as_number(share) < 1:
+            raise InvalidDataError(f"{name}={shown(share)} must be a share between 0 and 1, such as 0.05 or 0.95.")
+    expected, wrong = np.asarray(posteriors, np.float64), np.asarray(errors, np.float64)
+    wider = 1.0 if np.isin(wrong, (0, 1)).all() else np.e
+    limits, limit = THRESHOLDS * wrong_at_most, 0.0
+    accepted = expected <= limits[:, None]
+    chances = wider * binom.cdf(np.ceil(accepted @ wrong - 1e-9), accepted.sum(axis=1), wrong_at_most)
+    passes = chances <= (1 - confidence) / len(FIRST_TRIED)
+    for first in FIRST_TRIED:
+        n_passed = int(np.append(~passes[first:], True).argmax())
+        limit = max(limit, float(limits[first + n_passed - 1])) if n_passed else limit
+    return min(limit, 1.0)
 
 
 def look_ahead(
@@ -109,7 +152,8 @@ def look_ahead(
     """Return errors and USD (n, m) where a model whose check pays is worth what asking it with the check is.
 
     The labels (n, m) are positions in `checks`, -1 where a model's answer is not to be checked. A check pays where it
-    lowers the least error + cost_weight * cost of all models that are `eligible` (m,) by more than `LEAST_GAIN`.
+    lowers the least error + cost_weight * cost of all models that are `eligible` (m,) by more than `LEAST_GAIN`. One
+    with a limit is run whether it pays or not.
     """
     found, used = (np.array(errors, np.float64), np.array(costs, np.float64)), np.full(errors.shape, -1)
     scores = found[0] + cost_weight * found[1]
@@ -117,7 +161,8 @@ def look_ahead(
     for position, check in enumerate(checks):
         error, usd = check.value(errors, costs, cost_weight, eligible)
         score, column = error + cost_weight * usd, check.column
-        rows = (score < least - LEAST_GAIN) & (score < found[0][:, column] + cost_weight * found[1][:, column])
+        better = score < found[0][:, column] + cost_weight * found[1][:, column]
+        rows = better & (score < least - LEAST_GAIN) if check.limit == 1 else better | (used[:, column] < 0)
         found[0][rows, column], found[1][rows, column], used[rows, column] = error[rows], usd[rows], position
     return *found, used
 

@@ -106,15 +106,20 @@ class Signals:
         NaN where not known. Larger or smaller need not be better: which values come with errors is learned.
     usd : float
         What the check costs for each answer, on average.
+    limit : float
+        An answer may be given where its error is then expected to be at most this; see `checks.acceptance_limit`.
     """
 
     values: Array
     usd: float = 0.0
+    limit: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.asarray(self.values, np.float64))
         if np.isinf(self.values).any() or not 0 <= as_number(self.usd) < np.inf:
             raise InvalidDataError("Signals of a check must be finite, or NaN where not known, and its USD >= 0.")
+        if not 0 <= as_number(self.limit) <= 1:
+            raise InvalidDataError(f"The limit {shown(self.limit)} of a check must be an error, from 0 to 1.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,7 +320,7 @@ class Pool(Mapping[str, ModelProfile]):
                 here, there = np.array(shared, int).reshape(-1, 2).T
                 errors[here, other] = each.errors[there]
             for name, signals in profile.checks.items():
-                if (check := Check.fit(name, column, signals.values, errors, signals.usd)) is not None:
+                if (check := Check.fit(name, column, signals.values, errors, signals.usd, signals.limit)) is not None:
                     found[model, name] = check
         return found
 

@@ -256,7 +256,9 @@ class UniRouter:
             profile = self._changes[model] = self._profile_of(model).repriced(prices)
         return profile
 
-    def add_check(self, model: str, check: str, signals: npt.ArrayLike, *, usd: float = 0.0) -> ModelProfile:
+    def add_check(
+        self, model: str, check: str, signals: npt.ArrayLike, *, usd: float = 0.0, limit: float = 1.0
+    ) -> ModelProfile:
         """Learn what a check says of a model's answers from its signals on the graded ones; return the new profile.
 
         Parameters
@@ -267,6 +269,9 @@ class UniRouter:
             truth value; NaN where there is none.
         usd : float
             What the check costs for each answer, on average.
+        limit : float
+            A checked answer is given only where its error is then expected to be at most this, or no other model may
+            answer; see `evaluate.check_value`.
 
         Raises
         ------
@@ -281,7 +286,7 @@ class UniRouter:
                     f"{model!r} was measured on {len(profile.errors)} prompts, and the signals have shape "
                     f"{values.shape}; give one for each, NaN where there is none."
                 )
-            made = {**profile.checks, check: Signals(values, usd)}
+            made = {**profile.checks, check: Signals(values, usd, limit)}
             profile = self._changes[model] = dataclasses.replace(profile, checks=made)
         return profile
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import math
 import operator
@@ -254,7 +255,8 @@ class Decision:
         """Return the rule's choice once the chosen model has answered, and `check` gave `signal`; None is not known.
 
         Its answer is free now, and what the signal says of all models' errors is known. Where the model of the new
-        decision is one of those that have `answered`, that answer is the one to give.
+        decision is one of those that have `answered`, that answer is the one to give. An answer whose error is over the
+        check's limit is given only where no other model may answer.
 
         Raises `InvalidDataError` when there was nothing to check.
         """
@@ -266,9 +268,13 @@ class Decision:
         if math.isfinite(value):
             errors = check.errors_after(errors, check.bin_of(value))
         costs[0, check.column] = 0.0
+        request = self._request
+        if errors[0, check.column] > check.limit:
+            why = f"its answer may be wrong ({errors[0, check.column]:.0%}, over the limit of {check.limit:.1%})"
+            request = dataclasses.replace(request, avoid={**request.avoid, self.model: why})
         prediction = Prediction(errors, lambda: expected.prediction.stderrs)
         known = Expected(prediction, costs, expected.regions, expected.far)
-        return Decision(self.pool, known, self._request, self._tokens, (*self.answered, self.model))
+        return Decision(self.pool, known, request, self._tokens, (*self.answered, self.model))
 
     def fallbacks(self) -> Iterator[str]:
         """Yield the models to try after the chosen one, best first: each is the rule's choice without those before.

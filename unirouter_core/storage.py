@@ -357,7 +357,10 @@ def _model_content(profile: ModelProfile, fit: str) -> bytes:
         "features": {"shape": list(profile.features.shape), "values": _numbers(profile.features)},
     }
     if profile.checks:
-        content["checks"] = {name: {"values": _numbers(c.values), "usd": c.usd} for name, c in profile.checks.items()}
+        content["checks"] = {
+            name: {"values": _numbers(each.values), "usd": each.usd, "limit": each.limit}
+            for name, each in profile.checks.items()
+        }
     try:
         return _to_json(content)
     except (TypeError, ValueError, OverflowError) as failed:
@@ -402,7 +405,7 @@ def _read_model(file: Path, fit: Fit, prompts: Callable[[str], MeasuredPrompts])
             usd=np.array(answers["usd"], np.float64),
             provenance=_field(content, "provenance", dict),
             checks={
-                name: Signals(np.array(each["values"], np.float64), float(each["usd"]))
+                name: Signals(np.array(each["values"], np.float64), float(each["usd"]), float(each.get("limit", 1)))
                 for name, each in content.get("checks", {}).items()
             },
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unirouter_core import Evaluation, InvalidDataError, Outcomes, UniRouter
-from unirouter_core.checks import Check
+from unirouter_core.checks import Check, acceptance_limit
 
 N = 400
 
@@ -89,12 +89,13 @@ def test_models_that_may_not_answer_mend_no_draft(router: UniRouter) -> None:
 
 
 def test_signals_are_saved_with_the_router(router: UniRouter, tmp_path) -> None:
-    router.add_check("cheap", "tests", np.where(np.arange(N) % 5, wrong(router), np.nan), usd=1e-5)
+    router.add_check("cheap", "tests", np.where(np.arange(N) % 5, wrong(router), np.nan), usd=1e-5, limit=0.9)
     router.save(tmp_path / "a.router")
     loaded = UniRouter.load(tmp_path / "a.router")
     np.testing.assert_array_equal(
         loaded.pool["cheap"].checks["tests"].values, router.pool["cheap"].checks["tests"].values
     )
+    assert loaded.pool["cheap"].checks["tests"].limit == 0.9
     one, two = (each.route("Question 7 about sums", checks=["tests"]) for each in (router, loaded))
     assert (one.model, one.error, one.cost) == (two.model, two.error, two.cost)
 
@@ -143,3 +144,47 @@ def test_a_table_of_models_with_evaluations_keeps_checks_through_pool_changes(ro
     assert router.route("Question 7 about sums", checks=["tests"]).model == "cheap"
     router.retire("third")
     assert router.route("Question 7 about sums", checks=["tests"]).model == "cheap"
+
+
+@pytest.mark.parametrize("fractions", [False, True])
+def test_accepted_answers_are_wrong_no_more_often_than_was_allowed_in_1000_resamplings(fractions: bool) -> None:
+    rng, allowed, confidence = np.random.default_rng(0), 0.1, 0.9
+    expected = np.sort(rng.beta(0.6, 2, 100_000))
+    chance = np.clip(1.5 * expected, 0, 1)  # errors are more frequent than expected
+    risk = np.cumsum(chance) / np.arange(1, len(chance) + 1)  # of the answers that each threshold accepts
+    limits = []
+    for _ in range(1000):
+        rows = rng.integers(len(expected), size=400)
+        wrong = (rng.random(400) < chance[rows]).astype(float)
+        errors = wrong * rng.choice([0.5, 1.0], 400) if fractions else wrong
+        limits.append(acceptance_limit(expected[rows], errors, allowed, confidence))
+    accepted = np.searchsorted(expected, limits, side="right")
+    broken = np.where(accepted > 0, risk[accepted - 1] * (0.75 if fractions else 1), 0) > allowed
+    assert broken.mean() <= 1 - confidence
+    assert np.mean(np.array(limits) > 0) > 0.9  # and it is of use
+
+
+def test_few_answers_show_nothing_about_a_small_share_of_wrong_ones() -> None:
+    assert acceptance_limit(np.full(40, 0.01), np.zeros(40), 0.05) == 0
+    assert acceptance_limit(np.full(120, 0.01), np.zeros(120), 0.05) > 0
+
+
+@pytest.mark.parametrize(("allowed", "confidence"), [(0, 0.9), (1, 0.9), (math.nan, 0.9), (0.1, 1), (0.1, -1)])
+def test_shares_outside_0_and_1_are_refused(allowed: float, confidence: float) -> None:
+    with pytest.raises(InvalidDataError, match="must be a share between 0 and 1"):
+        acceptance_limit([0.1], [0.0], allowed, confidence)
+
+
+def test_an_answer_over_the_limit_is_given_only_where_no_other_model_may_answer(router: UniRouter) -> None:
+    rng, how = np.random.default_rng(1), {"checks": ["tests"], "cost_weight": 20}
+    signals = np.where(rng.random(N) < 0.8, wrong(router), rng.random(N) < 0.5)
+    router.add_check("cheap", "tests", signals)
+    assert router.route("Question 7 about sums", **how).after(False).model == "cheap"
+    router.add_check("cheap", "tests", signals, limit=0.02)
+    first = router.route("Question 7 about sums", **how)
+    assert first.model == "dear" or first.after(False).model == "dear"  # never the cheap one without a check
+    first = router.route("Question 7 about sums", **how, avoid={"dear": "is down"})
+    assert (first.model, first.check is None) == ("cheap", False)
+    assert first.after(False).model == "cheap"
+    with pytest.raises(InvalidDataError, match="limit"):
+        router.add_check("cheap", "tests", signals, limit=2)

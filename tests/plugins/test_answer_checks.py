@@ -17,10 +17,12 @@ from unirouter_plugins.litellm.pool_file import Member, Members, members_for, re
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
-def signal(spec, answer, context=Context(), prompt="What is 2 + 2?"):
-    """What a ready-made check says, a failure raised."""
-    found = parse_check("mine", spec, members=["other"])
-    return found(prompt, answer, context).signal
+EMPTY = Context()
+
+
+def signal(spec, answer, context=EMPTY):
+    """What a ready-made check says."""
+    return parse_check("mine", spec, members=["other"])("What is 2 + 2?", answer, context).signal
 
 
 class Reply(BaseModel):
@@ -184,7 +186,7 @@ def test_pool_toml_names_checks_and_one_beside_a_router_runs_no_command(tmp_path
     assert named_checks({"short": lambda *_: True}, named)["short"]("a", "b").signal == 1
     beside = members_for(tmp_path / "my.router")
     assert list(named_checks(["valid"], beside)) == ["valid"]
-    with pytest.raises(InvalidDataError, match="'mine' of .* runs a command.*--pool"):
+    with pytest.raises(InvalidDataError, match=r"'mine' of .* runs a command.*--pool"):
         named_checks(["mine"], beside)
 
 
