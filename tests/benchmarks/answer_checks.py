@@ -20,16 +20,16 @@ from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.sets import DATA
-from unirouter_core.checks import Check, look_ahead
-from unirouter_core.curves import Curve
+from unirouter_core.checks import Check
+from unirouter_core.curves import Curve, curve_through
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import DefaultEstimator
+from unirouter_core.evaluate.checking import follow
 from unirouter_core.outcome_files import read_outcomes
 from unirouter_plugins.bench.protocol import Case, Recorded, recorded, split
 
 KINDS = ("agreement", ".7", ".8", ".9", "perfect")
-STEPS = 4  # models asked for one prompt, at most
-WEIGHTS = np.r_[0, np.geomspace(0.003, 300, 70), 1e9]  # of the cost over that of the dearest model
+WEIGHTS = np.r_[0, np.geomspace(0.01, 100, 30), 1e9]  # of the cost over that of the dearest model
 
 
 def signals_of(
@@ -50,44 +50,12 @@ def signals_of(
             yield one, 0.0, errors[:, one] * distance + rng.standard_normal(len(errors))
 
 
-def follow(
-    predicted: Array, costs: Array, errors: Array, checks: list[tuple[Check, Array]], weight: float
-) -> tuple[Array, Array]:
-    """Return the error and the USD (n,) of each prompt when the rule is applied again after each checked answer."""
-    n = len(errors)
-    left, expected = np.broadcast_to(costs, errors.shape).copy(), np.array(predicted, np.float64)
-    done, spent, chosen, todo = np.zeros(errors.shape, bool), np.zeros(n), np.empty(n, int), np.arange(n)
-    for step in range(STEPS + 1):
-        asked = [check for check, _ in checks] if step < STEPS else []
-        values, usd, used = look_ahead(expected[todo], left[todo], weight, asked)
-        for row, column in zip(*np.nonzero(done[todo] & (used >= 0)), strict=True):  # its answer was checked before
-            values[row, column], usd[row, column], used[row, column] = expected[todo[row], column], 0.0, -1
-        best = (values + weight * usd).argmin(axis=1)
-        which, at = used[np.arange(len(todo)), best], todo
-        ends = which < 0
-        chosen[at[ends]] = best[ends]
-        spent[at[ends]] += left[at[ends], best[ends]]
-        for position in np.unique(which[~ends]):
-            check, signals = checks[position]
-            rows = at[which == position]
-            bins = np.searchsorted(check.edges, signals[rows])
-            expected[rows] = check.errors_after(expected[rows], bins)
-            spent[rows] += left[rows, check.column] + check.usd
-            left[rows, check.column], done[rows, check.column] = 0.0, True
-        todo = at[~ends]
-        if not len(todo):
-            break
-    return errors[np.arange(n), chosen], spent
-
-
 def areas(errors: Array, usd: Array, dearest: float, seed: int) -> tuple[float, float]:
     """Return the Area under the hull and the cross-fitted one of points (n_weights, n) of each prompt."""
 
     def curve(rows: Labels, points: Labels) -> Curve:
         quality, cost = 1 - errors[points][:, rows].mean(axis=1), usd[points][:, rows].mean(axis=1)
-        order = np.lexsort((-quality, cost.round(15)))
-        order = order[np.diff(cost[order].round(15), prepend=-1.0) > 0]
-        return Curve(cost[order], quality[order], points[order].astype(float))
+        return curve_through(cost, quality, points.astype(float))
 
     n, every = errors.shape[1], np.arange(len(errors))
     halves = np.array_split(np.random.default_rng(seed).permutation(n), 2)
@@ -116,7 +84,8 @@ def run_trial(
         for column, usd, signals in signals_of(kind, every, answers[np.ix_(both, parts.new)], case.costs, [trial, 1]):
             if (check := Check.fit(kind, column, signals[:n_val], measured, usd)) is not None:
                 checks.append((check, signals[n_val:]))
-        found = [follow(predicted, case.costs, case.errors, checks, weight) for weight in weights]
+        usd = np.broadcast_to(case.costs, case.errors.shape)
+        found = [follow(predicted, usd, case.errors, usd, checks, weight) for weight in weights]
         errors, usd_spent = (np.stack(each) for each in zip(*found, strict=True))
         area, crossed = areas(errors, usd_spent, dearest, trial)
         gains = {"area": area - base[0], "cross-fitted": crossed - base[1]}
