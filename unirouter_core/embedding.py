@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -127,7 +126,7 @@ def normalise(vectors: Array) -> Array:
     """Return `vectors` (n, d) as float32, rows of length 1 or all 0; raise `InvalidDataError` for NaN or infinity."""
     vectors = np.asarray(vectors, np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    if not math.isfinite(np.add.reduce(lengths)):  # on one row half the time of sum(), as below of all()
+    if np.count_nonzero(np.isfinite(lengths)) < len(lengths):  # on one row half the time of all()
         row = int(np.argmin(np.isfinite(lengths)))
         raise InvalidDataError(f"The vector of prompt {row} holds NaN or infinity; check the embedder on that prompt.")
     if np.count_nonzero(lengths) < len(lengths):

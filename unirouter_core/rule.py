@@ -58,10 +58,12 @@ def choose(errors: Array, costs: Array, cost_weight: float, eligible: Mask | Non
     scores = score(errors, costs, cost_weight)
     if eligible is not None:
         scores = np.where(eligible, scores, np.inf)
-    least = np.minimum.reduce(scores, axis=1, keepdims=True)  # on one row half the time of min()
+    best = scores.argmin(axis=1)
+    # One row is most of the calls, and this half of the time.
+    least = scores[0, best[0]] if len(best) == 1 else np.minimum.reduce(scores, axis=1, keepdims=True)
     tied = scores <= least + (SAME_COST * np.abs(least) if math.isinf(cost_weight) else TIE)
     if np.count_nonzero(tied) == len(tied):
-        return np.asarray(tied.argmax(axis=1))
+        return np.asarray(best)
     tied_costs = np.where(tied, costs, np.inf)
     cheapest = tied_costs.min(axis=1, keepdims=True)
     tied_errors = np.where(tied_costs <= cheapest + SAME_COST * np.abs(cheapest), errors, np.inf)

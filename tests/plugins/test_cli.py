@@ -388,7 +388,7 @@ def test_what_takes_long_has_a_bar_on_a_terminal_and_none_on_stdout(folder, worl
         assert all(json.loads(line)["model"] for line in stdout.splitlines() if command.startswith("route"))
 
 
-def on_terminal(command, folder, stdout=None):
+def on_terminal(command, folder, stdout=None, code=0):
     """What a command prints on stdout, a file unless it is a terminal too, and on stderr, a terminal."""
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
@@ -402,8 +402,17 @@ def on_terminal(command, folder, stdout=None):
         while read := os.read(ours, 4096):
             seen += read
     os.close(ours)
-    assert process.wait(timeout=60) == 0, seen
+    assert process.wait(timeout=60) == code, seen
     return (folder / "stdout").read_text(), seen.decode()
+
+
+def test_a_path_with_spaces_is_never_broken_and_is_quoted_in_a_command(made, tmp_path):
+    name = "a folder of many short words that is longer than what is left of a line of a terminal"
+    (tmp_path / name).mkdir()
+    (place := tmp_path / name / "my router").touch()
+    _, seen = on_terminal([*PROGRAM, "models", f"--router={place}"], tmp_path, code=2)
+    assert f"{place}" in seen
+    assert f"unirouter fit '{tmp_path}/none at all' DATA" in refusal("models", tmp_path / "none at all")
 
 
 def test_notes_are_at_most_88_columns_on_a_terminal_and_one_line_in_a_pipe(tmp_path):
@@ -487,6 +496,8 @@ def test_tune_answers_beside_what_is_used_now(made):
     assert [row["saved"] for row in tuned["today"]["savings"]] == [0.25, 0.4, 0.6]
     assert tuned["today"]["model"] == "scholar"
     assert "'bard' is not in the pool" in refusal("tune", *tune[1:4], "--now", "bard")
+    reported = output("report", made / "my.router", "--per-month", "2,000")
+    assert reported["usd_per_month_today"] == pytest.approx(2000 * reported["today"]["cost"])
     assert "--per-month many is no number" in refusal("tune", *tune[1:4], "--per-month", "many")
 
 

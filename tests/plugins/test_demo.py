@@ -53,20 +53,19 @@ def lines(place):
 def test_real_models_are_evaluated_routed_between_and_called(tmp_path):
     with serve_model(slots=2) as local:
         demo.write_files(tmp_path, local)
-        few = (tmp_path / "validation.jsonl").read_text().splitlines()[::9]
+        few = (tmp_path / "validation.jsonl").read_text().splitlines()[::18]
         (tmp_path / "few.jsonl").write_text("\n".join(few))
         output("fit", tmp_path / "my.router", tmp_path / "prompts.jsonl")
         pool = ("--pool", tmp_path / "pool.toml")
         asking = ("--validation", tmp_path / "few.jsonl", "--concurrency", 2, "--yes", *pool)
         joined = output("onboard", tmp_path / "my.router", *NAMES, *asking)["onboarded"]
-        answers = [
-            output("ask", tmp_path / "my.router", line["prompt"], *pool) for line in lines(tmp_path / "few.jsonl")[:2]
-        ]
-    assert [(one["model"], one["answered"]) for one in joined] == [(name, 5) for name in NAMES]
+        answer = output("ask", tmp_path / "my.router", lines(tmp_path / "few.jsonl")[0]["prompt"], *pool)
+    assert [(one["model"], one["answered"]) for one in joined] == [(name, 3) for name in NAMES]
     pool = UniRouter.load(tmp_path / "my.router").pool
     smol, votes = (np.nanmean(pool[name].usd) for name in NAMES[:2])
     assert votes > 5 * smol  # five samples, each of a longer prompt
-    assert all(one["answer"].strip() and one["usd"] > 0 for one in answers)
+    assert answer["answer"].strip()
+    assert answer["usd"] > 0
 
 
 @real

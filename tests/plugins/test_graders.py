@@ -1,6 +1,7 @@
 """Answers that are right and wrong for each grader, and laws that hold for any text."""
 
 import asyncio
+import functools
 import hashlib
 import json
 import re
@@ -603,3 +604,10 @@ def test_a_schema_or_a_rule_that_python_cannot_show_is_refused():
     for spec in ({"grader": "json", "schema": schema}, {"grader": "constraints", "rules": {"words": 10**5000}}):
         with pytest.raises(InvalidDataError, match=r"thousands of digits|too deeply"):
             parse_grader(spec)
+
+
+def test_a_grader_nested_too_deeply_to_be_read_is_refused():
+    with pytest.raises(InvalidDataError, match="is not JSON"):
+        parse_grader('{"grader": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(InvalidDataError, match="is not a JSON schema"):
+        parse_grader({"grader": "json", "schema": functools.reduce(lambda inner, _: {"not": inner}, range(9_000), {})})

@@ -1,7 +1,7 @@
 """The commands that call models, against a scripted server on loopback: onboard, ask, prices."""
 
+import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,12 +9,13 @@ import time
 
 import pytest
 
-from tests.conftest import is_sum
+from tests.conftest import evaluation, fitted, is_sum
 from tests.plugins.servers import breaks, rate_limited, refuses_the_key, says
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
 from unirouter_plugins.cli import onboard
 from unirouter_plugins.litellm import complete
+from unirouter_plugins.litellm.pool_file import SERVED_AS, read_members
 
 KEY = "sk-test-4f9a1b7c22"
 QUESTIONS = 60
@@ -83,6 +84,24 @@ def test_nothing_is_spent_without_a_confirmation_or_a_budget(place, scripted_ser
     assert "newcomer" in output(*unsure, "--budget", "1")["onboarded"][0]["model"]
 
 
+def test_a_bill_that_the_first_answers_exceed_is_shown_again_before_more_is_spent(place, scripted_server):
+    (place / "pool.toml").write_text((place / "pool.toml").read_text().replace("output = 0.4", "output = 900"))
+    scripted_server.script["newcomer"] = says(lambda prompt: "Because so it is. " * 100 + "\n" + right(prompt))
+    sentence = refusal_after_the_bill(*asked(place, "newcomer"))
+    assert "The first 5 answers say about $" in sentence
+    assert "run the same again for the new bill" in sentence
+    assert len(scripted_server.seen) == 5
+
+
+def refusal_after_the_bill(*arguments, code=2):
+    """The sentence of a command that showed its bill and could not go on."""
+    done = run(*arguments)
+    assert done.exit_code == code, done.output
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
 def test_a_model_that_is_asked_joins_and_the_others_stay_as_they_were(place, scripted_server):
     before = {file.name: file.read_bytes() for file in (place / "my.router" / "pool").iterdir()}
     done = output(*asked(place, "newcomer"))
@@ -103,7 +122,7 @@ def test_onboarding_ends_in_one_table_and_the_next_command(place):
     assert done.exit_code == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("newcomer  100.0%"))
     assert row.split()[-3:] == ["100%", "worth", "it"] or "%" in row
-    assert f"next: unirouter tune {place / 'my.router'} --keep-quality 0.97 --save\n" in done.stdout
+    assert f"next: unirouter tune {place / 'my.router'} --save-cost 0.4 --save\n" in done.stdout
     assert "answers of this run" not in done.stdout
     assert "evaluations.sqlite" in done.stdout
     details = run(*asked(place, "newcomer", "--replace", "--verbose")).stdout
@@ -157,19 +176,18 @@ def test_a_model_of_the_pool_needs_the_option_that_the_error_names(place, script
 
 def test_a_wrong_key_is_one_sentence_before_anything_is_spent(place, scripted_server):
     scripted_server.script["newcomer"] = refuses_the_key()
-    sentence = failure(*asked(place, "newcomer", "--yes"))
+    sentence = refusal_after_the_bill(*asked(place, "newcomer", "--yes"), code=4)
     assert "TEST_KEY" in sentence
     assert KEY not in sentence
     assert len(scripted_server.seen) == 1
 
 
-def failure(*arguments):
-    """The sentence of a command that showed its bill and could not go on."""
-    done = run(*arguments)
-    assert done.exit_code == 4
-    assert done.stderr.startswith("Error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+def test_a_judge_that_fails_its_trial_is_one_sentence_with_exit_code_4(place, scripted_server):
+    lines = [{"prompt": f"What is {n} called?", "reference": f"It is called the thing {n}."} for n in range(20)]
+    (place / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    scripted_server.script["dear"] = says("VERDICT: CORRECT")
+    sentence = refusal_after_the_bill(*asked(place, "newcomer", "--judge", "dear"), code=4)
+    assert "The judge accepted 10 of 10 right answers and refused 0 of 10 wrong ones. That is too few" in sentence
 
 
 def test_too_many_failures_leave_the_pool_as_it_was(place, scripted_server):
@@ -203,13 +221,12 @@ def made_record(tmp_path):
     return tmp_path / "record.jsonl"
 
 
-@pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ctrl_c_keeps_what_was_answered_and_the_same_command_resumes(place, scripted_server, ended):
-    scripted_server.script["newcomer"] = says(right, latency=0.3)
+def test_sigterm_ends_as_ctrl_c_does_and_the_same_command_resumes(place, scripted_server):
+    scripted_server.script["newcomer"] = says(right, latency=0.1)
     command = [sys.executable, "-c", COMMAND, *map(str, asked(place, "newcomer", "--concurrency", 4))]
     process = subprocess.Popen([*command, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(scripted_server.seen) >= 12, process)
-    process.send_signal(ended)
+    process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "run the same command to resume" in said
@@ -220,6 +237,13 @@ def test_ctrl_c_keeps_what_was_answered_and_the_same_command_resumes(place, scri
     done = output(*asked(place, "newcomer"))
     assert QUESTIONS - done["onboarded"][0]["asked"] == before  # answers in flight were waited for
     assert len(scripted_server.seen) == QUESTIONS
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_process_is_taken_as_ctrl_c(sent):
+    with pytest.raises(KeyboardInterrupt), onboard.ending_as_by_ctrl_c():
+        signal.raise_signal(sent)
+    assert signal.getsignal(sent) is signal.SIG_DFL
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing():
@@ -239,28 +263,19 @@ def wait_for(happened, process):
         time.sleep(0.02)
 
 
-def test_two_processes_onboarding_at_once_are_both_there_after(place):
-    command = [sys.executable, "-c", COMMAND, *map(str, asked(place))]
-    both = [
-        subprocess.Popen([*command, model, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
-        for model in ("newcomer", "dear")
-    ]
-    for process in both:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-    assert {"newcomer", "dear", "poet", "sage"} <= set(UniRouter.load(place / "my.router").pool)
-
-
 # --- ask --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def asking(place):
-    """The place with the newcomer and the dear one in the pool, and the recorded ones out of it."""
-    output(*asked(place, "newcomer", "dear"))
-    for model in ("poet", "sage", "tutor", "scholar"):
-        output("retire", place / "my.router", model)
-    return place / "my.router"
+def asking(place, world):
+    """The place with a router of the newcomer and the dear one, as if they had been evaluated."""
+    router, members = fitted(world), read_members(place / "pool.toml")
+    for name, skilled in (("newcomer", "scholar"), ("dear", "tutor")):
+        member, answers = members[name], evaluation(world, skilled)
+        how = {"date": "2026-11-23", "prices": "pool.toml", SERVED_AS: member.served_as}
+        router.onboard(dataclasses.replace(answers, model=name, prices=member.prices, costs=None, provenance=how))
+    router.save(place / "asking.router")
+    return place / "asking.router"
 
 
 def test_ask_prints_the_answer_and_then_who_gave_it_and_why(asking):

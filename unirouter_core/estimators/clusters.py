@@ -219,7 +219,7 @@ class KMeansEstimator(OneClustering):
 
     def stderrs(self, X: Array, products: Array, features: Array) -> Array:
         """Return those in the nearest cluster."""
-        return features.T[len(self.centroids_) :].take(products.argmax(1), axis=0)
+        return np.asarray(features.T[len(self.centroids_) :].take(products.argmax(1), axis=0))
 
 
 @dataclass(eq=False)

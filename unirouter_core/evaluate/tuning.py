@@ -37,7 +37,7 @@ from unirouter_core.exceptions import InvalidDataError
 class Choice:
     """What serves a goal by one method, in `words`: shares of the models, mean quality, mean USD a prompt.
 
-    `quality_interval` and `met_share`, how often the goal is met, are of prompts that it was not chosen on.
+    Quality, cost and `met_share`, how often the goal is met, are of prompts that it was not chosen on.
     """
 
     method: Method
@@ -207,10 +207,11 @@ def tune(
         parts = [f"{share:.0%} {model.removeprefix(shared)}" for model, share in named.items()]
         words = f"mixing {' with '.join(parts)}" if len(named) > 1 else f"{parts[0].removeprefix('100% ')} alone"
         chosen.append((words, named, float(shares @ qualities), float(shares @ costs)))
-    rows = zip(METHODS, chosen, drawn[:, :, QUALITY].clip(0, 1), met_shares.tolist(), strict=True)
-    choices = [  # the quality is that on prompts not chosen on, as its interval: the best of many weights is flattered
-        Choice(method, words, named, min(quality, float(draws.mean())), boot.interval(draws), cost, met)
-        for method, (words, named, quality, cost), draws, met in rows
+    means, intervals = drawn.mean(axis=1), map(boot.interval, drawn[:, :, QUALITY].clip(0, 1))
+    rows = zip(METHODS, chosen, means.tolist(), intervals, met_shares.tolist(), strict=True)
+    choices = [  # quality and cost are those on prompts not chosen on: the best of many weights is flattered
+        Choice(method, words, named, min(quality, mean[QUALITY]), interval, max(cost, mean[COST]), met)
+        for method, (words, named, quality, cost), mean, interval, met in rows
     ]
     gives_best = best == 0
     if METHODS[best] == "single model" and goal.cost_weight is None:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from unirouter_core.exceptions import UniRouterError
-from unirouter_plugins.cli import bench, demo, evaluate, onboard, pool, route, show
+from unirouter_plugins.cli import bench, demo, evaluate, onboard, pool, route, serve, show
 from unirouter_plugins.cli.options import (
     BAD_INPUT,
     PROVIDERS_FAILED,
@@ -29,7 +29,7 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        show.reset()
+        show.reset([*ctx._protected_args, *ctx.args])
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a pipe that is not UTF-8 loses a bar, not the answer
@@ -73,7 +73,8 @@ for _cls, _command, _example in (
     (RouterCommand, pool.retire, "retire my.router openai/gpt-4.1-mini"),
     (ExampleCommand, route.route, 'route my.router "What is 17 times 23?" --explain'),
     (RouterCommand, route.ask, 'ask my.router "What is 17 times 23?"'),
-    (ExampleCommand, evaluate.tune, "tune my.router --keep-quality 0.97 --save"),
+    (RouterCommand, serve.serve, "serve my.router"),
+    (ExampleCommand, evaluate.tune, "tune my.router --save-cost 0.4 --save"),
     (ExampleCommand, evaluate.report, "report my.router --png curve.png"),
     (RouterCommand, pool.prices, "prices my.router --refresh"),
     (TyperCommand, bench.bench, "bench answers.jsonl --trials 40"),

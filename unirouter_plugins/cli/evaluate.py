@@ -11,6 +11,7 @@ import typer
 
 import unirouter_core
 from unirouter_core.data import Outcomes
+from unirouter_core.evaluate import Report, Tuning
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
@@ -22,6 +23,8 @@ Now = Annotated[
     str | None,
     typer.Option("--now", metavar="MODEL", help="The model that you use today; the most accurate by default."),
 ]
+
+PerMonth = Annotated[str | None, typer.Option(metavar="N", help="Prompts a month, such as 2M: shows the monthly cost.")]
 
 
 def fit(
@@ -66,9 +69,8 @@ def fit(
     of_models = f" and {n} models" if n else ""
     kept = f"; {held_out:,} prompts held out for onboarding" if held_out else ""
     show.say(f"{router}: learned from {len(learned):,} prompts{of_models}{kept}.", wrap=False)
-    show.say(
-        f"next: unirouter onboard {router} {f'--recorded {data}' if n else 'MODEL... --validation FILE'}", wrap=False
-    )
+    models = f"--recorded {show.quoted(data)}" if n else "MODEL... --validation FILE"
+    show.say(f"next: unirouter onboard {show.quoted(router)} {models}", wrap=False)
     if not n:
         show.say(
             "Prompts alone and --starter are about equally good beginnings (within 0.002 of the curve's area on two "
@@ -92,9 +94,7 @@ def tune(
         float | None, typer.Option(metavar="USD", help="What avoiding one wrong answer is worth.")
     ] = None,
     now: Now = None,
-    per_month: Annotated[
-        str | None, typer.Option(metavar="N", help="Prompts a month, such as 2M: shows the monthly cost.")
-    ] = None,
+    per_month: PerMonth = None,
     sure: Annotated[
         float, typer.Option(metavar="SHARE", help="In which share of resamplings the goal must be met.")
     ] = 0.8,
@@ -123,9 +123,7 @@ def tune(
         newest.cost_weight = tuning.cost_weight
         newest.save(router)
     if as_json:
-        costs = {"today": tuning.today.cost, "then": tuning.cost}
-        a_month = {} if monthly is None else {f"usd_per_month_{name}": monthly * usd for name, usd in costs.items()}
-        show.emit({"router": options.named(router), **tuning.as_dict(), **a_month, "saved": saved})
+        show.emit({"router": options.named(router), **tuning.as_dict(), **_a_month(tuning, monthly), "saved": saved})
     else:
         show.findings(tuning, monthly)
         if saved:
@@ -134,6 +132,12 @@ def tune(
             show.say(f"Not saved: no cost weight gives {tuning.choice.words}; call it without a router.", wrap=False)
     if not tuning.met:
         raise typer.Exit(NOT_WORTH_IT)
+
+
+def _a_month(made: Report | Tuning, prompts: float | None) -> dict[str, float]:
+    """Return the USD a month of this number of prompts, today and then, as JSON names them."""
+    costs = {} if prompts is None else {"today": prompts * made.today.cost, "then": prompts * made.cost}
+    return {f"usd_per_month_{name}": usd for name, usd in costs.items()}
 
 
 def _count(text: str | None) -> float | None:
@@ -153,6 +157,7 @@ def _count(text: str | None) -> float | None:
 def report(
     router: options.RouterOrExample,
     now: Now = None,
+    per_month: PerMonth = None,
     data: options.Data = None,
     columns: ColumnNames = None,
     scale: ScaleOfGrades = None,
@@ -167,16 +172,17 @@ def report(
         from unirouter_plugins.figures import check_picture, draw  # before the work: what is missing is said at once
 
         check_picture(png)
-    measured = options.load(router)
+    monthly, measured = _count(per_month), options.load(router)
     outcomes = None if data is None else read_graded(data, columns, scale, prices, beside=router, quiet=as_json)
     with show.working("Evaluating"):
         made = unirouter_core.report(measured, outcomes, baseline=now)
     if png is not None:
         draw(made, png)
     if as_json:
-        show.emit({"router": options.named(router), **made.as_dict(), "png": None if png is None else str(png)})
+        drawn = {"png": None if png is None else str(png)}
+        show.emit({"router": options.named(router), **made.as_dict(), **_a_month(made, monthly), **drawn})
     else:
-        show.findings(made)
+        show.findings(made, monthly)
         if png is not None:
             show.say(f"Drawn: {png}", wrap=False)
     if made.level == "does not pay":

@@ -97,8 +97,8 @@ def onboard(
     _check_options(context)
     if not router.exists() and not starter:
         raise ArtifactError(
-            f"{router} does not exist; learn it from your own prompts with: unirouter fit DATA --router {router}, or "
-            "begin with ready-made prompt features by adding --starter."
+            f"{router} does not exist; learn it from your own prompts with: unirouter fit {show.quoted(router)} DATA, "
+            "or begin with ready-made prompt features by adding --starter."
         )
     into = UniRouter.load(router) if router.exists() else UniRouter.starter()
     if recorded is not None:
@@ -107,7 +107,8 @@ def onboard(
     log = None if answers is None else read(answers, columns, beside=router, quiet=as_json)
     with show.working("Counting tokens"):
         plan = _plan(context, into, log)
-    _run(plan, into, context)
+    while not _ran(plan, into, context):
+        plan = _plan(context, into, log)  # its bill rests on the answers so far
 
 
 def _check_options(context: typer.Context) -> None:
@@ -239,9 +240,13 @@ def standing_of(router: UniRouter) -> Standing:
         held = held_out(router)
     except InvalidDataError:  # too few prompts that all have answered
         return Standing(weight)
-    if not weight and len(pool) > 1 and any(profile.usd.any() for profile in pool):
+    if not weight and len(pool) > 1 and _has_costs(router):
         weight, goal = tune(held, keep_quality=USUAL_GOAL).cost_weight, f"keeps {USUAL_GOAL:.0%} of the best quality"
     return Standing(weight, goal, standings(held, weight))
+
+
+def _has_costs(router: UniRouter) -> bool:
+    return any(profile.usd.any() for profile in router.pool.values())
 
 
 def _finish(into: UniRouter, router: Path) -> None:
@@ -249,9 +254,12 @@ def _finish(into: UniRouter, router: Path) -> None:
     with show.working("Comparing the models"):
         standing = standing_of(into)
     show.standing(list(into.pool.values()), standing)
-    goal = f"tune {router} --keep-quality {USUAL_GOAL:g} --save"
-    another = f"onboard {router} MODEL..., for routing needs two models"
-    show.say(f"next: unirouter {goal if len(into.pool) > 1 else another}", wrap=False)
+    named = show.quoted(router)
+    if len(into.pool) < 2:
+        following = f"onboard {named} MODEL..., for routing needs two models"
+    else:
+        following = f"tune {named} --save-cost 0.4 --save" if _has_costs(into) else f"route {named} PROMPT"
+    show.say(f"next: unirouter {following}", wrap=False)
 
 
 # --- By evaluating models ---------------------------------------------------------------------------------------------
@@ -272,9 +280,13 @@ def _plan(context: typer.Context, into: UniRouter, log: Log | None) -> Plan:
     return plan_onboarding(into, models, OnboardingOptions(**named))
 
 
-def _run(plan: Plan, into: UniRouter, context: typer.Context) -> None:
-    """Show the bill, evaluate the models, save the router after each, and show the results."""
-    from unirouter_plugins.onboarding import run_onboarding
+def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
+    """Show the bill, evaluate the models, save the router after each, and show the results.
+
+    False when the first answers cost more than the bill says, and its reader has not agreed in advance to whatever it
+    is: then there is a new bill to ask about.
+    """
+    from unirouter_plugins.onboarding import OverBillError, run_onboarding
     from unirouter_plugins.onboarding.ask import PreflightError
 
     given, router = context.params, Path(context.params["router"])
@@ -290,7 +302,7 @@ def _run(plan: Plan, into: UniRouter, context: typer.Context) -> None:
     if given["dry_run"]:
         if as_json:
             show.emit({**shown, "onboarded": []})
-        return
+        return True
     if options.until_decided and not into.cost_weight:
         show.note(
             "cost_weight is 0 (cost ignored), so --until-decided stops on quality alone. Run unirouter tune "
@@ -307,6 +319,11 @@ def _run(plan: Plan, into: UniRouter, context: typer.Context) -> None:
             done = run_onboarding(plan, progress, folder=router, onboarded=details)
     except PreflightError as failed:
         raise ProviderError(str(failed)) from failed
+    except OverBillError as over:
+        if given["yes"]:
+            raise
+        show.say(f"{over} Spent until now: {show.usd(plan.spent_usd)}.")
+        return False
     except KeyboardInterrupt:
         spent = f"Stopped after spending {show.usd(plan.spent_usd)} at most"  # calls in flight count at their worst
         show.say(f"\n{spent}. Answers are kept in {plan.place}; run the same command to resume.", err=True, wrap=False)
@@ -324,6 +341,7 @@ def _run(plan: Plan, into: UniRouter, context: typer.Context) -> None:
         raise typer.Exit(PROVIDERS_FAILED)
     if any(one.profile is None for one in done):
         raise typer.Exit(NOT_MET)
+    return True
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def _router_first(args: list[str], takes_example: bool) -> list[str]:
 def existing(folder: Path) -> Path:
     """Return the router's folder; raise `ArtifactError` when there is none."""
     if not folder.exists():
-        raise ArtifactError(f"{folder} does not exist; make it with: unirouter fit {folder} DATA")
+        raise ArtifactError(f"{folder} does not exist; make it with: unirouter fit {show.quoted(folder)} DATA")
     return folder
 
 

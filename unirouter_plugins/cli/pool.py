@@ -29,7 +29,7 @@ def list_models(router: options.RouterOrExample, as_json: options.Json = False) 
     elif profiles:
         show.models(profiles)
     else:
-        show.say(f"No models yet; add some with: unirouter onboard {router} --recorded FILE", wrap=False)
+        show.say(f"No models yet; add some with: unirouter onboard {show.quoted(router)} --recorded FILE", wrap=False)
 
 
 def retire(

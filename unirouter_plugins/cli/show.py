@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -77,18 +79,30 @@ def _console(err: bool) -> Console:
     return Filtered(markup=False, highlight=False, emoji=False, stderr=err)
 
 
-def reset() -> None:
-    """Forget the consoles, whose width and streams may have changed."""
+_whole: list[str] = []  # what is never broken, though it has spaces
+
+
+def reset(words: Sequence[str] = ()) -> None:
+    """Forget the consoles, whose width and streams may have changed; of the words given, spaced ones stay whole."""
     _one_terminal.cache_clear()
     _console.cache_clear()
+    paths = [word.partition("=")[2] if word.startswith("--") else word for word in words] + [os.getcwd()]
+    _whole[:] = [part for path in paths for part in (path, os.path.dirname(path)) if " " in part]
+
+
+def quoted(path: object) -> str:
+    """Return a path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def say(text: str = "", style: str | None = None, *, err: bool = False, wrap: bool = True) -> None:
-    """Print text of at most `TEXT_WIDTH` columns; words, such as paths, are never broken."""
+    """Print text of at most `TEXT_WIDTH` columns; words and the paths of the command line are never broken."""
     out = console(err=err)
     if wrap:
         lines = TextWrapper(min(out.width, TEXT_WIDTH), break_long_words=False, break_on_hyphens=False)
-        text = "\n".join(lines.fill(line) for line in text.split("\n"))
+        for path in _whole:
+            text = text.replace(path, path.replace(" ", "\0"))
+        text = "\n".join(lines.fill(line) for line in text.split("\n")).replace("\0", " ")
     out.print(text, style=style, soft_wrap=True)
 
 
@@ -247,6 +261,8 @@ def prices(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def bill(made: Bill, budget: float | None) -> None:
     """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
+    from unirouter_plugins.onboarding.bill import PROBE
+
     roles = {"measured": "", "reference": "writes references", "judge": "grades"}
     heads = ("model", "role", ">calls", ">cached", ">tokens in", ">tokens out", ">about", ">at most")
     rows = [
@@ -264,6 +280,8 @@ def bill(made: Bill, budget: float | None) -> None:
     say(f"{usd(made.usd_longest)} at most (every answer at its limit of {limits} tokens).", "bold")
     if made.is_assumed:
         say("Answers are taken to be as long as their graders ask for: no model of the pool has any yet.", "dim")
+    if budget is None and made.calls:
+        say(f"After {PROBE} answers of each model it stops if they say that the total leaves this range.", "dim")
     say(f"Prices: {'; '.join(sorted({f'{item.model} from {item.price_source}' for item in made.items}))}.", "dim")
     if budget is not None:
         say(f"The budget of {usd(budget)} holds even if every call is retried and billed.", "dim")

@@ -5,6 +5,7 @@ To add a grader, write a `Spec` with its parameters and `_accepts`, and name it 
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +15,7 @@ from pydantic import ValidationError
 
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, shown
-from unirouter_plugins.graders.number import NumberSpec
-from unirouter_plugins.graders.rules import Constraints, JsonSpec, Regex
-from unirouter_plugins.graders.text import Choice, Contains, Exact, Similarity, Spec, Text, after_thoughts, is_refusal
+from unirouter_plugins.graders.text import Spec, after_thoughts, is_refusal
 
 __all__ = ["GRADERS", "GRADER_VERSION", "GradeFunction", "Grader", "after_thoughts", "is_refusal", "parse_grader"]
 
@@ -90,9 +89,10 @@ class Grader:
         return f"{self.spec} v{GRADER_VERSION}"
 
 
-_SPECS: dict[str, type[Spec]] = {
-    **{"exact": Exact, "text": Text, "number": NumberSpec, "choice": Choice, "regex": Regex, "contains": Contains},
-    **{"json": JsonSpec, "constraints": Constraints, "similarity": Similarity},
+_SPECS = {  # each is imported when a validation file names it
+    **{"exact": "text:Exact", "text": "text:Text", "number": "number:NumberSpec", "choice": "text:Choice"},
+    **{"regex": "rules:Regex", "contains": "text:Contains", "json": "rules:JsonSpec"},
+    **{"constraints": "rules:Constraints", "similarity": "text:Similarity"},
 }
 
 GRADERS = tuple(_SPECS)  # the names that `parse_grader` knows without being given functions
@@ -109,9 +109,9 @@ def parse_grader(
     Parameters
     ----------
     spec : str or mapping
-        A name of `GRADERS`, or ``{"grader": name, parameter: value, ...}``, or that as JSON text. The classes in
-        `_SPECS` and docs/reference/graders.md say what each takes as right, and its parameters. None of them takes "I
-        do not know" as right, unless the reference or a parameter says so too.
+        A name of `GRADERS`, or ``{"grader": name, parameter: value, ...}``, or that as JSON text. The classes that
+        `_SPECS` names and docs/reference/graders.md say what each takes as right, and its parameters. None of them
+        takes "I do not know" as right, unless the reference or a parameter says so too.
     functions : mapping of name to function (answer, reference) -> error, optional
         Your own graders. They take no parameters.
     embedder : Embedder, optional
@@ -131,10 +131,16 @@ def parse_grader(
     if name not in _SPECS:
         raise InvalidDataError(f"No grader is named {name!r}; use one of {', '.join([*_SPECS, *(functions or {})])}.")
     try:
-        made = _SPECS[name].model_validate(parameters, context={"embedder": embedder})
+        made = _spec(name).model_validate(parameters, context={"embedder": embedder})
     except ValidationError as failed:
         raise InvalidDataError(_message(name, failed)) from failed
     return Grader(name, made, parameters)
+
+
+def _spec(name: str) -> type[Spec]:
+    module, _, spec = _SPECS[name].partition(":")
+    found: type[Spec] = getattr(importlib.import_module(f"{__name__}.{module}"), spec)
+    return found
 
 
 def _read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -157,7 +163,7 @@ def _message(name: str, failed: ValidationError) -> str:
     parameter = ".".join(map(str, first["loc"]))
     match first["type"]:
         case "extra_forbidden":
-            known = ", ".join(one.alias or field for field, one in _SPECS[name].model_fields.items())
+            known = ", ".join(one.alias or field for field, one in _spec(name).model_fields.items())
             return f"The grader {name!r} has no parameter {parameter!r}; it has {known}."
         case "missing":
             return f"The grader {name!r} needs {parameter!r}."

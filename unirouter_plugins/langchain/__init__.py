@@ -21,9 +21,17 @@ from unirouter_plugins.litellm.routed import last_decision, record_decisions
 from unirouter_plugins.litellm.snapshot import Snapshot, check_given
 
 if TYPE_CHECKING:
+    from unirouter_plugins.langchain.decisions import UniRouterDecision
     from unirouter_plugins.langchain.middleware import UniRouterMiddleware
 
-__all__ = ["RouterRunnable", "UniRouterMiddleware", "last_decision", "model_selector", "record_decisions"]
+__all__ = [
+    "RouterRunnable",
+    "UniRouterDecision",
+    "UniRouterMiddleware",
+    "last_decision",
+    "model_selector",
+    "record_decisions",
+]
 
 
 def __dir__() -> list[str]:
@@ -37,6 +45,10 @@ def __getattr__(name: str) -> Any:
         from unirouter_plugins.langchain.middleware import UniRouterMiddleware
 
         return UniRouterMiddleware
+    if name == "UniRouterDecision":
+        from unirouter_plugins.langchain.decisions import UniRouterDecision
+
+        return UniRouterDecision
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

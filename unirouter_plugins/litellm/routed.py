@@ -448,19 +448,27 @@ class RoutedCall(ABC, Generic[M]):
     @contextmanager
     def _attempt(self) -> Iterator[None]:
         """Note the failure of a model; raise it when no other model may answer, else the next one is to be tried."""
-        health = self.models.health
-        while self._heeds_health and not health.may_try(self._key) and self.attempts.postpone():
-            pass
-        self._until = min(time.monotonic() + self.limits.attempt, self._ends)
+        self.start()
         try:
             yield
         except Exception as failed:
-            failed = self._readable(failed)
-            health.failed(self._key, failed)
-            self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
+            self.failed(failed)
         except BaseException as cancelled:
-            health.failed(self._key, cancelled)
+            self.models.health.failed(self._key, cancelled)
             raise
+
+    def start(self) -> str:
+        """Return the model to call now, which does not cool down, unless all do."""
+        while self._heeds_health and not self.models.health.may_try(self._key) and self.attempts.postpone():
+            pass
+        self._until = min(time.monotonic() + self.limits.attempt, self._ends)
+        return self.attempts.model
+
+    def failed(self, failed: Exception) -> None:
+        """Note that the model failed, so that the next is tried; raise when no other may answer."""
+        failed = self._readable(failed)
+        self.models.health.failed(self._key, failed)
+        self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
 
     def _model(self) -> Any:
         model = self.models.model(self.snapshot, self.attempts.model, is_last=self.attempts.is_last)

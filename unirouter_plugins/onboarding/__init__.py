@@ -1,10 +1,10 @@
 """Models onboarded by evaluating them: the bill first, then answers, each paid for once, and what they change."""
 
 from unirouter_plugins.onboarding.ask import OnboardingOptions
-from unirouter_plugins.onboarding.plan import Plan, Progress, plan_onboarding, run_onboarding
+from unirouter_plugins.onboarding.plan import OverBillError, Plan, Progress, plan_onboarding, run_onboarding
 from unirouter_plugins.onboarding.run import Onboarded
 
-__all__ = ["Onboarded", "OnboardingOptions", "Plan", "Progress", "plan_onboarding", "run_onboarding"]
+__all__ = ["Onboarded", "OnboardingOptions", "OverBillError", "Plan", "Progress", "plan_onboarding", "run_onboarding"]
 
 
 def __dir__() -> list[str]:

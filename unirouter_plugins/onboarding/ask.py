@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
@@ -25,7 +25,6 @@ from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.redaction import described
-from unirouter_plugins.logs import Log
 from unirouter_plugins.onboarding.questions import Question, Questions, digest_of
 from unirouter_plugins.onboarding.store import Answer
 
@@ -34,6 +33,9 @@ try:
     from tenacity.wait import wait_exponential, wait_random
 except ImportError as missing:
     raise missing_package("tenacity", "litellm") from missing
+
+if TYPE_CHECKING:
+    from unirouter_plugins.logs import Log
 
 ATTEMPTS = 6  # how often a call is made before it has failed
 LONGEST_PAUSE = 60.0  # the most seconds between two attempts, where the provider does not say

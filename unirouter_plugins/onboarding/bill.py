@@ -24,6 +24,8 @@ VERDICT_TOKENS = (25.0, 75.0, 200.0)  # tokens of a judge's reason and verdict: 
 FORM_TOKENS = {"number": 60.0, "choice": 40.0, "text": 40.0, "exact": 25.0, "contains": 60.0, "json": 120.0}
 FREE_TOKENS = 250.0  # tokens of an answer that is graded otherwise, or by a judge, where no model tells more
 ASSUMED, WIDER, OWN = 3.0, 1.5, 1.25  # an answer may be so much shorter or longer than assumed, the pool's, its own
+PROBE = 5  # answers of each model after which the bill is compared with what they cost
+STUDENT_T = 2.13  # the half of a 90 % interval in standard errors, for the mean of five answers
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Item:
 class Bill:
     """What all of it will cost: each model answers the prompts `repeats` times; totals are of `items`, which see.
 
-    `is_assumed` says that no model of the pool tells how long answers are. A budget holds even at `usd_worst`.
+    `is_assumed` says that neither the pool nor answers in the store tell how long answers are. A budget holds even at
+    `usd_worst`.
     """
 
     prompts: int
@@ -92,10 +95,11 @@ class Lengths:
     def of(self, rows: Sequence[int], run: Run | Caller) -> Spread:
         """Return the tokens of a model's answers to these questions together; its own answers tell most."""
         caller = run if isinstance(run, Caller) else run.caller
-        own = self._own.get(caller.member.name)
-        if not isinstance(run, Caller) and (known := [a.tokens_out for a in run.answers.values() if a.tokens_out]):
-            own = np.full(len(self._usual), np.mean(known) / caller.samples)
-        each = (self._low, self._usual, self._high) if own is None else (own / OWN, own, own * OWN)
+        own, wider = self._own.get(caller.member.name), OWN
+        if not isinstance(run, Caller) and (known := _known(run)):
+            mean, wider = _mean(known)
+            own = np.full(len(self._usual), mean / caller.samples)
+        each = (self._low, self._usual, self._high) if own is None else (own / wider, own, own * wider)
         totals = (float(np.minimum(tokens[list(rows)], caller.max_tokens).sum()) for tokens in each)
         low, usual, high = (caller.samples * total for total in totals)
         if open_litellm().supports_reasoning(model=caller.member.model):  # it may take all that it is allowed
@@ -106,6 +110,17 @@ class Lengths:
     def usual(self, row: int, max_tokens: float) -> float:
         """Return the tokens of one answer to the question in this row, as many as likely."""
         return float(min(self._usual[row], max_tokens))
+
+
+def _known(run: Run) -> list[float]:
+    return [answer.tokens_out for answer in run.answers.values() if answer.tokens_out]
+
+
+def _mean(known: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of a model's own answers, and the factor to each end of its 90 % range."""
+    mean, n = float(np.mean(known)), len(known)
+    stderr = float(np.std(known, ddof=1)) / n**0.5 if n > 1 else mean
+    return mean, max(OWN, 1 + STUDENT_T * stderr / mean)
 
 
 def _of_form(question: Question) -> float:
@@ -126,7 +141,9 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
     items = []
     for run in runs:
         rows = [row for row, _ in run.to_ask()]
-        tokens = [run.caller.tokens(questions[row]) for row in rows]
+        told = [(a.tokens_in, run.caller.tokens(questions[row])) for (row, _), a in run.answers.items() if a.tokens_in]
+        charged = sum(theirs for theirs, _ in told) / sum(ours for _, ours in told) if told else 1.0
+        tokens = [charged * run.caller.tokens(questions[row]) for row in rows]
         items.append(_item(run.caller, "measured", tokens, lengths.of(rows, run), len(run.answers)))
     to_grade = [(run, row) for run in runs for row, _ in run.jobs(range(len(questions)))]
     if (caller := grading.references) is not None and questions.without_reference:
@@ -144,11 +161,15 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
         if trial is not None:
             tokens += (tried := [caller.tokens(trial.questions[row]) for row, _ in trial.to_ask()])
             worst, paid = worst + list(map(caller.worst, tried)), paid + len(trial.answers)
-        said = Spread(*(len(tokens) * min(usual, caller.max_tokens) for usual in VERDICT_TOKENS))
+        usual = VERDICT_TOKENS
+        if trial is not None and (known := _known(trial)):
+            mean, wider = _mean(known)
+            usual = mean / wider, mean, mean * wider
+        said = Spread(*(len(tokens) * min(each, caller.max_tokens) for each in usual))
         items.append(_item(caller, "judge", tokens, said, paid, worst, VERDICTS * ATTEMPTS))
     usd = Spread(*(sum(getattr(item.usd, end) for item in items) for end in ("low", "expected", "high")))
     longest, worst_usd = sum(item.usd_longest for item in items), sum(item.usd_worst for item in items)
-    calls, assumed = sum(item.calls for item in items), lengths.is_assumed
+    calls, assumed = sum(item.calls for item in items), lengths.is_assumed and not all(map(_known, runs))
     return Bill(len(questions), runs[0].repeats, tuple(items), assumed, calls, usd, longest, worst_usd)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from unirouter_plugins.onboarding.ask import OnboardingOptions, settings_digest,
 from unirouter_plugins.onboarding.questions import Question, Questions
 from unirouter_plugins.onboarding.store import Answer, AnswerKey, AnswerStore
 
+_AMOUNTS = ("tokens_in", "tokens_out", "cost")
+
 
 class Logged:
     """The answers in `options.answers` to the questions, under the members as they are asked; `said` counts them."""
@@ -35,9 +38,6 @@ class Logged:
         counter: TokenCounter,
     ) -> None:
         self.answers: dict[AnswerKey, Answer] = {}
-        self.said: list[str] = []
-        if options.answers is None:
-            return
         log = options.answers if isinstance(options.answers, Log) else read_log(options.answers)
         rows = _rows(log)
         by_digest, today = {q.digest: q for q in questions}, datetime.datetime.now(datetime.UTC).isoformat()
@@ -51,19 +51,16 @@ class Logged:
                 at, settings = (member.name, found.digest), settings_digest(member, options.max_tokens)
                 key = AnswerKey(member.name, found.digest, settings, times[at])
                 times[at] += 1
-                tokens_in = _number(row, "tokens_in")
-                tokens_in = (
-                    member.expanded_tokens(found.count_tokens(counter), counter) if tokens_in is None else tokens_in
-                )
-                tokens_out = _number(row, "tokens_out")
-                tokens_out = float(counter.count([row["answer"]])[0]) if tokens_out is None else tokens_out
-                usd = _number(row, "cost")
-                usd = quotes[member.name].prices.cost(tokens_in, tokens_out) if usd is None else usd
-                text, refused = row["answer"], is_refusal(row["answer"])
+                text, tokens_in, tokens_out, usd = row["answer"], *map(partial(_number, row), _AMOUNTS)
+                if tokens_in is None:
+                    tokens_in = member.expanded_tokens(found.count_tokens(counter), counter)
+                if tokens_out is None:
+                    tokens_out = float(counter.count([text])[0])
+                if usd is None:
+                    usd = quotes[member.name].prices.cost(tokens_in, tokens_out)
                 self._settings[member.name, settings] = settings_of(member, options.max_tokens)
-                self.answers[key] = Answer(
-                    text, tokens_in, tokens_out, None, None, usd, None, None, refused=refused, date=today
-                )
+                told = tokens_in, tokens_out, None, None, usd, None, None
+                self.answers[key] = Answer(text, *told, refused=is_refusal(text), date=today)
         if not self.answers:
             there = ", ".join(sorted({str(row["model"]) for row in rows})[:5]) or "none that names its model"
             asked = ", ".join(member.name for member in members)
@@ -92,7 +89,7 @@ def _rows(log: Log) -> list[dict[str, Any]]:
     """Return the rows that hold an answer of a model."""
     if log.rows is None:
         return []
-    columns = {name: log.rows.values[name] for name in log.rows.values}
+    columns = log.rows.values
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return [row for row in rows if not is_empty(row.get("answer")) and not is_empty(row.get("model"))]
 

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from unirouter_core.data import Evaluation
+from unirouter_core.display import usd
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate import impact
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
-from unirouter_core.exceptions import InvalidDataError, UnknownPriceError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
@@ -30,14 +32,17 @@ from unirouter_plugins.onboarding.ask import (
     check_first,
     missing_keys,
 )
-from unirouter_plugins.onboarding.bill import Bill, Lengths, draw_up
+from unirouter_plugins.onboarding.bill import PROBE, Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
-from unirouter_plugins.onboarding.logged import Logged
 from unirouter_plugins.onboarding.questions import Questions, read_questions
 from unirouter_plugins.onboarding.run import Onboarded, Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
 
+if TYPE_CHECKING:
+    from unirouter_plugins.onboarding.logged import Logged
+
 FIRST_CHECK, NEXT_CHECK = 50, 25  # answers before the first check whether more are needed, and between checks
+TRIFLE = 0.1  # USD: a total below is not worth another question
 FIRST_ATTEMPTS = 3  # of a model's first call: a user waits for it, and what is wrong with it rarely passes
 
 
@@ -50,6 +55,16 @@ class Progress:
     total: int
     failed: int
     spent_usd: float
+
+
+class OverBillError(UniRouterError, RuntimeError):
+    """The first answers cost more than the bill's range; they are kept, and a new plan has the bill they tell."""
+
+    def __init__(self, total: float, bill: Bill) -> None:
+        super().__init__(
+            f"The first {PROBE} answers say about {usd(total)} in total, more than the {usd(bill.usd.high)} of the "
+            "bill's range. They are kept; run the same again for the new bill, or set a limit with a budget (--budget)."
+        )
 
 
 def plan_onboarding(router: UniRouter, models: Sequence[str], options: OnboardingOptions | None = None) -> Plan:
@@ -125,16 +140,20 @@ class Plan:
         self._judge = judge if questions.for_judge else None
         self._reference = called[-1] if reference is not None and questions.without_reference else None
         self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
-        of_logs = [*self._members, *([self._reference] if self._reference is not None else [])]
-        self._logged = Logged(options, questions, of_logs, self._quotes, router.fit_.token_counter)
+        self._logged: Logged | None = None
+        if options.answers is not None:
+            from unirouter_plugins.onboarding.logged import Logged
+
+            of_logs = [*self._members, *([self._reference] if self._reference is not None else [])]
+            self._logged = Logged(options, questions, of_logs, self._quotes, router.fit_.token_counter)
         self._validation = self._questions.validation_set()
         self._vectors: Array = router.encode(self._validation.prompts, documents=self._validation.documents)
         regions: Labels = router.fit_.regions.locate(self._vectors)[0]
         self._order = ask_order(regions, options.seed).tolist()
+        self._lengths = Lengths(router, regions, questions)
         with AnswerStore(os.fspath(options.store), texts=options.texts, create=False) as store:
-            store.known = self._logged.answers
-            lengths = Lengths(router, regions, questions)
-            self.bill: Bill = draw_up(questions, *self._open(store, Budget()), lengths)
+            store.known = self._logged.answers if self._logged is not None else {}
+            self.bill: Bill = draw_up(questions, *self._open(store, Budget()), self._lengths)
 
     def __repr__(self) -> str:
         return f"Plan({', '.join(self.models)}: {self.bill.calls} calls, about ${self.bill.usd.expected:.4g})"
@@ -142,7 +161,7 @@ class Plan:
     @property
     def reused(self) -> list[str]:
         """How many answers of the logs are graded instead of asked for, in a sentence for each model."""
-        return self._logged.said
+        return self._logged.said if self._logged is not None else []
 
     @property
     def place(self) -> str:
@@ -191,8 +210,9 @@ class Plan:
 
         Raises
         ------
-        PreflightError, StoreError
-            When the first call of one of them fails, before more is spent; when answers cannot be kept.
+        PreflightError, OverBillError, StoreError
+            When the first call of one of them fails, before more is spent; when there is no budget and the first five
+            answers of each say that the total leaves the bill's range; when answers cannot be kept.
         """
         budget, options, done = Budget(self.options.budget), self.options, []
 
@@ -202,9 +222,11 @@ class Plan:
 
         with AnswerStore(os.fspath(options.store), texts=options.texts) as store:
             try:
-                await self._logged.keep(store)
-                runs, trial, _ = self._open(store, budget, told)
+                if self._logged is not None:
+                    await self._logged.keep(store)
+                runs, trial, grading = self._open(store, budget, told)
                 tried, ended = await self._first_calls(runs, trial), ""
+                await self._probe(runs, trial, grading, budget)
                 for run in runs:
                     one = await self._onboard(run, tried, ended)
                     ended = ended or (one.reason if run.grades.is_hopeless(run.n_jobs) else "")
@@ -243,6 +265,20 @@ class Plan:
         if not passes:
             raise PreflightError(f"{said} That is too few to trust it; take another judge, or another prompt for it.")
         return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
+
+    async def _probe(self, runs: Sequence[Run], trial: Run | None, grading: Grading, budget: Budget) -> None:
+        """Get the first answers of each model; raise `OverBillError` where they say that all will cost too much."""
+        if budget.usd is not None:
+            return
+        for run in runs:
+            lacking = itertools.islice(run.jobs(self._order), max(PROBE - len(run.answers), 0))
+            await run.ask(lacking, self.options.concurrency)
+            if run.grades.failed:  # what grades all models may be down
+                return
+        rest = draw_up(self._questions, runs, trial, grading, self._lengths)
+        total = budget.spent + rest.usd.expected
+        if rest.calls and total > max(self.bill.usd.high, TRIFLE):
+            raise OverBillError(total, self.bill)
 
     async def _onboard(self, run: Run, tried: str, ended: str) -> Onboarded:
         """Return the result of a model; `ended` says why no more is asked: what grades all models has failed."""

@@ -150,7 +150,7 @@ def test_what_is_no_estimator_is_refused_before_any_trial(data, tmp_path, monkey
 
 
 def test_a_folder_of_something_else_is_refused(data, tmp_path):
-    for junk in ("junk", "[]", '{"arena": 1}'):
+    for junk in ("junk", "[]", '{"arena": 1}', '{"arena": ' + "[" * 100_000 + "]" * 100_000 + "}"):
         (tmp_path / "trials.jsonl").write_text(junk + "\n")
         refused = run(data, *QUICK, "--trials", 1, "--out", tmp_path, code=2)
         assert "trials.jsonl, line 1: no record of a trial" in refused.stderr

@@ -10,7 +10,7 @@ from unirouter_core.exceptions import InvalidDataError
 
 pytest.importorskip("pandas")
 
-from unirouter_plugins.bench.metrics import choice_entropy, mean_quality, sign_test_p
+from unirouter_plugins.bench.results import choice_entropy, mean_quality, sign_test_p
 
 # Models that cost $1, $4 and $8 are right on 2, 3 and 0 of 4 prompts.
 ERRORS = np.array([[0, 0, 1], [0, 0, 1], [1, 0, 1], [1, 1, 1]])

@@ -54,7 +54,7 @@ def test_onboard_takes_all_models_of_a_table_with_a_price_for_each(begun, tmp_pa
     done = run("onboard", *begun, "--prices", tmp_path / "prices.csv")
     assert done.exit_code == 0, done.stderr
     assert done.stderr.startswith("Read 80 answers: 40 prompts × 2 models (prompt=Text, ")
-    assert f"next: unirouter tune {begun[0]} --keep-quality 0.97 --save" in done.stdout
+    assert f"next: unirouter tune {begun[0]} --save-cost 0.4 --save" in done.stdout
     pool = UniRouter.load(begun[0]).pool
     assert {model: profile.prices.input for model, profile in pool.items()} == {"poet": 1, "sage": 3}
 

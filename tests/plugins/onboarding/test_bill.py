@@ -78,6 +78,20 @@ def test_a_model_s_own_answers_tell_most_how_long_the_others_are(bill, tmp_path)
     assert bill().items[0].tokens_out == Spread(60 * 20 / OWN, 60 * 20, 60 * 20 * OWN)
 
 
+def test_few_answers_of_different_lengths_leave_a_wider_range_than_many(bill, tmp_path):
+    settings, widths = settings_digest(Member("new", "openai/new"), 1024), []
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        for at, question in enumerate(SUMS[:80]):
+            long = 10.0 if at % 2 else 30.0
+            answer = Answer("4", 5, long, None, None, 1e-5, 0.1, "stop", refused=False, date="2026-11-23")
+            store.add(AnswerKey("new", question.digest, settings), answer).result()
+            if at in (1, 5, 79):
+                tokens = bill().items[0].tokens_out
+                assert tokens.expected == pytest.approx((99 - at) * 20)
+                widths.append(tokens.high / tokens.expected)
+    assert widths == pytest.approx([1 + 2.13 * 14.142 / 2**0.5 / 20, 1 + 2.13 * 10.954 / 6**0.5 / 20, OWN], rel=1e-3)
+
+
 def test_no_answer_is_longer_than_it_may_be(bill):
     drawn = bill(max_tokens=5)
     assert drawn.items[0].tokens_out.high == 500

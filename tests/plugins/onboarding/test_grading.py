@@ -17,9 +17,9 @@ def test_a_program_grades():
     assert (SUM.error("It is 42."), SUM.error("It is 43.")) == (0, 1)
 
 
-@pytest.mark.parametrize("answer", ["", " \n", "<think>42", "So 42.</think> "])
-def test_no_answer_is_wrong_and_so_are_thoughts_alone_without_calling_a_judge(answer):
-    assert SUM.error(answer) == WHY.error(answer) == 1
+def test_no_answer_is_wrong_and_so_are_thoughts_alone_without_calling_a_judge():
+    for answer in ["", " \n", "<think>42", "So 42.</think> "]:
+        assert SUM.error(answer) == WHY.error(answer) == 1
 
 
 def test_what_no_program_grades_is_left_to_a_judge():
@@ -31,43 +31,43 @@ def test_a_grader_without_the_reference_that_it_needs_says_so():
         Question("x", grader=parse_grader("number"), name="question 3").error("4")
 
 
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [
-        (lambda answer, reference: 1 / 0, "line 7: The grader 'mine' failed .ZeroDivisionError: division by zero."),
-        (lambda answer, reference: None, "line 7: The grader 'mine' failed .TypeError"),
-        (lambda answer, reference: 7, "line 7: The grader 'mine' gave 7; an error must be in"),
-        (lambda answer, reference: float("nan"), "line 7: The grader 'mine' gave nan"),
-    ],
-)
-def test_an_own_function_that_fails_is_named_with_its_question(function, said):
-    question = Question("x", "y", Grader("mine", function), name="line 7")
-    with pytest.raises(InvalidDataError, match=said):
-        question.error("z")
+FAILING = [
+    (lambda answer, reference: 1 / 0, "line 7: The grader 'mine' failed .ZeroDivisionError: division by zero."),
+    (lambda answer, reference: None, "line 7: The grader 'mine' failed .TypeError"),
+    (lambda answer, reference: 7, "line 7: The grader 'mine' gave 7; an error must be in"),
+    (lambda answer, reference: float("nan"), "line 7: The grader 'mine' gave nan"),
+]
+
+
+def test_an_own_function_that_fails_is_named_with_its_question():
+    for function, said in FAILING:
+        question = Question("x", "y", Grader("mine", function), name="line 7")
+        with pytest.raises(InvalidDataError, match=said):
+            question.error("z")
 
 
 # Which grader suits a reference
 
 
-@pytest.mark.parametrize(
-    ("reference", "name"),
-    [
-        *((text, "number") for text in ("42", "-3.5", "1,234.50", "$12", "12 %", "€ 3", "1/2", "**7**", "1 000 000")),
-        *((text, "choice") for text in ("B", "(C)", "D.", "C) Paris", "yes", "No.", "TRUE")),
-        *((text, "json") for text in ('{"a": 1}', "[1, 2]", "[]")),
-        *(
-            (text, "text")
-            for text in ("Rome", "4 May 1999", "10:30", "12 km", "C. elegans", "0461 555 0182", "1.2.3", "巴黎")
-        ),
-        *(
-            (text, None)
-            for text in ("", "Bring it back within 30 days.", "one two three four five six", "空气散射蓝光比红光更多。")
-        ),
-    ],
-)
-def test_the_shape_of_a_reference_says_which_grader_suits(reference, name):
-    grader = suitable_grader(reference)
-    assert (grader and grader.name) == name
+SHAPES = [
+    *((text, "number") for text in ("42", "-3.5", "1,234.50", "$12", "12 %", "€ 3", "1/2", "**7**", "1 000 000")),
+    *((text, "choice") for text in ("B", "(C)", "D.", "C) Paris", "yes", "No.", "TRUE")),
+    *((text, "json") for text in ('{"a": 1}', "[1, 2]", "[]")),
+    *(
+        (text, "text")
+        for text in ("Rome", "4 May 1999", "10:30", "12 km", "C. elegans", "0461 555 0182", "1.2.3", "巴黎")
+    ),
+    *(
+        (text, None)
+        for text in ("", "Bring it back within 30 days.", "one two three four five six", "空气散射蓝光比红光更多。")
+    ),
+]
+
+
+def test_the_shape_of_a_reference_says_which_grader_suits():
+    for reference, name in SHAPES:
+        grader = suitable_grader(reference)
+        assert (grader and grader.name) == name, reference
 
 
 def test_yes_is_right_with_its_reason_and_no_is_not():
@@ -91,20 +91,20 @@ def test_the_shape_finds_what_was_chosen_by_hand_for_every_number_and_object_of_
 # A reference model's answer
 
 
-@pytest.mark.parametrize(
-    ("answer", "reference", "name"),
-    [
-        ("Rome", "Rome", "text"),
-        ("6 boxes of 7 eggs each. The answer is **42**.", "42", "number"),
-        (r"So \boxed{17}", "17", "number"),
-        ("Only one fits.\n\nAnswer: (C) Paris", "(C) Paris", "choice"),
-        ('Here it is:\n\n```json\n{"a": 1}\n```\nAnything else?', '{"a": 1}', "json"),
-    ],
-)
-def test_a_short_or_marked_answer_becomes_the_reference_with_a_grader(answer, reference, name):
-    asked = with_reference(Question("x"), answer, judged=False)
-    assert (asked.reference, asked.grader.name) == (reference, name)
-    assert asked.error(answer) == 0
+ANSWERS = [
+    ("Rome", "Rome", "text"),
+    ("6 boxes of 7 eggs each. The answer is **42**.", "42", "number"),
+    (r"So \boxed{17}", "17", "number"),
+    ("Only one fits.\n\nAnswer: (C) Paris", "(C) Paris", "choice"),
+    ('Here it is:\n\n```json\n{"a": 1}\n```\nAnything else?', '{"a": 1}', "json"),
+]
+
+
+def test_a_short_or_marked_answer_becomes_the_reference_with_a_grader():
+    for answer, reference, name in ANSWERS:
+        asked = with_reference(Question("x"), answer, judged=False)
+        assert (asked.reference, asked.grader.name) == (reference, name)
+        assert asked.error(answer) == 0
 
 
 def test_free_text_is_a_reference_for_a_judge_only():
@@ -114,10 +114,10 @@ def test_free_text_is_a_reference_for_a_judge_only():
     assert (judged.reference, judged.grader, judged.digest) == (answer, None, WHY.digest)
 
 
-@pytest.mark.parametrize("answer", ["", "<think>Rome", "I'm sorry, but I can't help with that."])
-@pytest.mark.parametrize("judged", [True, False])
-def test_an_empty_answer_or_a_refusal_is_no_reference(answer, judged):
-    assert with_reference(WHY, answer, judged=judged) is None
+def test_an_empty_answer_or_a_refusal_is_no_reference():
+    for answer in ["", "<think>Rome", "I'm sorry, but I can't help with that."]:
+        for judged in [True, False]:
+            assert with_reference(WHY, answer, judged=judged) is None
 
 
 def test_the_grader_that_a_line_names_compares_with_the_reference_model():

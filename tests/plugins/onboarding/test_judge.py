@@ -82,23 +82,23 @@ def test_an_own_prompt_may_leave_the_right_answer_out(tmp_path):
     assert sent(CAPITAL, "Paris", read_judge_prompt(path)).startswith("Grade.\n> Capital of Italy?\n> Paris\nEnd")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{prompt}\nVERDICT: CORRECT", r"\{answer\} must stand in it once, alone on a line"),
-        ("{prompt}\n{answer}\n{answer}\nVERDICT:", r"\{answer\} must stand in it once"),
-        ("{prompt}\n{answer}\n{reference}\n{reference}\nVERDICT:", r"\{reference\} must stand in it once"),
-        ("Prompt: {prompt}\n{answer}\nVERDICT:", r"\{prompt\} must stand in it once, alone on a line"),
-        ("{prompt}\n{answer}\nSay yes or no.", 'it must ask for a last line "VERDICT: CORRECT"'),
-        ("", r"\{prompt\} must stand"),
-    ],
-)
-def test_a_prompt_without_its_places_or_the_verdict_is_refused(tmp_path, text, said):
-    (tmp_path / "judge.md").write_text(text)
-    with pytest.raises(InvalidDataError, match=rf"judge\.md: {said}"):
-        read_judge_prompt(tmp_path / "judge.md")
-    with pytest.raises(InvalidDataError, match=f"the judge's prompt: {said}"):
-        Judge(CRITIC, text)
+REFUSED_PROMPTS = [
+    ("{prompt}\nVERDICT: CORRECT", r"\{answer\} must stand in it once, alone on a line"),
+    ("{prompt}\n{answer}\n{answer}\nVERDICT:", r"\{answer\} must stand in it once"),
+    ("{prompt}\n{answer}\n{reference}\n{reference}\nVERDICT:", r"\{reference\} must stand in it once"),
+    ("Prompt: {prompt}\n{answer}\nVERDICT:", r"\{prompt\} must stand in it once, alone on a line"),
+    ("{prompt}\n{answer}\nSay yes or no.", 'it must ask for a last line "VERDICT: CORRECT"'),
+    ("", r"\{prompt\} must stand"),
+]
+
+
+def test_a_prompt_without_its_places_or_the_verdict_is_refused(tmp_path):
+    for text, said in REFUSED_PROMPTS:
+        (tmp_path / "judge.md").write_text(text)
+        with pytest.raises(InvalidDataError, match=rf"judge\.md: {said}"):
+            read_judge_prompt(tmp_path / "judge.md")
+        with pytest.raises(InvalidDataError, match=f"the judge's prompt: {said}"):
+            Judge(CRITIC, text)
 
 
 def test_a_prompt_file_that_cannot_be_read_is_refused_with_its_name(tmp_path):
@@ -135,48 +135,48 @@ def test_the_key_names_the_model_and_holds_no_text():
 # Its verdict
 
 
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("Both say Rome.\nVERDICT: CORRECT", 0),
-        ("VERDICT: PARTLY", 0.5),
-        ("VERDICT: INCORRECT", 1),
-        ("Yes.\n\n**Verdict: correct.**\n", 0),
-        ("**VERDICT:** Partly correct", 0.5),
-        ("Verdict: **partially**", 0.5),
-        ("`VERDICT: INCORRECT`", 1),
-        ("### VERDICT — INCORRECT!", 1),
-        ("- verdict： [CORRECT]", 0),
-        ("```\nVERDICT: CORRECT\n```", 0),
-        ("VERDICT: CORRECT\n\n---\n", 0),
-        ("VERDICT: CORRECT, as I said.\nVERDICT: INCORRECT", 1),
-        ("> VERDICT: CORRECT\nThat is quoted from the answer.\nVERDICT: INCORRECT", 1),
-        ("<think>\nVERDICT: CORRECT\nNo, wait.\n</think>\nVERDICT: INCORRECT", 1),
-        ("VERDICT: CORRECT\nVERDICT: CORRECT", 0),
-    ],
-)
-def test_the_last_line_is_the_verdict_however_it_is_dressed(text, error):
-    assert parse_verdict(text) == error
+VERDICTS = [
+    ("Both say Rome.\nVERDICT: CORRECT", 0),
+    ("VERDICT: PARTLY", 0.5),
+    ("VERDICT: INCORRECT", 1),
+    ("Yes.\n\n**Verdict: correct.**\n", 0),
+    ("**VERDICT:** Partly correct", 0.5),
+    ("Verdict: **partially**", 0.5),
+    ("`VERDICT: INCORRECT`", 1),
+    ("### VERDICT — INCORRECT!", 1),
+    ("- verdict： [CORRECT]", 0),
+    ("```\nVERDICT: CORRECT\n```", 0),
+    ("VERDICT: CORRECT\n\n---\n", 0),
+    ("VERDICT: CORRECT, as I said.\nVERDICT: INCORRECT", 1),
+    ("> VERDICT: CORRECT\nThat is quoted from the answer.\nVERDICT: INCORRECT", 1),
+    ("<think>\nVERDICT: CORRECT\nNo, wait.\n</think>\nVERDICT: INCORRECT", 1),
+    ("VERDICT: CORRECT\nVERDICT: CORRECT", 0),
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "It looks right to me.",
-        "CORRECT",
-        "VERDICT:",
-        "VERDICT: CORRECT | PARTLY | INCORRECT",
-        "VERDICT: NOT CORRECT",
-        "VERDICT: CORRECTLY",
-        "VERDICT: CORRECT\nVERDICT: INCORRECT",
-        "VERDICT: CORRECT\nAlthough Rome is not all there is to say",  # cut off, or a quotation
-        "> VERDICT: CORRECT",
-        "The verdict: correct",
-    ],
-)
-def test_no_verdict_or_two_are_a_failure_and_not_a_wrong_answer(text):
-    assert parse_verdict(text) is None
+def test_the_last_line_is_the_verdict_however_it_is_dressed():
+    for text, error in VERDICTS:
+        assert parse_verdict(text) == error, text
+
+
+NO_VERDICTS = [
+    "",
+    "It looks right to me.",
+    "CORRECT",
+    "VERDICT:",
+    "VERDICT: CORRECT | PARTLY | INCORRECT",
+    "VERDICT: NOT CORRECT",
+    "VERDICT: CORRECTLY",
+    "VERDICT: CORRECT\nVERDICT: INCORRECT",
+    "VERDICT: CORRECT\nAlthough Rome is not all there is to say",  # cut off, or a quotation
+    "> VERDICT: CORRECT",
+    "The verdict: correct",
+]
+
+
+def test_no_verdict_or_two_are_a_failure_and_not_a_wrong_answer():
+    for text in NO_VERDICTS:
+        assert parse_verdict(text) is None, text
 
 
 @given(st.text(), st.sampled_from(["CORRECT", "PARTLY", "INCORRECT"]))
@@ -235,14 +235,15 @@ def test_without_another_reference_there_is_no_wrong_answer_and_without_any_no_t
     assert tried([Question("Sing."), Question("Dance.")]) == []
 
 
-@pytest.mark.parametrize(
-    ("said", "right"), [("VERDICT: CORRECT", True), ("VERDICT: PARTLY", False), ("VERDICT: INCORRECT", False)]
-)
-def test_in_a_trial_the_judge_is_right_when_its_verdict_is(said, right):
-    accept, refuse = trial_questions(Judge(CRITIC), [CAPITAL, Question("Capital of France?", "Paris")], n=1)
-    assert accept.error(said) == (not right)
-    assert refuse.error(said) == (said != "VERDICT: INCORRECT")
-    assert accept.error("Hard to say.") == refuse.error("Hard to say.") == 1
+TRIALS = [("VERDICT: CORRECT", True), ("VERDICT: PARTLY", False), ("VERDICT: INCORRECT", False)]
+
+
+def test_in_a_trial_the_judge_is_right_when_its_verdict_is():
+    for said, right in TRIALS:
+        accept, refuse = trial_questions(Judge(CRITIC), [CAPITAL, Question("Capital of France?", "Paris")], n=1)
+        assert accept.error(said) == (not right)
+        assert refuse.error(said) == (said != "VERDICT: INCORRECT")
+        assert accept.error("Hard to say.") == refuse.error("Hard to say.") == 1
 
 
 def test_a_judge_passes_that_tells_four_in_five_of_each_kind():

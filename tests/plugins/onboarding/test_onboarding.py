@@ -33,7 +33,7 @@ from unirouter_core import InvalidDataError, Prices, UniRouter, UnknownPriceErro
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Votes
-from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
+from unirouter_plugins.onboarding import OnboardingOptions, OverBillError, plan_onboarding, run_onboarding
 from unirouter_plugins.onboarding.ask import ATTEMPTS, PreflightError
 from unirouter_plugins.onboarding.judge import read_judge_prompt
 from unirouter_plugins.onboarding.questions import Question, Questions
@@ -48,6 +48,7 @@ pytestmark = [
 ]
 
 PRICES = Prices(1.0, 2.0)
+FEW = SUMS[:20]
 RIGHT = {question.prompt: question.reference for question in SUMS}
 
 
@@ -133,10 +134,6 @@ def test_a_model_joins_with_the_errors_tokens_and_usd_of_its_answers(begin):
     assert sage.evaluation.tokens_in.tolist() == [5.0] * 60  # the server counts words
     assert sage.spent_usd == pytest.approx(60 * (5 * 1.0 + 1 * 2.0) / 1e6) == pytest.approx(np.sum(sage.profile.usd))
     assert (sage.impact.kind, sage.reason, sage.stopped, sage.notes) == ("the only model", "", None, ())
-
-
-def test_the_profile_says_how_it_was_measured(begin):
-    (sage,) = begin()
     told = sage.profile.provenance
     assert told[SERVED_AS] == {"model": "openai/sage", "api_base": begin.server.url, "api_key_env": "LOOPBACK"}
     assert (told["max_tokens"], told["questions"], told["prices"], told["graders"]) == (
@@ -150,36 +147,35 @@ def test_the_profile_says_how_it_was_measured(begin):
 
 
 def test_an_answer_is_paid_for_once(begin):
-    (first,) = begin()
-    (again,) = begin()
-    assert len(begin.server.seen) == 60
-    assert (again.asked, again.spent_usd, again.answered) == (0, 0, 60)
+    (first,), (again,) = begin(questions=FEW), begin(questions=FEW)
+    assert len(begin.server.seen) == 20
+    assert (again.asked, again.spent_usd, again.answered) == (0, 0, 20)
     np.testing.assert_array_equal(first.profile.features, again.profile.features)
     np.testing.assert_array_equal(first.profile.usd, again.profile.usd)
 
 
 def test_a_changed_grader_grades_kept_answers_without_asking(begin):
-    begin()
-    strict = [Question(q.prompt, "0", parse_grader("number")) for q in SUMS]
+    begin(questions=FEW)
+    strict = [Question(q.prompt, "0", parse_grader("number")) for q in FEW]
     (sage,) = begin(questions=strict)
     assert (sage.asked, sage.profile.error) == (0, 1.0)
 
 
 def test_other_settings_take_new_answers(begin):
-    begin()
-    begin(max_tokens=99)
-    assert [len(begin.server.seen), begin.server.seen[-1].body["max_tokens"]] == [120, 99]
+    begin(questions=FEW)
+    begin(questions=FEW, max_tokens=99)
+    assert [len(begin.server.seen), begin.server.seen[-1].body["max_tokens"]] == [40, 99]
 
 
 def test_repeats_are_averaged_and_asked_once_each(begin):
     turns = iter(range(1000))
     begin.server.script["sage"] = says(lambda prompt: RIGHT[prompt] if next(turns) % 2 else "0")
-    (sage,) = begin(repeats=4, concurrency=1)
+    (sage,) = begin(repeats=4, concurrency=1, questions=FEW)
     assert sage.profile.error == 0.5
     assert set(sage.evaluation.errors) == {0.5}
     assert sage.evaluation.repeats == 4
-    begin(repeats=5)
-    assert len(begin.server.seen) == 5 * 60
+    begin(repeats=5, questions=FEW)
+    assert len(begin.server.seen) == 5 * 20
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1), st.randoms())
@@ -198,9 +194,9 @@ def test_means_do_not_depend_on_which_answer_came_first(numbers, random):
     ids=["400 as OpenAI", "400 as Azure", "200"],
 )
 def test_what_a_content_filter_refuses_is_answered_wrong(begin, refusal):
-    begin.server.script["sage"] = but(refusal, prompts(SUMS[:6]))
-    (sage,) = begin("sage")
-    assert (sage.refused, sage.failed, sage.profile.n, sage.profile.error) == (6, 0, 60, 0.1)
+    begin.server.script["sage"] = but(refusal, prompts(SUMS[:2]))
+    (sage,) = begin("sage", questions=FEW)
+    assert (sage.refused, sage.failed, sage.profile.n, sage.profile.error) == (2, 0, 20, 0.1)
 
 
 def test_truncated_answers_and_refusals_are_counted_apart(begin):
@@ -213,19 +209,19 @@ def test_truncated_answers_and_refusals_are_counted_apart(begin):
         return await (declines if seen.prompt in declined else usual)(request, seen)
 
     begin.server.script["sage"] = replies
-    (sage,) = begin()
+    (sage,) = begin(questions=FEW)
     assert (sage.truncated, sage.refused, sage.failed) == (3, 2, 0)
-    assert sage.profile.error == 5 / 60
+    assert sage.profile.error == 5 / 20
     assert (sage.profile.provenance["truncated"], sage.profile.provenance["refused"]) == (3, 2)
 
 
 def test_a_variant_is_charged_for_its_votes(begin):
     voting = {"voting": served("voting", begin.server.url, as_="sage", votes=Votes(3, "number"))}
-    plan = begin("voting", also=voting, plans=True)
+    plan = begin("voting", also=voting, plans=True, questions=FEW)
     (item,) = plan.bill.items
-    (model,) = begin("voting", also=voting)
-    assert len(begin.server.seen) >= 60
-    assert model.evaluation.tokens_in.tolist() == [15.0] * 60
+    (model,) = begin("voting", also=voting, questions=FEW)
+    assert len(begin.server.seen) >= 20
+    assert model.evaluation.tokens_in.tolist() == [15.0] * 20
     assert model.profile.error == 0
     assert model.spent_usd <= item.usd_longest
     assert model.profile.provenance[SERVED_AS]["votes"] == {"samples": 3, "same": "number"}
@@ -233,9 +229,9 @@ def test_a_variant_is_charged_for_its_votes(begin):
 
 def test_progress_is_told_after_every_answer(begin):
     told = []
-    (sage,) = begin(progress=told.append, concurrency=4)
-    assert [step.done for step in told] == list(range(1, 61))
-    assert {step.total for step in told} == {60}
+    (sage,) = begin(progress=told.append, concurrency=4, questions=FEW)
+    assert [step.done for step in told] == list(range(1, 21))
+    assert {step.total for step in told} == {20}
     assert told[-1].spent_usd == sage.spent_usd
     assert all(one.spent_usd <= other.spent_usd for one, other in itertools.pairwise(told))
 
@@ -366,13 +362,13 @@ def test_a_first_prompt_that_is_too_long_says_nothing_of_the_others(begin):
 
 
 def test_a_failed_call_is_no_wrong_answer_and_is_asked_again_another_time(begin):
-    begin.server.script["sage"] = but(breaks(), prompts(SUMS[:6]))
-    (sage,) = begin(concurrency=1)
-    assert (sage.failed, sage.answered, sage.profile.error) == (6, 54, 0.0)
-    assert sage.evaluation.failed.sum() == 6
+    begin.server.script["sage"] = but(breaks(), prompts(SUMS[:2]))
+    (sage,) = begin(concurrency=1, questions=FEW)
+    assert (sage.failed, sage.answered, sage.profile.error) == (2, 18, 0.0)
+    assert sage.evaluation.failed.sum() == 2
     begin.server.script["sage"] = says(RIGHT.get)
-    (again,) = begin()
-    assert (again.asked, again.failed, again.profile.n) == (6, 0, 60)
+    (again,) = begin(questions=FEW)
+    assert (again.asked, again.failed, again.profile.n) == (2, 0, 20)
 
 
 def test_too_many_failures_keep_a_model_out_and_say_why(begin):
@@ -437,6 +433,36 @@ def test_a_model_with_enough_answers_for_its_budget_is_onboarded_with_a_note(beg
     assert (sage.profile.n, sage.answered) == (sage.answered, sage.answered)
     assert 50 <= sage.answered < 60
     assert any("The budget ended after" in note for note in sage.notes)
+
+
+LONG = " and so on" * 500 + "\nThe answer is "
+
+
+def at_length(prompt):
+    return LONG + RIGHT[prompt]
+
+
+def test_answers_longer_than_the_bill_says_end_the_run_after_five_and_the_next_bill_knows_it(begin):
+    begin.server.script["sage"] = says(at_length)
+    dear = {"also": {"sage": served("sage", begin.server.url, prices=Prices(1.0, 2000.0))}, "max_tokens": 4096}
+    before = begin(plans=True, **dear).bill
+    with pytest.raises(OverBillError, match=r"The first 5 answers say about \$\S+ in total, more than the"):
+        begin(**dear)
+    assert len(begin.server.seen) == 5
+    after = begin(plans=True, **dear).bill
+    assert before.usd.high < after.usd.low
+    assert (after.calls, after.is_assumed) == (55, False)
+    (sage,) = begin(**dear)
+    assert sage.spent_usd == pytest.approx(after.usd.expected, rel=0.2)
+    assert (sage.asked, sage.profile.error) == (55, 0.0)
+
+
+@pytest.mark.parametrize("how", [{"budget": 1e6}, {"cheap": True}])
+def test_neither_a_budget_nor_a_few_cents_are_asked_about_again(begin, how):
+    begin.server.script["sage"] = says(at_length)
+    prices = Prices(0.1, 0.2) if how.pop("cheap", False) else Prices(1.0, 2000.0)
+    (sage,) = begin(also={"sage": served("sage", begin.server.url, prices=prices)}, max_tokens=4096, **how)
+    assert sage.asked == 60
 
 
 def test_a_connection_that_is_cut_counts_as_paid(begin):
@@ -666,7 +692,7 @@ async def test_what_was_answered_before_a_cancellation_is_not_asked_again(begin)
 
 
 def test_a_line_may_name_a_grader_of_the_user_s_own(begin, tmp_path):
-    lines = [{"prompt": q.prompt, "reference": q.reference, "grader": "ends"} for q in SUMS]
+    lines = [{"prompt": q.prompt, "reference": q.reference, "grader": "ends"} for q in SUMS[:50]]
     (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)))
     ends = {"ends": lambda answer, reference: float(not answer.endswith(reference))}
     table = Members({"sage": served("sage", begin.server.url)})
@@ -682,7 +708,7 @@ def test_answers_are_graded_outside_the_event_loop(begin):
         threads.add(threading.current_thread())
         return answer != reference
 
-    begin(questions=[Question(q.prompt, q.reference, parse_grader("mine", functions={"mine": slow})) for q in SUMS])
+    begin(questions=[Question(q.prompt, q.reference, parse_grader("mine", functions={"mine": slow})) for q in FEW])
     assert threads
     assert threading.main_thread() not in threads
 

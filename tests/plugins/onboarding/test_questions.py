@@ -128,24 +128,24 @@ def test_a_grader_that_compares_with_nothing_needs_no_reference(write):
     questions.check()
 
 
-@pytest.mark.parametrize(
-    ("lines", "given", "said"),
-    [
-        (
-            [POEM, SUM],
-            {},
-            r"1 of 2 prompts \(the first is line 1\) has no reference; .* or name a reference model or a j",
-        ),
-        ([SUM, {"prompt": "x?", "answer": "y"}], {}, "A right answer is called 'reference'; answer were ignored"),
-        ([SUM, {"prompt": "x?", "grader": "number"}], {"judge": True}, "line 2.*no reference; .* a reference model.$"),
-        ([SUM, {"prompt": "x?", "reference": "y", "grader": "judge"}], {}, "line 2.* no grader but a judge"),
-        ([SUM, {"prompt": "x?", "reference": "A fact in more than five words."}], {}, "no grader but a judge"),
-    ],
-)
-def test_what_nothing_can_grade_is_an_error_before_any_call(write, lines, given, said):
-    questions = read_questions(write(*lines))
-    with pytest.raises(InvalidDataError, match=said):
-        questions.check(**given)
+UNGRADABLE = [
+    (
+        [POEM, SUM],
+        {},
+        r"1 of 2 prompts \(the first is line 1\) has no reference; .* or name a reference model or a j",
+    ),
+    ([SUM, {"prompt": "x?", "answer": "y"}], {}, "A right answer is called 'reference'; answer were ignored"),
+    ([SUM, {"prompt": "x?", "grader": "number"}], {"judge": True}, "line 2.*no reference; .* a reference model.$"),
+    ([SUM, {"prompt": "x?", "reference": "y", "grader": "judge"}], {}, "line 2.* no grader but a judge"),
+    ([SUM, {"prompt": "x?", "reference": "A fact in more than five words."}], {}, "no grader but a judge"),
+]
+
+
+def test_what_nothing_can_grade_is_an_error_before_any_call(write):
+    for lines, helpers, said in UNGRADABLE:
+        questions = read_questions(write(*lines))
+        with pytest.raises(InvalidDataError, match=said):
+            questions.check(**helpers)
 
 
 def test_bare_prompts_are_for_a_judge_or_a_reference_model(write):
@@ -161,46 +161,46 @@ def test_a_reference_model_needs_no_judge_for_bare_prompts(write):
 # What is refused
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ({**SUM, "reference": 4}, r'line 2: reference is 4; reference must be a text: write "4"\.'),
-        ({**SUM, "reference": {"a": 1}}, r'must be a text: write "\{\\"a\\": 1\}"\.'),
-        ({**SUM, "reference": ["4", "four"]}, "write one, and the others in the grader"),
-        ({**SUM, "reference": " "}, "line 2: reference is ' '; write a text, or leave the field out"),
-        ({**SUM, "prompt": ["x"]}, r"prompt is \['x'\]; prompt must be a text"),
-        ({"prompt": ""}, "prompt is ''; write a text"),
-        ({**SUM, "documents": ["a", 5]}, r"documents\[1\] is 5; documents must be a list of texts"),
-        ({**SUM, "documents": "a"}, "documents is 'a'; documents must be a list of texts"),
-        ({"messages": "x"}, "messages is 'x'; messages must be a list of messages"),
-        ({"messages": []}, "no text to route on"),
-        ({"messages": [{"content": "x"}]}, "is no message"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "role .assistant., not the user"),
-        (
-            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
-            "line 2: The last message is of role 'assistant', not the user's; leave the answer out",
-        ),
-        ({"messages": [{"role": "user", "content": "x"}], "system": "y"}, "put the system text into the messages"),
-        ({"question": "x", "answer": "y"}, "line 2: there is no 'prompt' and no 'messages'; it has question, answer"),
-        ({}, "there is no 'prompt'.*; it has nothing else"),
-        ({**SUM, "grader": 5}, r'grader is 5; grader must be a name or \{"grader": name, ...\}'),
-        ({**SUM, "grader": "numbr"}, "line 2: No grader is named 'numbr'; use one of exact"),
-        ({**SUM, "grader": {"grader": "number", "near": 1}}, "line 2: The grader 'number' has no parameter 'near'"),
-        ({**SUM, "reference": "unknown"}, "line 2: The reference 'unknown' is itself graded wrong"),
-        ({**SUM, "grader": {"grader": "similarity", "at_least": 1}}, "line 2: The similarity grader needs an embedder"),
-        ([1, 2], r'line 2: \[1, 2\] is no object; write \{"prompt": "..."\}'),
-        ('{"prompt": ', r"line 2: '\{\"prompt\": ' is not JSON .*; write one object a line"),
-        ('{"prompt": "x", "level": NaN}', "NaN is no JSON number"),
-        ("[" * 100_000, "is not JSON"),
-        ('{"prompt": "half of \\ud83d"}', r"line 2: '\\ud83d' is half of a character"),
-    ],
-)
-def test_a_line_that_cannot_be_used_is_refused_with_its_place_and_the_cure(write, line, said):
-    path = write(POEM, line)
-    with pytest.raises(InvalidDataError, match=said) as refused:
-        read_questions(path)
-    assert str(refused.value).startswith(f"{path}: line 2")
-    assert len(str(refused.value).removeprefix(str(path))) < 300
+REFUSED_LINES = [
+    ({**SUM, "reference": 4}, r'line 2: reference is 4; reference must be a text: write "4"\.'),
+    ({**SUM, "reference": {"a": 1}}, r'must be a text: write "\{\\"a\\": 1\}"\.'),
+    ({**SUM, "reference": ["4", "four"]}, "write one, and the others in the grader"),
+    ({**SUM, "reference": " "}, "line 2: reference is ' '; write a text, or leave the field out"),
+    ({**SUM, "prompt": ["x"]}, r"prompt is \['x'\]; prompt must be a text"),
+    ({"prompt": ""}, "prompt is ''; write a text"),
+    ({**SUM, "documents": ["a", 5]}, r"documents\[1\] is 5; documents must be a list of texts"),
+    ({**SUM, "documents": "a"}, "documents is 'a'; documents must be a list of texts"),
+    ({"messages": "x"}, "messages is 'x'; messages must be a list of messages"),
+    ({"messages": []}, "no text to route on"),
+    ({"messages": [{"content": "x"}]}, "is no message"),
+    ({"messages": [{"role": "assistant", "content": "x"}]}, "role .assistant., not the user"),
+    (
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
+        "line 2: The last message is of role 'assistant', not the user's; leave the answer out",
+    ),
+    ({"messages": [{"role": "user", "content": "x"}], "system": "y"}, "put the system text into the messages"),
+    ({"question": "x", "answer": "y"}, "line 2: there is no 'prompt' and no 'messages'; it has question, answer"),
+    ({}, "there is no 'prompt'.*; it has nothing else"),
+    ({**SUM, "grader": 5}, r'grader is 5; grader must be a name or \{"grader": name, ...\}'),
+    ({**SUM, "grader": "numbr"}, "line 2: No grader is named 'numbr'; use one of exact"),
+    ({**SUM, "grader": {"grader": "number", "near": 1}}, "line 2: The grader 'number' has no parameter 'near'"),
+    ({**SUM, "reference": "unknown"}, "line 2: The reference 'unknown' is itself graded wrong"),
+    ({**SUM, "grader": {"grader": "similarity", "at_least": 1}}, "line 2: The similarity grader needs an embedder"),
+    ([1, 2], r'line 2: \[1, 2\] is no object; write \{"prompt": "..."\}'),
+    ('{"prompt": ', r"line 2: '\{\"prompt\": ' is not JSON .*; write one object a line"),
+    ('{"prompt": "x", "level": NaN}', "NaN is no JSON number"),
+    ("[" * 100_000, "is not JSON"),
+    ('{"prompt": "half of \\ud83d"}', r"line 2: '\\ud83d' is half of a character"),
+]
+
+
+def test_a_line_that_cannot_be_used_is_refused_with_its_place_and_the_cure(write):
+    for line, said in REFUSED_LINES:
+        path = write(POEM, line)
+        with pytest.raises(InvalidDataError, match=said) as refused:
+            read_questions(path)
+        assert str(refused.value).startswith(f"{path}: line 2")
+        assert len(str(refused.value).removeprefix(str(path))) < 300
 
 
 def test_a_function_that_fails_on_its_reference_is_named_with_the_line(write):

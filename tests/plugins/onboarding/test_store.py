@@ -77,7 +77,7 @@ def measurements():
 
 fresh = itertools.count()
 many_times = hypothesis_settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

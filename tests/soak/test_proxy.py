@@ -1,0 +1,109 @@
+"""The proxy under load; many minutes. SOAK_REQUESTS=500 is a smaller run.
+
+pytest tests/soak/test_proxy.py --override-ini addopts='' -s
+"""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.plugins.redis_server import serve_redis
+from tests.plugins.servers import KEY, missing_of_extra
+from tests.soak.proxy import REQUESTS, Client, bare_proxy, faults, fleet, one_by_one, run, session
+
+if missing := missing_of_extra("litellm", "proxy"):
+    pytest.skip(f"LiteLLM's proxy needs {', '.join(missing)}.", allow_module_level=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of threads and forks: the load is what is looked at
+
+
+def allowed(served):
+    """The headers that leave out the forbidden model."""
+    return {"x-unirouter-candidates": ",".join(served.models[:3])}
+
+
+async def test_nothing_is_lost_answered_twice_or_by_an_ineligible_member(world, tmp_path):
+    with fleet(world, tmp_path) as served, bare_proxy(served.url) as bare:
+        served.start(1)
+        (replica,) = served.replicas
+        used = []
+
+        async def look():
+            used.append(replica.usage())
+
+        async with session() as http:
+            only_good = {"x-unirouter-candidates": served.models[2]}
+            bare_calls = {"bare": Client(http, [bare], "good", {"authorization": f"Bearer {KEY}"})}
+            calls = {**bare_calls, "routed": Client(http, [replica.url], "unirouter", allowed(served))}
+            loads = await run(calls, REQUESTS, [look] * 9)
+            alone = await one_by_one({**bare_calls, "routed": Client(http, [replica.url], "unirouter", only_good)})
+        assert faults(loads["routed"], served.asked(), served.roles) == ""
+    added = 1000 * (alone["routed"] - alone["bare"])
+    print(f"one at a time, to the same member, routing adds {added[0]:.1f} ms p50, {added[1]:.1f} ms p99")
+    for name, load in loads.items():
+        p50, p99 = load.times()
+        print(f"{name}: p50 {1000 * p50:.0f} ms, p99 {1000 * p99:.0f} ms")
+    print("memory, files:", *(f"{memory:.0f} MiB {files}" for memory, files in used), sep="\n  ")
+    memory, files = zip(*used[2:], strict=True)
+    assert max(files) - min(files) <= 2 * 64  # connections to clients and members
+    assert max(memory) < 1.25 * memory[0]
+
+
+async def test_a_replica_killed_under_load_loses_nothing_that_a_retry_does_not_get(world, tmp_path):
+    with fleet(world, tmp_path) as served, serve_redis() as redis:
+        served.start(2, REDIS_URL=redis.url)
+
+        async def kill():
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(served.replicas[0].kill)
+
+        async with session() as http:
+            client = Client(http, [replica.url for replica in served.replicas], "unirouter", allowed(served))
+            loads = await run({"routed": client}, REQUESTS, [kill])
+        assert len(client.retried) >= 1
+        assert faults(loads["routed"], served.asked(), served.roles, client.retried) == ""
+
+
+async def test_redis_killed_and_started_again_under_load_loses_nothing(world, tmp_path):
+    with fleet(world, tmp_path) as served, serve_redis() as redis:
+        served.start(2, REDIS_URL=redis.url)
+
+        async def kill():
+            await asyncio.to_thread(redis.kill)
+
+        async def start():
+            await asyncio.to_thread(redis.start)
+
+        async with session() as http:
+            client = Client(http, [replica.url for replica in served.replicas], "unirouter", allowed(served))
+            loads = await run({"routed": client}, REQUESTS, [kill, start])
+        asked = served.asked()
+        assert client.retried == []
+        assert faults(loads["routed"], asked, served.roles) == ""
+
+
+async def test_the_router_s_folder_replaced_under_load_loses_nothing_and_is_served_in_two_seconds(world, tmp_path):
+    with fleet(world, tmp_path) as served:
+        served.start(1)
+        first, router, profile = served.models[0], served.router, served.router.pool[served.models[0]]
+
+        async def replace():
+            if first in router.pool:
+                router.retire(first)
+            else:
+                router.onboard(profile)
+            await asyncio.to_thread(router.save, served.folder)
+
+        async with session() as http:
+            client = Client(http, [served.replicas[0].url], "unirouter")
+            loads = await run({"routed": client}, REQUESTS, [replace] * 9)
+            await asyncio.sleep(2)
+            assert first not in router.pool
+            ends, late = time.monotonic() + 1, []
+            while time.monotonic() < ends:
+                late.append((await client(f"What is 14 plus 37? late {len(late)}"))[1])
+        asked = served.asked()
+        assert first not in late
+        lines = faults(loads["routed"], asked, served.roles)
+        assert [line for line in lines.splitlines() if not line.startswith("forbidden")] == []

@@ -1,0 +1,66 @@
+"""The command that serves a router through LiteLLM's proxy."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unirouter_core.exceptions import InvalidDataError, missing_package
+from unirouter_plugins.cli import options, show
+
+
+def serve(
+    router: options.Router,
+    pool: options.PoolFile = None,
+    trust: options.Trust = False,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen at; this machine alone by default.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port to listen at.")] = 4000,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="Per-call timeout; after it the next model is called.")
+    ] = 300,
+    config_only: Annotated[bool, options.flag("Print the proxy's config, and start nothing.", "--config-only")] = False,
+) -> None:
+    """Serve OpenAI's and Anthropic's APIs: model="unirouter" routes, "unirouter/NAME" calls that model."""
+    folder = options.existing(router)
+    needs_key = config_only or bool(os.environ.get("LITELLM_MASTER_KEY"))
+    if not (needs_key or _is_loopback(host)):
+        raise InvalidDataError(
+            f"At --host {host} others can call your models; set LITELLM_MASTER_KEY to the key that clients send."
+        )
+    with show.working("Loading"):
+        from unirouter_plugins.litellm import load_router, open_litellm
+        from unirouter_plugins.serving import proxy_config
+
+        open_litellm()
+        try:
+            import yaml
+            from litellm.proxy import proxy_cli
+        except ImportError as missing:
+            raise missing_package("LiteLLM's proxy", "serve") from missing
+        loaded = load_router(folder, options.members(folder, pool), trust=trust)
+        config = proxy_config(loaded, folder, pool, trust=trust, timeout=timeout, needs_key=needs_key)
+    text = yaml.safe_dump(config, sort_keys=False)
+    if config_only:
+        typer.echo(text, nl=False)
+        return
+    with tempfile.TemporaryDirectory(prefix="unirouter-") as place:
+        file = Path(place, "config.yaml")
+        file.write_text(text)
+        show.say(f"http://{host}:{port}/v1 serves {', '.join(loaded.pool)}; model is unirouter, or unirouter/NAME.")
+        proxy_cli.run_server.main(
+            ["--config", str(file), "--host", host, "--port", str(port), "--telemetry", "False"], standalone_mode=False
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,122 @@
+"""A request of the proxy, whichever API it came in by: its chat, its parameters, what it sets for the router."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.rule import check_cost_weight
+from unirouter_plugins.litellm.chat import RECORD, Chat, Messages, texts_of
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.serving.config import GROUP
+
+OPTIONS = ("cost_weight", "candidates", "question", "baseline")
+"""What a request may set: in the header x-unirouter-cost-weight, or in its metadata as {"unirouter": {...}}."""
+
+_OF_MESSAGES = ("system", "tools", "tool_choice", "max_tokens", "temperature", "stop_sequences", "thinking", "top_p")
+_OF_RESPONSES = ("instructions", "tools", "text", "max_output_tokens", "temperature", "reasoning", "top_p")
+
+
+@dataclass(frozen=True)
+class ProxyRequest:
+    """What a client asks for."""
+
+    chat: Chat
+    parameters: Mapping[str, Any]
+    options: Mapping[str, Any]
+    forced: str | None = None  # the model of the pool that it names, or that holds its conversation
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], messages: Messages | None) -> Self:
+        """Return the request that LiteLLM's router has been given."""
+        sent, parameters = _as_chat(given, messages)
+        group = str(metadata_of(given).get("model_group"))
+        forced = group.removeprefix(f"{GROUP}/") if group.startswith(f"{GROUP}/") else None
+        if held := given.get("previous_response_id"):
+            from litellm.responses.utils import ResponsesAPIRequestUtils
+
+            forced = name_of(ResponsesAPIRequestUtils.get_model_id_from_response_id(held) or "") or forced
+        return cls(Chat.of(sent, parameters), parameters, _options_of(given), forced)
+
+    @property
+    def digests(self) -> list[str]:
+        """A digest of the conversation before each answer in it, and of the whole: what its client sent until then."""
+        told, found = hashlib.sha256(), []
+        for message in self.chat.messages:
+            if message["role"] == "assistant":
+                found.append(told.hexdigest())
+            elif message["role"] not in ("system", "developer"):
+                said = [message["role"], message.get("tool_call_id"), *texts_of(message.get("content"))]
+                told.update(json.dumps(said, default=str).encode())
+        return [*found, told.hexdigest()]
+
+    def written_by(self, models: Sequence[str | None]) -> Self:
+        """Return the request, with the model that each answer in its conversation came from, where that is known."""
+        if not any(models):
+            return self
+        each = iter(models)
+        writers = [next(each) if message["role"] == "assistant" else None for message in self.chat.messages]
+        return replace(self, chat=replace(self.chat, answered_by=writers))
+
+
+def metadata_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that the proxy keeps of a request: apart, where the API has metadata for the provider."""
+    held: dict[str, Any] = given.get("litellm_metadata") or given.get("metadata") or {}
+    return held
+
+
+def name_of(deployment: str) -> str:
+    """Return the model of the pool with that id in LiteLLM's router."""
+    return deployment.rpartition("@")[0]
+
+
+def _as_chat(given: Mapping[str, Any], messages: Messages | None) -> tuple[Messages, dict[str, Any]]:
+    """Return the messages and the parameters in OpenAI's chat format."""
+    chat: Mapping[str, Any] = {**given, "messages": messages}
+    if getattr(given.get("litellm_logging_obj"), "call_type", "") == "anthropic_messages":
+        from litellm.llms.anthropic.pass_through.adapters.transformation import AnthropicAdapter
+
+        body = {name: given[name] for name in _OF_MESSAGES if given.get(name) is not None}
+        sent = [*(messages or ())]
+        results = [part for part in _parts(sent[-1]) if part.get("type") == "tool_result"] if sent else []
+        if results:  # what agents put beside the results of tools is no new prompt
+            sent[-1] = {**sent[-1], "content": results}
+        chat = AnthropicAdapter().translate_completion_input_params({**body, "model": GROUP, "messages": sent})
+    elif messages is None and "input" in given:
+        from litellm.responses.litellm_completion_transformation.transformation import LiteLLMCompletionResponsesConfig
+
+        body = {name: given[name] for name in _OF_RESPONSES if given.get(name) is not None}
+        transform = LiteLLMCompletionResponsesConfig.transform_responses_api_request_to_chat_completion_request
+        chat = transform(GROUP, given["input"], body)
+    names = {*open_litellm().OPENAI_CHAT_COMPLETION_PARAMS, "thinking"} - {"metadata", "user", "extra_headers"}
+    return chat["messages"], {name: chat[name] for name in names if chat.get(name) is not None}
+
+
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = message.get("content")
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
+def _options_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a request sets for the router, checked; its headers win over its metadata."""
+    options: dict[str, Any] = {}
+    for held in (given.get("metadata") or {}, given.get("litellm_metadata") or {}):
+        own = (held.get("requester_metadata") or held).get(RECORD)
+        options |= own if isinstance(own, Mapping) else {}
+    headers = (given.get("proxy_server_request") or {}).get("headers") or {}
+    named = {name: headers.get(f"x-{GROUP}-{name.replace('_', '-')}") for name in OPTIONS}
+    options |= {name: value for name, value in named.items() if value is not None}
+    if unknown := options.keys() - {*OPTIONS}:
+        raise InvalidDataError(f"{min(unknown)!r} is nothing that a request sets; there are {', '.join(OPTIONS)}.")
+    if (weight := options.get("cost_weight")) is not None:
+        try:
+            options["cost_weight"] = check_cost_weight(float(weight))
+        except (TypeError, ValueError):
+            raise InvalidDataError(f"cost_weight={weight!r:.40} must be a number of at least 0, or inf.") from None
+    if isinstance(names := options.get("candidates"), str):
+        options["candidates"] = [name.strip() for name in names.split(",") if name.strip()]
+    return options

@@ -1,0 +1,105 @@
+"""The router that the proxy serves, loaded again when its folder changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from unirouter_core.exceptions import UniRouterError
+from unirouter_core.router import UniRouter
+from unirouter_plugins.litellm import load_router
+from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.pool_file import BESIDE
+from unirouter_plugins.litellm.snapshot import PoolModels
+from unirouter_plugins.serving.config import GROUP, POOL, ROUTER, TRUST, deployments, group_settings
+
+LOG = logging.getLogger("unirouter")
+EVERY = 0.5
+"""Seconds between two looks at the folder."""
+
+
+class Deployments(PoolModels[str]):
+    """The models of a pool as the proxy's deployments."""
+
+    def make(self, arguments: dict[str, Any], *, is_last: bool) -> str:
+        """Return the name that LiteLLM calls."""
+        return str(arguments["model"])
+
+
+class WatchedRouter:
+    """The router in a folder, its models called as a `pool.toml` says; both are read again when they change."""
+
+    def __init__(self, folder: Path, pool: str = BESIDE, *, trust: bool = False) -> None:
+        self.folder, self.pool, self.trust = folder, pool, trust
+        self.models, self.redis = Deployments(), None
+        self._stamp = self._look()
+        self.router = self._load()
+        self._task: asyncio.Task[None] | None = None
+        with contextlib.suppress(RuntimeError):  # no loop runs where the module is imported elsewhere
+            asyncio.get_running_loop()
+            self.start()
+
+    @classmethod
+    def from_environment(cls) -> WatchedRouter:
+        """Return the router that the proxy's config names."""
+        trust = os.environ.get(TRUST, "").lower() == "true"
+        return cls(Path(os.environ[ROUTER]), os.environ.get(POOL, BESIDE), trust=trust)
+
+    def start(self) -> None:
+        """Begin to watch, in the running loop, unless that is done already."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        self._serve()
+        while True:
+            await asyncio.sleep(EVERY)
+            before = await asyncio.to_thread(self._look)
+            if before == self._stamp:
+                continue
+            try:
+                router = await asyncio.to_thread(self._load)
+            except (UniRouterError, OSError) as failed:
+                LOG.warning("%s changed and cannot be served, so the router as it was is: %s", self.folder, failed)
+                continue
+            if before == await asyncio.to_thread(self._look):  # else it was being written meanwhile
+                self._stamp, self.router = before, router
+                self._serve()
+
+    def _load(self) -> UniRouter:
+        return load_router(self.folder, self.pool, trust=self.trust, warm=False)
+
+    def _look(self) -> list[Any]:
+        """Return what changes when the router is saved, or its `pool.toml` is."""
+        table = self.folder.resolve().parent / "pool.toml" if self.pool == BESIDE else Path(self.pool)
+        found = []
+        for path in (*(self.folder / name for name in ("", "router.json", "weights.npz", "pool")), table):
+            with contextlib.suppress(OSError):
+                seen = path.stat()
+                found.append((str(path), seen.st_ino, seen.st_mtime_ns, seen.st_size))
+        return found
+
+    def _serve(self) -> None:
+        """Give LiteLLM's router the pool's deployments: at once for requests, as nothing is awaited."""
+        from litellm.proxy import proxy_server
+        from litellm.types.router import Deployment
+
+        if (proxy := proxy_server.llm_router) is None:
+            return
+        self.models, self.redis = Deployments(settings={"timeout": proxy.timeout}), proxy.cache.redis_cache
+        made = {each["model_info"]["id"]: each for each in deployments(self.router)}
+        served = {each["model_info"]["id"] for each in proxy.model_list if each["model_name"] == GROUP}
+        for new in made.keys() - served:
+            params = made[new]["litellm_params"]
+            if "api_key" in params:
+                params["api_key"] = open_litellm().get_secret(params["api_key"])
+            proxy.add_deployment(Deployment(**made[new]))
+        for old in served - made.keys():
+            proxy.delete_deployment(old)
+        for name, settings in group_settings(self.router).items():
+            others = {key: value for key, value in (getattr(proxy, name) or {}).items() if not key.startswith(GROUP)}
+            setattr(proxy, name, others | settings)
