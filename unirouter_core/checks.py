@@ -22,7 +22,9 @@ FEWEST_IN_BIN = 5  # answers; bins with fewer are merged with the next
 FEWEST_ANSWERS = 40  # with a signal; a check with fewer is not used
 PRIOR_SHARE = 3.0  # answers that wrong and right ones are given of every bin's overall share
 PRIOR_ANSWERS = 10.0  # answers that each model is given in a bin, at its error there by the other models'
-LEAST_GAIN = 0.005  # of error + cost_weight * cost: what a check must promise, as estimates of a gain are this noisy
+LEAST_GAIN = (
+    0.15  # over the root of the number of answers: what a check must promise, as gains are estimated so noisily
+)
 THRESHOLDS = np.geomspace(1 / 8, 8, 25)  # that are tried, as shares of the wrong answers allowed: fixed, for the bound
 FIRST_TRIED = (4, 8, 12)  # positions there: a quarter, a half and all of the wrong answers allowed
 NOT_GIVEN = 1e6  # added to the score of an answer over its limit, which is then given only where no other model may be
@@ -46,6 +48,8 @@ class Check:
         The shares of wrong and of right answers in each bin.
     odds : array (n_bins, m)
         What every model's odds of an error are multiplied by.
+    n : int
+        The answers with a signal.
     limit : float
         The answer may be given where its error is expected to be at most this; see `acceptance_limit`.
     """
@@ -57,6 +61,7 @@ class Check:
     in_wrong: Array
     in_right: Array
     odds: Array
+    n: int
     limit: float = 1.0
 
     @classmethod
@@ -80,7 +85,7 @@ class Check:
         odds = _odds(members, others)
         in_wrong, in_right = in_wrong / in_wrong.sum(), in_right / in_right.sum()
         odds[:, column] = in_wrong / in_right
-        return cls(name, column, float(usd), edges, in_wrong, in_right, odds, limit)
+        return cls(name, column, float(usd), edges, in_wrong, in_right, odds, len(values), limit)
 
     def bin_of(self, signal: float) -> int:
         """Return the bin of a signal."""
@@ -152,8 +157,8 @@ def look_ahead(
     """Return errors and USD (n, m) where a model whose check pays is worth what asking it with the check is.
 
     The labels (n, m) are positions in `checks`, -1 where a model's answer is not to be checked. A check pays where it
-    lowers the least error + cost_weight * cost of all models that are `eligible` (m,) by more than `LEAST_GAIN`. One
-    with a limit is run whether it pays or not.
+    lowers the least error + cost_weight * cost of all models that are `eligible` (m,) by more than `LEAST_GAIN` allows
+    for noise. One with a limit is run whether it pays or not.
     """
     found, used = (np.array(errors, np.float64), np.array(costs, np.float64)), np.full(errors.shape, -1)
     scores = found[0] + cost_weight * found[1]
@@ -162,7 +167,8 @@ def look_ahead(
         error, usd = check.value(errors, costs, cost_weight, eligible)
         score, column = error + cost_weight * usd, check.column
         better = score < found[0][:, column] + cost_weight * found[1][:, column]
-        rows = better & (score < least - LEAST_GAIN) if check.limit == 1 else better | (used[:, column] < 0)
+        pays = better & (score < least - LEAST_GAIN / np.sqrt(check.n))
+        rows = pays if check.limit == 1 else better | (used[:, column] < 0)
         found[0][rows, column], found[1][rows, column], used[rows, column] = error[rows], usd[rows], position
     return *found, used
 

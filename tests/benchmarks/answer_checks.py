@@ -28,7 +28,9 @@ from unirouter_core.evaluate.checking import follow
 from unirouter_core.outcome_files import read_outcomes
 from unirouter_plugins.bench.protocol import Case, Recorded, recorded, split
 
-KINDS = ("agreement", ".7", ".8", ".9", "perfect")
+ALONE = ("mixture", "clairvoyant")  # without checks: one prediction for all prompts, and the true errors
+KINDS = (*ALONE, "agreement", ".7", ".8", ".9", "perfect")
+MOST_JUDGED = 2000  # test prompts of a trial, drawn at random
 WEIGHTS = np.r_[0, np.geomspace(0.01, 100, 30), 1e9]  # of the cost over that of the dearest model
 
 
@@ -73,23 +75,27 @@ def run_trial(
     parts = split(table.outcomes.models, len(table), [0, trial], {})
     case = Case.of(table, parts)
     predicted = case.predict(DefaultEstimator().fit(case.X_train, case.training), n_val).errors
-    dearest, validation = float(case.costs.max()), parts.validation[:n_val]
-    weights, rows = WEIGHTS / dearest, np.arange(len(case.errors))
-    plain = [(predicted + weight * case.costs).argmin(axis=1) for weight in weights]
-    base = areas(case.errors[rows, plain], case.costs[plain], dearest, trial)
-    measured, both = case.measured.errors[:n_val], np.r_[validation, parts.test]
-    every = np.concatenate([measured, case.errors])
+    some = np.random.default_rng(trial).permutation(len(case.errors))[:MOST_JUDGED]
+    predicted, truth, dearest = predicted[some], case.errors[some], float(case.costs.max())
+    measured, both = case.measured.errors[:n_val], np.r_[parts.validation[:n_val], parts.test[some]]
+    every, usd = np.concatenate([measured, truth]), np.broadcast_to(case.costs, truth.shape)
+
+    def found(expected: Array, checks: list[tuple[Check, Array]]) -> tuple[float, float]:
+        paths = [follow(expected, usd, truth, usd, checks, weight) for weight in WEIGHTS / dearest]
+        return areas(*map(np.stack, zip(*paths, strict=True)), dearest, trial)
+
+    base = found(predicted, [])
     for kind in kinds:
-        checks = []
-        for column, usd, signals in signals_of(kind, every, answers[np.ix_(both, parts.new)], case.costs, [trial, 1]):
-            if (check := Check.fit(kind, column, signals[:n_val], measured, usd)) is not None:
-                checks.append((check, signals[n_val:]))
-        usd = np.broadcast_to(case.costs, case.errors.shape)
-        found = [follow(predicted, usd, case.errors, usd, checks, weight) for weight in weights]
-        errors, usd_spent = (np.stack(each) for each in zip(*found, strict=True))
-        area, crossed = areas(errors, usd_spent, dearest, trial)
+        expected, checks = predicted, []
+        if kind in ALONE:
+            expected = truth if kind == "clairvoyant" else np.broadcast_to(measured.mean(axis=0), truth.shape)
+        else:
+            given = signals_of(kind, every, answers[np.ix_(both, parts.new)], case.costs, [trial, 1])
+            fitted = ((Check.fit(kind, col, each[:n_val], measured, price), each[n_val:]) for col, price, each in given)
+            checks = [(check, signals) for check, signals in fitted if check is not None]
+        area, crossed = found(expected, checks)
         gains = {"area": area - base[0], "cross-fitted": crossed - base[1]}
-        yield {"set": table.name, "n_val": n_val, "check": kind, "trial": trial, **gains}
+        yield {"set": table.name, "n_val": n_val, "check": kind, "trial": trial, "default": base[0], **gains}
 
 
 def main() -> None:
@@ -112,7 +118,7 @@ def main() -> None:
             for trial in range(given.trials):
                 found += run_trial(table, answers, given.n_val, trial, given.checks)
     gains = pd.DataFrame(found).groupby(["set", "n_val", "check"], sort=False)
-    shown = gains[["area", "cross-fitted"]].agg(["mean", "sem"]).round(4)
+    shown = gains[["default", "area", "cross-fitted"]].agg(["mean", "sem"]).round(4)
     shown["ahead", "trials"] = gains["cross-fitted"].agg(lambda each: f"{(each > 0).sum()} of {len(each)}")
     print(shown.to_string())
 
