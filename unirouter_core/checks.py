@@ -91,8 +91,8 @@ class Check:
         """Return the bin of a signal."""
         return int(np.searchsorted(self.edges, float(signal)))
 
-    def errors_after(self, errors: Array, found: int) -> Array:
-        """Return the errors (n, m) expected of all models once the model's answer is in bin `found`."""
+    def errors_after(self, errors: Array, found: int | Labels) -> Array:
+        """Return the errors (n, m) expected of all models once the model's answer is in bin `found`, one or (n,)."""
         return _times_odds(errors, self.odds[found])
 
     def value(

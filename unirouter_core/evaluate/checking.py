@@ -12,7 +12,7 @@ import numpy.typing as npt
 from unirouter_core.checks import FEWEST_ANSWERS, NOT_GIVEN, Check, acceptance_limit, look_ahead
 from unirouter_core.curves import Curve, curve_through
 from unirouter_core.display import Table, plus_minus
-from unirouter_core.embedding import Array
+from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.bootstrap import Bootstrap, as_fresh, left_out
 from unirouter_core.evaluate.holdout import FOLDS, HeldOut, held_out
 from unirouter_core.evaluate.reporting import NEARLY
@@ -96,13 +96,13 @@ def check_value(
         Of the bootstrap.
     """
     boot, profile, held = Bootstrap(level, trials, seed), router.pool[model], held_out(router, seed=seed)
-    column, place = held.models.index(model), {name: row for row, name in enumerate(profile.measured.digests)}
+    column, rows_of = held.models.index(model), {name: row for row, name in enumerate(profile.measured.digests)}
     values = np.asarray(signals, np.float64)
     if values.shape != profile.errors.shape or held.digests is None:
         raise InvalidDataError(
             f"{model!r} has {len(profile.errors)} prompts, and the signals have shape {values.shape}."
         )
-    values = values[[place[str(name)] for name in held.digests]]
+    values = values[[rows_of[str(name)] for name in held.digests]]
     known, dearest = ~np.isnan(values), float(held.costs.mean(axis=0).max())
     if (n := int(known.sum())) < FEWEST_ANSWERS:
         raise InvalidDataError(
@@ -126,9 +126,13 @@ def check_value(
         errors[0, place], spent[0, place] = held.outcome(held.chosen(weight))
         for fitted, judged in parts:
             checks = [] if fitted is None else [(dataclasses.replace(fitted, limit=limit), values[judged])]
-            known_of = held.predicted_errors, held.predicted_costs, held.errors, held.costs
             errors[1, place, judged], spent[1, place, judged] = follow(
-                *(each[judged] for each in known_of), checks, weight
+                held.predicted_errors[judged],
+                held.predicted_costs[judged],
+                held.errors[judged],
+                held.costs[judged],
+                checks,
+                weight,
             )
     areas, costs = np.array([*_out_of_bag(errors, spent, held, boot)]).T
     area, saving = boot.interval(as_fresh(areas)), boot.interval(as_fresh(costs))
@@ -192,9 +196,9 @@ def _out_of_bag(errors: Array, spent: Array, held: HeldOut, boot: Bootstrap) -> 
     """
     dearest, positions = float(held.costs.mean(axis=0).max()), np.arange(errors.shape[1])
 
-    def curve(policy: int, weights: Array, points: Array) -> Curve:
-        means = (each[policy][points] @ weights / weights.sum() for each in (spent, 1 - errors))
-        return curve_through(*means, points.astype(float))
+    def curve(policy: int, weights: Array, points: Labels) -> Curve:
+        cost, quality = (each[policy][points] @ weights / weights.sum() for each in (spent, 1 - errors))
+        return curve_through(cost, quality, points.astype(float))
 
     for counts in boot.counts(len(held)):
         out = left_out(counts)

@@ -160,7 +160,8 @@ def named_checks(
         raise InvalidDataError(f"{given!r} is one name, not a list of names; put it in a list.")
     named = dict(given) if isinstance(given, Mapping) else {name: members.checks.get(name, name) for name in given}
     for name, spec in named.items():
-        if members.beside is not None and spec is members.checks.get(name) and "command" in spec:
+        own = members.checks.get(name)
+        if members.beside is not None and spec is own and isinstance(own, Mapping) and "command" in own:
             raise InvalidDataError(
                 f"The check {name!r} of {members.beside} runs a command; that file is beside the router, and was not "
                 f"named: add --pool {members.beside}, or pool=..., to run it."
@@ -201,7 +202,8 @@ def _code(answer: str) -> str:
 @_checked
 def parses(*, language: Literal["json", "python", "sql"] = "json") -> CheckFunction:
     """Return whether the answer, or its only code fence, can be parsed; SQL as SQLite does. Nothing is run."""
-    parse = {"json": json.loads, "python": ast.parse, "sql": _parse_sql}[language]
+    parsers: dict[str, Callable[[str], object]] = {"json": json.loads, "python": ast.parse, "sql": _parse_sql}
+    parse = parsers[language]
 
     def check(prompt: str, answer: str, context: Context) -> bool | None:
         if len(text := _code(answer)) > LONGEST:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unirouter_core.documents import Documents
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import ModelProfile, digests
@@ -59,7 +60,8 @@ def check_stored(
 
     rows = {name: row for row, name in enumerate(profile.measured.digests)}
     signals, spent = np.full(len(rows), np.nan), list[float]()
-    named = digests([question.prompt for question in questions], [question.documents or () for question in questions])
+    documents = [Documents.of(question.documents or ()) for question in questions]
+    named = digests([question.prompt for question in questions], documents)
     for question, name in zip(questions, named, strict=True):
         if name in rows and (answer := first.get((question.digest, 0))) is not None:
             context = Context(model, question.messages, documents=question.documents or (), ask=ask)
