@@ -35,6 +35,10 @@ def test_the_readme_s_python_runs_in_order(fresh_folder: Path) -> None:
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)  # our own README
     assert (fresh_folder / "my.router" / "router.json").is_file()
+    assert (namespace["tuning"].level, namespace["made"].level) == (
+        "pays",
+        "pays",
+    )  # what the first page shows must win
 
 
 def test_the_readme_s_commands_run_in_order(fresh_folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unirouter_core.costs import Prices
+from unirouter_core.costs import Prices, TokenCounter
 from unirouter_core.data import CELLS, Evaluation, Outcomes, as_array
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.exceptions import InvalidDataError
@@ -32,6 +32,8 @@ from unirouter_core.reading import (
 from unirouter_core.tables import GivenColumns, GivenScale, Scale, find_layout, grades, is_empty, refuse
 
 MOST_CELLS, LEAST_KNOWN = 2**23, 16  # a larger table has an answer in each 16 cells, or its columns are others
+
+ANSWER_TOKENS = 200  # of an answer that nothing is known of but its model's prices
 
 COST_UNKNOWN: Mapping[str, Any] = {
     "prices": Prices(0, 0),
@@ -75,7 +77,8 @@ def read_outcomes(
         The scale of the grades, unless in [0, 1] or true and false: "0-100", "1-5", "A=1,B=0.8,C=0".
     prices : mapping of model to Prices, optional
         List prices, before those of the folder. They fill in the costs that the file does not give, where both
-        token counts are known; a cost in the file stays.
+        token counts are known; a cost in the file stays. In a table with neither costs nor token counts, the tokens
+        of prompts are counted, and an answer is taken to have 200.
 
     Notes
     -----
@@ -141,10 +144,12 @@ def to_outcomes(
     columns: GivenColumns | None = None,
     scale: GivenScale | None = None,
     understood: str | None = None,
+    answers: Sequence[Any] = (),
 ) -> Outcomes:
     """Return the outcomes of a table, repeats of a prompt and model averaged.
 
-    `understood` is the summary of the table's layout, by default `Layout.shown`.
+    `understood` is the summary of the table's layout, by default `Layout.shown`; `answers` are the texts that were
+    graded, where they are known: their tokens are counted where the table has prices and neither costs nor tokens.
     """
     layout, worth = find_layout(table.values, columns, table.values), Scale.of(scale)
     if not table.places:
@@ -162,6 +167,13 @@ def to_outcomes(
         blocks.append([errors, *(table.amounts(name) for name in (found.cost, found.tokens_in, found.tokens_out))])
     lines = dict(zip(CELLS, map(np.concatenate, zip(*blocks, strict=True)), strict=True))
     known = for_models(dict.fromkeys(names), prices or {})
+    notes = []
+    if known and all(np.isnan(lines[name]).all() for name in ("costs", "tokens_in", "tokens_out")):
+        has_answers = any(not is_empty(answer) for answer in answers)
+        lines["tokens_in"] = np.tile(_counted(prompts), len(blocks))
+        lines["tokens_out"] = _counted(answers) if has_answers else np.full(len(names), float(ANSWER_TOKENS))
+        lengths = "" if has_answers else f", {ANSWER_TOKENS} assumed for an answer"
+        notes = [f"costs by the given prices, tokens counted{lengths}"]
     lines["costs"] = _fill_costs(lines["costs"], lines["tokens_in"], lines["tokens_out"], names, known)
     row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     column_of = {model: column for column, model in enumerate(dict.fromkeys(names))}
@@ -171,8 +183,16 @@ def to_outcomes(
     rows_of_lines = np.array([row_of[prompt] for prompt in prompts] * len(blocks))
     cells = rows_of_lines * shape[1] + np.array([column_of[name] for name in names])
     arrays = {name: _means(cells, values, shape) for name, values in lines.items()}
-    source = _summary(understood or layout.shown(worth), lines, arrays, list(column_of))
+    source = _summary("; ".join([understood or layout.shown(worth), *notes]), lines, arrays, list(column_of))
     return Outcomes(list(row_of), list(column_of), **arrays, prices=known, source=source)
+
+
+def _counted(texts: Sequence[Any]) -> Array:
+    """Return the tokens of each text, 0 where it is none; equal texts are counted once."""
+    known = ["" if is_empty(text) else str(text) for text in texts]
+    different = list(dict.fromkeys(known))
+    tokens = dict(zip(different, TokenCounter().count(different).tolist(), strict=True))
+    return np.array([tokens[text] for text in known])
 
 
 def count(n: int, what: str) -> str:

@@ -69,7 +69,13 @@ def plot(
     costs, qualities = 1000 * np.array([cost for cost, _ in models.values()]), np.array([q for _, q in models.values()])
     _, own_cost, own_quality = here
     lines, (first, *others) = {name: _line(curve, costs) for name, curve in curves.items()}, curves
-    _scale(axes, costs, np.concatenate([qualities, [own_quality], *(line[1] for line in lines.values())]))
+    drawn = [
+        qualities,
+        np.array([own_quality]),
+        *(line[1] for line in lines.values()),
+        np.array([end for _, *ends in band for end in ends]),
+    ]
+    _scale(axes, costs, np.concatenate(drawn))
     style(axes, "USD per 1,000 prompts", "quality", text)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.3g}" if share > 1 else f"{100 * share:.3g}%")
     if band:

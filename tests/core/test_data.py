@@ -43,46 +43,47 @@ def test_what_is_done_later_to_the_callers_arrays_changes_nothing():
     assert table.costs.tolist() == [[1, 1], [1, 1]]
 
 
-@pytest.mark.parametrize(
-    ("prompts", "message"),
-    [
+def test_a_prompt_without_text_is_refused():
+    for prompts, message in [
         ("2 + 2?", "list of strings, not one string '2 \\+ 2\\?'; put it in a list"),
         (["2 + 2?", ""], "Prompt 1 is empty; remove it or give it text"),
         (["2 + 2?", " \n\t"], "Prompt 1 is empty; remove it"),
         ([None, "A poem."], "Prompt 0 is NoneType None, not a string"),
         (["2 + 2?", 4], "Prompt 1 is int 4, not a string"),
-    ],
-)
-def test_a_prompt_without_text_is_refused(prompts, message):
-    with pytest.raises(InvalidDataError, match=message):
-        Outcomes(prompts, MODELS, ERRORS)
+    ]:
+        with pytest.raises(InvalidDataError, match=message):
+            Outcomes(prompts, MODELS, ERRORS)
 
 
-@pytest.mark.parametrize("value", [1.5, -0.1, np.inf, -np.inf])
-def test_an_error_outside_0_to_1_in_a_table_is_refused(value):
-    with pytest.raises(InvalidDataError, match=rf"errors: {value:g} must be in \[0, 1\]; give 1 - quality"):
-        Outcomes(TWO, MODELS, [[1, 0], [value, 0]])
+def test_an_error_outside_0_to_1_in_a_table_is_refused():
+    for value in [1.5, -0.1, np.inf, -np.inf]:
+        with pytest.raises(InvalidDataError, match=rf"errors: {value:g} must be in \[0, 1\]; give 1 - quality"):
+            Outcomes(TWO, MODELS, [[1, 0], [value, 0]])
 
 
-@pytest.mark.parametrize("name", ["costs", "tokens_in", "tokens_out"])
-@pytest.mark.parametrize("value", [-2.0, np.inf])
-def test_a_negative_or_infinite_cost_or_count_is_refused(name, value):
-    with pytest.raises(InvalidDataError, match=f"{name}: {value:g} must be finite and >= 0; leave unknown ones NaN"):
-        Outcomes(TWO, MODELS, ERRORS, **{name: [[0, value], [0, 0]]})
+def test_a_negative_or_infinite_cost_or_count_is_refused():
+    for value in [-2.0, np.inf]:
+        for name in ["costs", "tokens_in", "tokens_out"]:
+            with pytest.raises(
+                InvalidDataError, match=f"{name}: {value:g} must be finite and >= 0; leave unknown ones NaN"
+            ):
+                Outcomes(TWO, MODELS, ERRORS, **{name: [[0, value], [0, 0]]})
 
 
-@pytest.mark.parametrize("name", ["costs", "tokens_in", "tokens_out"])
-def test_shapes_that_differ_are_refused(name):
-    with pytest.raises(InvalidDataError, match=rf"{name} has shape \(2, 1\), but 2 prompts and 2 models need \(2, 2\)"):
-        Outcomes(TWO, MODELS, ERRORS, **{name: [[1], [1]]})
-    with pytest.raises(InvalidDataError, match=r"errors has shape \(2, 2\), but 1 prompts and 2 models"):
-        Outcomes(TWO[:1], MODELS, ERRORS)
+def test_shapes_that_differ_are_refused():
+    for name in ["costs", "tokens_in", "tokens_out"]:
+        with pytest.raises(
+            InvalidDataError, match=rf"{name} has shape \(2, 1\), but 2 prompts and 2 models need \(2, 2\)"
+        ):
+            Outcomes(TWO, MODELS, ERRORS, **{name: [[1], [1]]})
+        with pytest.raises(InvalidDataError, match=r"errors has shape \(2, 2\), but 1 prompts and 2 models"):
+            Outcomes(TWO[:1], MODELS, ERRORS)
 
 
-@pytest.mark.parametrize("errors", [[[1, 0], [0]], [["right", "wrong"], [0, 1]]])
-def test_what_is_no_table_of_numbers_is_refused(errors):
-    with pytest.raises(InvalidDataError, match=r"errors is no array of numbers .*; give one row for each prompt"):
-        Outcomes(TWO, MODELS, errors)
+def test_what_is_no_table_of_numbers_is_refused():
+    for errors in [[[1, 0], [0]], [["right", "wrong"], [0, 1]]]:
+        with pytest.raises(InvalidDataError, match=r"errors is no array of numbers .*; give one row for each prompt"):
+            Outcomes(TWO, MODELS, errors)
 
 
 def test_a_duplicate_model_is_refused():
@@ -97,25 +98,25 @@ VALIDATION = ValidationSet(PROMPTS)
 # --- ValidationSet ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompts", [[], ["2 + 2?"]])
-def test_a_validation_set_needs_two_prompts(prompts):
-    with pytest.raises(InvalidDataError, match=f"{len(prompts)} validation prompts are too few; give at least 2"):
-        ValidationSet(prompts)
+def test_a_validation_set_needs_two_prompts():
+    for prompts in [[], ["2 + 2?"]]:
+        with pytest.raises(InvalidDataError, match=f"{len(prompts)} validation prompts are too few; give at least 2"):
+            ValidationSet(prompts)
 
 
-@pytest.mark.parametrize(
-    ("prompts", "message"),
-    [(["2 + 2?", " "], "Prompt 1 is empty; remove it"), (["2 + 2?", 4.5], "Prompt 1 is float 4.5, not a string")],
-)
-def test_a_validation_prompt_without_text_is_refused(prompts, message):
-    with pytest.raises(InvalidDataError, match=message):
-        ValidationSet(prompts)
+def test_a_validation_prompt_without_text_is_refused():
+    for prompts, message in [
+        (["2 + 2?", " "], "Prompt 1 is empty; remove it"),
+        (["2 + 2?", 4.5], "Prompt 1 is float 4.5, not a string"),
+    ]:
+        with pytest.raises(InvalidDataError, match=message):
+            ValidationSet(prompts)
 
 
-@pytest.mark.parametrize("name", ["references", "graders", "messages", "documents"])
-def test_there_is_one_of_each_for_each_prompt(name):
-    with pytest.raises(InvalidDataError, match=f"3 prompts but 2 {name}; give one for each"):
-        ValidationSet(PROMPTS, **{name: [[], []]})
+def test_there_is_one_of_each_for_each_prompt():
+    for name in ["references", "graders", "messages", "documents"]:
+        with pytest.raises(InvalidDataError, match=f"3 prompts but 2 {name}; give one for each"):
+            ValidationSet(PROMPTS, **{name: [[], []]})
 
 
 def test_known_outcomes_are_of_the_same_prompts_in_the_same_order():
@@ -136,42 +137,44 @@ def test_a_failed_call_is_no_wrong_answer():
     assert evaluation.truncated.tolist() == [False] * 3
 
 
-@pytest.mark.parametrize("errors", [[np.nan] * 3, [1.0, np.nan, None]])
-def test_an_evaluation_needs_two_usable_answers(errors):
-    usable = int((~np.isnan(np.array(errors, float))).sum())
-    with pytest.raises(InvalidDataError, match=f"'poet' has {usable} usable answers; give at least 2"):
-        Evaluation("poet", VALIDATION, errors)
+def test_an_evaluation_needs_two_usable_answers():
+    for errors in [[np.nan] * 3, [1.0, np.nan, None]]:
+        usable = int((~np.isnan(np.array(errors, float))).sum())
+        with pytest.raises(InvalidDataError, match=f"'poet' has {usable} usable answers; give at least 2"):
+            Evaluation("poet", VALIDATION, errors)
 
 
-@pytest.mark.parametrize("value", [1.01, -1.0, np.inf])
-def test_an_error_outside_0_to_1_is_refused(value):
-    message = rf"'poet': errors: {value:g} must be in \[0, 1\]; give 1 - quality"
-    with pytest.raises(InvalidDataError, match=message):
-        Evaluation("poet", VALIDATION, [0.0, 1.0, value])
+def test_an_error_outside_0_to_1_is_refused():
+    for value in [1.01, -1.0, np.inf]:
+        message = rf"'poet': errors: {value:g} must be in \[0, 1\]; give 1 - quality"
+        with pytest.raises(InvalidDataError, match=message):
+            Evaluation("poet", VALIDATION, [0.0, 1.0, value])
 
 
-@pytest.mark.parametrize("name", ["costs", "tokens_in", "tokens_out", "latencies"])
-@pytest.mark.parametrize("value", [-0.5, np.inf])
-def test_an_amount_below_0_or_without_end_is_refused(name, value):
-    with pytest.raises(InvalidDataError, match=f"'poet': {name}: {value:g} must be finite and >= 0; leave unknown"):
-        Evaluation("poet", VALIDATION, [0, 1, 1], **{name: [0, 1, value]})
+def test_an_amount_below_0_or_without_end_is_refused():
+    for value in [-0.5, np.inf]:
+        for name in ["costs", "tokens_in", "tokens_out", "latencies"]:
+            with pytest.raises(
+                InvalidDataError, match=f"'poet': {name}: {value:g} must be finite and >= 0; leave unknown"
+            ):
+                Evaluation("poet", VALIDATION, [0, 1, 1], **{name: [0, 1, value]})
 
 
-@pytest.mark.parametrize("name", ["errors", "costs", "tokens_in", "tokens_out", "latencies", "failed", "truncated"])
-def test_a_column_has_one_number_for_each_prompt(name):
-    columns = {"errors": [0, 1, 1], name: [0, 1]}
-    with pytest.raises(InvalidDataError, match=rf"'poet': {name} has shape \(2,\), but 3 prompts need \(3,\)"):
-        Evaluation("poet", VALIDATION, **columns)
-    with pytest.raises(
-        InvalidDataError, match=f"'poet': {name} is no array of numbers .*; give one row for each prompt"
-    ):
-        Evaluation("poet", VALIDATION, **{**columns, name: ["no", "yes", "no"]})
+def test_a_column_has_one_number_for_each_prompt():
+    for name in ["errors", "costs", "tokens_in", "tokens_out", "latencies", "failed", "truncated"]:
+        columns = {"errors": [0, 1, 1], name: [0, 1]}
+        with pytest.raises(InvalidDataError, match=rf"'poet': {name} has shape \(2,\), but 3 prompts need \(3,\)"):
+            Evaluation("poet", VALIDATION, **columns)
+        with pytest.raises(
+            InvalidDataError, match=f"'poet': {name} is no array of numbers .*; give one row for each prompt"
+        ):
+            Evaluation("poet", VALIDATION, **{**columns, name: ["no", "yes", "no"]})
 
 
-@pytest.mark.parametrize("model", ["", "  ", None, 4])
-def test_a_model_has_a_name(model):
-    with pytest.raises(InvalidDataError, match=f"must be a string that is not blank, not {model!r}"):
-        Evaluation(model, VALIDATION, [0, 1, 1])
+def test_a_model_has_a_name():
+    for model in ["", "  ", None, 4]:
+        with pytest.raises(InvalidDataError, match=f"must be a string that is not blank, not {model!r}"):
+            Evaluation(model, VALIDATION, [0, 1, 1])
 
 
 def test_the_date_defaults_to_today():

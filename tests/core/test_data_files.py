@@ -153,6 +153,15 @@ SPROUT_ROW = {
 }
 
 
+def test_given_prices_make_costs_of_a_table_without_tokens_and_it_says_how():
+    rows = [{"prompt": "a" * 8, "poet": 1, "sage": 0}]
+    table = read_outcomes(rows, prices={"poet": Prices(0, 1), "sage": Prices(0, 10)})
+    assert table.costs.tolist() == [[pytest.approx(200e-6), pytest.approx(2000e-6)]]
+    assert "costs by the given prices, tokens counted, 200 assumed for an answer" in table.source
+    with_tokens = [{**rows[0], "poet_tokens_in": 5, "poet_tokens_out": 7}]
+    assert read_outcomes(with_tokens, prices={"poet": Prices(0, 1)}).costs[0, 0] == pytest.approx(7e-6)
+
+
 def test_sprout_has_tokens_and_no_costs_without_prices(tmp_path):
     columns = {name: [value, value] for name, value in SPROUT_ROW.items()} | {"openai-gpt-4o": [None, SPROUT]}
     table = read_outcomes(write_parquet(tmp_path / "train.parquet", columns | {"prompt": [SUM, POEM]}))
@@ -227,11 +236,11 @@ BAD_CSV_LINES = {
 }
 
 
-@pytest.mark.parametrize(("line", "message"), BAD_CSV_LINES.values(), ids=BAD_CSV_LINES)
-def test_a_csv_line_that_cannot_be_used_is_named_with_the_cure(tmp_path, line, message):
-    path = write(tmp_path / "o.csv", f'prompt,model,quality\n"A line,\nand one",sage,1\n{line}')
-    with pytest.raises(InvalidDataError, match=rf"o\.csv: line 4: {message}"):
-        read_outcomes(path)
+def test_a_csv_line_that_cannot_be_used_is_named_with_the_cure(tmp_path):
+    for line, message in BAD_CSV_LINES.values():
+        path = write(tmp_path / "o.csv", f'prompt,model,quality\n"A line,\nand one",sage,1\n{line}')
+        with pytest.raises(InvalidDataError, match=rf"o\.csv: line 4: {message}"):
+            read_outcomes(path)
 
 
 GOOD = {"prompt": SUM, "model": "sage", "error": 0, "cost": 0.1}
@@ -248,10 +257,10 @@ BAD_RECORDS = {
 }
 
 
-@pytest.mark.parametrize(("record", "message"), BAD_RECORDS.values(), ids=BAD_RECORDS)
-def test_a_jsonl_line_that_cannot_be_used_is_named_with_the_cure(tmp_path, record, message):
-    with pytest.raises(InvalidDataError, match=rf"o\.jsonl: line 2: .*{message}"):
-        read_outcomes(write_jsonl(tmp_path / "o.jsonl", GOOD, record))
+def test_a_jsonl_line_that_cannot_be_used_is_named_with_the_cure(tmp_path):
+    for record, message in BAD_RECORDS.values():
+        with pytest.raises(InvalidDataError, match=rf"o\.jsonl: line 2: .*{message}"):
+            read_outcomes(write_jsonl(tmp_path / "o.jsonl", GOOD, record))
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path):
@@ -278,11 +287,11 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_a_file_that_holds_no_outcomes_says_why_and_the_cure(tmp_path, name):
-    text, message = BAD_FILES[name]
-    with pytest.raises(InvalidDataError, match=f"{name}: .*{message}"):
-        read_outcomes(write(tmp_path / name, text))
+def test_a_file_that_holds_no_outcomes_says_why_and_the_cure(tmp_path):
+    for name in BAD_FILES:
+        text, message = BAD_FILES[name]
+        with pytest.raises(InvalidDataError, match=f"{name}: .*{message}"):
+            read_outcomes(write(tmp_path / name, text))
 
 
 def test_text_that_is_not_utf_8_is_named(tmp_path):
@@ -322,10 +331,10 @@ def test_a_folder_with_a_price_that_is_not_a_pair_says_so(tmp_path):
 # What would take too much, or raise what is not ours
 
 
-@pytest.mark.parametrize(("written", "quality"), [("True", 1), ("true", 1), ("TRUE", 1), (" False", 0), ("false", 0)])
-def test_a_truth_in_a_csv_is_a_grade_however_it_is_written(tmp_path, written, quality):
-    table = read_outcomes(write(tmp_path / "o.csv", f"prompt,model,quality\n{SUM},sage,{written}\n"))
-    assert table.errors.tolist() == [[1 - quality]]
+def test_a_truth_in_a_csv_is_a_grade_however_it_is_written(tmp_path):
+    for written, quality in [("True", 1), ("true", 1), ("TRUE", 1), (" False", 0), ("false", 0)]:
+        table = read_outcomes(write(tmp_path / "o.csv", f"prompt,model,quality\n{SUM},sage,{written}\n"))
+        assert table.errors.tolist() == [[1 - quality]]
 
 
 def test_data_frames_and_rows_are_read_as_files_are(tmp_path):
@@ -349,17 +358,17 @@ def test_a_line_longer_than_any_chat_is_refused_unread(tmp_path):
             read_outcomes(write(tmp_path / name, "x" * (2**24 + 1)))
 
 
-@pytest.mark.parametrize("name", ["o.jsonl", "o.csv", "o.parquet"])
-def test_a_pipe_is_refused_unread(tmp_path, name):
-    os.mkfifo(tmp_path / name)
-    with pytest.raises(InvalidDataError, match=f"{name}: .*no regular file"):
-        read_outcomes(tmp_path / name)
+def test_a_pipe_is_refused_unread(tmp_path):
+    for name in ["o.jsonl", "o.csv", "o.parquet"]:
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InvalidDataError, match=f"{name}: .*no regular file"):
+            read_outcomes(tmp_path / name)
 
 
-@pytest.mark.parametrize("text", ['{"prompt": ' + "[" * 100_000, '{"cost": ' + "9" * 5_000 + "}"])
-def test_json_that_python_cannot_hold_is_named(tmp_path, text):
-    with pytest.raises(InvalidDataError, match=r"o\.jsonl: line 1: .* is not JSON"):
-        read_outcomes(write(tmp_path / "o.jsonl", text))
+def test_json_that_python_cannot_hold_is_named(tmp_path):
+    for text in ['{"prompt": ' + "[" * 100_000, '{"cost": ' + "9" * 5_000 + "}"]:
+        with pytest.raises(InvalidDataError, match=r"o\.jsonl: line 1: .* is not JSON"):
+            read_outcomes(write(tmp_path / "o.jsonl", text))
 
 
 def test_a_file_damaged_anywhere_or_gone_is_read_or_refused_in_our_words(tmp_path):
@@ -414,13 +423,13 @@ def test_columns_that_come_once_each_take_no_room_in_the_other_rows(tmp_path):
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("content", [b"\xff,model,quality\na,m,1\n", b"x" * (2**24 + 1)])
-def test_a_csv_that_is_refused_leaves_the_limit_of_the_csv_module_as_it_was(tmp_path, content):
-    (tmp_path / "a.csv").write_bytes(content)
-    before = csv.field_size_limit()
-    with pytest.raises(InvalidDataError):
-        read_outcomes(tmp_path / "a.csv")
-    assert csv.field_size_limit() == before
+def test_a_csv_that_is_refused_leaves_the_limit_of_the_csv_module_as_it_was(tmp_path):
+    for content in [b"\xff,model,quality\na,m,1\n", b"x" * (2**24 + 1)]:
+        (tmp_path / "a.csv").write_bytes(content)
+        before = csv.field_size_limit()
+        with pytest.raises(InvalidDataError):
+            read_outcomes(tmp_path / "a.csv")
+        assert csv.field_size_limit() == before
 
 
 def test_a_table_of_millions_of_columns_or_with_ids_for_models_is_refused(tmp_path):

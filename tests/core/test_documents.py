@@ -229,17 +229,14 @@ def test_a_question_with_other_documents_is_another_prompt_but_was_seen(table):
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("documents", "says"),
-    [
+def test_what_is_no_document_is_refused(router):
+    for documents, says in [
         ("one", "'one' is one document; put it in a list"),
         ([3], "Document 0 is 3, which is no text"),
         (7, "documents=7 must be a list of texts"),
-    ],
-)
-def test_what_is_no_document_is_refused(router, documents, says):
-    with pytest.raises(InvalidDataError, match=says):
-        router.route("What does the red kettle cost?", documents=documents)
+    ]:
+        with pytest.raises(InvalidDataError, match=says):
+            router.route("What does the red kettle cost?", documents=documents)
 
 
 def test_scores_that_do_not_fit_their_texts_are_refused():

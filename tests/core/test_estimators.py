@@ -161,6 +161,7 @@ def test_learned_map_moves_the_borders_that_clusters_put_in_the_wrong_place():
         for estimator in (plain, learned)
     ]
     assert np.array_equal(plain.centroids_, learned.centroids_)
+    assert np.array_equal(plain.profile(vectors, wrong), learned.profile(vectors, wrong))  # Ψ is of the clusters
     assert gaps[1] < 0.8 * gaps[0]
 
 
@@ -460,9 +461,8 @@ def test_the_calibrated_scale_is_the_least_that_covers_80_percent():
     assert coverage(gaps, calibrated_scale(gaps)) == 0.8
 
 
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
+def test_settings_that_make_no_sense_are_refused_at_once():
+    for make, sentence in [
         (lambda: KMeansEstimator(k=0), "KMeansEstimator: k=0 must be a whole number, at least 1"),
         (lambda: KMeansEstimator(rule="papper"), "rule='papper' must be 'n_val' or 'paper'"),
         (
@@ -474,8 +474,6 @@ def test_the_calibrated_scale_is_the_least_that_covers_80_percent():
         (lambda: LowRankEstimator(ridge=None), "ridge=None must be at least 0"),
         (lambda: KnownModelsEstimator(penalty=-1), "KnownModelsEstimator: penalty=-1 must be at least 0"),
         (lambda: DefaultEstimator(n_val=0), "DefaultEstimator: n_val=0 must be a whole number, at least 2"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_at_once(make, sentence):
-    with pytest.raises(InvalidDataError, match=sentence):
-        make()
+    ]:
+        with pytest.raises(InvalidDataError, match=sentence):
+            make()

@@ -34,9 +34,8 @@ def text(separator, decimal=".", end="\n"):
     return "".join(separator.join(line) + end for line in fields)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    {
+def test_a_table_is_read_however_it_is_written(tmp_path):
+    for name, content in {
         "commas": ("o.csv", text(",")),
         "semicolons": ("o.csv", text(";", ",")),
         "tabs": ("o.tsv", text("\t")),
@@ -48,11 +47,9 @@ def text(separator, decimal=".", end="\n"):
         "columns": ("o.json", json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]})),
         "pandas": ("o.json", json.dumps({name: {i: row[name] for i, row in enumerate(ROWS)} for name in ROWS[0]})),
         "lines": ("o.ndjson", "\r\n".join(map(json.dumps, ROWS))),
-    }.values(),
-)
-def test_a_table_is_read_however_it_is_written(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content.encode())
-    check(read_outcomes(tmp_path / name))
+    }.values():
+        (tmp_path / name).write_bytes(content.encode())
+        check(read_outcomes(tmp_path / name))
 
 
 class Dataset(list):
@@ -91,9 +88,9 @@ def test_one_model_can_be_named_for_all_rows():
     assert (table.models, table.errors.tolist()) == (("gpt-4o",), [[0]])
 
 
-@pytest.mark.parametrize("name", ["Input Tokens", "inputTokens", "prompt_tokens", "num_input_tokens"])
-def test_names_are_known_without_case_and_punctuation(name):
-    assert find_columns([name, "Model Name"]) == {"model": ["Model Name"], "tokens_in": [name]}
+def test_names_are_known_without_case_and_punctuation():
+    for name in ["Input Tokens", "inputTokens", "prompt_tokens", "num_input_tokens"]:
+        assert find_columns([name, "Model Name"]) == {"model": ["Model Name"], "tokens_in": [name]}
 
 
 def test_a_chat_is_routed_on_the_newest_text_of_its_user():
@@ -113,14 +110,18 @@ def test_columns_of_grades_beside_the_prompts_are_models(tmp_path):
     assert table.errors.tolist() == [[1, 0], [0, 0.5]]
 
 
-@pytest.mark.parametrize("names", ["{}|{}", "{}_{}", "{} {}", "{}.{}"])
-def test_costs_and_tokens_in_columns_that_name_the_model_are_its_own(names):
-    columns = {"question": [SUM], "gpt-4o": [1], "poet": [0]}
-    columns |= {
-        names.format(m, part): [i] for i, m in enumerate(["gpt-4o", "poet"]) for part in ("cost", "input_tokens")
-    }
-    table = read_outcomes(columns)
-    assert (table.models, table.costs.tolist(), table.tokens_in.tolist()) == (("gpt-4o", "poet"), [[0, 1]], [[0, 1]])
+def test_costs_and_tokens_in_columns_that_name_the_model_are_its_own():
+    for names in ["{}|{}", "{}_{}", "{} {}", "{}.{}"]:
+        columns = {"question": [SUM], "gpt-4o": [1], "poet": [0]}
+        columns |= {
+            names.format(m, part): [i] for i, m in enumerate(["gpt-4o", "poet"]) for part in ("cost", "input_tokens")
+        }
+        table = read_outcomes(columns)
+        assert (table.models, table.costs.tolist(), table.tokens_in.tolist()) == (
+            ("gpt-4o", "poet"),
+            [[0, 1]],
+            [[0, 1]],
+        )
 
 
 def test_grades_in_columns_that_name_the_model_are_found():
@@ -144,9 +145,8 @@ def test_metrics_of_one_model_are_no_models():
 # Scales
 
 
-@pytest.mark.parametrize(
-    ("scale", "value", "quality"),
-    [
+def test_a_scale_maps_grades_to_quality():
+    for scale, value, quality in [
         (None, "TRUE", 1),
         (None, " no ", 0),
         (None, False, 0),
@@ -161,16 +161,14 @@ def test_metrics_of_one_model_are_no_models():
         ({5: 1, 4: 0.5}, 4.0, 0.5),
         ("1-5", "n/a", np.nan),
         ("A=1", float("nan"), np.nan),
-    ],
-)
-def test_a_scale_maps_grades_to_quality(scale, value, quality):
-    np.testing.assert_allclose(Scale.of(scale).quality(value), quality)
+    ]:
+        np.testing.assert_allclose(Scale.of(scale).quality(value), quality)
 
 
-@pytest.mark.parametrize("scale", ["percent", "5-5", "A=2", "A", "=", "", (1,), 100, {}])
-def test_what_is_no_scale_is_refused(scale):
-    with pytest.raises(InvalidDataError, match=r'is not a scale; give the lowest and the highest, "0-100"'):
-        Scale.of(scale)
+def test_what_is_no_scale_is_refused():
+    for scale in ["percent", "5-5", "A=2", "A", "=", "", (1,), 100, {}]:
+        with pytest.raises(InvalidDataError, match=r'is not a scale; give the lowest and the highest, "0-100"'):
+            Scale.of(scale)
 
 
 # Messages
@@ -201,11 +199,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("given", "changed", "options", "message"), BAD.values(), ids=BAD)
-def test_a_table_that_is_not_understood_is_refused_with_the_option_that_helps(given, changed, options, message):
-    rows = given if isinstance(given, dict) else [given[0], *({**row, **changed} for row in given[1:])]
-    with pytest.raises(InvalidDataError, match=message):
-        read_outcomes(rows, **options)
+def test_a_table_that_is_not_understood_is_refused_with_the_option_that_helps():
+    for given, changed, options, message in BAD.values():
+        rows = given if isinstance(given, dict) else [given[0], *({**row, **changed} for row in given[1:])]
+        with pytest.raises(InvalidDataError, match=message):
+            read_outcomes(rows, **options)
 
 
 def test_an_answer_that_failed_has_no_grade():

@@ -107,15 +107,22 @@ def serve_proxy(models=PROXY_MODELS, *, timeout=180.0):
         "router_settings": {"num_retries": 0, "disable_cooldowns": True},
         "general_settings": {"master_key": KEY},
     }
-    own = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+    with tempfile.TemporaryDirectory() as folder, run_proxy(config, folder, timeout=timeout) as url:
+        yield url
+
+
+@contextmanager
+def run_proxy(config, folder, *, timeout=180.0, **variables):
+    """Run LiteLLM's proxy with a config, written to a folder, in a process that ends with the block; yields its URL."""
+    own = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", **variables}
     env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | own
     url = f"http://127.0.0.1:{(port := free_port())}"
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-        file = os.path.join(folder, "config.yaml")
-        with open(file, "w") as out:
-            json.dump(config, out)  # JSON is YAML
-        options = ["--config", file, "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
-        command = [sys.executable, "-c", _PROXY, *options]
+    file = os.path.join(folder, "config.yaml")
+    with open(file, "w") as out:
+        json.dump(config, out)  # JSON is YAML
+    options = ["--config", file, "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
+    command = [sys.executable, "-c", _PROXY, *options]
+    with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, cwd=folder)
         try:
             _wait_until_healthy(process, f"{url}/health/liveliness", log, timeout)

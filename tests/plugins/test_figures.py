@@ -105,7 +105,7 @@ def test_the_dots_stand_at_cost_per_1000_prompts_and_quality(report, drawn):
 
     expected = [(1000 * cost, quality) for cost, quality in report.models.values()]
     assert lines["one model for all"] == pytest.approx(np.array(expected))
-    assert lines["routing"][:, 1].max() == pytest.approx(report.curve.peak)
+    assert lines["routing at its best weights"][:, 1].max() == pytest.approx(report.curve.peak)
     assert lines["best mixture of models"][-1, 1] == pytest.approx(report.mixture.peak)
 
 

@@ -1,6 +1,7 @@
 """The commands that call models, against a scripted server on loopback: onboard, ask, prices."""
 
 import dataclasses
+import io
 import json
 import signal
 import subprocess
@@ -8,12 +9,13 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.conftest import evaluation, fitted, is_sum
 from tests.plugins.servers import breaks, rate_limited, refuses_the_key, says
 from tests.plugins.test_cli import output, refusal, run
 from unirouter_core import UniRouter
-from unirouter_plugins.cli import onboard
+from unirouter_plugins.cli import app, onboard
 from unirouter_plugins.litellm import complete
 from unirouter_plugins.litellm.pool_file import SERVED_AS, read_members
 
@@ -91,6 +93,19 @@ def test_a_bill_that_the_first_answers_exceed_is_shown_again_before_more_is_spen
     assert "The first 5 answers say about $" in sentence
     assert "run the same again for the new bill" in sentence
     assert len(scripted_server.seen) == 5
+    for file in place.glob("evaluations.sqlite*"):
+        file.unlink()
+    done = CliRunner().invoke(app, list(map(str, asked(place, "newcomer")[:-1])), input=Typed(b"y\ny\n"))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.index(f"{QUESTIONS} calls: about $") < done.stdout.index(f"{QUESTIONS - 5} calls: about $")
+    assert len(scripted_server.seen) == 5 + QUESTIONS
+
+
+class Typed(io.BytesIO):
+    """What is typed on a terminal."""
+
+    def isatty(self):
+        return True
 
 
 def refusal_after_the_bill(*arguments, code=2):
@@ -183,7 +198,7 @@ def test_a_wrong_key_is_one_sentence_before_anything_is_spent(place, scripted_se
 
 
 def test_a_judge_that_fails_its_trial_is_one_sentence_with_exit_code_4(place, scripted_server):
-    lines = [{"prompt": f"What is {n} called?", "reference": f"It is called the thing {n}."} for n in range(20)]
+    lines = [{"prompt": f"What is {n} called?", "reference": f"It is called the thing {n}."} for n in range(50)]
     (place / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     scripted_server.script["dear"] = says("VERDICT: CORRECT")
     sentence = refusal_after_the_bill(*asked(place, "newcomer", "--judge", "dear"), code=4)

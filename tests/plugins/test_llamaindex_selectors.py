@@ -6,6 +6,7 @@ from llama_index.core.query_engine import RouterQueryEngine, ToolRetrieverRouter
 from llama_index.core.retrievers import RouterRetriever
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools import FunctionTool, QueryEngineTool, RetrieverTool, ToolMetadata
+from llama_index.core.workflow import StartEvent, StopEvent, Workflow, step
 
 from tests.plugins.scripted_llm import (
     PLACES,
@@ -77,6 +78,17 @@ async def test_a_router_retriever_asks_the_retriever_of_the_picked_model(selecto
     retriever = RouterRetriever(selector, tools, llm=llms["sage"])
     assert len(retriever.retrieve(SUM)) == len(await retriever.aretrieve(SUM)) == 3
     assert len(retriever.retrieve(POEM)) == 2
+
+
+async def test_a_step_of_a_workflow_goes_on_with_the_choice(selector, engines):
+    class Asking(Workflow):
+        @step
+        async def ask(self, event: StartEvent) -> StopEvent:
+            result = await selector.aselect([engine.metadata for engine in engines], event.query)
+            return StopEvent(str(await engines[result.ind].query_engine.aquery(event.query)))
+
+    for prompt, model in ((SUM, "tutor"), (POEM, "poet")):
+        assert (await Asking().run(query=prompt)).startswith(f"{model} heard")
 
 
 async def test_tools_that_were_retrieved_are_narrowed_to_the_one_of_the_picked_model(selector, engines, llms):

@@ -5,6 +5,9 @@ import html
 import json
 import pickle
 import sys
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote
 
 import httpx
@@ -250,3 +253,47 @@ def test_a_pool_toml_that_is_slow_to_read_is_refused_at_once(tmp_path):
         table = f'[models.a]\nmodel = "m"\ncapabilities = {{ context_window = {size} }}\n'
         with pytest.raises(InvalidDataError, match=r"context_window must be at most 1e\+12, not"):
             read_members(write(tmp_path / "pool.toml", table))
+
+
+# --- Redirects: what LiteLLM's clients do with a key, as docs/reference/pool-toml.md says -----------------------------
+
+
+class Redirecting(BaseHTTPRequestHandler):
+    """Sends the caller to the same server under another name, which notes the headers that come there."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        if is_there := self.headers["host"].startswith("localhost"):
+            self.server.arrived.append({name.lower() for name, value in self.headers.items() if KEY in value})
+        self.send_response(500 if is_there else 307)
+        self.send_header("location", f"http://localhost:{self.server.server_port}/there")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize(
+    ("model", "resent"),
+    [
+        ("openai/gpt-4.1-nano", set()),
+        ("azure/nano", set()),
+        ("mistral/mistral-small-latest", set()),
+        ("anthropic/claude-sonnet-4-5", {"x-api-key"}),
+        ("gemini/gemini-2.5-flash", {"x-goog-api-key"}),
+    ],
+)
+def test_a_redirect_to_another_host_takes_only_a_key_in_a_header_of_the_provider_s_own_along(model, resent):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        server.arrived = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        own = {"api_version": "2024-02-01"} if model.startswith("azure") else {}
+        with suppress(Exception):  # the 500
+            open_litellm().completion(
+                model, [{"role": "user", "content": "Hi."}], api_base=address, api_key=KEY, max_retries=0, **own
+            )
+        server.shutdown()
+    assert server.arrived == [resent]

@@ -202,7 +202,7 @@ FAULTS = {
     "filter, 200": Fault(answers(FILTERED, "content_filter"), OWN),
     "filter, 200, passed on": Fault(answers(FILTERED, "content_filter"), bill=(5, 3), options={"content_policy": True}),
     "redirect 302": Fault(redirects(302)),
-    # LiteLLM's clients follow these, which only they can be told; the key stays behind
+    # LiteLLM's clients follow these, which only they can be told; openai's leaves the key behind
     **{f"redirect {status}": Fault(redirects(status), FIRST, text="Elsewhere.") for status in (307, 308)},
     # no answer at 200
     "HTML": Fault(garbles),

@@ -65,11 +65,24 @@ class Replica:
             os.killpg(self.process.pid, signal.SIGKILL)  # its own group: it was started in a session of its own
         self.process.wait()
 
-    def usage(self):
-        """The memory in MiB, and the open files, of the process that serves."""
-        place = Path(f"/proc/{self.process.pid}")
-        pages = int((place / "statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len([*(place / "fd").iterdir()])
+
+def process_at(url):
+    """The place in /proc of the process that was started to serve at an address."""
+    port = b"--port\0%s\0" % url.rpartition(":")[2].encode()
+    return next(path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if port in path.read_bytes())
+
+
+def usage(url):
+    """The memory in MiB, and the open files, of the process that serves at an address."""
+    place = process_at(url)
+    pages = int((place / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len([*(place / "fd").iterdir()])
+
+
+def processor_time(url):
+    """The seconds of processor time of the process that serves at an address."""
+    times = (process_at(url) / "stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
 class Fleet:
@@ -162,15 +175,16 @@ async def run(calls, requests, between=()):
     return loads
 
 
-async def one_by_one(calls, times=200):
-    """Send requests one at a time, by turns; returns the seconds of each call's, by name, without the first few."""
-    seconds = {name: [] for name in calls}
-    for place in range(times + 20):
+async def one_by_one(calls, times=300):
+    """Send requests one at a time, by turns; returns p50, p99 and the server's processor time in ms, by name."""
+    seconds, spent = {name: [] for name in calls}, {name: processor_time(call.urls[0]) for name, call in calls.items()}
+    for place in range(times):
         for name, call in calls.items():
             began = time.perf_counter()
             await call(f"{SUM} alone {name} {place}")
             seconds[name].append(time.perf_counter() - began)
-    return {name: np.percentile(each[20:], (50, 99)) for name, each in seconds.items()}
+    spent = {name: (processor_time(call.urls[0]) - spent[name]) / times for name, call in calls.items()}
+    return {name: 1000 * np.append(np.percentile(each, (50, 99)), spent[name]) for name, each in seconds.items()}
 
 
 def session():

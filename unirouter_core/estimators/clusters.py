@@ -148,21 +148,27 @@ def best_of(
 
 
 @dataclass(eq=False)
-class OneClustering(LinearEstimator):
-    """A base of estimators whose features Ψ are a model's mean error in each cluster, and its standard error."""
+class Clusters(LinearEstimator):
+    """A base of estimators whose products are the `closeness` to their centroids."""
 
     centroids_: Array = field(init=False, repr=False)
     offsets_: Array = field(init=False, repr=False)
 
-    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
-        means, stderrs = shrunken_means(self.products(X).argmax(1), errors[:, None], len(self.centroids_), prior=0)
-        return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
-
     def axes(self) -> tuple[Array, Array]:
-        """Return what gives the `closeness` to each centroid."""
+        """Return the axes (k, d) and intercepts (k,)."""
         require_fitted(self, "centroids_")
         return self.centroids_, -self.offsets_
+
+
+class OneClustering(Clusters):
+    """A base of estimators whose features Ψ are a model's mean error in each cluster, and its standard error."""
+
+    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
+        """Return the model's mean error in each cluster and its standard error, shape (2 * k,)."""
+        centroids, intercepts = Clusters.axes(self)
+        nearest = (X @ centroids.T + intercepts).argmax(1)
+        means, stderrs = shrunken_means(nearest, errors[:, None], len(centroids), prior=0)
+        return np.concatenate([means, stderrs])[:, 0].astype(np.float32)
 
 
 @dataclass(eq=False)
@@ -223,7 +229,7 @@ class KMeansEstimator(OneClustering):
 
 
 @dataclass(eq=False)
-class ShrunkenClustersEstimator(LinearEstimator):
+class ShrunkenClustersEstimator(Clusters):
     """The mean over several k-means clusterings of the model's shrunken error in the prompt's cluster.
 
     It differs from the paper's §5.1 in two ways that suit small validation sets: each cluster's error is shrunk to the
@@ -234,8 +240,6 @@ class ShrunkenClustersEstimator(LinearEstimator):
     grid: tuple[int, ...] = (5, 10, 20, 40, 80)
     prior: float = 10.0
     seed: int = 0
-    centroids_: Array = field(init=False, repr=False)
-    offsets_: Array = field(init=False, repr=False)
     bounds_: Labels = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -262,11 +266,6 @@ class ShrunkenClustersEstimator(LinearEstimator):
         ]
         means, stderrs = zip(*clusterings, strict=True)
         return np.concatenate(means + stderrs).T.astype(np.float32)
-
-    def axes(self) -> tuple[Array, Array]:
-        """Return what gives the `closeness` to each centroid of all clusterings."""
-        require_fitted(self, "centroids_")
-        return self.centroids_, -self.offsets_
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives the mean over the clusterings of the errors in the nearest clusters."""

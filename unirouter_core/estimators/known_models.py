@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings, require_fitted
+from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings
 from unirouter_core.exceptions import MissingOutcomesError
 
 
@@ -76,11 +76,6 @@ class KnownModelsEstimator(LinearEstimator):
         features = np.zeros(known.shape[1])
         features[answered] = weights
         return np.concatenate([[intercept], features, [np.sqrt(variance * freedom / n)]]).astype(np.float32)
-
-    def axes(self) -> tuple[Array, Array]:
-        """Return what gives the training models' own errors γ_j."""
-        require_fitted(self, "axes_")
-        return self.axes_, self.intercepts_
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives the weighted errors of the training models, clipped to [0, 1]."""

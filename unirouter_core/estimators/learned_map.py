@@ -55,7 +55,7 @@ class LearnedMapEstimator(OneClustering):
         return self
 
     def axes(self) -> tuple[Array, Array]:
-        """Return what gives the logits of the prompt's shares in the clusters."""
+        """Return what gives the logits."""
         require_fitted(self, "theta_")
         return self.theta_, self.intercepts_
 

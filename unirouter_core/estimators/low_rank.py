@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings, require_fitted
+from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings
 from unirouter_core.exceptions import MissingOutcomesError
 
 NEWTON_STEPS = 12  # the penalised logistic loss is convex and small; 6 to 8 suffice
@@ -71,11 +71,6 @@ class LowRankEstimator(LinearEstimator):
             hessian = (design.T * (wrong * (1 - wrong))) @ design + penalty
             coefficients -= np.linalg.solve(hessian, gradient)
         return np.concatenate([coefficients, np.linalg.inv(hessian).ravel()]).astype(np.float32)
-
-    def axes(self) -> tuple[Array, Array]:
-        """Return what gives F(x)."""
-        require_fitted(self, "axes_")
-        return self.axes_, self.intercepts_
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives σ(b_h + a_h·F(x)), computed as (1 + tanh(logit / 2)) / 2."""

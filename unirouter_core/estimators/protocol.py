@@ -56,6 +56,9 @@ class Estimator(Protocol):
         ...
 
 
+Compiled: TypeAlias = Callable[[Array, Array], Array]  # from X (n, d) and its products (n, k) to errors (n, m)
+
+
 class LinearEstimator:
     """A base of estimators that see of a vector only its products with a few axes.
 
@@ -64,7 +67,8 @@ class LinearEstimator:
 
     def axes(self) -> tuple[Array, Array]:
         """Return the axes (k, d) and intercepts (k,)."""
-        raise NotImplementedError
+        require_fitted(self, "axes_")
+        return self.axes_, self.intercepts_  # type: ignore[attr-defined]
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives `shares` (m,) of the errors of m models, features (m, ...), from X and its products."""
@@ -86,18 +90,12 @@ class LinearEstimator:
         return Prediction(errors, lambda: self.stderrs(X, products, features))
 
 
-Compiled: TypeAlias = Callable[[Array, Array], Array]  # from X (n, d) and its products (n, k) to errors (n, m)
-
-
-@dataclass(eq=False)
 class WithoutAxes(LinearEstimator):
     """An estimator that reads the whole vector."""
 
-    estimator: Estimator
-
-    def axes(self) -> tuple[Array, Array]:
-        """Return none."""
-        return np.empty((0, 0), np.float32), np.empty(0, np.float32)
+    def __init__(self, estimator: Estimator) -> None:
+        self.estimator = estimator
+        self.axes_, self.intercepts_ = np.empty((0, 0), np.float32), np.empty(0, np.float32)
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return its own `predict`."""

@@ -22,6 +22,7 @@ QUALITY, COST, VALUE, PASSED, GAINED = range(5)  # columns of what draws give
 SAVINGS = (0.25, 0.4, 0.6)  # shares of today's cost
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)  # times what the limit is missed by, until it is met as often as wanted
 NONE = (0.0, 0.0, 0.0)  # margins
+TINY = 1e-300  # keeps a share of nothing from dividing by 0
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Goal:
     cost_share: float | None = None
     budget: float | None = None
     cost_weight: float | None = None
+
+    @property
+    def is_on_cost(self) -> bool:
+        """Whether it limits the cost and wants quality."""
+        return self.cost_share is not None or self.budget is not None
 
     @classmethod
     def of(cls, baseline: str, **options: float | None) -> Goal:

@@ -11,7 +11,7 @@ from unirouter_core.curves import Curve, sweep
 from unirouter_core.display import Table, plus_minus, times, usd, weight
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap
-from unirouter_core.evaluate.goals import COST, NONE, QUALITY, Goal, Today, out_of_bag, today
+from unirouter_core.evaluate.goals import COST, NONE, QUALITY, TINY, Goal, Today, out_of_bag, today
 from unirouter_core.evaluate.holdout import GivenRouter, HeldOut, held_out
 from unirouter_core.evaluate.metrics import Metrics, measure
 from unirouter_core.evaluate.verdict import Judged, Level, Verdict, level_of, only_model
@@ -22,7 +22,6 @@ Band: TypeAlias = "tuple[tuple[float, float, float], ...]"  # (cost, low, high)
 
 NEARLY = 0.97  # the share of the baseline's quality that most applications can do with
 BAND_POINTS = 40  # costs at which the interval of the routing curve is taken
-TINY = 1e-300  # keeps a share of nothing from dividing by 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +105,7 @@ class Report(Judged):
         from unirouter_core.plotting import plot  # here, because it needs matplotlib
 
         here = f"this router: cost_weight {weight(self.cost_weight)}", self.cost, self.quality
-        curves = {"routing": self.curve.hull(), "best mixture of models": self.mixture.hull()}
+        curves = {"routing at its best weights": self.curve.hull(), "best mixture of models": self.mixture.hull()}
         return plot(ax, curves, self.band, self.models, here, str(self.judged), dark=dark)
 
     def as_dict(self) -> dict[str, Any]:

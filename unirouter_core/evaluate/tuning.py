@@ -20,6 +20,7 @@ from unirouter_core.evaluate.goals import (
     NONE,
     PASSED,
     QUALITY,
+    TINY,
     VALUE,
     Goal,
     Method,
@@ -228,7 +229,7 @@ def tune(
         best=METHODS[best],
         met=bool(met_shares[best] >= sure),
         sure=sure,
-        judged=_judge(goal, choices, drawn, sure, boot, len(held.models)),
+        judged=_judge(goal, choices, drawn, sure, boot, held.sampled),
         cost_weight=cost_weight,
         gives_best=gives_best,
         quality=quality,
@@ -266,13 +267,13 @@ def _best_method(drawn: Array, met_shares: Array, sure: float, among: Sequence[i
     return next(place for place, value in values.items() if value >= most - SAME_QUALITY * abs(most))
 
 
-def _judge(goal: Goal, choices: list[Choice], drawn: Array, sure: float, boot: Bootstrap, n_models: int) -> Verdict:
+def _judge(goal: Goal, choices: list[Choice], drawn: Array, sure: float, boot: Bootstrap, held: HeldOut) -> Verdict:
     """Return the verdict on routing beside the better of the single model and the mixture at the goal."""
     met_shares = np.array([each.met_share for each in choices])
     place = _best_method(drawn, met_shares, sure, (1, 2))
     rival, ours, theirs = choices[place], drawn[0], drawn[place]
     use = next(iter(rival.shares)) if place == 1 else None
-    if n_models == 1:
+    if len(held.models) == 1:
         return only_model(choices[1].words.removesuffix(" alone"))
     met, rival_met = met_shares[[0, place]] >= sure
     if not met:
@@ -282,10 +283,12 @@ def _judge(goal: Goal, choices: list[Choice], drawn: Array, sure: float, boot: B
         return Verdict("pays", "no single model and no mixture surely meets this goal", use)
     gained = boot.interval(ours[:, VALUE] - theirs[:, VALUE])
     level = level_of(gained)
+    saved = boot.interval(1 - ours[:, COST] / np.maximum(theirs[:, COST], TINY))
+    if level == "about even" and goal.is_on_cost and saved[0] > 0 and _leads_within(choices[0].cost, held, boot):
+        return Verdict("pays", f"it is as good as {rival.words} for {choices[0].cost / rival.cost:.0%} of the cost")
     if level == "about even":
         return Verdict(level, f"at this goal these prompts cannot tell it from {rival.words}", use)
     if goal.quality_share is not None:
-        saved = boot.interval(1 - ours[:, COST] / np.maximum(theirs[:, COST], 1e-300))
         more, less = f"saves {plus_minus(saved, unit='%', digits=0)} of cost", "is cheaper"
     elif goal.cost_weight is not None:
         more, less = f"lowers error + cost_weight * cost by {plus_minus(gained)} points", "is better"
@@ -293,3 +296,9 @@ def _judge(goal: Goal, choices: list[Choice], drawn: Array, sure: float, boot: B
         more, less = f"gains {plus_minus(gained)} points of quality", "is more accurate"
     said = f"it {more} beside {rival.words}" if level == "pays" else f"{rival.words} {less}"
     return Verdict(level, f"{said} at this goal", use)
+
+
+def _leads_within(budget: float, held: HeldOut, boot: Bootstrap) -> bool:
+    """Return whether routing is surely more accurate than the models and mixtures that cost no more than `budget`."""
+    quality = out_of_bag([(Goal("", budget=budget), NONE)], held, 0, boot)[0, :, :, QUALITY]
+    return boot.interval(quality[0] - quality[1:].max(axis=0))[0] > 0

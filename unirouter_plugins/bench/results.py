@@ -40,11 +40,8 @@ SERIES = ("curve", "predicted", "seen")
 
 # Shares of the cost of the most expensive model; the cheapest models cost thousandths of it.
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 31), np.geomspace(1e-3, 1, 31)]).round(4))
-DIGITS, TINY, NAN = (
-    5,
-    1e-12,
-    math.nan,
-)  # decimals of a series; Areas this near are a tie; a metric that a method does not have
+# Decimals of a series; Areas this near are a tie; a metric that a method does not have.
+DIGITS, TINY, NAN = 5, 1e-12, math.nan
 
 
 def record(

@@ -11,15 +11,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from unirouter_core.exceptions import UniRouterError
-from unirouter_plugins.cli import bench, check, demo, evaluate, onboard, pool, route, serve, show
-from unirouter_plugins.cli.options import (
-    BAD_INPUT,
-    PROVIDERS_FAILED,
-    ExampleCommand,
-    ProviderError,
-    RouterCommand,
-    flag,
-)
+from unirouter_plugins.cli import bench, check, demo, evaluate, onboard, options, pool, route, serve, show
+from unirouter_plugins.cli.options import ExampleCommand, ProviderError, RouterCommand, flag
 
 _UNUSABLE = (UniRouterError, ImportError, OSError, UnicodeDecodeError)
 
@@ -44,7 +37,9 @@ class _Commands(TyperGroup):
             raise  # the reader has had enough; typer ends quietly
         except _UNUSABLE as failed:
             show.say(f"Error: {_sentence(failed)}", err=True, wrap=show.console(err=True).is_terminal)
-            raise typer.Exit(PROVIDERS_FAILED if isinstance(failed, ProviderError) else BAD_INPUT) from failed
+            raise typer.Exit(
+                options.PROVIDERS_FAILED if isinstance(failed, ProviderError) else options.BAD_INPUT
+            ) from failed
 
 
 def _sentence(failed: BaseException) -> str:

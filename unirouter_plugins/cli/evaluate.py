@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,6 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
 from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
-
-NOT_WORTH_IT = 3  # the exit code of a goal that is not met, and of routing that does not pay
 
 Now = Annotated[
     str | None,
@@ -59,7 +58,9 @@ def fit(
         if isinstance(given, Outcomes):  # a random part of the prompts, the same each time
             order = np.random.default_rng(0).permutation(len(given))
             learned = given.rows(np.sort(order[: math.ceil((1 - hold_out) * len(given))]))
-        fitted = UniRouter().fit(learned)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Fitted without")  # the last lines say it in other words
+            fitted = UniRouter().fit(learned)
         fitted.save(router, texts=False if no_texts else None)
     held_out, n = len(given) - len(learned), len(fitted.fit_.training_models)
     if as_json:
@@ -69,12 +70,14 @@ def fit(
     of_models = f" and {n} models" if n else ""
     kept = f"; {held_out:,} prompts held out for onboarding" if held_out else ""
     show.say(f"{router}: learned from {len(learned):,} prompts{of_models}{kept}.", wrap=False)
-    models = f"--recorded {show.quoted(data)}" if n else "MODEL... --validation FILE"
+    how = {"--recorded": data, "--columns": columns, "--scale": scale, "--prices": prices}
+    again = " ".join(f"{name} {show.quoted(value)}" for name, value in how.items() if value is not None)
+    models = again if n else "MODEL... --validation FILE"
     show.say(f"next: unirouter onboard {show.quoted(router)} {models}", wrap=False)
     if not n:
         show.say(
-            "Prompts alone and --starter are about equally good beginnings (within 0.002 of the curve's area on two "
-            "public sets); your own graded answers are 0.001 to 0.005 better.",
+            "Learned from prompts without grades. That and --starter are about equally good beginnings; your own "
+            "graded answers are a little better.",
             "dim",
         )
 
@@ -131,12 +134,12 @@ def tune(
         elif save and tuning.met:
             show.say(f"Not saved: no cost weight gives {tuning.choice.words}; call it without a router.", wrap=False)
     if not tuning.met:
-        raise typer.Exit(NOT_WORTH_IT)
+        raise typer.Exit(options.NOT_MET)
 
 
 def _a_month(made: Report | Tuning, prompts: float | None) -> dict[str, float]:
     """Return the USD a month of this number of prompts, today and then, as JSON names them."""
-    costs = {} if prompts is None else {"today": prompts * made.today.cost, "then": prompts * made.cost}
+    costs = {} if prompts is None else {"today": prompts * made.today.cost, "then": prompts * show.proposed(made)[1]}
     return {f"usd_per_month_{name}": usd for name, usd in costs.items()}
 
 
@@ -186,4 +189,4 @@ def report(
         if png is not None:
             show.say(f"Drawn: {png}", wrap=False)
     if made.level == "does not pay":
-        raise typer.Exit(NOT_WORTH_IT)
+        raise typer.Exit(options.NOT_MET)

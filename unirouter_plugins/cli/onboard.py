@@ -22,26 +22,14 @@ from unirouter_core.exceptions import ArtifactError, InvalidDataError, UnknownPr
 from unirouter_core.outcome_files import COST_UNKNOWN, count
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.cli import show
+from unirouter_plugins.cli import options, show
 from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
-from unirouter_plugins.cli.options import (
-    FLAG,
-    INTERRUPTED,
-    NOT_MET,
-    PROVIDERS_FAILED,
-    Json,
-    NoTexts,
-    PoolFile,
-    ProviderError,
-    Router,
-    members,
-)
 
 if TYPE_CHECKING:
     from unirouter_plugins.logs import Log
     from unirouter_plugins.onboarding import Plan, Progress
 
-USUAL_GOAL = 0.97  # of the best model's quality: where a router that is not tuned yet is looked at
+USUAL_GOAL = 0.4  # of the best model's cost is saved: where a router that is not tuned yet is looked at
 MOST_STANDING = 200  # models that are tried one by one whether the pool is worse without them
 LIVE, RECORDED = "Evaluate models", "From recorded results"  # the groups of options in the help
 
@@ -63,30 +51,30 @@ _ALL = "All models of --recorded FILE (as when none is named), or of pool.toml, 
 
 def onboard(
     context: typer.Context,
-    router: Router,
+    router: options.Router,
     models: Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help=_MODELS)] = None,
-    replace: Annotated[bool, typer.Option("--replace", metavar=FLAG, help=_REPLACE)] = False,
-    starter: Annotated[bool, typer.Option("--starter", metavar=FLAG, help=_STARTER)] = False,
-    every: Annotated[bool, typer.Option("--all", metavar=FLAG, help=_ALL)] = False,
+    replace: Annotated[bool, options.flag(_REPLACE, "--replace")] = False,
+    starter: Annotated[bool, options.flag(_STARTER, "--starter")] = False,
+    every: Annotated[bool, options.flag(_ALL, "--all")] = False,
     columns: ColumnNames = None,
-    verbose: Annotated[bool, typer.Option("--verbose", metavar=FLAG, help="Show each model's details.")] = False,
-    no_texts: NoTexts = False,
-    as_json: Json = False,
+    verbose: Annotated[bool, options.flag("Show each model's details.", "--verbose")] = False,
+    no_texts: options.NoTexts = False,
+    as_json: options.Json = False,
     validation: Annotated[Path | None, _live("FILE", _VALIDATION)] = None,
     answers: Annotated[Path | None, _live("LOGS", _ANSWERS)] = None,
-    dry_run: Annotated[bool, _live(FLAG, "Show the bill and stop.", "--dry-run")] = False,
+    dry_run: Annotated[bool, _live(options.FLAG, "Show the bill and stop.", "--dry-run")] = False,
     budget: Annotated[float | None, _live("USD", "Maximum spend.")] = None,
     concurrency: Annotated[int, _live("N", "Concurrent calls.", min=1)] = 8,
     repeats: Annotated[int, _live("N", "Answers to each prompt.", min=1)] = 1,
     max_tokens: Annotated[int, _live("N", "Maximum length of an answer.", min=1)] = 1024,
-    until_decided: Annotated[bool, _live(FLAG, _UNTIL_DECIDED, "--until-decided")] = False,
+    until_decided: Annotated[bool, _live(options.FLAG, _UNTIL_DECIDED, "--until-decided")] = False,
     judge: Annotated[str | None, _live("MODEL", "LLM judge for free-text answers.")] = None,
     judge_prompt: Annotated[Path | None, _live("FILE", "The judge's prompt.")] = None,
     reference_model: Annotated[str | None, _live("MODEL", "Model that generates missing references.")] = None,
-    pool: PoolFile = None,
+    pool: options.PoolFile = None,
     store: Annotated[str | None, _live("PLACE", _STORE)] = None,
     timeout: Annotated[float, _live("SECONDS", "Per-call timeout.", min=1)] = 120,
-    yes: Annotated[bool, _live(FLAG, "Skip the cost confirmation.", "--yes", "-y")] = False,
+    yes: Annotated[bool, _live(options.FLAG, "Skip the cost confirmation.", "--yes", "-y")] = False,
     recorded: Annotated[Path | None, _recorded("FILE", "Recorded answers of the models.")] = None,
     scale: ScaleOfGrades = None,
     prices: PriceFile = None,
@@ -241,7 +229,7 @@ def standing_of(router: UniRouter) -> Standing:
     except InvalidDataError:  # too few prompts that all have answered
         return Standing(weight)
     if not weight and len(pool) > 1 and _has_costs(router):
-        weight, goal = tune(held, keep_quality=USUAL_GOAL).cost_weight, f"keeps {USUAL_GOAL:.0%} of the best quality"
+        weight, goal = tune(held, save_cost=USUAL_GOAL).cost_weight, f"saves {USUAL_GOAL:.0%} of the best model's cost"
     return Standing(weight, goal, standings(held, weight))
 
 
@@ -258,7 +246,7 @@ def _finish(into: UniRouter, router: Path) -> None:
     if len(into.pool) < 2:
         following = f"onboard {named} MODEL..., for routing needs two models"
     else:
-        following = f"tune {named} --save-cost 0.4 --save" if _has_costs(into) else f"route {named} PROMPT"
+        following = f"tune {named} --save-cost {USUAL_GOAL:g} --save" if _has_costs(into) else f"route {named} PROMPT"
     show.say(f"next: unirouter {following}", wrap=False)
 
 
@@ -271,7 +259,7 @@ def _plan(context: typer.Context, into: UniRouter, log: Log | None) -> Plan:
 
     given, router = context.params, Path(context.params["router"])
     named = {f.name: given[f.name] for f in dataclasses.fields(OnboardingOptions) if f.name in given}
-    named["pool"] = members(router, named["pool"])
+    named["pool"] = options.members(router, named["pool"])
     named["store"] = named["store"] or router.resolve().parent / "evaluations.sqlite"
     models = given["models"] or [name for name in named["pool"] if given["replace"] or name not in into.pool]
     if not models:
@@ -290,7 +278,7 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
     from unirouter_plugins.onboarding.ask import PreflightError
 
     given, router = context.params, Path(context.params["router"])
-    bill, options, as_json = plan.bill, plan.options, given["as_json"]
+    bill, wanted, as_json = plan.bill, plan.options, given["as_json"]
     shown = {"router": str(router), "missing_keys": plan.missing_keys, "bill": bill.as_dict()}
     keys = ", ".join(f"{key} missing ({count(len(of), 'model')})" for key, of in plan.missing_keys.items())
     if keys and not given["dry_run"]:
@@ -298,17 +286,17 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
     if not as_json:
         for said in [f"keys: {keys}"] * bool(keys) + plan.reused:
             show.say(said)
-        show.bill(bill, options.budget)
+        show.bill(bill, wanted.budget)
     if given["dry_run"]:
         if as_json:
             show.emit({**shown, "onboarded": []})
         return True
-    if options.until_decided and not into.cost_weight:
+    if wanted.until_decided and not into.cost_weight:
         show.note(
             "cost_weight is 0 (cost ignored), so --until-decided stops on quality alone. Run unirouter tune "
             f"{router} --save first if you route on cost."
         )
-    if not given["yes"] and options.budget is None:
+    if not given["yes"] and wanted.budget is None:
         if as_json or not sys.stdin.isatty():
             about = f"about {show.usd(bill.usd.expected)} ({show.between(bill.usd)})"
             raise InvalidDataError(f"The expected cost is {about}; confirm with --yes, or set a limit with --budget.")
@@ -318,7 +306,7 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
         with _bar() as progress, ending_as_by_ctrl_c():
             done = run_onboarding(plan, progress, folder=router, onboarded=details)
     except PreflightError as failed:
-        raise ProviderError(str(failed)) from failed
+        raise options.ProviderError(str(failed)) from failed
     except OverBillError as over:
         if given["yes"]:
             raise
@@ -327,7 +315,7 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
     except KeyboardInterrupt:
         spent = f"Stopped after spending {show.usd(plan.spent_usd)} at most"  # calls in flight count at their worst
         show.say(f"\n{spent}. Answers are kept in {plan.place}; run the same command to resume.", err=True, wrap=False)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(options.INTERRUPTED) from None
     if as_json:
         rows = [one.as_dict() for one in done]
         show.emit({**shown, "spent_usd": plan.spent_usd, "onboarded": rows, **standing_of(into).as_dict()})
@@ -338,9 +326,9 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
             _finish(into, router)
         show.say(f"Spent: {show.usd(plan.spent_usd)}. The answers are kept in {plan.place}.", wrap=False)
     if all(one.profile is None and one.stopped == "failures" for one in done):
-        raise typer.Exit(PROVIDERS_FAILED)
+        raise typer.Exit(options.PROVIDERS_FAILED)
     if any(one.profile is None for one in done):
-        raise typer.Exit(NOT_MET)
+        raise typer.Exit(options.NOT_MET)
     return True
 
 

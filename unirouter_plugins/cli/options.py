@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from unirouter_core.exceptions import ArtifactError, InvalidDataError, UniRouterError
-from unirouter_core.reading import parse_json
+from unirouter_core.reading import json_lines, lines_of, readable
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
 
@@ -147,33 +146,24 @@ def prompt_of(argument: str) -> str:
         raise InvalidDataError("stdin is closed; give the prompt as an argument, or pipe it in.")
     else:
         given = sys.stdin.buffer.read()
-    return decoded(given, "the prompt").strip()
+    try:
+        return given.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as failure:
+        raise InvalidDataError(f"the prompt is not UTF-8 (byte {failure.start}); send it as UTF-8.") from failure
 
 
 def read_prompts(path: Path) -> list[str]:
     """Return the prompts of a file: one a line, or in ``.jsonl`` a string or an object with ``prompt`` a line."""
-    text = io.StringIO(decoded(path.read_bytes(), str(path)), newline=None)
     prompts = []
-    for place, line in enumerate((line.rstrip("\n") for line in text), 1):
-        if not line.strip():
-            continue
-        try:
-            prompt = parse_json(line) if path.suffix == ".jsonl" else line
-        except ValueError as failure:
-            wrong = f"{path}: line {place}: {line[:60]!r} is not JSON; write one object a line."
-            raise InvalidDataError(wrong) from failure
-        prompt = prompt.get("prompt") if isinstance(prompt, dict) else prompt
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InvalidDataError(f'{path}: line {place}: {line[:60]!r} holds no prompt; write {{"prompt": "..."}}.')
-        prompts.append(prompt)
-    if not prompts:
-        raise InvalidDataError(f"{path} holds no prompts; give at least one a line.")
-    return prompts
-
-
-def decoded(given: bytes, what: str) -> str:
-    """Return the text of UTF-8; raise `InvalidDataError`, with `what` it is, for anything else."""
     try:
-        return given.decode("utf-8-sig")
-    except UnicodeDecodeError as failure:
-        raise InvalidDataError(f"{what} is not UTF-8 (byte {failure.start}); save or send it as UTF-8.") from failure
+        with readable("it cannot be read", "give a file that can"):
+            for place, line in json_lines(path) if path.suffix == ".jsonl" else lines_of(path):
+                prompt = line.get("prompt") if isinstance(line, dict) else line
+                if path.suffix == ".jsonl" and not (isinstance(prompt, str) and prompt.strip()):
+                    raise InvalidDataError(f'line {place}: {line!r:.60} holds no prompt; write {{"prompt": "..."}}.')
+                prompts += [prompt.rstrip("\r\n")] if prompt.strip() else []
+        if not prompts:
+            raise InvalidDataError("it holds no prompts; give at least one a line.")
+    except InvalidDataError as failure:
+        raise InvalidDataError(f"{path}: {failure}") from failure
+    return prompts

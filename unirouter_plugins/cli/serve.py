@@ -41,7 +41,9 @@ def serve(
         open_litellm()
         try:
             import yaml
-            from litellm.proxy import proxy_cli
+
+            if not config_only:
+                from litellm.proxy import proxy_cli, proxy_server  # noqa: F401  # the latter needs what is missing
         except ImportError as missing:
             raise missing_package("LiteLLM's proxy", "serve") from missing
         loaded = load_router(folder, options.members(folder, pool), trust=trust)

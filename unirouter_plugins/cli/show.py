@@ -42,7 +42,7 @@ T = TypeVar("T")
 # The last are marks that turn the direction of what follows.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 TEXT_WIDTH = 88  # columns of text; tables may be wider where the terminal is
-CANDIDATES_SHOWN, PROMPTS_SHOWN, POINTS_SHOWN = 5, 20, 8  # of a ranking, of many prompts, of a curve
+CANDIDATES_SHOWN, PROMPTS_SHOWN = 5, 20  # of a ranking, of many prompts
 LEVEL, NORMAL = 0.9, 1.645  # of the intervals that are shown, and the standard errors to each side of it
 UNLIKE = 0.05  # prompts whose similarity is less have no words in common worth showing
 PER_1000 = ">$/1,000"  # USD per 1,000 calls
@@ -453,6 +453,13 @@ def dearest(record: CallRecord) -> dict[str, Any]:
     return {"model": most.model, "expected_usd": most.cost}
 
 
+def proposed(made: Report | Tuning) -> tuple[str, float]:
+    """Return what would be used, in words, and its USD a prompt: the best choice for a goal, or the router as it is."""
+    from unirouter_core.evaluate import Tuning
+
+    return (made.choice.words, made.choice.cost) if isinstance(made, Tuning) else ("this routing", made.cost)
+
+
 def findings(made: Report | Tuning, prompts_a_month: float | None = None) -> None:
     """Print today's quality and cost, what lower costs give, how sure that is, the tables and the verdict."""
     for part in made.tables():
@@ -461,6 +468,7 @@ def findings(made: Report | Tuning, prompts_a_month: float | None = None) -> Non
         else:
             say(f"{part}\n")
     if prompts_a_month is not None:
-        now, then = (usd(prompts_a_month * cost) for cost in (made.today.cost, made.cost))
-        say(f"At {prompts_a_month:,.0f} prompts a month: {now} today, {then} with this routing.\n")
+        words, cost = proposed(made)
+        now, then = (usd(prompts_a_month * each) for each in (made.today.cost, cost))
+        say(f"At {prompts_a_month:,.0f} prompts a month: {now} today, {then} by {words}.\n")
     say(made.verdict, "bold")

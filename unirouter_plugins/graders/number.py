@@ -98,6 +98,7 @@ class NumberSpec(Spec):
         return any(abs(one - two) <= max(tolerance, relative * abs(two)) for one, two in pairs)
 
 
+@lru_cache(maxsize=64)  # a reference is read twice when it is checked, and once for each answer to it
 def final_number(answer: str, *, decimal: str = ".") -> Number | None:
     r"""Return the number that `answer` gives in the end, or None.
 
@@ -144,7 +145,7 @@ def _is_only_number(line: str, decimal: str) -> bool:
     return not re.search(r"[^\W_]", before) and len(re.sub(r"[\W\d_]", " ", after).split()) <= _UNIT_WORDS
 
 
-@lru_cache(maxsize=64)  # a line is read several times, and a reference twice when it is checked
+@lru_cache(maxsize=64)  # a line is read several times
 def _numbers(line: str, decimal: str) -> tuple[Number, ...]:
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE // 2]}\n{line[-_LONGEST_LINE // 2 :]}"

@@ -15,7 +15,7 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
-from langchain_core.runnables.config import ensure_config, run_in_executor
+from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
@@ -31,7 +31,7 @@ from unirouter_plugins.langchain.pool_models import (
     messages_of,
     per_call,
 )
-from unirouter_plugins.langchain.questions import INPUTS
+from unirouter_plugins.langchain.questions import INPUTS, LONG
 from unirouter_plugins.litellm import FromFolder, opened
 from unirouter_plugins.litellm.chat import Chat, texts_of
 
@@ -183,13 +183,17 @@ class RouterRunnable(FromFolder, BaseChatModel):
             config |= {"tags": [*config["tags"], *tags], "metadata": {**metadata, **config["metadata"]}}
             config["callbacks"] = joined(config.get("callbacks"), self._run.get("callbacks"))
         own = per_call(config["configurable"])
-        messages, documents, forced = messages_of(input), own["documents"], parameters.pop("model", own.get("model"))
-        chat = chat_of(messages, {**parameters, **(sent or {})})
-        question = own.get("question")
-        if question is None:
-            question = INPUTS.question_in(chat.text, config.get("callbacks"))
+        documents, forced = own["documents"], parameters.pop("model", own.get("model"))
+        messages = input if isinstance(input, str) else messages_of(input)
+        chat, question = chat_of(messages, {**parameters, **(sent or {})}), own.get("question")
+        if question is None and (run := getattr(config.get("callbacks"), "parent_run_id", None)) is not None:
+            question = INPUTS.question_in(chat.text, run)
         text = question or chat.text
-        self._models.repeats.see(text)
+        repeats = self._models.repeats
+        if len(text) < LONG:
+            repeats.texts.clear()
+        elif not repeats.has_warned:
+            repeats.see(text)
         as_such = documents and self.router.fit_.document_features is not None
         before = [*self._system_texts(chat), *(() if as_such else documents)]
         return ChatCall(
@@ -212,9 +216,7 @@ class RouterRunnable(FromFolder, BaseChatModel):
 
     async def abegin(self, *args: Any, **options: Any) -> ChatCall:
         """Return the same as `begin`, made in a thread where to embed a prompt takes a while."""
-        if self._models.is_quick(self.router, args[0]):
-            return self.begin(*args, **options)
-        return await run_in_executor(None, partial(self.begin, *args, **options))
+        return await self._models.abegin(self.router, args[0], partial(self.begin, *args, **options))
 
     def _system_texts(self, chat: Chat) -> list[str]:
         """Return the system messages' texts, where they are routed on, and are not all that there is."""

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 try:
-    from langchain_core.decisions import BaseDecisionModel, Choice, ChoiceAnswer, ClassifierResponse, Question, State
+    from langchain_core.decisions import (
+        Answer,
+        BaseDecisionModel,
+        Choice,
+        ChoiceAnswer,
+        ClassifierResponse,
+        Question,
+        State,
+    )
 except ImportError as missing:
     raise ImportError("UniRouterDecision needs newer decision models: pip install 'langchain-core>=1.8'.") from missing
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -66,7 +74,11 @@ class UniRouterDecision(BaseDecisionModel):
         **fields: Any,
     ) -> None:
         weight = None if cost_weight is None else check_cost_weight(cost_weight)
-        own = {"router": opened(router, None, object, ""), "models": models or {}, "cost_weight": weight}
+        own: dict[str, Any] = {
+            "router": opened(router, None, object, ""),
+            "models": models or {},
+            "cost_weight": weight,
+        }
         super().__init__(**own, **fields)
 
     @property
@@ -74,7 +86,7 @@ class UniRouterDecision(BaseDecisionModel):
         return "unirouter"
 
     def _classify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
-        answers = {}
+        answers: dict[str, Answer] = {}
         for name, question in questions.items():
             if not isinstance(question, Choice):
                 raise InvalidDataError(

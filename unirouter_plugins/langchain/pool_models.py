@@ -35,7 +35,7 @@ from unirouter_plugins.langchain.questions import Repeats
 from unirouter_plugins.litellm import check_settings, open_litellm
 from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id, portable_parts
 from unirouter_plugins.litellm.prices import Usage, usage_of, usd_of
-from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall
+from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, RoutedCall
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
 
 _Settings: TypeAlias = Mapping[str, Any] | None
@@ -62,12 +62,14 @@ def messages_of(input: LanguageModelInput) -> list[BaseMessage]:
     return [HumanMessage(input)] if isinstance(input, str) else convert_to_messages(input)
 
 
-def chat_of(messages: Sequence[BaseMessage], parameters: Mapping[str, Any] | None = None) -> Chat:
+def chat_of(messages: str | Sequence[BaseMessage], parameters: Mapping[str, Any] | None = None) -> Chat:
     """Return the messages in OpenAI's form, as far as the router reads it, with the tools and schema in `parameters`.
 
     >>> chat_of(messages_of([("system", "Be brief."), ("user", "What is 2 + 2?")])).text
     'What is 2 + 2?'
     """
+    if isinstance(messages, str):
+        return Chat.of(messages, parameters)
     given, answered = parameters or {}, [answered_by(m.response_metadata.get(METADATA)) for m in messages]
     tools = given.get("tools") or given.get("functions") or ()
     return Chat([_as_mapping(message) for message in messages], tools, given.get("response_format"), answered)
@@ -324,13 +326,13 @@ class ChatCall(RoutedCall[BaseChatModel]):
         self._input, self.config, self._prepare = messages, config, prepare
         self._below = _Answers() if is_parsed else None
         self._streamed = Bill()
-        self._record: Record = {}  # the one that a stream's last chunk has
+        self._has_told = False  # whether a part of the stream has the record
 
     def model_for(self, model: BaseChatModel) -> Any:
         """Return the model with its tools or schema; set the messages it is sent, and the decision in its metadata."""
         if any(self.chat.answered_by):
             self.messages = self.chat.messages_for(self.attempts.model, messages_of(self._input), portable)
-        known = {n: value for n, value in self.record().as_dict().items() if value is not None and n != "seconds"}
+        known = {n: value for n, value in self._shown.items() if value is not None and n != "seconds"}
         metadata = {**self.config.get("metadata", {}), METADATA: known}
         self.config = cast(RunnableConfig, {**self.config, "metadata": metadata})
         if self.attempts.failures:
@@ -377,30 +379,25 @@ class ChatCall(RoutedCall[BaseChatModel]):
 
     def attach(self, answer: Any, record: CallRecord) -> Any:
         """Return a copy of the answer with the record on its messages; caches share the messages themselves."""
-        return _with_record(answer, {METADATA: record.as_dict()})
+        return _with_record(answer, {METADATA: self._shown})
 
     def passed(self, part: Any) -> Any:
         """Return a part of a stream as it is, the first that says it is the last as a copy with the record."""
         if isinstance(part, dict) and part.get("event") == "message-finish":
-            return {**part, "metadata": {**part.get("metadata", {}), METADATA: self.finish(part).as_dict()}}
+            self.finish(part)
+            return {**part, "metadata": {**part.get("metadata", {}), METADATA: self._shown}}
         if isinstance(part, AIMessageChunk):
             self._streamed.add(part.usage_metadata, part.response_metadata.get("response_cost"), is_stream=True)
-        if self._below is not None or self._record or getattr(part, "chunk_position", "last") != "last":
+        if self._below is not None or self._has_told or getattr(part, "chunk_position", "last") != "last":
             return part
-        self._record = self.record(part).as_dict()
-        return _with_record(part, {METADATA: self._record})
-
-    def finish(self, answer: Any = None) -> CallRecord:
-        """Return the record of the call, which has ended; that in a stream is made whole."""
-        record = super().finish(answer)
-        if self._record:
-            self._record |= record.as_dict()
-        return record
+        self._has_told = True
+        self._shown |= self.record(part).as_dict()
+        return _with_record(part, {METADATA: self._shown})
 
     def end(self) -> list[AIMessageChunk]:
         """Return what is missing at the end of a stream: a chunk with the record, where no chunk was the last."""
         last = AIMessageChunk(content="", chunk_position="last")
-        return [] if self._record or self._below is not None else [self.attach(last, self.finish())]
+        return [] if self._has_told or self._below is not None else [self.attach(last, self.finish())]
 
 
 def _message_of(answer: Any) -> BaseMessage | None:

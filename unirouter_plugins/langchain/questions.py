@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler, Callbacks
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 
 NAMES = ("question", "query", "input")
@@ -17,7 +17,9 @@ NAMES = ("question", "query", "input")
 
 _MOST = 10_000  # runs that are remembered: those that never end are forgotten in their order
 _STEPS = 8  # of a run whose inputs are remembered, the newest
-_AROUND = 200  # characters that a template must add to a question: fewer may be the task itself ("Translate: ...")
+LONG = 200
+"""Characters of a text that may repeat; and that a template must add to a question: fewer may be the task itself."""
+
 _SHARE, _CALLS = 0.6, 3  # of a text that was in each of as many calls
 _READ = 20_000  # characters of a text that are compared
 
@@ -50,15 +52,14 @@ class Inputs(BaseCallbackHandler):
         """Forget a run that failed."""
         self._runs.pop(run_id, None)
 
-    def question_in(self, message: str, callbacks: Callbacks) -> str | None:
-        """Return the question that a message holds beside its context; None where it is not certain to be one.
+    def question_in(self, message: str, run: UUID | None) -> str | None:
+        """Return the question that a message of a run holds beside its context; None where none is certain to be one.
 
         It is a text that the chain, or a step before the model like its prompt template, was given as "question",
         "query" or "input", and that the message holds word for word. Either what was given beside it fills more than
         half of the message, or it is named "question" or "query" and what is around it is longer than it, and than 200
         characters.
         """
-        run = getattr(callbacks, "parent_run_id", None)
         while run is not None and (known := self._runs.get(run)) is not None:
             run, inputs = known
             for given in inputs:
@@ -69,7 +70,7 @@ class Inputs(BaseCallbackHandler):
                     besides = {part for key, value in given.items() if key != name for part in _texts(value)}
                     context = sum(len(part) for part in besides if part.strip() and part in message)
                     around = len(message) - len(text)
-                    if 2 * context > len(message) or (name != "input" and around > max(len(text), _AROUND)):
+                    if 2 * context > len(message) or (name != "input" and around > max(len(text), LONG)):
                         return text
         return None
 
@@ -93,26 +94,26 @@ register_configure_hook(_HOOK, inheritable=True)  # it is given to each chain of
 
 
 class Repeats:
-    """Warns once where most of the texts that are routed on is the same in each call: it hides what differs."""
+    """Warns once where most of the long texts of calls in a row is the same: it hides from the router what differs."""
 
     def __init__(self) -> None:
-        self._texts: deque[str] = deque(maxlen=_CALLS - 1)
-        self._has_warned = False
+        self.texts: deque[str] = deque(maxlen=_CALLS - 1)
+        self.has_warned = False
 
     def see(self, text: str) -> None:
-        """Compare a text with those of the calls before."""
+        """Compare a text, which is `LONG`, with those of the calls before."""
         text = text[:_READ]
-        if self._has_warned or text in self._texts:
+        if text in self.texts:
             return
-        before = list(self._texts)
-        self._texts.append(text)
-        if len(before) < _CALLS - 1 or len(text) < _AROUND:
+        before = list(self.texts)
+        self.texts.append(text)
+        if len(before) < _CALLS - 1:
             return
         prefix = next((n for n, each in enumerate(zip(text, *before, strict=False)) if len({*each}) > 1), len(text))
         shared = set(text.splitlines()).intersection(*(other.splitlines() for other in before))
         same = max(prefix, sum(len(line) + 1 for line in text.splitlines() if line in shared))
         if same > _SHARE * len(text):
-            self._has_warned = True
+            self.has_warned = True
             warnings.warn(
                 f"{same / len(text):.0%} of the text that is routed on was the same in {_CALLS} calls, which hides the "
                 'question from the router. Name it: config={"configurable": {"unirouter_question": question}}, or send '

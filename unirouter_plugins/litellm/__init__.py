@@ -6,12 +6,11 @@ import asyncio
 import dataclasses
 import difflib
 import inspect
-import json
 import os
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -32,8 +31,8 @@ from unirouter_plugins.litellm.pool_file import (
     read_members,
 )
 from unirouter_plugins.litellm.programs import register
-from unirouter_plugins.litellm.routed import CallRecord, Content, Record, RoutedCall
-from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, check_given, is_callable
+from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
+from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, check_given
 
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
@@ -174,7 +173,6 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
     """A call through LiteLLM's functions."""
 
     shows_usage: bool
-    _shown: Record
 
     @classmethod
     def of(
@@ -202,31 +200,24 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         chat = Chat.of(asked, parameters)
         request: dict[str, Any] = {"cost_weight": cost_weight, "candidates": models, "requires": requires}
         call = cls(pool, router, chat, content_policy=content_policy, parameters=parameters, **request)
-        call.shows_usage, call._shown = bool(options.get("include_usage")), {}
+        call.shows_usage = bool(options.get("include_usage"))
         return call
 
     @classmethod
     async def aof(cls, given: GivenRouter, asked: str | Messages, **options: Any) -> LiteLLMCall:
         """Return the same as `of`, made in a thread where that takes a while."""
-        if isinstance(given, UniRouter) and given in _MODELS and _MODELS[given].is_quick(given, asked):
-            return cls.of(given, asked, **options)
-        return await asyncio.to_thread(cls.of, given, asked, **options)
+        begin = partial(cls.of, given, asked, **options)
+        if isinstance(given, UniRouter) and (known := _MODELS.get(given)) is not None:
+            return await known.abegin(given, asked, begin)
+        return await asyncio.to_thread(begin)
 
     def model_for(self, model: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of `litellm.completion`, where the model's price is known."""
         name = self.attempts.model
-        member, profile = self.snapshot.members[name], self.snapshot.pool[name]
-        if not is_callable(profile):
-            raise InvalidDataError(
-                f"{name!r} is known by its record only, and LiteLLM knows no model of that name; say in pool.toml how "
-                f'to call it: [models.{json.dumps(name)}] model = "provider/name".'
-            )
-        if self.snapshot.quote(name) is None:
-            prices.require_quote(member, profile)  # which tells how to give one
+        self.snapshot.require_callable(name)
         messages = self.chat.messages_for(name, self.chat.messages, portable)
         arguments = {**model, **self.parameters, "messages": messages}
         if isinstance(given := arguments.get("metadata") or {}, dict):  # which LiteLLM shows its callbacks
-            self._shown = self.record().as_dict()
             arguments["metadata"] = {**given, RECORD: self._shown}
         if not hasattr(arguments.get("timeout"), "read"):  # of httpx
             arguments["timeout"] = min(self.limits.timeout, max(self._ends - time.monotonic(), 0.001))
@@ -256,12 +247,6 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         quoted = self.snapshot.quote(self.attempts.model)
         assert quoted is not None
         return prices.usd_of(answer, quoted, usage)
-
-    def finish(self, answer: Any = None) -> CallRecord:
-        """Return the record of the call, which has ended; LiteLLM's callbacks that still wait see it whole."""
-        record = super().finish(answer)
-        self._shown |= record.as_dict()
-        return record
 
     def attach(self, answer: Any, record: CallRecord) -> Any:
         """Return the response with the record among its hidden parameters, and its messages with their model's name."""

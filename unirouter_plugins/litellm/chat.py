@@ -74,8 +74,8 @@ class Chat:
         if isinstance(asked, Mapping):
             raise InvalidDataError(f"{asked!r:.60} is one message, not a list of messages; put it in a list.")
         given = parameters or {}
-        each = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-        pairs = list(map(_as_sent, each))
+        bare = {"role": "user", "content": asked}
+        pairs = [(bare, None)] if isinstance(asked, str) else list(map(_as_sent, asked))
         messages, writers = [message for message, _ in pairs], [writer for _, writer in pairs]
         chat = cls(messages, given.get("tools") or given.get("functions") or (), given.get("response_format"), writers)
         _ = chat.text

@@ -429,7 +429,11 @@ class _VotesTable(TypedDict):
 
 @_strict
 class _ModelTable(TypedDict):
-    model: Annotated[_Text, _must(lambda name: "://" not in name, "must be a name; an address is given as api_base")]
+    model: Annotated[
+        _Text,
+        _must(lambda name: "://" not in name, "must be a name; an address is given as api_base"),
+        _must(lambda name: not name.startswith("os.environ/"), "must be a name, not the environment variable of one"),
+    ]
     api_base: NotRequired[Annotated[str, AfterValidator(_address)]]
     api_key_env: NotRequired[Annotated[str, _Variable]]
     prices: NotRequired[

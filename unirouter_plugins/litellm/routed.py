@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import inspect
 import itertools
+import logging
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
@@ -31,8 +33,8 @@ from unirouter_plugins.litellm.failures import (
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
-from unirouter_plugins.litellm.telemetry import log_fallback, tell
-from unirouter_plugins.litellm.timeouts import CallTimeoutError, Limits, Steps
+from unirouter_plugins.litellm.telemetry import LOG, log_fallback, tell
+from unirouter_plugins.litellm.timeouts import CallTimeoutError, Steps
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -162,7 +164,7 @@ class Attempts:
         self.model = kept if kept is not None and decision.is_eligible(kept) else decision.model
         self.failures: dict[str, str] = {}
         self._windows, self._too_small = windows or {}, list[str]()
-        self._order, self._postponed = self._in_order(), list[str]()
+        self._order, self._postponed = _in_order(decision), list[str]()
         self._first: BaseException | None = None
         self._failed, self._secrets = list[BaseException](), set[str]()  # what failed, and what it was sent with
 
@@ -213,10 +215,6 @@ class Attempts:
             without_keys(failed, self._secrets)
         return shown
 
-    def _in_order(self) -> Iterator[str]:
-        yield self.decision.model
-        yield from self.decision.fallbacks()
-
     def _may_be_next(self, model: str) -> bool:
         if model == self.model or model in self.failures or not self.decision.is_eligible(model):
             return False
@@ -224,8 +222,12 @@ class Attempts:
         return window is None or all(small is None or window > small for small in too_small)
 
 
-@dataclass(frozen=True)
-class Content:
+def _in_order(decision: Decision) -> Iterator[str]:
+    yield decision.model
+    yield from decision.fallbacks()
+
+
+class Content(NamedTuple):
     """What an answer, or a part of one, holds."""
 
     has_content: bool  # text, thoughts, a tool call or a refusal: after it no other model can begin
@@ -255,26 +257,23 @@ class RoutedCall(ABC, Generic[M]):
         routed_on: str = "prompt",  # or "question", where `text` is one
         **request: Any,
     ) -> None:
-        self._began = time.perf_counter()
+        self._began = time.monotonic()
         self.models, self.chat, self.parameters = models, chat, dict(parameters)
         timeout, deadline = self.parameters.get("timeout"), self.parameters.pop("deadline", None)
-        timeout, deadline = models.timeout if timeout is None else timeout, deadline or models.deadline
-        self._is_unlimited = timeout is None and deadline is None
-        self.limits = Limits.of(timeout, deadline)
-        self._ends = self._until = time.monotonic() + self.limits.deadline
+        self.limits, self._is_unlimited = models.limits_of(timeout, deadline)
+        self._ends = self._until = self._began + self.limits.deadline
         self.snapshot = snapshot = models.snapshot(router)
-        avoid = {} if forced else models.health.cooling(snapshot.keys)
-        able = snapshot.able(candidates, {**models.settings, **parameters})
-        self.decision = snapshot.decide(chat, models=[forced] if forced else able, avoid=avoid, **request)
+        avoid = models.health.cooling(snapshot.keys) if models.health.store and not forced else {}
+        able = [forced] if forced else snapshot.able(candidates, {**models.settings, **parameters})
+        self.decision = snapshot.decide(chat, models=able, avoid=avoid, **request)
         keeps = {"tool loop": chat.in_loop_of, "query": kept, "follow-up": chat.follow_up_of}
         why, kept = next(((w, model) for w, model in keeps.items() if model and model not in avoid), ("", None))
-        kept = None if forced else kept
         writer = next(filter(None, reversed(chat.answered_by)), None)
-        self.attempts = Attempts(self.decision, snapshot.windows, content_policy, kept, writer)
-        self._heeds_health = forced is None
+        self.attempts = Attempts(self.decision, snapshot.windows, content_policy, None if forced else kept, writer)
         self.why = "forced" if forced else why if kept is not None and self.attempts.model == kept else "routed"
         self._routed_on, self._usd_of_failures = routed_on, 0.0
         self._telling: Any = None  # the part of a stream that tells the usage
+        self._shown: Record = {}  # the record as it is told while the model is called; made whole in place at the end
         self.finished: CallRecord | None = None
 
     @abstractmethod
@@ -315,8 +314,13 @@ class RoutedCall(ABC, Generic[M]):
     def run(self, call: Callable[[Any], T]) -> T:
         """Return the answer of the first model that does not fail, with the record; `call` calls a model."""
         while True:
-            with self._attempt(), self._steps() as steps:
-                answer = steps.make(partial(self._in_scope, call, self._model()))
+            with self._attempt():
+                model = self._model()
+                if self._is_direct:
+                    answer = self._in_scope(call, model)
+                else:
+                    with Steps(self._left, self._late) as steps:
+                        answer = steps.make(partial(self._in_scope, call, model))
                 self._require_content([answer])
                 break
         return self.attach(answer, self._answered(answer))
@@ -392,7 +396,7 @@ class RoutedCall(ABC, Generic[M]):
     def _each(self, call: Callable[[Any], Iterable[T]], model: Any) -> Generator[T]:
         """Yield the parts, each made in the call's scope: the reader may be in another context."""
         opened: list[Iterator[T]] = []
-        with self._steps() as steps:
+        with Steps(self._left, self._late, is_direct=self._is_direct) as steps:
             steps.close = lambda: [*map(_close, opened)]
             steps.make(partial(self._in_scope, lambda on: opened.append(iter(call(on))), model))
             step = partial(self._in_scope, next, opened[0], _END)
@@ -419,10 +423,10 @@ class RoutedCall(ABC, Generic[M]):
 
     # --- Time ---------------------------------------------------------------------------------------------------------
 
-    def _steps(self) -> Steps:
-        """Return who makes the steps of an attempt: a thread, but for the user's own objects without a limit."""
-        is_direct = self._is_unlimited and self.attempts.model in self.models.given
-        return Steps(self._left, self._late, is_direct=is_direct)
+    @property
+    def _is_direct(self) -> bool:
+        """Whether the caller makes the steps of an attempt, no thread: for the user's own objects without a limit."""
+        return self._is_unlimited and self.attempts.model in self.models.given
 
     def _left(self) -> float:
         """Return the seconds until the model must have given its first content; then, until the call must end."""
@@ -459,8 +463,9 @@ class RoutedCall(ABC, Generic[M]):
 
     def start(self) -> str:
         """Return the model to call now, which does not cool down, unless all do."""
-        while self._heeds_health and not self.models.health.may_try(self._key) and self.attempts.postpone():
-            pass
+        if self.models.health.store and self.why != "forced":
+            while not self.models.health.may_try(self._key) and self.attempts.postpone():
+                pass
         self._until = min(time.monotonic() + self.limits.attempt, self._ends)
         return self.attempts.model
 
@@ -471,7 +476,11 @@ class RoutedCall(ABC, Generic[M]):
         self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
 
     def _model(self) -> Any:
-        model = self.models.model(self.snapshot, self.attempts.model, is_last=self.attempts.is_last)
+        """Return the model to call now, prepared; begin its record."""
+        name = self.attempts.model
+        own = self.models.given.get(name)
+        model = self.models.model(self.snapshot, name, is_last=self.attempts.is_last) if own is None else own
+        self._shown = self.record().as_dict()
         return self.model_for(model)
 
     @property
@@ -508,7 +517,8 @@ class RoutedCall(ABC, Generic[M]):
         return unread
 
     def _answered(self, answer: Any = None) -> CallRecord:
-        self.models.health.answered(self._key)
+        if self.models.health.store:
+            self.models.health.answered(self._key)
         return self.finish(answer)
 
     def _require_content(self, parts: Sequence[Any]) -> None:
@@ -538,16 +548,22 @@ class RoutedCall(ABC, Generic[M]):
         model, usage = self.attempts.model, UNKNOWN if answer is None else self.usage_of(answer)
         usd = self._usd_of_failures + (math.nan if answer is None else self.usd_of(answer, usage))
         differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
-        seconds, failures = time.perf_counter() - self._began, dict(self.attempts.failures)
+        seconds, failures = time.monotonic() - self._began, dict(self.attempts.failures)
         return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, self.why, self._routed_on)
 
     def finish(self, answer: Any = None) -> CallRecord:
         """Return the record of the call, which has ended, and keep it; doing it again changes nothing."""
         if self.finished is None:
             self.finished = self.record(self._telling if answer is None else answer)
-            keep(told := self.finished.as_dict())
-            tell(self.decision.model, told)
+            self._shown |= self.finished.as_dict()
+            self.keep()
+            if LOG.isEnabledFor(logging.INFO) or "opentelemetry.trace" in sys.modules:
+                tell(self.decision.model, self._shown)
         return self.finished
+
+    def keep(self) -> None:
+        """Keep the record for `last_decision` and `record_decisions`."""
+        keep(self._shown)
 
 
 def _close(source: Any) -> None:

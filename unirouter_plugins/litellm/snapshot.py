@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -21,10 +23,11 @@ from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
-from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote
+from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote, require_quote
 from unirouter_plugins.litellm.timeouts import Limits
 
 M = TypeVar("M")
+C = TypeVar("C")
 
 SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
 
@@ -74,8 +77,10 @@ class Snapshot:
 
     def able(self, models: Sequence[str] | None, parameters: Mapping[str, Any]) -> Sequence[str] | None:
         """Return those of `models` that can give an answer of the call's max_tokens; None is all of the pool."""
-        asked = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
-        short = {name for name, most in self.longest.items() if isinstance(asked, int) and most < asked}
+        asked = parameters.get("max_completion_tokens") or parameters.get("max_tokens")
+        if not asked or not isinstance(asked, int):
+            return models
+        short = {name for name, most in self.longest.items() if most < asked}
         able = [name for name in (self.pool if models is None else models) if name not in short]
         if short and not able:
             most = max(self.longest[name] for name in short)
@@ -145,6 +150,16 @@ class Snapshot:
             self._quotes[model] = found
         return self._quotes.get(model)
 
+    def require_callable(self, model: str) -> None:
+        """Raise where LiteLLM cannot call a model, `InvalidDataError`, or its prices are not known."""
+        if not is_callable(self.pool[model]):
+            raise InvalidDataError(
+                f"{model!r} is known by its record only, and LiteLLM knows no model of that name; say in pool.toml how "
+                f'to call it: [models.{json.dumps(model)}] model = "provider/name".'
+            )
+        if self.quote(model) is None:
+            require_quote(self.members[model], self.pool[model])  # which tells how to give one
+
     def differs(self, model: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """Return in which ways a call with `parameters` is not what its model was evaluated with, where known."""
         if model not in self.members:
@@ -176,6 +191,12 @@ class PoolModels(ABC, Generic[M]):
         self.limits = Limits.of(self.timeout, self.deadline)
         self._newest: tuple[Any, Snapshot] | None = None
 
+    def limits_of(self, timeout: Any, deadline: Any) -> tuple[Limits, bool]:
+        """Return the limits of a call that was given these, and whether there are none: not of the models either."""
+        if timeout is None and deadline is None:
+            return self.limits, self.timeout is None and self.deadline is None
+        return Limits.of(self.timeout if timeout is None else timeout, deadline or self.deadline), False
+
     @abstractmethod
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> M:
         """Return a model that calls LiteLLM with `arguments`; only where `is_last` are failed calls retried."""
@@ -191,10 +212,15 @@ class PoolModels(ABC, Generic[M]):
         return self.make(programs.arguments_of(snapshot.members[name]), is_last=is_last)
 
     def is_quick(self, router: UniRouter, asked: object) -> bool:
-        """Return whether to decide on what is asked takes less than to wake a thread for it."""
+        """Return whether to decide on a prompt, or messages, takes less than to wake a thread for it."""
         is_known = self._newest is not None and self._newest[0] is router.pool and len(router.pool) <= _FEW
         hashes = isinstance(router.fit_.embedder, HashingEmbedder) and router.fit_.document_features is None
-        return is_known and hashes and len(str(asked)) <= _SHORT_TEXT
+        parts = asked if isinstance(asked, list | tuple) else [asked]
+        return is_known and hashes and sum(len(str(getattr(part, "content", part))) for part in parts) <= _SHORT_TEXT
+
+    async def abegin(self, router: UniRouter, asked: object, begin: Callable[[], C]) -> C:
+        """Return the call that `begin` returns, made in a thread where to decide takes a while."""
+        return begin() if self.is_quick(router, asked) else await asyncio.to_thread(begin)
 
     def snapshot(self, router: UniRouter) -> Snapshot:
         """Return the router's pool as it is now; it is made again when the pool has changed."""

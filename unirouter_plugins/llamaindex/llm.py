@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from llama_index.core.base.llms import types
@@ -169,8 +169,8 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         )
 
     async def abegin(self, *args: Any, **options: Any) -> LLMCall:
-        """Return the same as `begin`, made in a thread: to embed a prompt takes a while."""
-        return await asyncio.to_thread(self.begin, *args, **options)
+        """Return the same as `begin`, made in a thread where to embed a prompt takes a while."""
+        return await self._models.abegin(self.router, args[0], partial(self.begin, *args, **options))
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the picked model's answer."""
@@ -230,7 +230,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
 
     async def achat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> ChatResponse:
         """Return the same as `chat_with_tools`, asynchronously."""
-        call = await asyncio.to_thread(self._with_tools, tools, *args, **kwargs)
+        call = await self._awith_tools(tools, *args, **kwargs)
         return await call.arun(lambda llm: llm.achat_with_tools(tools, **call.sent))
 
     def stream_chat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> types.ChatResponseGen:
@@ -242,13 +242,18 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
     ) -> types.ChatResponseAsyncGen:
         """Return the same as `stream_chat_with_tools`, asynchronously."""
-        call = await asyncio.to_thread(self._with_tools, tools, *args, **kwargs)
+        call = await self._awith_tools(tools, *args, **kwargs)
         return await call.aopen(lambda llm: llm.astream_chat_with_tools(tools, **call.sent))
 
     def _with_tools(
         self, tools: Sequence[BaseTool], user_msg: _Newest = None, chat_history: _History = None, **kwargs: Any
     ) -> LLMCall:
         return self.begin(_conversation(chat_history, user_msg), kwargs, tools)
+
+    async def _awith_tools(
+        self, tools: Sequence[BaseTool], user_msg: _Newest = None, chat_history: _History = None, **kwargs: Any
+    ) -> LLMCall:
+        return await self.abegin(_conversation(chat_history, user_msg), kwargs, tools)
 
     def _prepare_chat_with_tools(  # type: ignore[override]
         self, tools: Sequence[BaseTool], user_msg: _Newest = None, chat_history: _History = None, **kwargs: Any
@@ -263,7 +268,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
         """Return the picked model's answer as an object."""
-        call = self._of_prompt(prompt, llm_kwargs, prompt_args)
+        call = self.begin(self._messages_of(prompt, prompt_args), llm_kwargs or {})
         return call.run(
             lambda llm: llm.structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
@@ -272,7 +277,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
         """Return the same as `structured_predict`, asynchronously."""
-        call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
+        call = await self.abegin(self._messages_of(prompt, prompt_args), llm_kwargs or {})
         return await call.arun(
             lambda llm: llm.astructured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
@@ -281,7 +286,7 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Generator[Any]:
         """Return the object as far as the picked model has written it."""
-        call = self._of_prompt(prompt, llm_kwargs, prompt_args)
+        call = self.begin(self._messages_of(prompt, prompt_args), llm_kwargs or {})
         return call.open(
             lambda llm: llm.stream_structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
@@ -290,13 +295,13 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
         self, output_cls: type[Any], prompt: BasePromptTemplate, llm_kwargs: Any = None, **prompt_args: Any
     ) -> AsyncGenerator[Any]:
         """Return the same as `stream_structured_predict`, asynchronously."""
-        call = await asyncio.to_thread(self._of_prompt, prompt, llm_kwargs, prompt_args)
+        call = await self.abegin(self._messages_of(prompt, prompt_args), llm_kwargs or {})
         return await call.aopen(
             lambda llm: llm.astream_structured_predict(output_cls, call.prompt(prompt), call.parameters, **prompt_args)
         )
 
-    def _of_prompt(self, prompt: BasePromptTemplate, llm_kwargs: Any, prompt_args: Mapping[str, Any]) -> LLMCall:
-        return self.begin(self._extend_messages(prompt.format_messages(llm=self, **prompt_args)), llm_kwargs or {})
+    def _messages_of(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
+        return self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any

@@ -26,7 +26,7 @@ from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import check_settings, open_litellm
 from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage, usage_of, usd_of
-from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall, keep
+from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
 from unirouter_plugins.llamaindex.queries import Query, collecting_answers
 
@@ -90,10 +90,11 @@ def _parameters(fn_schema: Any) -> dict[str, Any]:
 
 def without_records(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     """Return the messages as they are sent: LLMs pass on all of a message's `additional_kwargs`."""
-    kept = [{n: value for n, value in m.additional_kwargs.items() if n != METADATA} for m in messages]
     return [
-        m.model_copy(update={"additional_kwargs": rest}) if METADATA in m.additional_kwargs else m
-        for m, rest in zip(messages, kept, strict=True)
+        m.model_copy(update={"additional_kwargs": {n: v for n, v in m.additional_kwargs.items() if n != METADATA}})
+        if METADATA in m.additional_kwargs
+        else m
+        for m in messages
     ]
 
 
@@ -247,7 +248,7 @@ class LLMCall(RoutedCall[LLM]):
         self._callbacks, self._query, self._keeper = callbacks, query, keeper
         self._answers: dict[int, Any] = {}  # of the model that is tried now
         self._tags: dict[str, Record] = {}
-        self._record: Record = {}  # the one that all parts of a stream share
+        self._is_kept = False
         if query is not None and self.why != "forced":
             query.outermost.models.setdefault(keeper, self.attempts.model)
 
@@ -259,19 +260,19 @@ class LLMCall(RoutedCall[LLM]):
     def open(self, call: Callable[[Any], Iterable[T]]) -> Generator[T]:
         """Return the parts of a stream that has begun: the model is called in the context of the query."""
         begun, parts = self.begin(call)
-        self._keep(self.record())
+        self._begun()
         return self.rest(begun, parts)
 
     async def aopen(self, call: Callable[[Any], Any]) -> AsyncGenerator[Any]:
         """Return the same as `open`, asynchronously."""
         begun, parts = await self.abegin(call)
-        self._keep(self.record())
+        self._begun()
         return self.arest(begun, parts)
 
     def model_for(self, model: LLM) -> LLM:
         """Return the LLM with the router's callbacks; set the messages that it is sent."""
         self.messages = self.chat.messages_for(self.attempts.model, self._given, _portable)
-        self._answers, self._tags = {}, {METADATA: self.record().as_dict()}
+        self._answers, self._tags = {}, {METADATA: dict(self._shown)}
         return self.models.with_callbacks(self.attempts.model, model, self._callbacks)
 
     def prompt(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
@@ -294,18 +295,19 @@ class LLMCall(RoutedCall[LLM]):
 
     def usage_of(self, answer: Any) -> Usage:
         """Return the tokens that an answer tells; of a parsed one those of the answers below the call."""
-        usages = [dataclasses.astuple(usage_in(each)) for each in self._below(answer)]
+        if isinstance(answer, ChatResponse | CompletionResponse):
+            return usage_in(answer)
+        usages = [dataclasses.astuple(usage_in(each)) for each in self._answers.values()]
         return Usage(*map(sum, zip(*usages, strict=True))) if usages else UNKNOWN
 
     def usd_of(self, answer: Any, usage: Usage) -> float:
         """Return what an answer cost; NaN where its tokens or the model's prices are not known."""
-        quoted, answers = self.snapshot.quote(self.attempts.model), self._below(answer)
-        if quoted is None or not answers:
+        if (quoted := self.snapshot.quote(self.attempts.model)) is None:
             return math.nan
-        return sum(usd_of(each.raw, quoted, usage_in(each)) for each in answers)
-
-    def _below(self, answer: Any) -> list[Any]:
-        return [answer] if isinstance(answer, ChatResponse | CompletionResponse) else [*self._answers.values()]
+        if isinstance(answer, ChatResponse | CompletionResponse):
+            return usd_of(answer.raw, quoted, usage)
+        each = [usd_of(below.raw, quoted, usage_in(below)) for below in self._answers.values()]
+        return sum(each) if each else math.nan
 
     def attach(self, answer: T, record: CallRecord) -> T:
         """Return a copy of the answer with the record."""
@@ -313,24 +315,21 @@ class LLMCall(RoutedCall[LLM]):
 
     def passed(self, part: T) -> T:
         """Return a copy of a part of a stream with the record, which is whole when the stream has ended."""
-        return cast(T, with_record(part, self._record))
+        return cast(T, with_record(part, self._shown))
 
-    def finish(self, answer: Any = None) -> CallRecord:
-        """Return the record of the call, which has ended; doing it again changes nothing."""
-        if self.finished is None:
-            self.finished = self.record(self._telling if answer is None else answer)
-            self._keep(self.finished)
-        return self.finished
+    def _begun(self) -> None:
+        """Keep the record of a stream as it begins: query engines return their response before it is read."""
+        self._shown |= self.record().as_dict()
+        self.keep()
 
-    def _keep(self, record: CallRecord) -> None:
-        """Keep the record, once: query engines return their response before its stream is read."""
-        is_kept = bool(self._record)
-        self._record.update(record.as_dict())
-        if is_kept:
+    def keep(self) -> None:
+        """Keep the record, once, for the query, too."""
+        if self._is_kept:
             return
-        keep(self._record)
+        self._is_kept = True
+        super().keep()
         if self._query is not None:
-            self._query.keep(self._record)
+            self._query.keep(self._shown)
             if self.why != "forced":
                 self._query.outermost.models[self._keeper] = self.attempts.model
 

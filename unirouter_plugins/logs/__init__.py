@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
         records = json_lines(path)
     else:
         value = evaluations.read_json(path)
-        lists = (dig(value, name) for name in ("results.results", "results", "data"))
+        lists = (dig(value, name) for name in ("results.results", "results", "data", "testCases"))
         value = next((found for found in lists if isinstance(found, list)), value)
         if isinstance(value, Mapping) and "samples" not in value:
             records = _rows_in(read_columns(path))
@@ -186,6 +187,9 @@ def _open(path: Path | None, given: Any, columns: GivenColumns, scale: Scale, mo
         if "prompt" not in found or faulty or not found.keys().isdisjoint(("quality", "error")):
             raise
         shown = ", ".join(kind if [kind] == names else f"{kind}={names[0]}" for kind, names in found.items())
+        taken = {name for names in found.values() for name in names}
+        if grades := [name for name, values in table.values.items() if name not in taken and _may_be_grades(values)]:
+            shown += f"; --columns quality=NAME makes {' or '.join(grades)} the grade"
         return _Source(shown, _calls(_rows_in(table), columns, quality), quality, model=model)
     shown = layout.shown(scale).replace(f"model={model}", "model=the file's name") if default else layout.shown(scale)
     return _Source(shown, _melted(table, layout), Quality({}), table=table)
@@ -198,6 +202,14 @@ def _noted(records: Iterable[Numbered], read: list[Any]) -> Iterator[Numbered]:
         if not isinstance(record, Mapping | str):
             raise InvalidDataError(f"line {place}: {record!r:.60} is not a JSON object; write one a line.")
         yield place, {"prompt": record} if isinstance(record, str) else record
+
+
+def _may_be_grades(values: Sequence[Any]) -> bool:
+    """Return whether these are numbers in [0, 1], as CSV writes them or JSON; empty ones are left out."""
+    given = [value for value in values if not is_empty(value)]
+    with suppress(TypeError, ValueError):
+        return bool(given) and all(0 <= float(value) <= 1 for value in given)
+    return False
 
 
 def _rows_in(table: Columns) -> Iterator[Numbered]:
@@ -239,5 +251,5 @@ def _log(table: Columns, form: str, scale: GivenScale | None, prices: Mapping[st
     if (row := next((row for row, model in enumerate(models) if is_empty(model)), None)) is not None:
         table.refuse(row, 'no model is named; give columns={"model": "=NAME"} (--columns model==NAME).')
     graded = Columns({name: values[name] for name in OUTCOMES if name in values}, table.places, table.unit)
-    outcomes = to_outcomes(graded, prices, None, scale, form)
+    outcomes = to_outcomes(graded, prices, None, scale, form, values.get("answer", ()))
     return Log(outcomes.source, tuple(outcomes.prompts), outcomes, table)

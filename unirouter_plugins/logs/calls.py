@@ -1,4 +1,4 @@
-"""Records of calls, as applications, LiteLLM, Langfuse, LangSmith and Braintrust write them, to rows of answers."""
+"""Records of calls, as applications, LiteLLM and tools for traces and tests write them, to rows of answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _WHERE = {
     "model": """model request.model request.body.model body.model provided_model_name providedModelName model_name
         extra.metadata.ls_model_name metadata.ls_model_name extra.invocation_params.model metadata.model response.model
         response.body.model generator deployment""",
-    "answer": "response.body response output outputs completion choices actual_output answer",
+    "answer": """response.body response output outputs completion choices actual_output actualOutput
+        answer""",
     "reference": "expected expected_output expectedOutput reference reference_outputs ground_truth target ideal",
     "tokens_in": """usage.prompt_tokens usage.input_tokens usage.input usage_details.input usageDetails.input inputUsage
         metrics.prompt_tokens prompt_tokens promptTokens input_tokens inputTokens tokens_in""",
@@ -32,8 +33,11 @@ _WHERE = {
     "failure": "error error_str",
 }
 _PATHS = {field: paths.split() for field, paths in _WHERE.items()}
-_MARKS = "messages request body inputs traceId trace_id run_type standard_logging_object response_cost scores"
+_MARKS = (
+    "messages request body inputs traceId trace_id run_type standard_logging_object response_cost scores metricsData"
+)
 _PREFIXES = ("inputs", "outputs", "reference", "feedback", "scores", "metadata", "metrics", "extra")
+_TEXTS = "text content question query input prompt output answer response result"  # the fields with an object's text
 _CALLS = ("llm", "generation")  # the kinds of runs and of observations that are calls of a model
 
 
@@ -119,7 +123,9 @@ def rows_of(record: Record, given: GivenColumns, quality: Quality) -> Iterator[d
     usage = dig(body, "body.usage", "usage") if isinstance(body, Mapping) else None
     for side in ("tokens_in", "tokens_out") if usage is not None else ():
         row[side] = dig({"usage": usage}, *_PATHS[side])
-    row["quality"] = quality.of({**record, **scores_of(record)})
+    scores = scores_of(record)
+    only = quality.name is None and len(scores) == 1  # then it is the quality, whatever its name
+    row["quality"] = quality.of(scores if only else {**record, **scores}, only)
     for field in set(given) & row.keys() - {"quality"}:
         named = given[field]
         row[field] = named[1:] if str(named).startswith("=") else dig(record, str(named))
@@ -151,7 +157,7 @@ def dig(record: Any, *paths: str) -> Any:
 def scores_of(record: Record) -> dict[str, Any]:
     """Return the scores of a record by name: a mapping, or a list of names and values."""
     found: dict[str, Any] = {}
-    for name in ("scores", "feedback", "feedback_stats"):
+    for name in ("scores", "feedback", "feedback_stats", "metricsData"):
         scores = record.get(name)
         if isinstance(scores, Sequence) and not isinstance(scores, str):
             scores = {
@@ -199,20 +205,8 @@ def text_of(value: Any) -> str | None:
         parts = [text_of(part) for part in value]
         return "\n".join(part for part in parts if part) or None
     if isinstance(value, Mapping):
-        for name in (
-            "text",
-            "content",
-            "question",
-            "query",
-            "input",
-            "prompt",
-            "output",
-            "answer",
-            "response",
-            "result",
-        ):
-            if name in value:
-                return text_of(from_json(value[name]))
+        if name := next((name for name in _TEXTS.split() if name in value), None):
+            return text_of(from_json(value[name]))
         return text_of(next(iter(value.values()))) if len(value) == 1 else json.dumps(value, ensure_ascii=False)
     return str(value)
 

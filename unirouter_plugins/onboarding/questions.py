@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.reading import LONGEST_LINE, MOST_JSON, read_bytes
+from unirouter_core.reading import MOST_JSON, lines_of, read_bytes
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import Grader, after_thoughts, parse_grader
 from unirouter_plugins.graders.text import bare, normalised
@@ -284,15 +283,12 @@ def read_questions(
     if not place.name.lower().endswith((".jsonl", ".txt")):
         raise InvalidDataError(f"{shown} is neither .jsonl nor .txt; write one object or one prompt a line.")
     content, _ = read_text(place, shown)
-    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig")
     is_json, questions = place.name.lower().endswith(".jsonl"), []
     parse = cache(partial(parse_grader, functions=functions, embedder=embedder))
     try:
-        for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE + 1), ""), 1):
-            if len(line) > LONGEST_LINE:
-                raise InvalidDataError(f"line {number} has more than {LONGEST_LINE:,} characters; split the file.")
+        for number, line in lines_of(Path(str(place))):
             if not line.isspace():
-                record = _record(line, number) if is_json else line.rstrip("\n")
+                record = _record(line, number) if is_json else line.rstrip("\r\n")
                 questions.append(_question(record, number, parse, judged))
         source = f"{place.name if path is not None else 'starter'} sha256:{hashlib.sha256(content).hexdigest()[:16]}"
         read = Questions(questions, source)

@@ -47,8 +47,8 @@ class ProxyCall(LiteLLMCall):
             parameters=parameters,
             candidates=candidates,
             forced=request.forced,
-            text=question,
-            routed_on="prompt" if question is None else "question",
+            text=request.text,
+            routed_on="question" if question else "prompt",
             cost_weight=options.get("cost_weight"),
         )
         call.shows_usage, call._shown, call.baseline = True, {}, options.get("baseline")

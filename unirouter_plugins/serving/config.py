@@ -47,6 +47,7 @@ def proxy_config(
         "model_list": deployments(router),
         "litellm_settings": {
             "callbacks": ["unirouter_plugins.serving.hook.handler", *(["prometheus"] if find_spec(_METRICS) else [])],
+            "expose_router_debug_in_errors": False,
             "require_auth_for_metrics_endpoint": needs_key,
             "use_chat_completions_url_for_anthropic_messages": True,  # as when models were measured
         },
@@ -60,13 +61,16 @@ def proxy_config(
         if needs_key
         else {"dangerously_permit_weak_or_unset_master_key": True},
     }
+    if "REDIS_URL" in os.environ:  # replicas share what LiteLLM counts, and which model a conversation is with
+        config["router_settings"]["redis_url"] = "os.environ/REDIS_URL"
     return config
 
 
 def group_settings(router: UniRouter) -> dict[str, Any]:
     """Return the settings of LiteLLM's router that depend on the pool: retries of the group, names of its models."""
     return {
-        "model_group_retry_policy": {GROUP: {"DefaultRetries": len(router.pool) - 1}},
+        # One more than there are other models: it raises the first failure, as if that model had been called directly.
+        "model_group_retry_policy": {GROUP: {"DefaultRetries": len(router.pool) if len(router.pool) > 1 else 0}},
         "model_group_alias": {f"{GROUP}/{name}": GROUP for name in router.pool},
     }
 
@@ -75,6 +79,7 @@ def deployments(router: UniRouter) -> list[dict[str, Any]]:
     """Return a deployment for each model of the pool; its id is the model's name and a digest of how it is called."""
     snapshot, made = Snapshot.of(router), []
     for name, member in snapshot.members.items():
+        snapshot.require_callable(name)
         if member.is_program:
             params = arguments_of(member)
         else:
@@ -84,7 +89,8 @@ def deployments(router: UniRouter) -> list[dict[str, Any]]:
             given = {"api_base": member.api_base, "api_key": key, "use_chat_completions_api": is_like}
             params = {"model": member.model, **{k: v for k, v in given.items() if v}, **member.settings}
         quoted = snapshot.quote(name)
-        if quoted is not None and (member.is_program or quoted.source != LITELLM):
+        assert quoted is not None
+        if member.is_program or quoted.source != LITELLM:
             usd = dataclasses.asdict(quoted.prices)
             params |= {_PRICES[k]: v / 1e6 for k, v in usd.items() if v is not None and k in _PRICES}
         digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]

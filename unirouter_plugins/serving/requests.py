@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -16,6 +17,9 @@ from unirouter_plugins.serving.config import GROUP
 
 OPTIONS = ("cost_weight", "candidates", "question", "baseline")
 """What a request may set: in the header x-unirouter-cost-weight, or in its metadata as {"unirouter": {...}}."""
+
+_REMINDER = re.compile("<system-reminder>.*?(</system-reminder>|$)", re.DOTALL)
+"""What Claude Code puts beside a prompt: instructions, lists of files and tools."""
 
 _OF_MESSAGES = ("system", "tools", "tool_choice", "max_tokens", "temperature", "stop_sequences", "thinking", "top_p")
 _OF_RESPONSES = ("instructions", "tools", "text", "max_output_tokens", "temperature", "reasoning", "top_p")
@@ -41,6 +45,12 @@ class ProxyRequest:
 
             forced = name_of(ResponsesAPIRequestUtils.get_model_id_from_response_id(held) or "") or forced
         return cls(Chat.of(sent, parameters), parameters, _options_of(given), forced)
+
+    @property
+    def text(self) -> str | None:
+        """What is routed on in the place of the chat's text: the question that is set, or what an agent did not add."""
+        own = _REMINDER.sub("", self.chat.text).strip() if "<system-reminder>" in self.chat.text else ""
+        return self.options.get("question") or own or None
 
     @property
     def digests(self) -> list[str]:
@@ -76,9 +86,13 @@ def name_of(deployment: str) -> str:
 
 def _as_chat(given: Mapping[str, Any], messages: Messages | None) -> tuple[Messages, dict[str, Any]]:
     """Return the messages and the parameters in OpenAI's chat format."""
-    chat: Mapping[str, Any] = {**given, "messages": messages}
+    prompt = [{"role": "user", "content": given.get("prompt") or ""}]
+    chat: Mapping[str, Any] = {**given, "messages": prompt if messages is None else messages}
     if getattr(given.get("litellm_logging_obj"), "call_type", "") == "anthropic_messages":
-        from litellm.llms.anthropic.pass_through.adapters.transformation import AnthropicAdapter
+        try:
+            from litellm.llms.anthropic.messages.adapters.transformation import AnthropicAdapter
+        except ImportError:  # before LiteLLM 1.110
+            from litellm.llms.anthropic.pass_through.adapters.transformation import AnthropicAdapter
 
         body = {name: given[name] for name in _OF_MESSAGES if given.get(name) is not None}
         sent = [*(messages or ())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import os
 from pathlib import Path
@@ -37,7 +38,7 @@ class WatchedRouter:
         self.folder, self.pool, self.trust = folder, pool, trust
         self.models, self.redis = Deployments(), None
         self._stamp = self._look()
-        self.router = self._load()
+        self.router, self._deployments = self._load()
         self._task: asyncio.Task[None] | None = None
         with contextlib.suppress(RuntimeError):  # no loop runs where the module is imported elsewhere
             asyncio.get_running_loop()
@@ -55,23 +56,22 @@ class WatchedRouter:
             self._task = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        self._serve()
         while True:
+            self._serve()
             await asyncio.sleep(EVERY)
-            before = await asyncio.to_thread(self._look)
-            if before == self._stamp:
+            if (before := await asyncio.to_thread(self._look)) == self._stamp:
                 continue
             try:
-                router = await asyncio.to_thread(self._load)
+                router, made = await asyncio.to_thread(self._load)
             except (UniRouterError, OSError) as failed:
-                LOG.warning("%s changed and cannot be served, so the router as it was is: %s", self.folder, failed)
+                LOG.warning("%s has changed and cannot be served; the router stays as it was. %s", self.folder, failed)
                 continue
             if before == await asyncio.to_thread(self._look):  # else it was being written meanwhile
-                self._stamp, self.router = before, router
-                self._serve()
+                self._stamp, self.router, self._deployments = before, router, made  # served before anything is awaited
 
-    def _load(self) -> UniRouter:
-        return load_router(self.folder, self.pool, trust=self.trust, warm=False)
+    def _load(self) -> tuple[UniRouter, dict[str, Any]]:
+        router = load_router(self.folder, self.pool, trust=self.trust, warm=False)
+        return router, {each["model_info"]["id"]: each for each in deployments(router)}
 
     def _look(self) -> list[Any]:
         """Return what changes when the router is saved, or its `pool.toml` is."""
@@ -88,17 +88,18 @@ class WatchedRouter:
         from litellm.proxy import proxy_server
         from litellm.types.router import Deployment
 
-        if (proxy := proxy_server.llm_router) is None:
+        if (proxy := proxy_server.llm_router) is None:  # not yet
+            return
+        served = {each["model_info"]["id"] for each in proxy.model_list if each["model_name"] == GROUP}
+        if self.models.timeout == proxy.timeout and served == self._deployments.keys():
             return
         self.models, self.redis = Deployments(settings={"timeout": proxy.timeout}), proxy.cache.redis_cache
-        made = {each["model_info"]["id"]: each for each in deployments(self.router)}
-        served = {each["model_info"]["id"] for each in proxy.model_list if each["model_name"] == GROUP}
-        for new in made.keys() - served:
-            params = made[new]["litellm_params"]
-            if "api_key" in params:
+        for new in self._deployments.keys() - served:
+            made = copy.deepcopy(self._deployments[new])
+            if "api_key" in (params := made["litellm_params"]):
                 params["api_key"] = open_litellm().get_secret(params["api_key"])
-            proxy.add_deployment(Deployment(**made[new]))
-        for old in served - made.keys():
+            proxy.add_deployment(Deployment(**made))
+        for old in served - self._deployments.keys():
             proxy.delete_deployment(old)
         for name, settings in group_settings(self.router).items():
             others = {key: value for key, value in (getattr(proxy, name) or {}).items() if not key.startswith(GROUP)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -36,6 +37,8 @@ def test_fit_reads_a_table_by_its_columns_scale_and_prices(table, tmp_path):
     understood = "prompt=Text, model=Model Name, quality=acc as 0-100, tokens_in=input_tokens, tokens_out=output_tokens"
     assert done.stderr.startswith(f"Read 80 answers: 40 prompts × 2 models ({understood}).\n")
     assert UniRouter.load(tmp_path / "my.router").fit_.training_models == ("poet", "sage")
+    following = done.stdout.splitlines()[-1].removeprefix("next: unirouter ")
+    assert run(*shlex.split(following)).exit_code == 0, following  # with the same columns, scale and prices
 
 
 WITHOUT_COSTS = ["--columns", "prompt=Text", "--scale", "0-100"]

@@ -200,7 +200,7 @@ EXPORTS = {
         input=lambda p, *_: json.dumps({"question": p}),
         output=lambda _, a, __: json.dumps({"answer": a}),
         expected=lambda *_: "4",
-        scores=lambda *a: json.dumps({"accuracy": a[2]}),
+        scores=lambda *a: json.dumps({"Factuality": a[2]}),
         metadata=lambda *_: json.dumps({"model": "sage"}),
         metrics=lambda *_: json.dumps({"prompt_tokens": 9, "completion_tokens": 2}),
     ),
@@ -246,7 +246,18 @@ def test_an_export_is_read(tmp_path, name, suffix):
 def test_a_metric_of_ragas_is_the_quality_when_it_is_given(tmp_path):
     rows = [{"user_input": p, "response": a, "faithfulness": q, "answer_relevancy": 1} for p, a, q in ANSWERS]
     path = write_csv(tmp_path / "ragas.csv", rows)
+    assert "no grades" in (said := read_log(path).source)
+    assert "--columns quality=NAME makes faithfulness or answer_relevancy the grade" in said
     check(read_log(path, columns={"quality": "faithfulness", "model": "=sage"}))
+
+
+def test_a_test_run_of_deepeval_is_read_by_its_metric(tmp_path):
+    cases = [
+        {"input": p, "actualOutput": a, "success": True, "metricsData": [{"name": "Correctness", "score": q}]}
+        for p, a, q in ANSWERS
+    ]
+    write(tmp_path / "sage.json", {"testCases": cases, "metricsScores": []})
+    check(read_log(tmp_path))
 
 
 def test_in_a_folder_of_tables_each_file_is_a_model(tmp_path):

@@ -1,0 +1,397 @@
+"""LiteLLM's proxy with the router in it, as the clients of its APIs see it: real HTTP, models on loopback."""
+
+import json
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import openai
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.conftest import evaluation, onboarded
+from tests.plugins.servers import (
+    KEY,
+    breaks,
+    fails,
+    missing_of_extra,
+    overflows,
+    rate_limited,
+    refuses_the_key,
+    run_proxy,
+    says,
+    serve_script,
+)
+from unirouter_core import UniRouter
+from unirouter_plugins.cli import app
+
+if missing := missing_of_extra("litellm", "proxy"):
+    pytest.skip(f"LiteLLM's proxy needs {', '.join(missing)}: pip install '.[serve]'.", allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+HOME_KEY = "sk-home-5b1d02c7"
+SUM, POEM = "What is 12 plus 34?", "Write a poem of 3 lines about the sea."
+ADD = {
+    "name": "add",
+    "description": "Adds.",
+    "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+}
+TOOLS = [{"type": "function", "function": ADD}]
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object"}}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+PRICES = {"poet": "0.1, output = 0.4", "sage": "5, output = 20, cached_input = 0.5", "tutor": "0.8, output = 3.2"}
+MORE = {
+    "poet": "capabilities = { vision = false, context_window = 1000 }",
+    "scholar": 'template = "{prompt} Think."\nvotes = { samples = 3, same = "text" }',
+}
+SEEN = """
+import json
+from litellm.integrations.custom_logger import CustomLogger
+
+class Seen(CustomLogger):
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        told = kwargs["standard_logging_object"]["metadata"].get("spend_logs_metadata") or {}
+        if "unirouter" in told:
+            with open("seen.jsonl", "a") as out:
+                out.write(json.dumps({**told["unirouter"], "litellm_usd": kwargs["response_cost"]}) + "\\n")
+
+handler = Seen()
+"""
+
+
+def table(url):
+    """The pool.toml of four models at that address."""
+    parts = []
+    for name in ("poet", "sage", "tutor", "scholar"):
+        prices = PRICES.get(name, "3, output = 12")
+        parts += [f'[models.{name}]\nmodel = "openai/{name}"\napi_base = "{url}"\napi_key_env = "HOME_KEY"']
+        parts += [f"prices = {{ input = {prices} }}", MORE.get(name, "")]
+    return "\n".join(parts)
+
+
+@pytest.fixture(scope="module")
+def running(world, tmp_path_factory):
+    """The proxy as `unirouter serve --config-only` configures it, with a callback of the user's own."""
+    folder = tmp_path_factory.mktemp("served")
+    router = onboarded(world)
+    router.cost_weight = 600
+    router.save(folder / "my.router")
+    with serve_script() as server:
+        (folder / "pool.toml").write_text(table(server.url))
+        (folder / "seen.py").write_text(SEEN)
+        made = CliRunner().invoke(app, ["serve", str(folder / "my.router"), "--config-only"])
+        config = yaml.safe_load(made.stdout)
+        config["litellm_settings"]["callbacks"].append("seen.handler")
+        variables = {"LITELLM_MASTER_KEY": KEY, "HOME_KEY": HOME_KEY, "PYTHONPATH": str(ROOT)}
+        with run_proxy(config, folder, **variables) as url:
+            yield SimpleNamespace(url=url, server=server, folder=folder, router=router)
+
+
+@pytest.fixture
+def served(running):
+    """The proxy, every model well and saying "Paris."."""
+    running.server.script.clear()
+    running.server._turns.clear()
+    running.server.seen.clear()
+    running.openai = openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0)
+    for model in ("poet", "sage", "tutor", "scholar"):  # an answer ends a cool-down
+        ask(running, SUM, model=f"unirouter/{model}")
+    running.server.seen.clear()
+    yield running
+    running.openai.close()
+
+
+def ask(served, prompt=SUM, *, model="unirouter", headers=None, **more):
+    """The answer to a prompt or to messages, with its headers as `told`: `model`, `cost`, ..."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    create = served.openai.chat.completions.with_raw_response.create
+    raw = create(model=model, messages=messages, extra_headers=headers, **more)
+    answer = raw.parse()
+    prefix = "x-unirouter-"
+    told = {name.removeprefix(prefix): value for name, value in raw.headers.items() if name.startswith(prefix)}
+    if more.get("stream"):
+        return SimpleNamespace(chunks=list(answer), told=told)
+    return SimpleNamespace(answer=answer, message=answer.choices[0].message, told=told)
+
+
+def asked(served):
+    """The models that were called, in order."""
+    return [seen.body["model"] for seen in served.server.seen]
+
+
+def records(served, n):
+    """The newest n records in the proxy's log, which is written after the answer."""
+    deadline, file = time.monotonic() + 10, served.folder / "seen.jsonl"
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        if file.exists() and len(lines := file.read_text().splitlines()) >= n:
+            return [json.loads(line) for line in lines[-n:]]
+    raise AssertionError("no record")
+
+
+# --- Every client, the same answers as from the model itself ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"tools": TOOLS}, {"response_format": SCHEMA}, {"n": 2}])
+def test_the_openai_client_gets_what_the_model_says(served, more):
+    served.server.script["poet"] = says(tools=[("add", {"a": 1})]) if "tools" in more else says('{"city": "Paris"}')
+    direct = openai.OpenAI(base_url=served.server.url, api_key=HOME_KEY).chat.completions
+    expected = direct.create(model="poet", messages=[{"role": "user", "content": POEM}], **more)
+    got = ask(served, POEM, **more)
+    assert got.told["model"] == "poet"
+    plain = [choice.message.model_dump(exclude_none=True) for choice in expected.choices]
+    assert [choice.message.model_dump(exclude_none=True) for choice in got.answer.choices] == plain
+    assert got.answer.usage.model_dump(exclude_none=True) == expected.usage.model_dump(exclude_none=True)
+    by_proxy, by_client = (seen.body for seen in reversed(served.server.seen))
+    assert {name: by_proxy[name] for name in by_client} == by_client
+
+
+@pytest.mark.parametrize("usage", [False, True])
+def test_a_stream_has_the_models_chunks_and_the_usage_where_it_is_wanted(served, usage):
+    served.server.script["poet"] = says("The sea is wide.")
+    options = {"stream_options": {"include_usage": True}} if usage else {}
+    direct = openai.OpenAI(base_url=served.server.url, api_key=HOME_KEY).chat.completions
+    expected = direct.create(model="poet", messages=[{"role": "user", "content": POEM}], stream=True, **options)
+    texts = [chunk.choices[0].delta.content for chunk in expected if chunk.choices and chunk.choices[0].delta.content]
+    got = ask(served, POEM, stream=True, **options)
+    each = [chunk.choices[0].delta.content for chunk in got.chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert each == texts == ["The ", "sea ", "is ", "wide."]
+    told = [chunk.usage.total_tokens for chunk in got.chunks if chunk.usage is not None]
+    assert told == ([13] if usage else [])
+    assert got.told["model"] == "poet"
+
+
+def test_the_anthropic_client_routes(served):
+    anthropic = pytest.importorskip("anthropic")
+    served.server.script["poet"] = says(tools=[("add", {"a": 1})])
+    with anthropic.Anthropic(base_url=served.url, api_key=KEY, max_retries=0) as client:
+        tools = [{"name": "add", "description": "Adds.", "input_schema": ADD["parameters"]}]
+        how = {"model": "unirouter", "max_tokens": 50, "messages": [{"role": "user", "content": POEM}], "tools": tools}
+        raw = client.messages.with_raw_response.create(**how)
+        used = raw.parse().content[0]
+        assert (raw.headers["x-unirouter-model"], used.name, used.input) == ("poet", "add", {"a": 1})
+        assert float(raw.headers["x-unirouter-cost"]) == pytest.approx((9 * 0.1 + 0.4) / 1e6)
+        with client.messages.stream(**how) as stream:
+            assert stream.get_final_message().content[0].input == {"a": 1}
+        # The results of tools, with a reminder beside them, go back to the model that called them.
+        served.server.script["sage"] = says(tools=[("add", {"a": 1})])
+        how["messages"] = [{"role": "user", "content": f"{POEM} Add."}]
+        called = client.messages.create(**how, extra_headers={"x-unirouter-candidates": "sage"}).content[0]
+        result = {"type": "tool_result", "tool_use_id": called.id, "content": "2"}
+        how["messages"] += [
+            {"role": "assistant", "content": [called.model_dump(exclude_none=True)]},
+            {"role": "user", "content": [result, {"type": "text", "text": "Remember to be brief."}]},
+        ]
+        assert client.messages.with_raw_response.create(**how).headers["x-unirouter-model"] == "sage"
+
+
+def test_the_responses_api_routes_and_a_conversation_kept_by_id_stays(served):
+    raw = served.openai.responses.with_raw_response.create(model="unirouter", input=POEM)
+    answer = raw.parse()
+    assert (answer.output_text, raw.headers["x-unirouter-model"]) == ("Paris.", "poet")
+    assert float(raw.headers["x-unirouter-cost"]) == pytest.approx((9 * 0.1 + 0.4) / 1e6)
+    with served.openai.responses.stream(model="unirouter", input=SUM) as stream:
+        assert stream.get_final_response().output_text == "Paris."
+    more = {"model": "unirouter", "input": SUM, "previous_response_id": answer.id}
+    assert served.openai.responses.with_raw_response.create(**more).headers["x-unirouter-model"] == "poet"
+
+
+def test_curl_routes_with_the_key_alone(served):
+    body = json.dumps({"model": "unirouter", "messages": [{"role": "user", "content": POEM}]})
+    command = [
+        "curl",
+        "-sD",
+        "-",
+        f"{served.url}/v1/chat/completions",
+        "-H",
+        "content-type: application/json",
+        "-d",
+        body,
+    ]
+    assert (
+        "x-unirouter-model: poet"
+        in subprocess.run(
+            [*command, "-H", f"authorization: Bearer {KEY}"], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    refused = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "200 OK" not in refused  # 401, or 500 where LiteLLM misses its database's package
+    assert asked(served) == ["poet"]
+
+
+# --- Which model ------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_forced_by_its_name_and_all_are_listed(served):
+    assert ask(served, POEM, model="unirouter/sage").told["model"] == "sage"
+    assert {each.id for each in served.openai.models.list()} == {
+        "unirouter", *(f"unirouter/{name}" for name in ("poet", "sage", "tutor", "scholar"))
+    }  # fmt: skip
+
+
+def test_headers_and_metadata_set_weight_candidates_question_and_baseline(served):
+    assert ask(served, SUM, headers={"x-unirouter-cost-weight": "inf"}).told["model"] == "poet"
+    assert ask(served, SUM, headers={"x-unirouter-candidates": "poet, scholar"}).told["model"] == "scholar"
+    own = {"candidates": ["poet", "sage"], "question": SUM, "cost_weight": 0, "baseline": "sage"}
+    got = ask(served, POEM, extra_body={"metadata": {"unirouter": own}})
+    assert got.told["model"] == "sage"
+    assert records(served, 1)[0]["routed_on"] == "question"
+    assert float(ask(served, POEM, headers={"x-unirouter-baseline": "poet"}).told["saved"]) < 0.0005
+
+
+@pytest.mark.parametrize("header", [{"cost-weight": "much"}, {"candidates": "bard"}, {"baseline": "bard"}])
+def test_what_cannot_be_set_is_the_clients_fault(served, header):
+    with pytest.raises(openai.BadRequestError, match=r"must be a number|is not in the pool"):
+        ask(served, headers={f"x-unirouter-{name}": value for name, value in header.items()})
+    assert not served.server.seen
+
+
+def test_images_and_long_conversations_go_to_models_that_can_take_them(served):
+    cheapest = {"x-unirouter-cost-weight": "inf"}
+    assert ask(served, [{"role": "user", "content": [{"type": "text", "text": POEM}, IMAGE]}], headers=cheapest).told[
+        "model"
+    ] in ("tutor", "scholar")
+    long = [{"role": "user", "content": "word " * 1500}, {"role": "assistant", "content": "Yes."}]
+    assert ask(served, [*long, {"role": "user", "content": POEM}], headers=cheapest).told["model"] != "poet"
+
+
+def test_a_tool_loop_stays_with_its_model_in_any_client(served):
+    served.server.script["sage"] = [says(tools=[("add", {"a": 1})]), says("2")]
+    messages = [{"role": "user", "content": f"{POEM} Twice."}]
+    called = ask(served, messages, tools=TOOLS, headers={"x-unirouter-candidates": "sage"}).message
+    calls = [{"id": c.id, "type": "function", "function": c.function.model_dump()} for c in called.tool_calls]
+    messages += [
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": calls[0]["id"], "content": "2"},
+    ]
+    assert ask(served, messages, tools=TOOLS).told["model"] == "sage"
+    assert records(served, 1)[0]["why"] == "tool loop"
+    assert ask(served, [*messages[:1]], tools=TOOLS).told["model"] == "poet"
+
+
+def test_what_the_prompt_cache_saves_counts(served):
+    history = [{"role": "user", "content": "word " * 900}]
+    forced = {"model": "unirouter/sage"}
+    text = ask(served, history, **forced).message.content
+    again = [*history, {"role": "assistant", "content": text}, {"role": "user", "content": SUM}]
+    ask(served, again, **forced)
+    ask(served, [{"role": "user", "content": "ward " * 900}, *again[1:]], **forced)
+    cached, fresh = (record["expected_usd"] for record in records(served, 2))
+    assert fresh - cached == pytest.approx(900 * (5 - 0.5) / 1e6, rel=0.05)
+
+
+# --- When models fail -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reply", [breaks(), rate_limited(30), overflows(), fails(404, "gone", code="model_not_found"), refuses_the_key()]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_next_in_the_ranking_answers_at_once(served, reply, stream):
+    served.server.script["poet"] = reply
+    assert ask(served, POEM, stream=stream).told["model"] == "tutor"
+    first, second = served.server.seen[:2]
+    assert asked(served) == ["poet", "tutor"]
+    assert second.time - first.time < 5  # not the 30 s that the first one asks for
+
+
+def test_a_model_that_failed_cools_down_until_it_answers(served):
+    served.server.script["poet"] = rate_limited(30)
+    for _ in range(3):
+        ask(served, POEM)
+    assert asked(served) == ["poet", "tutor", "tutor", "tutor"]
+
+
+def test_the_requests_own_fault_is_raised_once(served):
+    for model in ("poet", "sage", "tutor", "scholar"):
+        served.server.script[model] = fails(400, "temperature must be at most 2")
+    with pytest.raises(openai.BadRequestError, match="temperature must be"):
+        ask(served, POEM, temperature=3)
+    assert asked(served) == ["poet"]
+
+
+def test_when_all_fail_the_first_failure_is_raised_without_a_key(served):
+    for model in ("poet", "sage", "tutor", "scholar"):
+        served.server.script[model] = breaks()
+    served.server.script["poet"] = fails(401, "Incorrect API key provided: {key}.", code="invalid_api_key")
+    with pytest.raises(openai.AuthenticationError) as failed:
+        ask(served, POEM)
+    assert HOME_KEY not in str(failed.value.body)
+    assert sorted(asked(served)) == ["poet", "sage", "scholar", "scholar", "scholar", "tutor"]  # which votes
+
+
+def test_a_stream_falls_back_until_its_first_content_and_breaks_after_it(served):
+    served.server.script["poet"] = says("one two", breaks_off=(1, "error"))
+    got = ask(served, POEM, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in got.chunks) == "Paris."
+    served.server.script["tutor"] = says("one two", breaks_off=(2, "cut"))
+    with pytest.raises(openai.APIError):
+        ask(served, POEM, stream=True)
+
+
+# --- What is told -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_callbacks_and_logs_have_the_record_with_litellms_own_cost(served, stream):
+    told = ask(served, POEM, stream=stream).told
+    record = records(served, 1)[0]
+    assert (record["model"], record["tokens_in"], record["tokens_out"]) == ("poet", 9, 1)
+    assert record["usd"] == pytest.approx(record["litellm_usd"]) == pytest.approx(1.3e-6)
+    assert float(told["error"]) == pytest.approx(record["expected_error"], rel=1e-4)
+    assert float(told["cost"]) == pytest.approx(record["expected_usd" if stream else "usd"], rel=1e-4)
+    assert record["saved_usd"] > 0
+
+
+def test_a_vote_costs_all_of_its_samples(served):
+    told = ask(served, SUM, model="unirouter/scholar").told
+    record = records(served, 1)[0]
+    assert record["tokens_in"] == 3 * 6
+    assert record["litellm_usd"] == pytest.approx(record["usd"]) == pytest.approx(3 * (6 * 3 + 12) / 1e6)
+    assert float(told["cost"]) == pytest.approx(record["usd"])
+
+
+def test_prometheus_counts_answers(served):
+    pytest.importorskip("prometheus_client")
+    get = {"url": f"{served.url}/metrics/", "headers": {"authorization": f"Bearer {KEY}"}}
+    ask(served, POEM)
+    assert 'unirouter_answers_total{model="poet",why="routed"}' in httpx.get(**get).text
+
+
+# --- A pool that changes ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_onboarded_retired_or_tuned_is_served_within_two_seconds_and_no_request_fails(served, world):
+    router, folder = UniRouter.load(served.folder / "my.router"), served.folder / "my.router"
+
+    def soon(holds):
+        deadline = time.monotonic() + 10  # on a busy machine; 2 s on a quiet one
+        while not holds():
+            assert time.monotonic() < deadline
+        return True
+
+    stop = time.monotonic() + 8
+
+    def keeps_asking(_):
+        return [ask(served, POEM) for _ in iter(lambda: time.monotonic() < stop, False)]
+
+    with ThreadPoolExecutor(4) as clients:
+        each = clients.map(keeps_asking, range(4))
+        router.retire("poet")
+        router.save(folder)
+        assert soon(lambda: ask(served, POEM).told["model"] == "tutor")
+        router.onboard(evaluation(world, "poet"))
+        router.save(folder)
+        assert soon(lambda: ask(served, POEM).told["model"] == "poet")
+        router.cost_weight = 0.0
+        router.save(folder)
+        assert soon(lambda: ask(served, SUM).told["model"] == "sage")
+        router.cost_weight = 600.0
+        router.save(folder)
+        assert soon(lambda: ask(served, SUM).told["model"] != "sage")
+        assert all(map(len, each))
