@@ -11,7 +11,6 @@ import typer
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.cli import options, show
-from unirouter_plugins.cli.evaluate import NOT_WORTH_IT
 
 
 def check(
@@ -73,7 +72,7 @@ def check(
         show.say(str(made), wrap=False)
         show.say(f"Saved: {router} can use {name} on {model}'s answers." if pays else "Not saved.", wrap=False)
     if not pays:
-        raise typer.Exit(NOT_WORTH_IT)
+        raise typer.Exit(options.NOT_MET)
 
 
 def _spec(text: str) -> dict[str, Any] | list[str]:
