@@ -22,9 +22,7 @@ FEWEST_IN_BIN = 5  # answers; bins with fewer are merged with the next
 FEWEST_ANSWERS = 40  # with a signal; a check with fewer is not used
 PRIOR_SHARE = 3.0  # answers that wrong and right ones are given of every bin's overall share
 PRIOR_ANSWERS = 10.0  # answers that each model is given in a bin, at its error there by the other models'
-LEAST_GAIN = (
-    0.15  # over the root of the number of answers: what a check must promise, as gains are estimated so noisily
-)
+LEAST_GAIN = 0.1  # over the root of the answers: what a check must promise, as estimates of a gain are this noisy
 THRESHOLDS = np.geomspace(1 / 8, 8, 25)  # that are tried, as shares of the wrong answers allowed: fixed, for the bound
 FIRST_TRIED = (4, 8, 12)  # positions there: a quarter, a half and all of the wrong answers allowed
 NOT_GIVEN = 1e6  # added to the score of an answer over its limit, which is then given only where no other model may be
