@@ -20,9 +20,9 @@ from unirouter_core.exceptions import InvalidDataError, as_number, shown
 BINS = 4  # of a signal with more than two values: more are noise in a few hundred answers
 FEWEST_IN_BIN = 5  # answers; bins with fewer are merged with the next
 FEWEST_ANSWERS = 40  # with a signal; a check with fewer is not used
-PRIOR_SHARE = 3.0  # answers that wrong and right ones are given of every bin's overall share
-PRIOR_ANSWERS = 10.0  # answers that each model is given in a bin, at its error there by the other models'
-LEAST_GAIN = 0.1  # over the root of the answers: what a check must promise, as estimates of a gain are this noisy
+PRIOR_SHARE = 1.0  # answers that wrong and right ones are given of every bin's overall share
+PRIOR_ANSWERS = 100.0  # answers that each model is given in a bin, at its error there by those of all models
+LEAST_GAIN = 1.0  # over the number of answers: what a check must promise, as estimates of a gain are noisy
 THRESHOLDS = np.geomspace(1 / 8, 8, 25)  # that are tried, as shares of the wrong answers allowed: fixed, for the bound
 FIRST_TRIED = (4, 8, 12)  # positions there: a quarter, a half and all of the wrong answers allowed
 NOT_GIVEN = 1e6  # added to the score of an answer over its limit, which is then given only where no other model may be
@@ -165,7 +165,7 @@ def look_ahead(
         error, usd = check.value(errors, costs, cost_weight, eligible)
         score, column = error + cost_weight * usd, check.column
         better = score < found[0][:, column] + cost_weight * found[1][:, column]
-        pays = better & (score < least - LEAST_GAIN / np.sqrt(check.n))
+        pays = better & (score < least - LEAST_GAIN / check.n)
         rows = pays if check.limit == 1 else better | (used[:, column] < 0)
         found[0][rows, column], found[1][rows, column], used[rows, column] = error[rows], usd[rows], position
     return *found, used
