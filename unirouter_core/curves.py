@@ -52,11 +52,6 @@ class Curve:
         if not (np.diff(self.costs) > 0).all():
             raise InvalidDataError("The costs of a curve must increase; sort the points and merge equal costs.")
 
-    def first_reaching(self, quality: float) -> int:
-        """Return the position of the cheapest point of at least `quality`, of the highest where none reaches it."""
-        reaching = np.flatnonzero(self.qualities >= quality - 1e-12)
-        return int(reaching[0]) if len(reaching) else int(np.argmax(self.qualities))
-
     def __len__(self) -> int:
         return len(self.costs)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -148,8 +150,16 @@ class ValidationSet:
                 f"The known outcomes are of {len(self.known)} other prompts; give those of these {len(self)}, in order."
             )
 
+        _set(self, prompts=tuple(self.prompts))
+
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """The hashes of the prompts with their documents; all models that answered this set share them."""
+        found = None if self.documents is None else check_documents(self.documents, len(self))
+        return tuple(digests(self.prompts, found))
 
     def __repr__(self) -> str:
         return f"ValidationSet({len(self)} prompts)"
@@ -262,6 +272,17 @@ class Evaluation:
         by_tokens = (tokens_in * self.prices.input + answers) / TOKENS_PER_PRICE
         recorded = ~np.isnan(self.costs) & (np.isnan(self.tokens_in) | np.isnan(by_tokens))
         return np.where(recorded, self.costs, by_tokens)
+
+
+def digests(prompts: Sequence[str], documents: Sequence[Documents] | None = None) -> list[str]:
+    """Return the hash of each prompt, followed by that of its documents, if any."""
+    found = [None] * len(prompts) if documents is None else documents
+    more = [f"+{_digest(repr((each.texts, each.scores)))}" if each else "" for each in found]
+    return [_digest(prompt) + rest for prompt, rest in zip(prompts, more, strict=True)]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _set(frozen: Any, **values: Any) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from unirouter_core import costs, embedding
 from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, TokenCounter
-from unirouter_core.data import Evaluation, Outcomes, ValidationSet
+from unirouter_core.data import Evaluation, Outcomes, ValidationSet, digests
 from unirouter_core.documents import (
     DocumentFeatures,
     Documents,
@@ -28,17 +28,9 @@ from unirouter_core.documents import (
 )
 from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, Labels, Mask, embed, normalise
 from unirouter_core.estimators.clusters import Regions, shrunken_means
-from unirouter_core.estimators.protocol import (
-    Arrays,
-    Estimator,
-    Prediction,
-    arrays_of,
-    clone,
-    linear,
-    settings_of,
-)
+from unirouter_core.estimators.protocol import Arrays, Estimator, Prediction, arrays_of, clone, linear, settings_of
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError, UnknownPriceError
-from unirouter_core.pool import Capabilities, Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers, digests
+from unirouter_core.pool import Capabilities, Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers
 
 FEWEST_PROMPTS = 10  # fewer have no structure to learn
 
@@ -192,7 +184,7 @@ class Fit:
         self, validation: ValidationSet, vectors: Array | None, measured: Mapping[str, MeasuredPrompts]
     ) -> MeasuredPrompts:
         documents = None if validation.documents is None else check_documents(validation.documents, len(validation))
-        texts, names = tuple(validation.prompts), tuple(digests(validation.prompts, documents))
+        texts, names = tuple(validation.prompts), validation.digests
         known, table = None, validation.known
         if table is not None and (present := [model for model in self.training_models if model in table.models]):
             known = np.full((len(validation), len(self.training_models)), np.nan, np.float16)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from unirouter_core.checks import Check
 from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
-from unirouter_core.documents import Documents
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.protocol import Compiled, Estimator, Prediction, linear
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError, as_number, listed, shown
@@ -58,17 +57,6 @@ class Capabilities:
         if unknown := [name for name in requires if name not in CAPABILITIES]:
             raise InvalidDataError(f"{unknown[0]!r} is no capability; require one of {', '.join(CAPABILITIES)}.")
         return [name for name in requires if not getattr(self, name)]
-
-
-def digests(prompts: Sequence[str], documents: Sequence[Documents] | None = None) -> list[str]:
-    """Return the hash of each prompt, followed by that of its documents, if any."""
-    found = [None] * len(prompts) if documents is None else documents
-    more = [f"+{_digest(repr((each.texts, each.scores)))}" if each else "" for each in found]
-    return [_digest(prompt) + rest for prompt, rest in zip(prompts, more, strict=True)]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def as_numbers(names: Iterable[str]) -> npt.NDArray[np.uint64]:
@@ -169,7 +157,7 @@ class ModelProfile:
             "error_spread": 0 <= self.error_spread <= 1,
             "cost": bool(((usd >= 0) & (usd < np.inf)).all()),
             "answers": self.errors.shape == self.usd.shape == (len(self.measured),)
-            and not ((self.errors < 0) | (self.errors > 1) | (self.usd < 0)).any(),
+            and not ((self.errors < 0) | (self.errors > 1) | (self.usd < 0) | np.isinf(self.usd)).any(),
             "checks": all(each.values.shape == (len(self.measured),) for each in self.checks.values()),
             "n": self.n == np.count_nonzero(~np.isnan(self.errors)),
         }

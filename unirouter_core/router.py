@@ -29,7 +29,7 @@ from unirouter_core.outcome_files import as_outcomes, is_table, recorded
 from unirouter_core.pool import Capabilities, Expected, ModelProfile, Pool, Signals
 from unirouter_core.rule import Decision, Decisions, Explanation, Request, check_cost_weight, choose, explain
 
-CHUNK = 8_192  # prompts routed at once: their arrays stay in the processor's cache
+CHUNK = 2_048  # prompts routed at once: their arrays stay in the processor's cache
 
 _POOLS = threading.RLock()  # held while a pool is changed, so that threads that onboard at once lose nothing
 

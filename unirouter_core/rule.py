@@ -24,6 +24,8 @@ from unirouter_core.pool import Expected, ModelProfile, Pool
 
 TIE = 1e-6  # scores, and errors, this close are equal: float32 sums end differently in a batch of one and of many
 
+NORMAL_90 = 1.645  # standard errors to each side of a 90 % interval
+
 SAME_COST = 1e-12  # relative; the same for costs, which are float64
 
 
@@ -296,6 +298,11 @@ class Decision:
         known = model in self.pool
         return known and (self._eligible is None or bool(self._eligible.ravel()[self.pool.positions[model]]))
 
+    def expected(self, model: str) -> tuple[float, float]:
+        """Return one model's expected error and USD."""
+        j = self.pool.positions[model]
+        return float(self._expected.prediction.errors[0, j]), float(self._expected.costs[0, j])
+
     def candidate(self, model: str) -> Candidate:
         """Return one model's expected numbers, and why it is excluded, if it is."""
         profile, j = self.pool[model], self.pool.positions[model]
@@ -327,7 +334,13 @@ class Decision:
     def table(self) -> Table:
         """Return the ranking as a table."""
         rows = [
-            (row.model, f"{1 - row.error:.1%}", usd(1000 * row.cost), f"{row.score:.3g}", row.excluded or "")
+            (
+                row.model,
+                f"{1 - row.error:.1%} ± {100 * NORMAL_90 * row.stderr:.1f}",
+                usd(1000 * row.cost),
+                f"{row.score:.3g}",
+                row.excluded or "",
+            )
             for row in self.ranking
         ]
         return Table(("model", ">quality", ">$/1,000", ">score", "excluded"), rows)
@@ -434,24 +447,24 @@ class Explanation:
     def __str__(self) -> str:
         decision = self.decision
         far = f", {decision.far:.0%} far from all that was seen" if decision.far else ""
-        least = "cost" if math.isinf(decision.cost_weight) else f"error + {decision.cost_weight:g} * cost"
-        width = max(map(len, decision.pool))
+        least = "cost" if math.isinf(decision.cost_weight) else f"error + {weight(decision.cost_weight)} * cost"
+        table = decision.table()
+        *heads, excluded = table.heads
+        rows = []
+        for candidate, (*cells, why) in zip(decision.ranking, table.rows, strict=True):
+            error = self.in_region.get(candidate.model, (math.nan, 0))[0]
+            near = [one.errors.get(candidate.model, math.nan) for one in self.neighbours]
+            rows.append((*cells, *("-" if math.isnan(each) else f"{1 - each:.0%}" for each in (error, *near)), why))
+        likes = [f"like {place}" for place in range(1, len(self.neighbours) + 1)]
         lines = [
             f"{decision.model}: least {least} (region {decision.region}{far})",
-            f"{'model':<{width}} {'error ± stderr':>16} {'n':>6} {'USD':>10} {'score':>9}",
+            str(Table((*heads, f">region {decision.region}", *(f">{like}" for like in likes), excluded), rows)),
+            f"margin to the next: {decision.margin:.3g}; quality in the region and on the most similar prompts:",
+            *(
+                f"{like} ({near.similarity:.2f}): {near.prompt[:60]!r}"
+                for like, near in zip(likes, self.neighbours, strict=True)
+            ),
         ]
-        for row in decision.ranking:
-            excluded = f"  excluded: {row.excluded}" if row.excluded else ""
-            lines.append(
-                f"{row.model:<{width}} {row.error:>8.3f} ± {row.stderr:.3f} {row.n:>6} "
-                f"{row.cost:>10.3g} {row.score:>9.4g}{excluded}"
-            )
-        lines.append(f"margin to the next: {decision.margin:.4g}")
-        there = listed(f"{model} {error:.2f} (n={n})" for model, (error, n) in self.in_region.items())
-        lines.append(f"errors in region {decision.region}: {there or 'no model was measured there'}")
-        for near in self.neighbours:
-            did = listed(f"{model} {error:g}" for model, error in near.errors.items())
-            lines.append(f"like ({near.similarity:.2f}) {near.prompt[:60]!r}: errors {did}")
         return "\n".join(lines)
 
 

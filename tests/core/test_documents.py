@@ -19,11 +19,11 @@ from unirouter_core import (
     report,
     tune,
 )
+from unirouter_core.data import digests
 from unirouter_core.documents import STATISTICS, DocumentFeatures
 from unirouter_core.embedding import HashingEmbedder
 from unirouter_core.estimators import ShrunkenClustersEstimator
 from unirouter_core.evaluate import held_out, impact, measure
-from unirouter_core.pool import digests
 
 
 def error_of(held):

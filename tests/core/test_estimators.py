@@ -1,3 +1,6 @@
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -459,6 +462,34 @@ def test_the_calibrated_scale_is_the_least_that_covers_80_percent():
     gaps = np.stack([np.arange(1, 11) / 10, np.full(10, 0.1), np.zeros(10)], axis=1)
     assert calibrated_scale(gaps) == pytest.approx(6.24, rel=0.03)
     assert coverage(gaps, calibrated_scale(gaps)) == 0.8
+
+
+def test_an_estimator_without_axes_can_be_a_member_and_stays_so_inside_another_default():
+    members = [ShrunkenClustersEstimator(grid=(4,)), ShrunkenClustersEstimator(grid=(9,))]
+    plain = DefaultEstimator([WithPredict(members[0]), members[1]]).fit(X)
+    nested = DefaultEstimator([DefaultEstimator([members[0]]), WithPredict(members[1])]).fit(X)
+    both = [
+        each.predict(X, each.profile(X_VAL, ERRORS)[None]) for each in (DefaultEstimator(members).fit(X), plain, nested)
+    ]
+    assert all(np.allclose(each.errors, both[0].errors, atol=1e-6) for each in both)
+    assert np.allclose(both[0].stderrs, both[1].stderrs, atol=1e-6)
+
+
+@dataclass(eq=False)
+class WithPredict:
+    """Another estimator by its protocol alone."""
+
+    inner: Any
+
+    def fit(self, X, outcomes=None):
+        self.inner.fit(X, outcomes)
+        return self
+
+    def profile(self, X, errors, known=None):
+        return self.inner.profile(X, errors, known)
+
+    def predict(self, X, features):
+        return self.inner.predict(X, features)
 
 
 def test_settings_that_make_no_sense_are_refused_at_once():

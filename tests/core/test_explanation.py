@@ -63,7 +63,7 @@ def test_exclusions_are_explained(world, router):
     assert reasons["sage"] is None
     assert reasons["poet"] == "not among the models asked for"
     assert reasons["coder"] == "its context window of 5 tokens is less than the prompt's 6"
-    assert "excluded: its context window" in str(explained)
+    assert "  its context window" in str(explained)
     assert "lacks json" in str(router.explain(SUM, requires=["json"]))
 
 
@@ -84,15 +84,14 @@ def test_as_dict_is_json(asked_router):
 def test_printed_it_is_a_table_of_all_models(asked_router):
     lines = str(asked_router.explain(SUM, cost_weight=600, neighbours=2)).splitlines()
     assert lines[0].startswith("tutor: least error + 600 * cost (region ")
-    assert lines[1].split() == ["model", "error", "±", "stderr", "n", "USD", "score"]
-    assert [line.split()[0] for line in lines[2:6]] == [
-        row.model for row in asked_router.route(SUM, cost_weight=600).ranking
-    ]
+    assert lines[1].split()[:5] == ["model", "quality", "$/1,000", "score", "region"]
+    ranked = [line.split() for line in lines[2:6]]
+    assert [cells[0] for cells in ranked] == [row.model for row in asked_router.route(SUM, cost_weight=600).ranking]
+    did = {cells[0]: cells[-3:] for cells in ranked}
+    assert (did["poet"][:2], did["sage"][:2]) == (["0%", "0%"], ["100%", "100%"])  # in the region, and on the first
     assert lines[6].startswith("margin to the next: 0.")
-    assert lines[7].startswith("errors in region")
-    assert "poet 1.00 (n=15), sage 0.00 (n=15)" in lines[7]
-    assert lines[8].startswith("like (1.00) 'What is 14 plus 33?': errors poet 1, sage 0")
-    assert len(lines) == 10
+    assert lines[7] == "like 1 (1.00): 'What is 14 plus 33?'"
+    assert len(lines) == 9
 
 
 def test_printed_it_says_when_only_cost_counts_and_when_a_prompt_is_far(asked_router):

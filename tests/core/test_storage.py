@@ -736,6 +736,7 @@ EDITED_PROFILES = [
     ({"answers": {"errors": [0.5], "usd": [0.1]}}, "field 'answers' is out of range or of the wrong length"),
     ({"answers": {"errors": [-0.5] * 80, "usd": [0.1] * 80}}, "field 'answers'"),
     ({"answers": {"errors": [0.5] * 80, "usd": [-0.1] * 80}}, "field 'answers'"),
+    ({"answers": {"errors": [0.5] * 80, "usd": [float("inf")] * 80}}, "field 'answers'"),
     ({"features": {"shape": [2], "values": [0.1, 0.2]}}, "field 'features'"),
     ({"features": {"shape": [3], "values": [0.1, 0.2]}}, "sage.json: .*reshape"),
     ({"features": {"shape": [1], "values": "x"}}, "sage.json: "),

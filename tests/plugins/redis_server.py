@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -28,6 +29,14 @@ class RedisServer:
             assert self._process.poll() is None, "redis-server ended at once."
             time.sleep(0.05)
         raise AssertionError("redis-server did not start.")
+
+    def client(self):
+        from redis import Redis
+
+        return Redis.from_url(self.url)
+
+    def hang(self, hangs=True):
+        self._process.send_signal(signal.SIGSTOP if hangs else signal.SIGCONT)
 
     def kill(self):
         self._process.kill()

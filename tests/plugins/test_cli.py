@@ -202,7 +202,7 @@ def test_two_processes_that_onboard_at_once_keep_each_others_models(folder):
 
     both = [start("clerk"), start("bard")]
 
-    assert all(process.communicate(timeout=60)[1].startswith("Read 640 answers") for process in both)
+    assert all(process.communicate(timeout=300)[1].startswith("Read 640 answers") for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert {"clerk", "bard", *POOL} == set(UniRouter.load(folder / "my.router").pool)
 

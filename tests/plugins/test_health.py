@@ -92,10 +92,24 @@ def test_after_a_cool_down_one_call_tries_and_an_answer_ends_it(table, clock):
     assert table.store == {}
 
 
-def test_calls_that_had_begun_before_do_not_lengthen_a_cool_down(table, clock):
+def test_calls_that_had_begun_before_neither_lengthen_nor_end_a_cool_down(table, clock):
     for _ in range(50):
         table.failed("m", CallTimeoutError("slow"))
+        table.answered("m", seconds=1)
     assert seconds_out(table, clock) == 5
+
+
+@pytest.mark.parametrize(("failures", "answers"), [(1, 1), (2, 2), (4, 4), (9, 5)])
+def test_a_model_is_well_after_as_many_answers_in_a_row_as_it_failed_but_five(table, clock, failures, answers):
+    for _ in range(failures):
+        table.failed("m", CallTimeoutError("slow"))
+        clock.now += LONGEST
+        assert [table.may_try("m"), table.may_try("m")] == [True, False]
+    for _ in range(answers - 1):
+        table.answered("m")
+        assert [table.may_try("m"), table.may_try("m")] == [True, False]
+    table.answered("m")
+    assert table.store == {}
 
 
 def test_a_try_that_never_ends_and_a_clock_set_back_are_outlived(table, clock):
@@ -134,6 +148,7 @@ def served(asked_router, scripted_server, monkeypatch):
 
 
 def test_a_dead_model_costs_one_request_its_timeout_whichever_way_the_next_are_made(served, scripted_server):
+    complete(served, SUM, models=["sage"])  # the first call imports clients
     scripted_server.script["tutor"] = hangs
     assert list(record_of(complete(served, SUM, timeout=1)).failures) == ["tutor"]
     later = [complete(served, SUM, timeout=1) for _ in range(3)]

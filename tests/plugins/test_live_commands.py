@@ -9,7 +9,6 @@ import sys
 import time
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.conftest import evaluation, fitted, is_sum
 from tests.plugins.servers import breaks, rate_limited, refuses_the_key, says
@@ -86,7 +85,9 @@ def test_nothing_is_spent_without_a_confirmation_or_a_budget(place, scripted_ser
     assert "newcomer" in output(*unsure, "--budget", "1")["onboarded"][0]["model"]
 
 
-def test_a_bill_that_the_first_answers_exceed_is_shown_again_before_more_is_spent(place, scripted_server):
+def test_a_bill_that_the_first_answers_exceed_is_shown_again_before_more_is_spent(
+    place, scripted_server, monkeypatch, capsys
+):
     (place / "pool.toml").write_text((place / "pool.toml").read_text().replace("output = 0.4", "output = 900"))
     scripted_server.script["newcomer"] = says(lambda prompt: "Because so it is. " * 100 + "\n" + right(prompt))
     sentence = refusal_after_the_bill(*asked(place, "newcomer"))
@@ -95,9 +96,10 @@ def test_a_bill_that_the_first_answers_exceed_is_shown_again_before_more_is_spen
     assert len(scripted_server.seen) == 5
     for file in place.glob("evaluations.sqlite*"):
         file.unlink()
-    done = CliRunner().invoke(app, list(map(str, asked(place, "newcomer")[:-1])), input=Typed(b"y\ny\n"))
-    assert done.exit_code == 0, done.output
-    assert done.stdout.index(f"{QUESTIONS} calls: about $") < done.stdout.index(f"{QUESTIONS - 5} calls: about $")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Typed(b"y\ny\n")))
+    assert not app(list(map(str, asked(place, "newcomer")[:-1])), standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert shown.index(f"{QUESTIONS} calls: about $") < shown.index(f"{QUESTIONS - 5} calls: about $")
     assert len(scripted_server.seen) == 5 + QUESTIONS
 
 
@@ -182,6 +184,17 @@ def test_answers_of_a_log_are_said_to_be_reused(place, scripted_server):
     assert done.exit_code == 0, done.stderr
     assert "45 answers of newcomer from the logs: graded, not paid for again." in done.stdout
     assert len(scripted_server.seen) == QUESTIONS - 45
+
+
+def test_what_a_log_answers_wholly_needs_no_key(place, scripted_server, monkeypatch):
+    lines = map(json.loads, (place / "questions.jsonl").read_text().splitlines())
+    calls = [{"prompt": q["prompt"], "model": "newcomer", "response": right(q["prompt"])} for q in lines]
+    (place / "calls.jsonl").write_text("\n".join(map(json.dumps, calls)))
+    learned = run("fit", place / "logs.router", place / "calls.jsonl").stdout
+    assert f"newcomer --validation FILE --answers {place / 'calls.jsonl'}" in learned
+    monkeypatch.delenv("TEST_KEY")
+    assert run(*asked(place, "newcomer", "--answers", place / "calls.jsonl")).exit_code == 0
+    assert not scripted_server.seen
 
 
 def test_a_model_of_the_pool_needs_the_option_that_the_error_names(place, scripted_server):

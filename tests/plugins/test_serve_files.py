@@ -38,11 +38,13 @@ def test_the_image_s_command_serves_the_mounted_folder(router, tmp_path, monkeyp
         (json.loads(re.findall("^CMD (.*)$", DOCKERFILE, re.M)[0])),
     )
     router.save(tmp_path / options[0])
+    called = "".join(f'[models.{name}]\nmodel = "openai/{name}"\n' for name in router.pool)
+    (tmp_path / "pool.toml").write_text(called)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-of-the-test")
     monkeypatch.setenv("REDIS_URL", "redis://redis:6379")
     printed = CliRunner().invoke(app, [command, *options, "--config-only"])
-    assert (name, printed.exit_code) == ("unirouter", 0)
+    assert (name, printed.exit_code) == ("unirouter", 0), printed.output
     config = yaml.safe_load(printed.stdout)
     assert len(config["model_list"]) == len(router.pool)
     assert config["general_settings"]["master_key"] == "os.environ/LITELLM_MASTER_KEY"

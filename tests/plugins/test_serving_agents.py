@@ -51,6 +51,23 @@ def test_a_result_of_a_tool_ends_in_the_loop_of_the_model_that_called_it():
     assert request.chat.text == SUM
 
 
+def test_a_conversation_is_known_again_whatever_the_agent_adds_and_takes_away():
+    def loop(*steps):
+        messages = [said(REMINDER, SUM)]
+        for number, extra in enumerate(steps):
+            use = {"type": "tool_use", "id": f"toolu_{number}", "name": "Bash", "input": {}}
+            result = {"type": "tool_result", "tool_use_id": f"toolu_{number}", "content": "51"}
+            texts = said(extra)["content"] if extra else []
+            messages += [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result, *texts]}]
+        return of_claude_code(*messages).digests
+
+    first, second = loop(REMINDER), loop(REMINDER, "Hurry.")
+    assert second[:2] == first == loop("")
+    assert loop("", "", "")[:3] == second
+    assert of_claude_code(said(SUM)).digests == first[:1]
+    assert of_claude_code(said("What is 15 plus 37?")).digests != first[:1]
+
+
 def test_codex_s_responses_are_routed_on_the_newest_of_its_user_messages():
     told = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "<environment_context/>"}]}
     asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": SUM}]}

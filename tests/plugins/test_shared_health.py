@@ -24,7 +24,7 @@ def running():
 def tables(running):
     """The tables of two processes."""
     made = [HealthTable(RedisStore(running.url, every=NEVER)) for _ in range(2)]
-    made[0].store._redis.flushall()
+    running.client().flushall()
     yield made
     for table in made:
         table.store.close()
@@ -75,7 +75,7 @@ def test_the_copy_is_kept_up_to_date_by_itself(running, tables):
     assert other["m"] == ours.store["m"]
 
 
-def test_entries_that_cannot_be_read_are_left_out(tables):
+def test_entries_that_cannot_be_read_are_left_out(running, tables):
     store = tables[0].store
     for field, value in {
         "a": "{",
@@ -83,7 +83,7 @@ def test_entries_that_cannot_be_read_are_left_out(tables):
         "c": "[]",
         "d": '{"failures": 1, "kind": "T", "until": "soon", "tried": 0}',
     }.items():
-        store._redis.hset(KEY, field, value)
+        running.client().hset(KEY, field, value)
     store["m"] = Health(1, "Timeout")
     assert exchange(tables[0], tables[1]) == [True, True]
     assert dict(tables[1].store) == {"m": Health(1, "Timeout")}

@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +26,7 @@ from tests.plugins.servers import KEY, free_port, serve_proxy
 from tests.soak.load import BLOCKS, ROLES, SUM, Load, _block, is_failing, server
 
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "10000"))
+TIMEOUT = os.environ.get("SOAK_TIMEOUT", "5")  # seconds of an attempt; more where the machine is busy
 CONCURRENCY = 64
 FORBIDDEN = "forbidden"  # the role of the model that no request may go to
 RETRIES = 5  # of a client, when its connection is lost
@@ -49,7 +53,7 @@ class Replica:
         command = [sys.executable, "-m", "unirouter_plugins.cli", "serve", str(self.folder), "--port", str(self.port)]
         with self.log.open("ab") as log:
             own = {"stdout": log, "stderr": log, "env": self.env, "start_new_session": True}
-            self.process = subprocess.Popen([*command, "--timeout", "5"], **own)
+            self.process = subprocess.Popen([*command, "--timeout", TIMEOUT], **own)
 
     def wait(self, seconds=240):
         ends = time.monotonic() + seconds
@@ -134,6 +138,30 @@ def bare_proxy(url):
         yield address
 
 
+@contextlib.contextmanager
+def balancer(folder, replicas):
+    """Run nginx as cookbook/serve configures it, in front of replicas; yields its address."""
+    if (nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
+        pytest.skip("There is no nginx here: apt-get install nginx-light.")
+    written, port = (Path(__file__).parents[2] / "cookbook" / "serve" / "nginx.conf").read_text(), free_port()
+    for replica in replicas:
+        written = written.replace(
+            " proxy:4000 resolve ", f" 127.0.0.1:{replica.port} max_fails=1; server proxy:4000 resolve ", 1
+        )
+    written = re.sub("server proxy:4000 resolve .*?;", "", written).replace("listen 4000", f"listen 127.0.0.1:{port}")
+    (folder / "nginx.conf").write_text(f"pid nginx.pid; error_log stderr;\n{written}")
+    process = subprocess.Popen([nginx, "-p", str(folder), "-c", "nginx.conf", "-g", "daemon off;"])
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 class Client:
     """Sends requests to replicas by turns, to the next one when a connection is lost."""
 
@@ -189,7 +217,8 @@ async def one_by_one(calls, times=300):
 
 def session():
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=CONCURRENCY), timeout=aiohttp.ClientTimeout(total=120)
+        connector=aiohttp.TCPConnector(limit=CONCURRENCY, keepalive_timeout=2),  # before the servers close theirs
+        timeout=aiohttp.ClientTimeout(total=120),
     )
 
 

@@ -1,4 +1,4 @@
-"""The proxy under load; many minutes. SOAK_REQUESTS=500 is a smaller run.
+"""The proxy under load; many minutes. SOAK_REQUESTS=100 SOAK_TIMEOUT=20 is a smaller run, for a busy machine.
 
 pytest tests/soak/test_proxy.py --override-ini addopts='' -s
 """
@@ -11,7 +11,20 @@ import pytest
 from tests.conftest import evaluation
 from tests.plugins.redis_server import serve_redis
 from tests.plugins.servers import KEY, missing_of_extra
-from tests.soak.proxy import CONCURRENCY, REQUESTS, Client, bare_proxy, faults, fleet, one_by_one, run, session, usage
+from tests.soak.proxy import (
+    CONCURRENCY,
+    REQUESTS,
+    Client,
+    balancer,
+    bare_proxy,
+    faults,
+    fleet,
+    one_by_one,
+    run,
+    session,
+    usage,
+)
+from unirouter_plugins.litellm.shared_health import KEY as HEALTH_KEY
 
 if missing := missing_of_extra("litellm", "proxy"):
     pytest.skip(f"LiteLLM's proxy needs {', '.join(missing)}.", allow_module_level=True)
@@ -69,22 +82,41 @@ async def test_a_replica_killed_under_load_loses_nothing_that_a_retry_does_not_g
         assert faults(loads["routed"], served.asked(), served.roles, client.retried) == ""
 
 
-async def test_redis_killed_and_started_again_under_load_loses_nothing(world, tmp_path):
+async def test_behind_the_balancer_of_the_cookbook_a_killed_replica_is_not_even_noticed(world, tmp_path):
+    with fleet(world, tmp_path) as served:
+        served.start(2)
+        with balancer(tmp_path, served.replicas) as url:
+
+            async def kill():
+                await asyncio.sleep(0.3)
+                await asyncio.to_thread(served.replicas[0].kill)
+
+            async with session() as http:
+                client = Client(http, [url], "unirouter", allowed(served))
+                loads = await run({"routed": client}, REQUESTS, [kill])
+        assert client.retried == []
+        asked = served.asked()
+        lines = faults(loads["routed"], asked, served.roles).splitlines()
+        assert [line for line in lines if "times" not in line] == []  # those in flight are asked again, by nginx
+        assert len(lines) <= 2 * CONCURRENCY
+
+
+async def test_redis_that_hangs_is_killed_and_started_again_under_load_loses_nothing(world, tmp_path):
     with fleet(world, tmp_path) as served, serve_redis() as redis:
         served.start(2, REDIS_URL=redis.url)
 
-        async def kill():
-            await asyncio.to_thread(redis.kill)
+        def each(act, *how):
+            return lambda: asyncio.to_thread(act, *how)
 
-        async def start():
-            await asyncio.to_thread(redis.start)
-
+        events = [each(redis.hang), each(redis.hang, False), each(redis.kill), each(redis.start)]
         async with session() as http:
             client = Client(http, [replica.url for replica in served.replicas], "unirouter", allowed(served))
-            loads = await run({"routed": client}, REQUESTS, [kill, start])
+            loads = await run({"routed": client}, REQUESTS, events)
         asked = served.asked()
         assert client.retried == []
         assert faults(loads["routed"], asked, served.roles) == ""
+        await asyncio.sleep(2)
+        assert b"openai/hangs" in b" ".join(redis.client().hkeys(HEALTH_KEY))  # it had forgotten all
 
 
 async def test_the_router_s_folder_replaced_under_load_loses_nothing_and_is_served_in_two_seconds(world, tmp_path):

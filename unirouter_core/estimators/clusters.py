@@ -13,13 +13,7 @@ import numpy as np
 from unirouter_core.curves import deferral_curve
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.protocol import (
-    Compiled,
-    Estimator,
-    LinearEstimator,
-    check_settings,
-    require_fitted,
-)
+from unirouter_core.estimators.protocol import Compiled, Estimator, LinearEstimator, check_settings, require_fitted
 from unirouter_core.exceptions import InvalidDataError
 
 ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then

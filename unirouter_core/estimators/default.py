@@ -143,12 +143,8 @@ class DefaultEstimator(LinearEstimator):
 
     def _parts(self, features: Array) -> tuple[list[tuple[LinearEstimator, Array, slice]], list[Array]]:
         """Return the members in use, with their features and columns of the products, and their weights."""
-        parts, counts, last, filled = (
-            list[tuple[LinearEstimator, Array, slice]](),
-            list[Array](),
-            0,
-            np.nan_to_num(features),
-        )
+        parts, counts, last = list[tuple[LinearEstimator, Array, slice]](), list[Array](), 0
+        filled = np.nan_to_num(features) if np.isnan(features).any() else features
         for member, start, end in self._layout:
             first, last = last, last + len(linear(member).axes()[1])
             parts.append((linear(member), filled[:, start:end], slice(first, last)))

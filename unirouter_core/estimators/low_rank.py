@@ -14,6 +14,7 @@ from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_
 from unirouter_core.exceptions import MissingOutcomesError
 
 NEWTON_STEPS = 12  # the penalised logistic loss is convex and small; 6 to 8 suffice
+CONVERGED = 1e-9  # the next step would be of the square of this one
 FLAT = 1e-8  # an axis along which errors vary by a standard deviation of 1e-4 is rounding
 
 
@@ -69,7 +70,10 @@ class LowRankEstimator(LinearEstimator):
             wrong = sigmoid(design @ coefficients)
             gradient = design.T @ (wrong - errors) + penalty @ coefficients
             hessian = (design.T * (wrong * (1 - wrong))) @ design + penalty
-            coefficients -= np.linalg.solve(hessian, gradient)
+            step = np.linalg.solve(hessian, gradient)
+            coefficients -= step
+            if np.abs(step).max() < CONVERGED:
+                break
         return np.concatenate([coefficients, np.linalg.inv(hessian).ravel()]).astype(np.float32)
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
@@ -82,8 +86,7 @@ class LowRankEstimator(LinearEstimator):
         """Return the standard errors by the delta method."""
         design = with_ones(products)
         size = design.shape[1]
-        covariances = features[:, size:].reshape(-1, size, size)
-        variances = np.einsum("ni,mij,nj->nm", design, covariances, design, optimize=True)
+        variances = (design[:, :, None] * design[:, None]).reshape(len(X), -1) @ features[:, size:].T
         errors = sigmoid(design @ features[:, :size].T)
         return np.asarray(errors * (1 - errors) * np.sqrt(np.maximum(variances, 0)))
 

@@ -13,32 +13,10 @@ from unirouter_core.evaluate.tuning import Choice, Tuning, tune
 from unirouter_core.evaluate.verdict import Verdict, level_of
 
 __all__ = [
-    "Bootstrap",
-    "Change",
-    "CheckValue",
-    "Choice",
-    "Forecast",
-    "Goal",
-    "HeldOut",
-    "Impact",
-    "Metrics",
-    "Report",
-    "Today",
-    "Tuning",
-    "Undecided",
-    "Verdict",
-    "ask_order",
-    "check_value",
-    "forecast",
-    "held_out",
-    "impact",
-    "level_of",
-    "measure",
-    "report",
-    "standings",
-    "tune",
-    "undecided",
-]
+    "Bootstrap", "Change", "CheckValue", "Choice", "Forecast", "Goal", "HeldOut", "Impact", "Metrics", "Report",
+    "Today", "Tuning", "Undecided", "Verdict", "ask_order", "check_value", "forecast", "held_out", "impact",
+    "level_of", "measure", "report", "standings", "tune", "undecided",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

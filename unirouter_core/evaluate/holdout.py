@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from unirouter_core.curves import Sweep, sweep
-from unirouter_core.data import Outcomes
+from unirouter_core.data import Outcomes, digests
 from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
 from unirouter_core.outcome_files import as_outcomes
-from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers, digests
+from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from unirouter_core.curves import Curve, check_table
-from unirouter_core.embedding import Array
 
 
 @dataclass(frozen=True)
@@ -29,22 +27,6 @@ class Metrics:
     qnc_own: float
     reached: bool
     peak: float
-
-    @classmethod
-    def of(cls, curve: Curve, qualities: Array, costs: Array) -> Self:
-        """Return the metrics of `curve` beside single models with these mean qualities and costs, both (n_models,)."""
-        best = np.lexsort((costs, -qualities))[0]  # ties go to the cheaper
-        dearest, own = float(costs.max()), float(costs[best])
-        neutral = curve.cost_at(float(qualities[best]))
-        reached = neutral < np.inf
-        return cls(
-            area=curve.area(dearest),
-            area_half=curve.area(dearest, upto=0.5),
-            qnc=neutral / dearest if reached else 1.0,
-            qnc_own=neutral / own if reached and own > 0 else 1.0,
-            reached=reached,
-            peak=curve.peak,
-        )
 
 
 def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: bool = True) -> Metrics:
@@ -69,4 +51,15 @@ def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: 
     (0.6875, 0.75, 1.0)
     """
     known, paid = check_table(errors, costs)
-    return Metrics.of(curve.hull() if hull else curve, 1 - known.mean(0), paid.mean(0))
+    qualities, means, measured = 1 - known.mean(0), paid.mean(0), curve.hull() if hull else curve
+    best = np.lexsort((means, -qualities))[0]  # ties go to the cheaper
+    dearest, own, neutral = float(means.max()), float(means[best]), measured.cost_at(float(qualities[best]))
+    reached = neutral < np.inf
+    return Metrics(
+        area=measured.area(dearest),
+        area_half=measured.area(dearest, upto=0.5),
+        qnc=neutral / dearest if reached else 1.0,
+        qnc_own=neutral / own if reached and own > 0 else 1.0,
+        reached=reached,
+        peak=measured.peak,
+    )

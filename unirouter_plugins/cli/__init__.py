@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -20,9 +21,13 @@ _UNUSABLE = (UniRouterError, ImportError, OSError, UnicodeDecodeError)
 class _Commands(TyperGroup):
     """The commands; an error ends in one sentence on stderr and an exit code."""
 
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        """Run the command line; `args` are the words after the program's name."""
+        show.reset(sys.argv[1:] if args is None else args)
+        return super().main(args, *more, **options)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        show.reset([*ctx._protected_args, *ctx.args])
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a pipe that is not UTF-8 loses a bar, not the answer

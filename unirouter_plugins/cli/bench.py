@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 VECTORS, LEARNED = "minilm.npy", "default"
 
 CURVES = ("Area", "50 %", "QNC", "own", "reach", "peak", "AIQ", "Brier", "ECE")  # the two tables' columns
+FEW_TRIALS = 20
 COMPARED = ("covers", "gap", "ahead", "p", "by", "90 % interval", "s")
 
 _METHODS = (
@@ -150,6 +151,24 @@ def _run(table: Recorded, settings: Settings, files: TrialFiles, trials: int, pr
     return sorted(records, key=lambda row: (row["n_val"], places[row["n_val"], row["method"]], row["trial"]))
 
 
+def _found(part: pd.DataFrame) -> str:
+    """Return in a sentence whether the default routes better than what ignores the prompt."""
+    from unirouter_core.evaluate.verdict import level_of
+    from unirouter_plugins.bench import DEFAULT, ZERO
+
+    by_method = {row["method"]: row for row in part.to_dict("records")}
+    if DEFAULT not in by_method or ZERO not in by_method:
+        return ""
+    zero = by_method[ZERO]
+    pays = {"pays": "reading the prompt pays", "about even": "about even", "does not pay": "no clear gain"}
+    few = "; with fewer than 20 trials the interval is too narrow" if zero["trials"] < FEW_TRIALS else ""
+    return (
+        f"The default is ahead of the zero router, which ignores the prompt, in {zero['ahead']} of {zero['trials']} "
+        f"trials: Area {zero['by']:+.4f} ({zero['by_low']:+.4f} to {zero['by_high']:+.4f}), "
+        f"{pays[level_of((zero['by_low'], zero['by_high']), zero['p'])]}{few}."
+    )
+
+
 def _show(found: pd.DataFrame, tables: Sequence[Recorded], settings: Settings) -> None:
     """Print two tables of 80 columns for each table and N_val, and say which N_val is not reached."""
     from unirouter_plugins.bench import DEFAULT, reachable, shown
@@ -163,6 +182,8 @@ def _show(found: pd.DataFrame, tables: Sequence[Recorded], settings: Settings) -
             console.print(f"N_val {n} is not reached: there are {most} validation prompts.")
         for n_val, part in found[found["table"] == table.name].groupby("n_val"):
             console.print(f"\nN_val {n_val}, {part['trials'].iloc[0]} trials", style="bold")
+            if answer := _found(part):
+                show.say(answer)
             for columns in (CURVES, COMPARED):
                 drawn = show.table("method", *(f">{heading}" for heading in columns))
                 for cells in shown(part)[["method", *columns]].to_numpy():

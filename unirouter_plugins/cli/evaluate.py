@@ -16,7 +16,8 @@ from unirouter_core.evaluate import Report, Tuning
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
-from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
+from unirouter_plugins.cli.data import NAMED, ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
+from unirouter_plugins.logs import Log
 
 Now = Annotated[
     str | None,
@@ -72,7 +73,7 @@ def fit(
     show.say(f"{router}: learned from {len(learned):,} prompts{of_models}{kept}.", wrap=False)
     how = {"--recorded": data, "--columns": columns, "--scale": scale, "--prices": prices}
     again = " ".join(f"{name} {show.quoted(value)}" for name, value in how.items() if value is not None)
-    models = again if n else "MODEL... --validation FILE"
+    models = again if n else _to_evaluate(log, data)
     show.say(f"next: unirouter onboard {show.quoted(router)} {models}", wrap=False)
     if not n:
         show.say(
@@ -80,6 +81,17 @@ def fit(
             "graded answers are a little better.",
             "dim",
         )
+
+
+def _to_evaluate(log: Log, data: Path) -> str:
+    """Return what evaluates models on prompts that were learned from: with the log's answers, where it has some."""
+    values = {} if log.rows is None else log.rows.values
+    pairs = zip(values.get("model", ()), values.get("answer", ()), strict=False)
+    models = list(dict.fromkeys(str(model) for model, answer in pairs if model and answer))
+    if not models:
+        return "MODEL... --validation FILE"
+    named = " ".join(map(show.quoted, models)) if len(models) <= NAMED else "MODEL..."
+    return f"{named} --validation FILE --answers {show.quoted(data)}"
 
 
 def tune(

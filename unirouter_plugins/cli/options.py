@@ -159,7 +159,7 @@ def read_prompts(path: Path) -> list[str]:
         with readable("it cannot be read", "give a file that can"):
             for place, line in json_lines(path) if path.suffix == ".jsonl" else lines_of(path):
                 prompt = line.get("prompt") if isinstance(line, dict) else line
-                if path.suffix == ".jsonl" and not (isinstance(prompt, str) and prompt.strip()):
+                if not isinstance(prompt, str) or (path.suffix == ".jsonl" and not prompt.strip()):
                     raise InvalidDataError(f'line {place}: {line!r:.60} holds no prompt; write {{"prompt": "..."}}.')
                 prompts += [prompt.rstrip("\r\n")] if prompt.strip() else []
         if not prompts:

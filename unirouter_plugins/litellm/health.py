@@ -1,4 +1,4 @@
-"""Which models have failed of late: they cool down, then one call at a time tries them again."""
+"""Which models have failed of late: they cool down, then one call at a time tries them again until they are well."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from unirouter_plugins.litellm.failures import Failure, classify, retry_after
 FIRST, LONGEST = 5.0, 300.0
 """Seconds of a cool-down: the first, doubled with each failure in a row, and the most."""
 
+MOST_TRIES = 5
+"""Answers in a row, one call at a time, after which a model is well again: as many as it failed, but no more."""
+
 
 @dataclass(frozen=True)
 class Health:
@@ -22,6 +25,8 @@ class Health:
     kind: str  # the class of the newest
     until: float = 0.0  # when it has cooled down, in seconds since the epoch; 0 where it need not
     tried: float = 0.0  # since when one call tries it again; 0 while none does
+    answers: int = 0  # in a row, of calls that tried it again
+    since: float = 0.0  # when the newest failure came
 
     def is_out(self, now: float) -> bool:
         """Return whether it is not to be called now; a clock that was set back delays nothing for long."""
@@ -48,15 +53,11 @@ class HealthTable:
 
     def cooling(self, keys: Mapping[str, str]) -> dict[str, str]:
         """Return why each model that cools down is to be avoided, by its name; `keys` are how models are called."""
-        if not self.store:
-            return {}
         now, found = self._clock(), ((name, self.store.get(key)) for name, key in keys.items())
         return {name: str(health) for name, health in found if health is not None and health.is_out(now)}
 
     def may_try(self, key: str) -> bool:
         """Return whether a call may go to a model; after a cool-down this is the one call that tries it again."""
-        if not self.store:
-            return True
         with self._lock:
             health, now = self.store.get(key), self._clock()
             if health is None or not health.until:
@@ -66,10 +67,16 @@ class HealthTable:
             self.store[key] = dataclasses.replace(health, tried=now)
             return True
 
-    def answered(self, key: str) -> None:
-        """Note that a model has answered: it is well."""
-        if self.store:
-            with self._lock:
+    def answered(self, key: str, seconds: float = 0.0) -> None:
+        """Note that a model has answered after `seconds`; a call that had begun before it failed tells nothing."""
+        with self._lock:
+            before = self.store.get(key)
+            if before is None or self._clock() - seconds < before.since:
+                return
+            answers = before.answers + 1
+            if before.until and answers < min(before.failures, MOST_TRIES):
+                self.store[key] = dataclasses.replace(before, tried=0.0, answers=answers)
+            else:
                 self.store.pop(key, None)
 
     def failed(self, key: str, failed: BaseException) -> None:
@@ -84,12 +91,12 @@ class HealthTable:
                 return
             n = 1 if before is None else before.failures + 1
             if before is not None and not before.tried and before.is_out(now):  # of a call that had begun before
-                self.store[key] = dataclasses.replace(before, until=max(before.until, now + asked))
+                self.store[key] = dataclasses.replace(before, until=max(before.until, now + asked), since=now)
                 return
             is_slow = "Timeout" in kind  # which costs the next call as long
             pause = FIRST * 2.0 ** min(n - 2, 9) if n > 1 else FIRST if is_slow else 0.0
             pause = LONGEST if failure is Failure.ACCESS else min(max(pause, asked), LONGEST)
-            self.store[key] = Health(n, kind, now + pause if pause else 0.0)
+            self.store[key] = Health(n, kind, now + pause if pause else 0.0, since=now)
 
 
 HEALTH = HealthTable()

@@ -76,19 +76,19 @@ class CallRecord:
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
-        decision, weight = self.decision, self.decision.cost_weight
-        expected = decision if self.model == decision.model else decision.candidate(self.model)
+        error, usd = self.decision.expected(self.model)
+        weight = self.decision.cost_weight
         told = {"usd": self.usd, "tokens_in": self.usage.tokens_in, "tokens_out": self.usage.tokens_out}
         return {
             "model": self.model,
             "why": self.why,
             "routed_on": self.routed_on,
-            "expected_error": expected.error,
-            "expected_usd": expected.cost,
+            "expected_error": error,
+            "expected_usd": usd,
             **{name: None if math.isnan(number) else number for name, number in told.items()},
             "seconds": round(self.seconds, 3),
             "cost_weight": "inf" if math.isinf(weight) else weight,
-            "region": decision.region,
+            "region": self.decision.region,
             "failures": dict(self.failures),
             "differs": list(self.differs),
         }
@@ -262,6 +262,7 @@ class RoutedCall(ABC, Generic[M]):
         timeout, deadline = self.parameters.get("timeout"), self.parameters.pop("deadline", None)
         self.limits, self._is_unlimited = models.limits_of(timeout, deadline)
         self._ends = self._until = self._began + self.limits.deadline
+        self._tried = self._began  # since when the newest model is tried
         self.snapshot = snapshot = models.snapshot(router)
         avoid = models.health.cooling(snapshot.keys) if models.health.store and not forced else {}
         able = [forced] if forced else snapshot.able(candidates, {**models.settings, **parameters})
@@ -466,7 +467,8 @@ class RoutedCall(ABC, Generic[M]):
         if self.models.health.store and self.why != "forced":
             while not self.models.health.may_try(self._key) and self.attempts.postpone():
                 pass
-        self._until = min(time.monotonic() + self.limits.attempt, self._ends)
+        self._tried = time.monotonic()
+        self._until = min(self._tried + self.limits.attempt, self._ends)
         return self.attempts.model
 
     def failed(self, failed: Exception) -> None:
@@ -518,7 +520,7 @@ class RoutedCall(ABC, Generic[M]):
 
     def _answered(self, answer: Any = None) -> CallRecord:
         if self.models.health.store:
-            self.models.health.answered(self._key)
+            self.models.health.answered(self._key, time.monotonic() - self._tried)
         return self.finish(answer)
 
     def _require_content(self, parts: Sequence[Any]) -> None:

@@ -98,6 +98,7 @@ def _read(value: bytes) -> Health | None:
     """Return what another process wrote; None where another version of this library did."""
     try:
         told = json.loads(value)
-        return Health(int(told["failures"]), str(told["kind"]), float(told["until"]), float(told["tried"]))
+        until, tried, since = (float(told[name]) for name in ("until", "tried", "since"))
+        return Health(int(told["failures"]), str(told["kind"]), until, tried, int(told["answers"]), since)
     except (LookupError, TypeError, ValueError):
         return None

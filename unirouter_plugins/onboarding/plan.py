@@ -100,7 +100,7 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 class Plan:
     """What onboarding some models will take: `bill` is its expected cost, `spent_usd` that of the last `run`.
 
-    `missing_keys` are the environment variables of keys that are not set, each with the models that need it.
+    `missing_keys` are the environment variables of keys that are not set, each with the called models that need it.
     """
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
@@ -136,7 +136,7 @@ class Plan:
         called = [*self._members, *([judge.member] if judge else [])]
         called += [_member(router, pool, reference)] if reference is not None else []
         self._quotes: dict[str, Quote] = {member.name: require_quote(member) for member in called}
-        self._questions, self.missing_keys = questions, missing_keys(called)
+        self._questions = questions
         self._judge = judge if questions.for_judge else None
         self._reference = called[-1] if reference is not None and questions.without_reference else None
         self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
@@ -154,6 +154,8 @@ class Plan:
         with AnswerStore(os.fspath(options.store), texts=options.texts, create=False) as store:
             store.known = self._logged.answers if self._logged is not None else {}
             self.bill: Bill = draw_up(questions, *self._open(store, Budget()), self._lengths)
+        with_calls = {item.model for item in self.bill.items if item.calls}
+        self.missing_keys = missing_keys([member for member in called if member.name in with_calls])
 
     def __repr__(self) -> str:
         return f"Plan({', '.join(self.models)}: {self.bill.calls} calls, about ${self.bill.usd.expected:.4g})"

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unirouter_core.data import digests
 from unirouter_core.documents import Documents
 from unirouter_core.embedding import Array
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.pool import ModelProfile, digests
+from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm.chat import Messages
 from unirouter_plugins.litellm.checks import AnswerCheck, Context

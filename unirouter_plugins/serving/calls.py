@@ -27,31 +27,16 @@ class ProxyCall(LiteLLMCall):
     digest = ""  # of the conversation
 
     @classmethod
-    def made(
-        cls,
-        models: PoolModels[Any],
-        router: UniRouter,
-        request: ProxyRequest,
-        there: Sequence[str],
-    ) -> Self:
+    def made(cls, models: PoolModels[Any], router: UniRouter, request: ProxyRequest, there: Sequence[str]) -> Self:
         """Return the call, its model picked among those `there`."""
-        options, parameters = request.options, request.parameters
-        router.pool.check_known([*filter(None, [options.get("baseline")]), *(options.get("candidates") or ())])
-        candidates, question = options.get("candidates"), options.get("question")
+        options, candidates = request.options, request.options.get("candidates")
+        router.pool.check_known([*filter(None, [options.get("baseline")]), *(candidates or ())])
         if not {*router.pool} <= {*there}:
             candidates = [name for name in candidates or router.pool if name in there]
-        call = cls(
-            models,
-            router,
-            request.chat,
-            parameters=parameters,
-            candidates=candidates,
-            forced=request.forced,
-            text=request.text,
-            routed_on="question" if question else "prompt",
-            cost_weight=options.get("cost_weight"),
-        )
-        call.shows_usage, call._shown, call.baseline = True, {}, options.get("baseline")
+        how: dict[str, Any] = {"candidates": candidates, "forced": request.forced, "parameters": request.parameters}
+        how |= {"text": request.text, "routed_on": "question" if options.get("question") else "prompt"}
+        call = cls(models, router, request.chat, cost_weight=options.get("cost_weight"), **how)
+        call.baseline = options.get("baseline")
         return call
 
     def next_attempt(self) -> str:

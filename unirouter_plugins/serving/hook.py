@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -76,7 +75,7 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
             self.authors.redis_cache = self.served.redis
             request = request.written_by(await self.authors.async_batch_get_cache(before, throttle_redis=False) or ())
         make = partial(ProxyCall.made, models, router, request, there)
-        call = make() if models.is_quick(router, request.chat.text) else await asyncio.to_thread(make)
+        call = await models.abegin(router, request.chat.messages, make)
         call.digest = digest
         if (logged := given.get("litellm_logging_obj")) is not None:
             logged.unirouter_call, logged.model_call_details[RECORD] = call, weakref.ref(call)

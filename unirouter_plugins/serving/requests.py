@@ -54,14 +54,20 @@ class ProxyRequest:
 
     @property
     def digests(self) -> list[str]:
-        """A digest of the conversation before each answer in it, and of the whole: what its client sent until then."""
-        told, found = hashlib.sha256(), []
+        """A digest of the conversation before each answer in it, and of the whole: what its client sent until then.
+
+        What agents add to a prompt, or put beside the results of tools, is left out: it comes and goes.
+        """
+        told, found, before = hashlib.sha256(), [], ""
         for message in self.chat.messages:
-            if message["role"] == "assistant":
+            role = message["role"]
+            if role == "assistant":
                 found.append(told.hexdigest())
-            elif message["role"] not in ("system", "developer"):
-                said = [message["role"], message.get("tool_call_id"), *texts_of(message.get("content"))]
+            elif role not in ("system", "developer") and (before, role) != ("tool", "user"):
+                texts = [_REMINDER.sub("", text).strip() for text in texts_of(message.get("content"))]
+                said = [role, message.get("tool_call_id"), *filter(None, texts)]
                 told.update(json.dumps(said, default=str).encode())
+            before = role
         return [*found, told.hexdigest()]
 
     def written_by(self, models: Sequence[str | None]) -> Self:

@@ -71,6 +71,7 @@ def test_the_tables_fit_a_terminal_of_80_columns(data, tmp_path):
     done = run(data, "--n-val", 40, "--trials", 2, "--out", tmp_path, "--processes", 1)
     shown = done.stdout.split("\n\n", 1)[1].split("Written")[0]
     assert "nearest neighbours" in shown
+    assert "is ahead of the zero router, which ignores the prompt, in" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
 
 

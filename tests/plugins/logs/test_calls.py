@@ -103,9 +103,9 @@ PROMPTS = {
 }
 
 
-@pytest.mark.parametrize("record", PROMPTS.values(), ids=PROMPTS)
-def test_prompts_are_found_in_what_holds_no_model(tmp_path, record):
-    assert read_log(write(tmp_path / "prompts.jsonl", record, record)).prompts == (SUM,)
+def test_prompts_are_found_in_what_holds_no_model(tmp_path):
+    for record in PROMPTS.values():
+        assert read_log(write(tmp_path / "prompts.jsonl", record, record)).prompts == (SUM,)
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):
@@ -167,55 +167,55 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize(("name", "text"), FILES.items())
-def test_prices_are_read_in_each_form(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    assert read_prices(tmp_path / name)["sage"] == Prices(0.5, 1)
+def test_prices_are_read_in_each_form(tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+        assert read_prices(tmp_path / name)["sage"] == Prices(0.5, 1)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    {
-        '{"sage": {"input": -1, "output": 1}}': "prices of 'sage': Price input=-1.0 must be",
-        '{"sage": {"input": "much", "output": 1}}': "prices of 'sage': could not convert .*USD per million tokens",
-        '{"sage": 3}': "it has no prices; each model has input and output",
-        "[1]": "cannot be read",
-        "{": "cannot be read",
-    }.items(),
-)
-def test_what_is_no_price_is_named(tmp_path, text, message):
-    (tmp_path / "prices.json").write_text(text)
-    with pytest.raises(InvalidDataError, match=rf"prices\.json: .*{message}"):
-        read_prices(tmp_path / "prices.json")
+NO_PRICES = {
+    '{"sage": {"input": -1, "output": 1}}': "prices of 'sage': Price input=-1.0 must be",
+    '{"sage": {"input": "much", "output": 1}}': "prices of 'sage': could not convert .*USD per million tokens",
+    '{"sage": 3}': "it has no prices; each model has input and output",
+    "[1]": "cannot be read",
+    "{": "cannot be read",
+}.items()
+
+
+def test_what_is_no_price_is_named(tmp_path):
+    for text, message in NO_PRICES:
+        (tmp_path / "prices.json").write_text(text)
+        with pytest.raises(InvalidDataError, match=rf"prices\.json: .*{message}"):
+            read_prices(tmp_path / "prices.json")
 
 
 # What cannot be read
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("o.jsonl", "{", r"line 1: '\{' is not JSON"),
-        ("o.jsonl", "", "it is empty; give at least one row"),
-        ("o.json", "{", "o.json is not JSON"),
-        ("o.json", "[1, 2]", "is not a JSON object"),
-        ("o.jsonl", '{"messages": []}\n3', "line 2: 3 is not a JSON object"),
-        ("o.json", '{"prompt": ["a", "b"], "model": ["c"]}', "column 'prompt' has 2 rows, but 'model' 1"),
-        (
-            "o.jsonl",
-            '{"doc_id": 1, "arguments": [["?"]], "resps": []}\n{"doc_id": 2}',
-            "record, 2: it is not written as lm-",
-        ),
-        ("o.csv", "day,hour\n1,2\n", r"columns 'day', 'hour' are not outcomes; .*--columns prompt=day"),
-        ("o.eval", "PK", r"cannot be read as a log of Inspect AI .*inspect log convert o\.eval --to json"),
-        ("o.xlsx", "", r"\.xlsx is not read"),
-        ("o.pkl", "", "a pickle runs whatever program"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named_with_the_place_and_the_cure(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(InvalidDataError, match=rf"{name}: .*{message}"):
-        read_log(tmp_path / name)
+REFUSED = [
+    ("o.jsonl", "{", r"line 1: '\{' is not JSON"),
+    ("o.jsonl", "", "it is empty; give at least one row"),
+    ("o.json", "{", "o.json is not JSON"),
+    ("o.json", "[1, 2]", "is not a JSON object"),
+    ("o.jsonl", '{"messages": []}\n3', "line 2: 3 is not a JSON object"),
+    ("o.json", '{"prompt": ["a", "b"], "model": ["c"]}', "column 'prompt' has 2 rows, but 'model' 1"),
+    (
+        "o.jsonl",
+        '{"doc_id": 1, "arguments": [["?"]], "resps": []}\n{"doc_id": 2}',
+        "record, 2: it is not written as lm-",
+    ),
+    ("o.csv", "day,hour\n1,2\n", r"columns 'day', 'hour' are not outcomes; .*--columns prompt=day"),
+    ("o.eval", "PK", r"cannot be read as a log of Inspect AI .*inspect log convert o\.eval --to json"),
+    ("o.xlsx", "", r"\.xlsx is not read"),
+    ("o.pkl", "", "a pickle runs whatever program"),
+]
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_place_and_the_cure(tmp_path):
+    for name, text, message in REFUSED:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InvalidDataError, match=rf"{name}: .*{message}"):
+            read_log(tmp_path / name)
 
 
 def test_a_folder_without_logs_says_what_it_may_hold(tmp_path):
