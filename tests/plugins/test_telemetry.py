@@ -12,10 +12,12 @@ from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan
 
 from tests.plugins.scripted_chat import chats
+from tests.plugins.scripted_llm import scripted
 from tests.plugins.servers import KEY
 from unirouter_plugins.langchain import RouterRunnable, last_decision
 from unirouter_plugins.litellm import complete, configured, record_of, stream
 from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.llamaindex import UniRouterLLM
 
 SUM, WEIGHT = "What is 14 plus 37?", 300
 
@@ -73,6 +75,14 @@ def test_a_call_is_one_line_of_the_log_and_a_failure_one_warning(asked_router, c
     assert lines[1][1].endswith(f" s, after {first}")
     assert len(lines) == 2
     assert not any(SUM in text or "sk-1" in text for _, text in lines)
+
+
+def test_a_call_of_llamaindex_is_one_line_of_the_log_whole_or_streamed(asked_router, caplog):
+    llm = UniRouterLLM(asked_router, scripted(asked_router))
+    with caplog.at_level(logging.INFO, "unirouter"):
+        llm.complete(SUM)
+        list(llm.stream_complete(SUM))
+    assert [line.getMessage().split()[1] for line in caplog.records] == ["answered", "answered"]
 
 
 def test_a_span_that_is_recording_gets_the_attributes_of_genai(asked_router):

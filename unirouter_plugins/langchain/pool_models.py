@@ -6,8 +6,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any, TypeAlias, cast
 
@@ -28,11 +26,11 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 
-from unirouter_core.exceptions import InvalidDataError, missing_package
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.langchain.questions import Repeats
-from unirouter_plugins.litellm import check_settings, open_litellm
+from unirouter_plugins.litellm import check_settings
 from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id, portable_parts
 from unirouter_plugins.litellm.prices import Usage, usage_of, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, RoutedCall
@@ -129,32 +127,17 @@ def per_call(configurable: Mapping[str, Any]) -> dict[str, Any]:
 # --- The models of a pool ---------------------------------------------------------------------------------------------
 
 
-_INSTEAD = ", or give a chat model for each model of the pool: models={...}"
-
-
 class ChatModels(PoolModels[BaseChatModel]):
     """The chat models of a pool: the user's own, and a `ChatLiteLLM` for each of the others."""
+
+    place, what = "unirouter_plugins.langchain.litellm_chat:ChatLiteLLM", "a chat model"
+    brought_by = "langchain_litellm", "langchain-litellm", "langchain"
 
     def __init__(self, router: UniRouter, given: Mapping[str, BaseChatModel] | None, settings: _Settings) -> None:
         super().__init__(given, settings)
         self.repeats = Repeats()
-        is_whole = router.pool.keys() <= self.given.keys() and bool(self.given)
-        if not is_whole and find_spec("langchain_litellm") is None:
-            raise missing_package("langchain-litellm", "langchain", _INSTEAD)
-        fields = self._kind.model_fields if self.settings and not is_whole else {}
+        fields = self.kind.model_fields if self.makes_some(router) and self.settings else {}
         check_settings(self, router, [*fields, *(field.alias for field in fields.values() if field.alias)])
-
-    @cached_property
-    def _kind(self) -> Any:
-        """The class `ChatLiteLLM`."""
-        open_litellm()  # before langchain-litellm imports it online and loudly
-        try:
-            import langchain_litellm  # noqa: F401
-        except ImportError as missing:
-            raise missing_package("langchain-litellm", "langchain", _INSTEAD) from missing
-        from unirouter_plugins.langchain.litellm_chat import ChatLiteLLM
-
-        return ChatLiteLLM
 
     def model(self, snapshot: Snapshot, name: str, *, is_last: bool = True) -> BaseChatModel:
         """Return the model of that name; a `ChatLiteLLM` shares no entry of a cache with another model."""
@@ -167,7 +150,7 @@ class ChatModels(PoolModels[BaseChatModel]):
 
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> BaseChatModel:
         """Return a `ChatLiteLLM` that calls LiteLLM with `arguments` and the settings."""
-        own = {name: value for name, value in self.settings.items() if name in self._kind.model_fields}
+        own = {name: value for name, value in self.settings.items() if name in self.kind.model_fields}
         beside = {name: value for name, value in self.settings.items() if name not in own}
         fields = {name: arguments.pop(name) for name in ("model", "api_base", "api_key", *_FIELDS) if name in arguments}
         beside = {"timeout": self.limits.timeout, **arguments, **own.get("model_kwargs", {}), **beside}
@@ -177,7 +160,7 @@ class ChatModels(PoolModels[BaseChatModel]):
         if not is_last:
             fields["max_retries"] = 1  # the first counts the call itself
             beside |= {"num_retries": 0, "max_retries": 0}
-        return cast(BaseChatModel, self._kind(**fields))
+        return cast(BaseChatModel, self.kind(**fields))
 
     def able(self, profile: ModelProfile, model: BaseChatModel) -> Capabilities:
         """Return what is known of a model, without what its chat model says that it lacks."""

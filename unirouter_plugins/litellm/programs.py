@@ -340,9 +340,8 @@ def elected(ballots: Sequence[Ballot], grader: Grader) -> tuple[int, int]:
             continue
         group = next((group for group in groups if ballot.agrees(ballots[group[0]], grader)), None)
         if group is None:
-            groups.append([place])
-        else:
-            group.append(place)
+            groups.append(group := [])
+        group.append(place)
     largest = max(groups, key=len, default=[0])
     return largest[0], len(largest) if groups else 0
 

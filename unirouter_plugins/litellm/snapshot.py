@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
 from unirouter_core.documents import GivenDocuments
 from unirouter_core.embedding import HashingEmbedder
-from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UnknownPriceError
+from unirouter_core.exceptions import InvalidDataError, NoCandidateError, UnknownPriceError, missing_package
 from unirouter_core.pool import Capabilities, ModelProfile, Pool
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
@@ -183,6 +185,9 @@ class PoolModels(ABC, Generic[M]):
     """
 
     health = HEALTH
+    place = ""  # "module:class" of those that are made
+    brought_by = "", "", ""  # the module and the package that they need, and the extra that has it
+    what = ""  # what messages call one
 
     def __init__(self, given: Mapping[str, M] | None = None, settings: Mapping[str, Any] | None = None) -> None:
         self.given, self.settings = dict(given or {}), dict(settings or {})
@@ -196,6 +201,27 @@ class PoolModels(ABC, Generic[M]):
         if timeout is None and deadline is None:
             return self.limits, self.timeout is None and self.deadline is None
         return Limits.of(self.timeout if timeout is None else timeout, deadline or self.deadline), False
+
+    @cached_property
+    def kind(self) -> Any:
+        """The class of the models that are made."""
+        open_litellm()  # before a framework's package imports it online and loudly
+        module, _, name = self.place.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ImportError as missing:
+            raise self._missing() from missing
+
+    def makes_some(self, router: UniRouter) -> bool:
+        """Return whether models of the pool are not given; raise `ImportError` where they cannot be made."""
+        makes = not self.given or not router.pool.keys() <= self.given.keys()
+        if makes and find_spec(self.brought_by[0]) is None:
+            raise self._missing()
+        return makes
+
+    def _missing(self) -> ImportError:
+        instead = f", or give {self.what} for each model of the pool: models={{...}}"
+        return missing_package(*self.brought_by[1:], instead)
 
     @abstractmethod
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> M:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from queue import Empty, SimpleQueue
 from typing import Any, Self, TypeVar
 
@@ -52,7 +52,7 @@ class Limits:
             timeout = TIMEOUT if deadline is None else min(TIMEOUT, deadline / 2)
         return cls(timeout, 2 * timeout if deadline is None else deadline)
 
-    @property
+    @cached_property
     def attempt(self) -> float:
         """The seconds after which an attempt is ended from outside."""
         return self.timeout + min(_GRACE, self.timeout / 4)

@@ -6,8 +6,7 @@ import dataclasses
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
-from importlib.util import find_spec
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata, TextBlock
@@ -20,10 +19,10 @@ from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
 from llama_index.core.tools import BaseTool, ToolMetadata
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
 
-from unirouter_core.exceptions import InvalidDataError, missing_package
+from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm import check_settings, open_litellm
+from unirouter_plugins.litellm import check_settings
 from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage, usage_of, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall
@@ -112,11 +111,11 @@ def _portable(message: ChatMessage) -> ChatMessage:
 # --- The LLMs of a pool -----------------------------------------------------------------------------------------------
 
 
-_INSTEAD = ", or give an LLM for each model of the pool: models={...}"
-
-
 class PoolLLMs(PoolModels[LLM]):
     """The LLMs of a pool: the user's own, and for each of the others a `LiteLLM`, with `fields` of all LLMs."""
+
+    place, what = "unirouter_plugins.llamaindex.litellm_llm:PoolLiteLLM", "an LLM"
+    brought_by = "llama_index.llms.litellm", "llama-index-llms-litellm", "llamaindex"
 
     def __init__(
         self,
@@ -129,22 +128,8 @@ class PoolLLMs(PoolModels[LLM]):
         self.fields = fields
         self._copies: dict[str, tuple[tuple[int, ...], LLM]] = {}
         self._described: tuple[Snapshot, LLMMetadata] | None = None
-        is_whole = router.pool.keys() <= self.given.keys() and bool(self.given)
-        if not is_whole and find_spec("llama_index.llms.litellm") is None:
-            raise missing_package("llama-index-llms-litellm", "llamaindex", _INSTEAD)
+        self.makes_some(router)
         check_settings(self, router, ("api_key", "api_base", "api_type", "max_retries"))
-
-    @cached_property
-    def _kind(self) -> Any:
-        """LlamaIndex's class `LiteLLM`, made to read responses and chunks without choices."""
-        open_litellm()  # before llama-index-llms-litellm imports it online and loudly
-        try:
-            import llama_index.llms.litellm  # type: ignore[import-untyped]  # noqa: F401
-        except ImportError as missing:
-            raise missing_package("llama-index-llms-litellm", "llamaindex", _INSTEAD) from missing
-        from unirouter_plugins.llamaindex.litellm_llm import PoolLiteLLM
-
-        return PoolLiteLLM
 
     def make(self, arguments: dict[str, Any], *, is_last: bool) -> LLM:
         """Return a `LiteLLM` that calls LiteLLM with `arguments` and the settings."""
@@ -154,12 +139,12 @@ class PoolLLMs(PoolModels[LLM]):
         fields: dict[str, Any] = {name: arguments.pop(name) for name in names if name in arguments}
         if not is_last:
             fields["max_retries"], arguments["num_retries"] = 1, 0  # the first counts the call itself
-        return cast(LLM, self._kind(**fields, additional_kwargs=arguments, **self.fields))
+        return cast(LLM, self.kind(**fields, additional_kwargs=arguments, **self.fields))
 
     def reader(self, model: str, router: UniRouter) -> LLM | None:
         """Return an LLM that reads the tool calls of `model`'s answers; None where there is none of that name."""
         own = self.given.get(model)
-        return own if own is not None or model not in router.pool else self._kind(model=model)
+        return own if own is not None or model not in router.pool else self.kind(model=model)
 
     def able(self, profile: ModelProfile, model: LLM) -> Capabilities:
         """Return what is known of a model, without what its LLM says that it lacks; the profile's own window wins."""
