@@ -280,6 +280,11 @@ class Decision:
         known = Expected(prediction, costs, expected.regions, expected.far)
         return Decision(self.pool, known, request, self._tokens, (*self.answered, self.model))
 
+    def avoiding(self, models: Mapping[str, str]) -> Decision:
+        """Return the rule's choice where these models, each with the reason, are not to be chosen if another may."""
+        request = dataclasses.replace(self._request, avoid={**self._request.avoid, **models})
+        return Decision(self.pool, self._expected, request, self._tokens, self.answered)
+
     def fallbacks(self) -> Iterator[str]:
         """Yield the models to try after the chosen one, best first: each is the rule's choice without those before.
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from unirouter_core.documents import GivenDocuments
 from unirouter_core.embedding import HashingEmbedder
@@ -24,14 +25,22 @@ from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members
 from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote, require_quote
 from unirouter_plugins.litellm.timeouts import Limits
+
+if TYPE_CHECKING:
+    from unirouter_plugins.litellm.checks import AnswerCheck
 
 M = TypeVar("M")
 C = TypeVar("C")
 
 SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
+
+NO_TABLE = Members()
+
+TABLES: WeakKeyDictionary[UniRouter, Members] = WeakKeyDictionary()
+"""The table that each router was configured with, whose checks its calls use."""
 
 _FEW, _SHORT_TEXT = 200, 10_000  # models, characters: a decision on them takes less than a millisecond
 
@@ -53,24 +62,40 @@ class Snapshot:
     pool: Mapping[str, ModelProfile]
     members: Mapping[str, Member]  # how LiteLLM calls each that the user gave no object of a framework for
     keys: Mapping[str, str]  # how each is called: what the table of failures knows it by
+    table: Members = field(default_factory=Members)  # the `pool.toml`, or what was given in its place
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, router: UniRouter, profiles: Mapping[str, ModelProfile] | None = None, given: Mapping[str, int] = {}
+        cls,
+        router: UniRouter,
+        profiles: Mapping[str, ModelProfile] | None = None,
+        given: Mapping[str, int] = {},
+        table: Members = NO_TABLE,
     ) -> Snapshot:
         """Return the pool as it is now, or of these profiles; all but `given` objects, by their id, through LiteLLM."""
         pool = router.pool if profiles is None else Pool(profiles)
         members = {name: Member.of(profile) for name, profile in pool.items() if name not in given}
         keys = {name: f"{name} {number:x}" for name, number in given.items()}
         keys |= {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
-        return cls(router.with_pool(pool), pool, members, keys)
+        table = Members({**table, **members}, beside=table.beside, checks=table.checks)
+        return cls(router.with_pool(pool), pool, members, keys, table)
 
     @cached_property
     def windows(self) -> dict[str, int | None]:
         """The context windows in tokens; None where one is not known."""
         return {name: profile.capabilities.context_window for name, profile in self.pool.items()}
+
+    @cached_property
+    def checks(self) -> dict[str, AnswerCheck]:
+        """The checks of the table by name, those for which a model of the pool has signals."""
+        known = {name for profile in self.pool.values() for name in profile.checks}
+        if not (names := [name for name in self.table.checks if name in known]):
+            return {}
+        from unirouter_plugins.litellm.checks import named_checks  # with the graders
+
+        return named_checks(names, self.table, self.pool)
 
     @cached_property
     def longest(self) -> dict[str, int]:
@@ -111,6 +136,7 @@ class Snapshot:
         requires: Sequence[str] = (),
         documents: GivenDocuments | None = None,
         avoid: Mapping[str, str] | None = None,
+        checks: Sequence[str] = (),
     ) -> Decision:
         """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
 
@@ -141,6 +167,7 @@ class Snapshot:
             tokens_in=tokens_in,
             cached_tokens=cached,
             avoid=avoid,
+            checks=checks,
         )
 
     def quote(self, model: str) -> Quote | None:
@@ -256,7 +283,8 @@ class PoolModels(ABC, Generic[M]):
         able = {n: self.able(pool[n], model) for n, model in self.given.items() if n in pool}
         called = {n: p for n, p in pool.items() if n not in able and (not self.given or is_callable(p))}
         given = {n: dataclasses.replace(pool[n], capabilities=known) for n, known in able.items()}
-        made = Snapshot.of(router, {**called, **given}, {name: id(self.given[name]) for name in given})
+        ids = {name: id(self.given[name]) for name in given}
+        made = Snapshot.of(router, {**called, **given}, ids, TABLES.get(router, NO_TABLE))
         self._newest = pool, made
         return made
 
