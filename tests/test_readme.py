@@ -59,6 +59,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.filterwarnings("ignore:.*beta:langchain_core._api.LangChainBetaWarning")  # of LangChain's middleware
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks("python", text)])
 def test_a_page_s_python_runs_in_order(page: str, fresh_folder: Path) -> None:
     namespace: dict[str, object] = {}

@@ -210,8 +210,11 @@ def tune(
         chosen.append((words, named, float(shares @ qualities), float(shares @ costs)))
     means, intervals = drawn.mean(axis=1), map(boot.interval, drawn[:, :, QUALITY].clip(0, 1))
     rows = zip(METHODS, chosen, means.tolist(), intervals, met_shares.tolist(), strict=True)
-    choices = [  # quality and cost are those on prompts not chosen on: the best of many weights is flattered
-        Choice(method, words, named, min(quality, mean[QUALITY]), interval, max(cost, mean[COST]), met)
+    choices = [  # on prompts not chosen on, as the best of many is flattered; but a model's cost is the same everywhere
+        Choice(
+            *(method, words, named, min(quality, mean[QUALITY]), interval),
+            *(max(cost, mean[COST]) if method == "routing" else cost, met),
+        )
         for method, (words, named, quality, cost), mean, interval, met in rows
     ]
     gives_best = best == 0

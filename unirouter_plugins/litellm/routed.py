@@ -584,7 +584,7 @@ class RoutedCall(ABC, Generic[M]):
         except Exception as failed:
             self.failed(failed)
         except BaseException as cancelled:
-            self.models.health.failed(self._key, cancelled)
+            self.models.health.failed(self._key, cancelled, time.monotonic() - self._tried)
             raise
 
     def start(self) -> str:
@@ -599,7 +599,7 @@ class RoutedCall(ABC, Generic[M]):
     def failed(self, failed: Exception) -> None:
         """Note that the model failed, so that the next is tried; raise when no other may answer."""
         failed = self._readable(failed)
-        self.models.health.failed(self._key, failed)
+        self.models.health.failed(self._key, failed, time.monotonic() - self._tried)
         self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
         if self._checks:  # of the next one's answer, too
             self.attempts.decision = self.attempts.decision.avoiding(self.attempts.failures)
@@ -633,7 +633,7 @@ class RoutedCall(ABC, Generic[M]):
             raise
         except Exception as failed:
             failed = self._readable(failed)
-            self.models.health.failed(self._key, failed)
+            self.models.health.failed(self._key, failed, time.monotonic() - self._tried)
             raise without_keys(unwrapped(failed), self._secrets) from None
         self._answered()
 
@@ -699,7 +699,7 @@ class RoutedCall(ABC, Generic[M]):
 
     def keep(self) -> None:
         """Keep the record for `last_decision` and `record_decisions`."""
-        keep(self._shown)
+        keep(dict(self._shown))  # its reader may change it
 
 
 def _close(source: Any) -> None:

@@ -68,11 +68,11 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
 
     async def _new_call(self, given: dict[str, Any], messages: Any, there: Sequence[str]) -> ProxyCall:
         self.served.start()
+        self.authors.redis_cache = self.served.redis
         router, models = self.served.router, self.served.models
         request = ProxyRequest.of(given, messages)
         *before, digest = request.digests
         if before:
-            self.authors.redis_cache = self.served.redis
             request = request.written_by(await self.authors.async_batch_get_cache(before, throttle_redis=False) or ())
         make = partial(ProxyCall.made, models, router, request, there)
         call = await models.abegin(router, request.chat.messages, make)
@@ -136,9 +136,11 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
     async def async_log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
     ) -> None:
-        """Note that a stream has broken off."""
+        """Note that a stream has broken off, unless another model has taken its place."""
         if RECORD in kwargs and (call := kwargs[RECORD]()) is not None and call.streams and call.finished is None:
-            call.broke_off(kwargs["exception"])
+            told = kwargs.get("standard_logging_object") or {}
+            if name_of(str(told.get("model_id"))) == call.attempts.model:
+                call.broke_off(kwargs["exception"])
 
 
 def _api_of(data: Mapping[str, Any]) -> str:
