@@ -58,8 +58,9 @@ class Seen(CustomLogger):
     async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
         told = kwargs["standard_logging_object"]["metadata"].get("spend_logs_metadata") or {}
         if "unirouter" in told:
+            own = {"id": kwargs["litellm_call_id"], "litellm_usd": kwargs["response_cost"]}
             with open("seen.jsonl", "a") as out:
-                out.write(json.dumps({**told["unirouter"], "litellm_usd": kwargs["response_cost"]}) + "\\n")
+                out.write(json.dumps({**told["unirouter"], **own}) + "\\n")
 
 handler = Seen()
 """
@@ -115,9 +116,12 @@ def ask(served, prompt=SUM, *, model="unirouter", headers=None, **more):
     answer = raw.parse()
     prefix = "x-unirouter-"
     told = {name.removeprefix(prefix): value for name, value in raw.headers.items() if name.startswith(prefix)}
+    got = SimpleNamespace(told=told, id=raw.headers["x-litellm-call-id"])
     if more.get("stream"):
-        return SimpleNamespace(chunks=list(answer), told=told)
-    return SimpleNamespace(answer=answer, message=answer.choices[0].message, told=told)
+        got.chunks = list(answer)
+    else:
+        got.answer, got.message = answer, answer.choices[0].message
+    return got
 
 
 def asked(served):
@@ -125,13 +129,14 @@ def asked(served):
     return [seen.body["model"] for seen in served.server.seen]
 
 
-def records(served, n):
-    """The newest n records in the proxy's log, which is written after the answer."""
-    deadline, file = time.monotonic() + 10, served.folder / "seen.jsonl"
+def record_of(served, got):
+    """The record of an answer in the proxy's log, which is written after it."""
+    deadline, file = time.monotonic() + 20, served.folder / "seen.jsonl"
     while time.monotonic() < deadline:
-        time.sleep(0.2)
-        if file.exists() and len(lines := file.read_text().splitlines()) >= n:
-            return [json.loads(line) for line in lines[-n:]]
+        lines = file.read_text().splitlines() if file.exists() else []
+        if found := [record for record in map(json.loads, lines) if record["id"] == got.id]:
+            return found[0]
+        time.sleep(0.1)
     raise AssertionError("no record")
 
 
@@ -241,7 +246,7 @@ def test_headers_and_metadata_set_weight_candidates_question_and_baseline(served
     own = {"candidates": ["poet", "sage"], "question": SUM, "cost_weight": 0, "baseline": "sage"}
     got = ask(served, POEM, extra_body={"metadata": {"unirouter": own}})
     assert got.told["model"] == "sage"
-    assert records(served, 1)[0]["routed_on"] == "question"
+    assert record_of(served, got)["routed_on"] == "question"
     assert float(ask(served, POEM, headers={"x-unirouter-baseline": "poet"}).told["saved"]) < 0.0005
 
 
@@ -270,8 +275,8 @@ def test_a_tool_loop_stays_with_its_model_in_any_client(served):
         {"role": "assistant", "tool_calls": calls},
         {"role": "tool", "tool_call_id": calls[0]["id"], "content": "2"},
     ]
-    assert ask(served, messages, tools=TOOLS).told["model"] == "sage"
-    assert records(served, 1)[0]["why"] == "tool loop"
+    got = ask(served, messages, tools=TOOLS)
+    assert (got.told["model"], record_of(served, got)["why"]) == ("sage", "tool loop")
     assert ask(served, [*messages[:1]], tools=TOOLS).told["model"] == "poet"
 
 
@@ -280,9 +285,8 @@ def test_what_the_prompt_cache_saves_counts(served):
     forced = {"model": "unirouter/sage"}
     text = ask(served, history, **forced).message.content
     again = [*history, {"role": "assistant", "content": text}, {"role": "user", "content": SUM}]
-    ask(served, again, **forced)
-    ask(served, [{"role": "user", "content": "ward " * 900}, *again[1:]], **forced)
-    cached, fresh = (record["expected_usd"] for record in records(served, 2))
+    other = [{"role": "user", "content": "ward " * 900}, *again[1:]]
+    cached, fresh = (record_of(served, ask(served, each, **forced))["expected_usd"] for each in (again, other))
     assert fresh - cached == pytest.approx(900 * (5 - 0.5) / 1e6, rel=0.05)
 
 
@@ -308,12 +312,35 @@ def test_a_model_that_failed_cools_down_until_it_answers(served):
     assert asked(served) == ["poet", "tutor", "tutor", "tutor"]
 
 
-def test_the_requests_own_fault_is_raised_once(served):
+def test_the_requests_own_fault_and_that_of_a_model_that_is_named_are_raised_once(served):
     for model in ("poet", "sage", "tutor", "scholar"):
         served.server.script[model] = fails(400, "temperature must be at most 2")
     with pytest.raises(openai.BadRequestError, match="temperature must be"):
         ask(served, POEM, temperature=3)
     assert asked(served) == ["poet"]
+    served.server.script["sage"] = breaks()
+    with pytest.raises(openai.InternalServerError):  # and no other takes the place of a model that is named
+        ask(served, POEM, model="unirouter/sage")
+    assert asked(served) == ["poet", "sage"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": "hi"},
+        {"messages": [1]},
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": 5}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        {"messages": [{"role": "user", "content": SUM}], "tools": 5},
+        {"messages": [{"role": "user", "content": SUM}], "response_format": "json"},
+    ],
+)
+@pytest.mark.parametrize("path", ["chat/completions", "messages"])
+def test_nonsense_is_no_failure_of_the_server(served, body, path):
+    sent = {"model": "unirouter", "max_tokens": 9, **body}
+    answer = httpx.post(f"{served.url}/v1/{path}", json=sent, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+    assert answer.status_code in (200, 400, 422), answer.text
 
 
 def test_when_all_fail_the_first_failure_is_raised_without_a_key(served):
@@ -340,8 +367,8 @@ def test_a_stream_falls_back_until_its_first_content_and_breaks_after_it(served)
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_callbacks_and_logs_have_the_record_with_litellms_own_cost(served, stream):
-    told = ask(served, POEM, stream=stream).told
-    record = records(served, 1)[0]
+    got = ask(served, POEM, stream=stream)
+    told, record = got.told, record_of(served, got)
     assert (record["model"], record["tokens_in"], record["tokens_out"]) == ("poet", 9, 1)
     assert record["usd"] == pytest.approx(record["litellm_usd"]) == pytest.approx(1.3e-6)
     assert float(told["error"]) == pytest.approx(record["expected_error"], rel=1e-4)
@@ -350,8 +377,8 @@ def test_callbacks_and_logs_have_the_record_with_litellms_own_cost(served, strea
 
 
 def test_a_vote_costs_all_of_its_samples(served):
-    told = ask(served, SUM, model="unirouter/scholar").told
-    record = records(served, 1)[0]
+    got = ask(served, SUM, model="unirouter/scholar")
+    told, record = got.told, record_of(served, got)
     assert record["tokens_in"] == 3 * 6
     assert record["litellm_usd"] == pytest.approx(record["usd"]) == pytest.approx(3 * (6 * 3 + 12) / 1e6)
     assert float(told["cost"]) == pytest.approx(record["usd"])

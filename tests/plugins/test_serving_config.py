@@ -1,6 +1,7 @@
 """What `unirouter serve` tells the proxy, and how a request of any of its APIs is read; no proxy is needed."""
 
 import dataclasses
+import socket
 
 import pytest
 import yaml
@@ -57,6 +58,14 @@ def test_others_cannot_call_models_without_a_key(served, host):
     done = run(served / "my.router", "--host", host)
     assert done.exit_code == 2
     assert "set LITELLM_MASTER_KEY" in " ".join(done.stderr.split())
+
+
+def test_a_port_that_is_taken_is_not_exchanged_for_another(served):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run(served / "my.router", "--port", taken.getsockname()[1])
+    assert (done.exit_code, "name another: --port" in " ".join(done.stderr.split())) == (2, True)
 
 
 def test_a_folder_s_own_addresses_need_trust_as_everywhere(served, router):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,9 @@ def serve(
         raise InvalidDataError(
             f"At --host {host} others can call your models; set LITELLM_MASTER_KEY to the key that clients send."
         )
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if not config_only and probe.connect_ex((host, port)) == 0:  # LiteLLM would take another port
+            raise InvalidDataError(f"Something listens at {host} port {port} already; name another: --port {port + 1}.")
     with show.working("Loading"):
         from unirouter_plugins.litellm import load_router, open_litellm
         from unirouter_plugins.serving import proxy_config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -23,8 +22,6 @@ ROUTER, POOL, TRUST = "UNIROUTER_ROUTER", "UNIROUTER_POOL", "UNIROUTER_TRUST"
 
 _METRICS = "prometheus_client"
 _AGAIN = {"model": GROUP, "_target_order": None}  # the next model, for a stream that fails before its first content
-_PRICES = {"input": "input_cost_per_token", "output": "output_cost_per_token"}
-_PRICES |= {"cached_input": "cache_read_input_token_cost"}
 
 
 def proxy_config(
@@ -91,8 +88,10 @@ def deployments(router: UniRouter) -> list[dict[str, Any]]:
         quoted = snapshot.quote(name)
         assert quoted is not None
         if member.is_program or quoted.source != LITELLM:
-            usd = dataclasses.asdict(quoted.prices)
-            params |= {_PRICES[k]: v / 1e6 for k, v in usd.items() if v is not None and k in _PRICES}
+            usd = quoted.prices  # all four: LiteLLM takes one that is missing for 0
+            params |= {"input_cost_per_token": usd.input / 1e6, "output_cost_per_token": usd.output / 1e6}
+            params["cache_read_input_token_cost"] = usd.cached / 1e6
+            params["cache_creation_input_token_cost"] = usd.input * quoted.write_ratio / 1e6
         digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]
         info = {"id": f"{name}@{digest}", "cooldown_time": 0}  # models cool down in the table that decisions read
         made.append({"model_name": GROUP, "litellm_params": params, "model_info": info})

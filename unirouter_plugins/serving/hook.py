@@ -68,11 +68,11 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
 
     async def _new_call(self, given: dict[str, Any], messages: Any, there: Sequence[str]) -> ProxyCall:
         self.served.start()
+        self.authors.redis_cache = self.served.redis
         router, models = self.served.router, self.served.models
         request = ProxyRequest.of(given, messages)
         *before, digest = request.digests
         if before:
-            self.authors.redis_cache = self.served.redis
             request = request.written_by(await self.authors.async_batch_get_cache(before, throttle_redis=False) or ())
         make = partial(ProxyCall.made, models, router, request, there)
         call = await models.abegin(router, request.chat.messages, make)

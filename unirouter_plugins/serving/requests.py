@@ -37,14 +37,20 @@ class ProxyRequest:
     @classmethod
     def of(cls, given: Mapping[str, Any], messages: Messages | None) -> Self:
         """Return the request that LiteLLM's router has been given."""
-        sent, parameters = _as_chat(given, messages)
+        try:
+            sent, parameters = _as_chat(given, messages)
+            _check(sent, {**given, **parameters})
+            chat = Chat.of(sent, parameters)
+        except (TypeError, ValueError, LookupError, AttributeError) as failed:  # InvalidDataError is a ValueError
+            wrong = f"The request cannot be read: {failed}"
+            raise failed if isinstance(failed, InvalidDataError) else InvalidDataError(wrong) from failed
         group = str(metadata_of(given).get("model_group"))
         forced = group.removeprefix(f"{GROUP}/") if group.startswith(f"{GROUP}/") else None
         if held := given.get("previous_response_id"):
             from litellm.responses.utils import ResponsesAPIRequestUtils
 
             forced = name_of(ResponsesAPIRequestUtils.get_model_id_from_response_id(held) or "") or forced
-        return cls(Chat.of(sent, parameters), parameters, _options_of(given), forced)
+        return cls(chat, parameters, _options_of(given), forced)
 
     @property
     def text(self) -> str | None:
@@ -114,6 +120,16 @@ def _as_chat(given: Mapping[str, Any], messages: Messages | None) -> tuple[Messa
         chat = transform(GROUP, given["input"], body)
     names = {*open_litellm().OPENAI_CHAT_COMPLETION_PARAMS, "thinking"} - {"metadata", "user", "extra_headers"}
     return chat["messages"], {name: chat[name] for name in names if chat.get(name) is not None}
+
+
+def _check(messages: Messages, parameters: Mapping[str, Any]) -> None:
+    """Raise where LiteLLM would take a malformed request for a failure of the model, and cool it down."""
+    for name, kind in (("tools", list), ("functions", list), ("response_format", dict)):
+        if not isinstance(parameters.get(name, kind()), kind):
+            raise InvalidDataError(f"{name} is {parameters[name]!r:.40}; give what OpenAI's API takes there.")
+    for part in (part for message in messages for part in _parts(message)):
+        if (kind := part.get("type")) in ("text", "image_url", "input_audio", "file") and kind not in part:
+            raise InvalidDataError(f"{part!r:.60} has no {kind!r}.")
 
 
 def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
