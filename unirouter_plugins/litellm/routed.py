@@ -30,6 +30,7 @@ from unirouter_plugins.litellm.failures import (
     open_litellm,
     unwrapped,
 )
+from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
@@ -37,7 +38,7 @@ from unirouter_plugins.litellm.telemetry import LOG, log_fallback, tell
 from unirouter_plugins.litellm.timeouts import CallTimeoutError, Steps
 
 if TYPE_CHECKING:
-    from unirouter_plugins.litellm.checks import AnswerCheck, Context, Found
+    from unirouter_plugins.litellm.checks import AnswerCheck, Found
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -497,8 +498,9 @@ class RoutedCall(ABC, Generic[M]):
     def _check(self) -> AnswerCheck | None:
         """The check of the answer of the model that is tried now; None where it is given as it is."""
         decision = self.attempts.decision
-        is_checked = decision.check is not None and decision.model == self.attempts.model
-        return self._checks[decision.check.name] if is_checked and decision.check is not None else None
+        if decision.check is None or decision.model != self.attempts.model:
+            return None
+        return self._checks[decision.check.name]
 
     def _run_check(self, given: Any, answer: Any, rest: Any = None) -> None:
         """Check an answer, within the call's deadline, and let the rule decide again."""
@@ -516,14 +518,16 @@ class RoutedCall(ABC, Generic[M]):
         self, given: Any, answer: Any, rest: Any, *, is_async: bool = False
     ) -> Iterator[tuple[Callable[[], Any], list[Found]]]:
         """Yield what runs the check, and a list for what it found; keep the draft, and decide again."""
-        from unirouter_plugins.litellm.checks import Found  # with the graders; here alone, for few calls have checks
+        from unirouter_plugins.litellm.checks import Context, Found, asking  # with the graders: few calls have checks
 
         found, check, model, decision = list[Found](), self._check, self.attempts.model, self.attempts.decision
         assert check is not None
         if self.models.health.store:
             self.models.health.answered(self._key, time.monotonic() - self._tried)
-        self._until, usage, (text, context) = self._ends, self.usage_of(answer), self._context_of(answer)
-        usd = self.usd_of(answer, usage)
+        self._until, usage, (text, held), chat = self._ends, self.usage_of(answer), self.seen(answer), self.chat
+        usd, ask = self.usd_of(answer, usage), asking(Members({**self.snapshot.table, **self.snapshot.members}))
+        held = {"documents": self._sources, "tool_results": chat.tool_results, "response": answer, **held}
+        context = Context(model, chat.messages, tools=chat.tools, schema=chat.schema, ask=ask, **held)
         with contextlib.suppress(CallTimeoutError):
             yield partial(check.acall if is_async else check, self._prompt, text, context), found
         seen = found[0] if found else Found()
@@ -533,15 +537,6 @@ class RoutedCall(ABC, Generic[M]):
         self._drafts[model] = Draft(given, usage, usd, rest)
         self.forget()
         self.attempts.decide(after, is_over=time.monotonic() >= self._ends)
-
-    def _context_of(self, answer: Any) -> tuple[str, Context]:
-        """Return the text of an answer, and what else its check sees."""
-        from unirouter_plugins.litellm.checks import Context, asking
-
-        (text, held), chat = self.seen(answer), self.chat
-        known: dict[str, Any] = {"documents": self._sources, "tools": chat.tools, "tool_results": chat.tool_results}
-        known |= {"schema": chat.schema, "ask": asking(self.snapshot.table), "response": answer}
-        return text, Context(self.attempts.model, chat.messages, **{**known, **held})
 
     def _replayed(self) -> tuple[list[Any], Any]:
         draft, self._first = self._drafts[self.attempts.model], time.monotonic()

@@ -37,8 +37,6 @@ C = TypeVar("C")
 
 SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
 
-NO_TABLE = Members()
-
 TABLES: WeakKeyDictionary[UniRouter, Members] = WeakKeyDictionary()
 """The table that each router was configured with, whose checks its calls use."""
 
@@ -62,25 +60,20 @@ class Snapshot:
     pool: Mapping[str, ModelProfile]
     members: Mapping[str, Member]  # how LiteLLM calls each that the user gave no object of a framework for
     keys: Mapping[str, str]  # how each is called: what the table of failures knows it by
-    table: Members = field(default_factory=Members)  # the `pool.toml`, or what was given in its place
+    table: Members  # the `pool.toml`, or what was given in its place
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls,
-        router: UniRouter,
-        profiles: Mapping[str, ModelProfile] | None = None,
-        given: Mapping[str, int] = {},
-        table: Members = NO_TABLE,
+        cls, router: UniRouter, profiles: Mapping[str, ModelProfile] | None = None, given: Mapping[str, int] = {}
     ) -> Snapshot:
         """Return the pool as it is now, or of these profiles; all but `given` objects, by their id, through LiteLLM."""
         pool = router.pool if profiles is None else Pool(profiles)
         members = {name: Member.of(profile) for name, profile in pool.items() if name not in given}
         keys = {name: f"{name} {number:x}" for name, number in given.items()}
         keys |= {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
-        table = Members({**table, **members}, beside=table.beside, checks=table.checks)
-        return cls(router.with_pool(pool), pool, members, keys, table)
+        return cls(router.with_pool(pool), pool, members, keys, TABLES.get(router, Members()))
 
     @cached_property
     def windows(self) -> dict[str, int | None]:
@@ -283,8 +276,7 @@ class PoolModels(ABC, Generic[M]):
         able = {n: self.able(pool[n], model) for n, model in self.given.items() if n in pool}
         called = {n: p for n, p in pool.items() if n not in able and (not self.given or is_callable(p))}
         given = {n: dataclasses.replace(pool[n], capabilities=known) for n, known in able.items()}
-        ids = {name: id(self.given[name]) for name in given}
-        made = Snapshot.of(router, {**called, **given}, ids, TABLES.get(router, NO_TABLE))
+        made = Snapshot.of(router, {**called, **given}, {name: id(self.given[name]) for name in given})
         self._newest = pool, made
         return made
 
