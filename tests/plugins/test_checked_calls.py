@@ -141,6 +141,7 @@ def test_after_a_rejected_draft_the_next_model_answers_and_both_are_paid(checked
     text, told = asked(way, router)
     assert called(scripted_server) == ["tutor", "sage"]
     assert (text, told["model"]) == ("sage says 51.", "sage")
+    print(told)
     assert told["usd"] == pytest.approx(usd["tutor"] + 0.5 + usd["sage"])
     assert told["checked"]["tutor"]["usd"] == pytest.approx(usd["tutor"] + 0.5)
 
@@ -208,6 +209,19 @@ def test_after_a_failure_the_answer_of_the_next_model_is_checked(checked, script
     scripted_server.script["tutor"] = breaks()
     text, told = asked("complete", checked(lambda *_: False))
     assert (text, list(told["failures"]), list(told["checked"])) == ("sage says 51.", ["tutor"], ["scholar"])
+
+
+def test_a_check_that_calls_another_member_is_paid_at_its_price(checked, scripted_server):
+    agreement = {"check": "agreement", "member": "poet", "same": "number"}
+    text, told = asked("complete", checked(agreement))
+    assert (text, called(scripted_server), told["checked"]["tutor"]["signal"]) == (
+        "tutor says 51.",
+        ["tutor", "poet"],
+        1,
+    )
+    _, alone = asked("complete", checked(lambda *_: True))
+    _, poet = asked("complete", checked(agreement), models=["poet"], check=False)
+    assert told["usd"] == pytest.approx(alone["usd"] + poet["usd"])
 
 
 class Total(BaseModel):

@@ -28,7 +28,7 @@ from unirouter_plugins.graders.text import LONGEST, fenced, normalised
 from unirouter_plugins.litellm.chat import Messages
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import Members
-from unirouter_plugins.litellm.prices import require_quote, usage_of, usd_of
+from unirouter_plugins.litellm.prices import Quote, require_quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import Ballot, arguments_of
 from unirouter_plugins.litellm.redaction import described
 
@@ -114,14 +114,15 @@ async def _awaited(given: Any) -> Any:
     return await given
 
 
-def asking(members: Members) -> Ask:
-    """Return what calls a member through LiteLLM: its answer's text, and its USD."""
+def asking(members: Members, quotes: Callable[[str], Quote | None] = lambda name: None) -> Ask:
+    """Return what calls a member through LiteLLM, at the prices of `quotes`, else its own: the text, and its USD."""
 
     def ask(name: str, messages: Messages, sample: int) -> tuple[str, float]:
         member = members.named(name)
+        quoted = quotes(name) or require_quote(member)
         fresh = {"cache": {"no-cache": True}} if sample else {}
         response = open_litellm().completion(messages=list(messages), **arguments_of(member), **fresh)
-        usd = usd_of(response, require_quote(member), usage_of(response))
+        usd = usd_of(response, quoted, usage_of(response))
         return response.choices[0].message.content or "", 0.0 if math.isnan(usd) else usd
 
     return ask

@@ -525,7 +525,8 @@ class RoutedCall(ABC, Generic[M]):
         if self.models.health.store:
             self.models.health.answered(self._key, time.monotonic() - self._tried)
         self._until, usage, (text, held), chat = self._ends, self.usage_of(answer), self.seen(answer), self.chat
-        usd, ask = self.usd_of(answer, usage), asking(Members({**self.snapshot.table, **self.snapshot.members}))
+        members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self.usd_of(answer, usage)
+        ask = asking(members, lambda name: self.snapshot.quote(name) if name in self.snapshot.pool else None)
         held = {"documents": self._sources, "tool_results": chat.tool_results, "response": answer, **held}
         context = Context(model, chat.messages, tools=chat.tools, schema=chat.schema, ask=ask, **held)
         with contextlib.suppress(CallTimeoutError):
