@@ -695,7 +695,7 @@ class RoutedCall(ABC, Generic[M]):
 
     def keep(self) -> None:
         """Keep the record for `last_decision` and `record_decisions`."""
-        keep(dict(self._shown))  # its reader may change it
+        keep(self._shown if self.finished is None else dict(self._shown))  # what is whole, its reader may change
 
 
 def _close(source: Any) -> None:
