@@ -141,7 +141,6 @@ def test_after_a_rejected_draft_the_next_model_answers_and_both_are_paid(checked
     text, told = asked(way, router)
     assert called(scripted_server) == ["tutor", "sage"]
     assert (text, told["model"]) == ("sage says 51.", "sage")
-    print(told)
     assert told["usd"] == pytest.approx(usd["tutor"] + 0.5 + usd["sage"])
     assert told["checked"]["tutor"]["usd"] == pytest.approx(usd["tutor"] + 0.5)
 
