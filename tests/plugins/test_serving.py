@@ -136,7 +136,7 @@ def record_of(served, got):
     """The record of an answer in the proxy's log, which is written after it."""
     deadline, file = time.monotonic() + 20, served.folder / "seen.jsonl"
     while time.monotonic() < deadline:
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []  # the last may be being written
         if found := [record for record in map(json.loads, lines) if record["id"] == got.id]:
             return found[0]
         time.sleep(0.1)
