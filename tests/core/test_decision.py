@@ -185,3 +185,9 @@ def test_a_validation_set_of_one_kind_still_routes(router):
     validation = ValidationSet(["one and one?", "two and two?"])
     router.onboard(Evaluation("novice", validation, [0, 1], costs=[0.0, 0.0]))
     assert router.route(SUM, cost_weight=np.inf).model == "novice"
+
+
+def test_names_may_come_as_any_sequence():
+    for names in (["a", "b"], ("a", "b"), np.array(["a", "b"]), {"a": 1, "b": 2}.keys()):
+        assert list(Request(models=names).models) == ["a", "b"]
+    assert Request(models=()).models == ()

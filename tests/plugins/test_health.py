@@ -99,6 +99,28 @@ def test_calls_that_had_begun_before_neither_lengthen_nor_end_a_cool_down(table,
     assert seconds_out(table, clock) == 5
 
 
+def test_an_answer_between_two_failures_counts_however_long_it_took(table, clock):
+    for _ in range(10):
+        table.failed("m", BUSY)
+        clock.now += 1
+        table.answered("m", seconds=10)
+    assert table.store == {}
+
+
+def test_an_old_call_neither_ends_nor_spoils_a_try(table, clock):
+    for _ in range(2):
+        table.failed("m", BUSY)
+    for end in (BUSY, failure("BadRequestError")):
+        clock.now += 6
+        assert table.may_try("m")
+        clock.now += 1
+        table.failed("m", end, seconds=30)
+        assert not table.may_try("m")
+        clock.now += 1
+        table.answered("m", seconds=2)
+    assert table.store == {}
+
+
 @pytest.mark.parametrize(("failures", "answers"), [(1, 1), (2, 2), (4, 4), (9, 5)])
 def test_a_model_is_well_after_as_many_answers_in_a_row_as_it_failed_but_five(table, clock, failures, answers):
     for _ in range(failures):

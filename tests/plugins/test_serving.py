@@ -1,5 +1,6 @@
 """LiteLLM's proxy with the router in it, as the clients of its APIs see it: real HTTP, models on loopback."""
 
+import asyncio
 import dataclasses
 import json
 import subprocess
@@ -25,10 +26,12 @@ from tests.plugins.servers import (
     refuses_the_key,
     run_proxy,
     says,
+    sends,
     serve_script,
 )
 from unirouter_core import UniRouter
 from unirouter_plugins.cli import app
+from unirouter_plugins.litellm import open_litellm
 
 if missing := missing_of_extra("litellm", "proxy"):
     pytest.skip(f"LiteLLM's proxy needs {', '.join(missing)}: pip install '.[serve]'.", allow_module_level=True)
@@ -170,6 +173,43 @@ def test_a_stream_has_the_models_chunks_and_the_usage_where_it_is_wanted(served,
     told = [chunk.usage.total_tokens for chunk in got.chunks if chunk.usage is not None]
     assert told == ([13] if usage else [])
     assert got.told["model"] == "poet"
+    (last,) = [chunk for chunk in got.chunks if chunk.choices and chunk.choices[0].finish_reason]
+    assert last.provider_specific_fields["unirouter"] == {
+        "model": "poet",
+        "usd": pytest.approx((9 * 0.1 + 4 * 0.4) / 1e6),
+    }
+
+
+@pytest.mark.parametrize("with_tools", [False, True])
+def test_messages_and_responses_are_those_of_the_model_itself(served, with_tools, monkeypatch):
+    litellm = open_litellm()
+    monkeypatch.setattr(litellm, "use_chat_completions_url_for_anthropic_messages", True)  # as the proxy has it
+    served.server.script["poet"] = says("Wide.", tools=[("add", {"a": 1})] if with_tools else ())
+    headers = {"authorization": f"Bearer {KEY}"}
+    direct = {"model": "openai/poet", "api_base": served.server.url, "api_key": HOME_KEY}
+    asking = {"messages": [{"role": "user", "content": POEM}], "max_tokens": 50}
+    answering = {"input": POEM}
+    if with_tools:
+        asking["tools"] = [{"name": "add", "description": "Adds.", "input_schema": ADD["parameters"]}]
+        answering["tools"] = [{"type": "function", **ADD}]
+    as_chat = {"use_chat_completions_api": True}
+    for path, sent, expected in (
+        ("messages", asking, asyncio.run(litellm.anthropic_messages(**direct, **asking))),
+        ("responses", answering, litellm.responses(**direct, **answering, **as_chat).model_dump()),
+    ):
+        got = httpx.post(f"{served.url}/v1/{path}", json={"model": "unirouter", **sent}, headers=headers, timeout=60)
+        assert got.headers["x-unirouter-model"] == "poet"
+        for name in ("content", "output", "usage", "stop_reason", "status"):
+            assert without_ids(got.json().get(name)) == without_ids(expected.get(name))
+
+
+def without_ids(told):
+    """What is told, without the ids that are made for each answer, and without what is not said."""
+    if isinstance(told, list):
+        return [*map(without_ids, told)]
+    if not isinstance(told, dict):
+        return told
+    return {name: without_ids(each) for name, each in told.items() if name not in ("id", "cost") and each is not None}
 
 
 def test_the_anthropic_client_routes(served):
@@ -280,6 +320,23 @@ def test_a_tool_loop_stays_with_its_model_in_any_client(served):
     assert ask(served, [*messages[:1]], tools=TOOLS).told["model"] == "poet"
 
 
+def test_tool_loops_with_the_same_prompt_stay_apart(served):
+    def calls(name):
+        called = {"id": f"call_{name}", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+        message = {"role": "assistant", "content": None, "tool_calls": [called]}
+        return sends(choices=[{"index": 0, "message": message, "finish_reason": "tool_calls"}])
+
+    loops = {}
+    for model in ("tutor", "sage"):
+        served.server.script[model] = [calls(model), says("2")]
+        messages = [{"role": "user", "content": f"{POEM} Thrice."}]
+        called = ask(served, messages, tools=TOOLS, headers={"x-unirouter-candidates": model}).message
+        result = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "2"}
+        loops[model] = [*messages, called.model_dump(exclude_none=True), result]
+    for model, messages in loops.items():
+        assert ask(served, messages, tools=TOOLS).told["model"] == model
+
+
 def test_what_the_prompt_cache_saves_counts(served):
     history = [{"role": "user", "content": "word " * 900}]
     forced = {"model": "unirouter/sage"}
@@ -310,6 +367,22 @@ def test_a_model_that_failed_cools_down_until_it_answers(served):
     for _ in range(3):
         ask(served, POEM)
     assert asked(served) == ["poet", "tutor", "tutor", "tutor"]
+
+
+def test_a_timeout_of_the_client_s_own_cools_nothing_down(served):
+    served.server.script["poet"] = says(latency=3)
+    assert ask(served, POEM, extra_body={"timeout": 1}).told["model"] == "tutor"
+    served.server.script["poet"] = says()
+    assert ask(served, POEM).told["model"] == "poet"
+
+
+def test_what_is_no_chat_is_refused_and_cools_nothing_down(served):
+    with pytest.raises(openai.BadRequestError, match="serves chat, messages and responses"):
+        served.openai.completions.create(model="unirouter", prompt=POEM)
+    with pytest.raises(openai.BadRequestError, match="serves chat, messages and responses"):
+        served.openai.images.generate(model="unirouter", prompt=POEM)
+    assert not served.server.seen
+    assert ask(served, POEM).told["model"] == "poet"
 
 
 def test_the_requests_own_fault_and_that_of_a_model_that_is_named_are_raised_once(served):
@@ -357,6 +430,7 @@ def test_a_stream_falls_back_until_its_first_content_and_breaks_after_it(served)
     served.server.script["poet"] = says("one two", breaks_off=(1, "error"))
     got = ask(served, POEM, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in got.chunks) == "Paris."
+    assert [chunk.choices[0].delta.role for chunk in got.chunks].count("assistant") == 1
     assert record_of(served, got)["failures"].keys() == {"poet"}
     assert ask(served, POEM, headers={"x-unirouter-candidates": "tutor, sage"}).told["model"] == "tutor"  # not blamed
     served.server.script["tutor"] = says("one two", breaks_off=(2, "cut"))

@@ -7,7 +7,8 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -30,7 +31,9 @@ def serve(
 ) -> None:
     """Serve OpenAI's and Anthropic's APIs: model="unirouter" routes, "unirouter/NAME" calls that model."""
     folder = options.existing(router)
-    needs_key = config_only or bool(os.environ.get("LITELLM_MASTER_KEY"))
+    if not os.environ.get("LITELLM_MASTER_KEY", "").strip():
+        os.environ.pop("LITELLM_MASTER_KEY", None)  # with an empty one LiteLLM answers nobody
+    needs_key = config_only or "LITELLM_MASTER_KEY" in os.environ
     if not (needs_key or _is_loopback(host)):
         raise InvalidDataError(
             f"At --host {host} others can call your models; set LITELLM_MASTER_KEY to the key that clients send."
@@ -47,7 +50,7 @@ def serve(
             import yaml
 
             if not config_only:
-                from litellm.proxy import proxy_cli, proxy_server  # noqa: F401  # the latter needs what is missing
+                from litellm.proxy import proxy_cli, proxy_server  # the latter needs what is missing
         except ImportError as missing:
             raise missing_package("LiteLLM's proxy", "serve") from missing
         loaded = load_router(folder, options.members(folder, pool), trust=trust)
@@ -56,6 +59,8 @@ def serve(
     if config_only:
         typer.echo(text, nl=False)
         return
+    if not needs_key:
+        proxy_server.app.add_middleware(LocalOnly)
     with tempfile.TemporaryDirectory(prefix="unirouter-") as place:
         file = Path(place, "config.yaml")
         file.write_text(text)
@@ -65,8 +70,38 @@ def serve(
         )
 
 
+class LocalOnly:
+    """ASGI middleware of a proxy without a key: refuses pages of other sites, and names that are not this machine's."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Pass the request on, or refuse it with status 403."""
+        told = dict(scope.get("headers") or ())
+        hosts = [f"//{told[b'host'].decode('latin-1')}"] if b"host" in told else []
+        hosts += [told[b"origin"].decode("latin-1")] if b"origin" in told else []
+        if scope["type"] == "lifespan" or all(_is_loopback(_host_of(each)) for each in hosts):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            body = b'{"error": {"message": "Set LITELLM_MASTER_KEY to serve pages of other sites, or other names."}}'
+            start = {"status": 403, "headers": [(b"content-type", b"application/json")]}
+            await send({"type": "http.response.start", **start})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+
 def _is_loopback(host: str) -> bool:
+    """Return whether a host is this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

@@ -29,8 +29,7 @@ from unirouter_core.exceptions import InvalidDataError, NoCandidateError, Unknow
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision, check_cost_weight
 from unirouter_plugins.langchain.pool_models import chat_of
-from unirouter_plugins.litellm import opened
-from unirouter_plugins.litellm.snapshot import Snapshot
+from unirouter_plugins.litellm import opened, snapshot_of
 
 _DRAWS = 2_000  # probabilities to about one percent
 
@@ -117,7 +116,7 @@ class UniRouterDecision(BaseDecisionModel):
         chat, text = chat_of(messages), "an empty message"
         try:
             text = chat.text
-            return Snapshot.of(self.router).decide(chat, cost_weight=self.cost_weight, models=models)
+            return snapshot_of(self.router).decide(chat, cost_weight=self.cost_weight, models=models)
         except (InvalidDataError, NoCandidateError):  # a failure would end the agent's run
             return self.router.route(text, cost_weight=self.cost_weight, models=models, tokens_in=0)
 

@@ -13,9 +13,8 @@ from typing import Any
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import check_cost_weight
-from unirouter_plugins.litellm import opened
+from unirouter_plugins.litellm import opened, snapshot_of
 from unirouter_plugins.litellm.chat import Chat
-from unirouter_plugins.litellm.snapshot import Snapshot
 
 FOLDER = "UNIROUTER_ROUTER"
 """The environment variable that names the router's folder, where none is given."""
@@ -76,7 +75,7 @@ class UniRouterClassifier:
         if not ladder:
             raise UnknownModelError(f"No tier of {names} has a model of the pool {list(self.router.pool)}.")
         tier_of, chat = dict(reversed(ladder)), Chat.of(context.structured_messages)
-        decision = Snapshot.of(self.router).decide(chat, cost_weight=self.cost_weight, models=list(tier_of))
+        decision = snapshot_of(self.router).decide(chat, cost_weight=self.cost_weight, models=list(tier_of))
         return tier_of[decision.model]
 
 

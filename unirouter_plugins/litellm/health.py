@@ -68,10 +68,10 @@ class HealthTable:
             return True
 
     def answered(self, key: str, seconds: float = 0.0) -> None:
-        """Note that a model has answered after `seconds`; a call that had begun before it failed tells nothing."""
+        """Note that a model has answered after `seconds`; a call from before a cool-down does not end it."""
         with self._lock:
             before = self.store.get(key)
-            if before is None or self._clock() - seconds < before.since:
+            if before is None or (before.until and self._clock() - seconds < before.since):
                 return
             answers = before.answers + 1
             if before.until and answers < min(before.failures, MOST_TRIES):
@@ -79,19 +79,24 @@ class HealthTable:
             else:
                 self.store.pop(key, None)
 
-    def failed(self, key: str, failed: BaseException) -> None:
-        """Note that a call has failed; what is the request's own fault, or was cancelled, only ends a try."""
+    def failed(self, key: str, failed: BaseException, seconds: float = 0.0) -> None:
+        """Note that a call has failed after `seconds`; what is the request's own fault, or was cancelled, ends a try.
+
+        A call from before the newest failure or the try only lengthens a cool-down, by what its Retry-After asks.
+        """
         failure, kind = classify(failed), type(failed).__name__
         asked = min(retry_after(failed) or 0.0, LONGEST)
         with self._lock:
             before, now = self.store.get(key), self._clock()
+            is_old = before is not None and before.until and now - seconds < max(before.since, before.tried)
             if failure not in (Failure.ACCESS, Failure.RATE_LIMIT, Failure.SERVER):
-                if before is not None:
+                if before is not None and not is_old:
                     self.store[key] = dataclasses.replace(before, tried=0.0)
                 return
             n = 1 if before is None else before.failures + 1
-            if before is not None and not before.tried and before.is_out(now):  # of a call that had begun before
-                self.store[key] = dataclasses.replace(before, until=max(before.until, now + asked), since=now)
+            if before is not None and (is_old or (not before.tried and before.is_out(now))):
+                since = before.since if is_old else now
+                self.store[key] = dataclasses.replace(before, until=max(before.until, now + asked), since=since)
                 return
             is_slow = "Timeout" in kind  # which costs the next call as long
             pause = FIRST * 2.0 ** min(n - 2, 9) if n > 1 else FIRST if is_slow else 0.0

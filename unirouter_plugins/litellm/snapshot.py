@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from unirouter_core.documents import GivenDocuments
 from unirouter_core.embedding import HashingEmbedder
@@ -24,14 +25,20 @@ from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members
 from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote, require_quote
 from unirouter_plugins.litellm.timeouts import Limits
+
+if TYPE_CHECKING:
+    from unirouter_plugins.litellm.checks import AnswerCheck
 
 M = TypeVar("M")
 C = TypeVar("C")
 
 SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
+
+TABLES: WeakKeyDictionary[UniRouter, Members] = WeakKeyDictionary()
+"""The table that each router was configured with, whose checks its calls use."""
 
 _FEW, _SHORT_TEXT = 200, 10_000  # models, characters: a decision on them takes less than a millisecond
 
@@ -53,6 +60,7 @@ class Snapshot:
     pool: Mapping[str, ModelProfile]
     members: Mapping[str, Member]  # how LiteLLM calls each that the user gave no object of a framework for
     keys: Mapping[str, str]  # how each is called: what the table of failures knows it by
+    table: Members  # the `pool.toml`, or what was given in its place
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
@@ -65,7 +73,7 @@ class Snapshot:
         members = {name: Member.of(profile) for name, profile in pool.items() if name not in given}
         keys = {name: f"{name} {number:x}" for name, number in given.items()}
         keys |= {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
-        return cls(router.with_pool(pool), pool, members, keys)
+        return cls(router.with_pool(pool), pool, members, keys, TABLES.get(router, Members()))
 
     @cached_property
     def windows(self) -> dict[str, int | None]:
@@ -73,12 +81,27 @@ class Snapshot:
         return {name: profile.capabilities.context_window for name, profile in self.pool.items()}
 
     @cached_property
+    def checks(self) -> dict[str, AnswerCheck]:
+        """The checks of the table by name, those for which a model of the pool has signals."""
+        known = {name for profile in self.pool.values() for name in profile.checks}
+        if not (names := [name for name in self.table.checks if name in known]):
+            return {}
+        from unirouter_plugins.litellm.checks import named_checks  # with the graders
+
+        return named_checks(names, self.table, self.pool)
+
+    @cached_property
     def longest(self) -> dict[str, int]:
         """The most tokens that models can answer with, where that is known."""
         return {name: most for name, member in self.members.items() if (most := longest_answer(member)) is not None}
 
     def able(self, models: Sequence[str] | None, parameters: Mapping[str, Any]) -> Sequence[str] | None:
-        """Return those of `models` that can give an answer of the call's max_tokens; None is all of the pool."""
+        """Return those of `models` that can give max_tokens, n and logprobs as asked for; None is all of the pool."""
+        if parameters.get("n") not in (None, 1) or parameters.get("logprobs"):
+            voting = {name for name, member in self.members.items() if member.votes is not None}
+            models = [name for name in (self.pool if models is None else models) if name not in voting]
+            if voting and not models:
+                raise NoCandidateError("Votes give one answer, without logprobs; leave out n and logprobs.")
         asked = parameters.get("max_completion_tokens") or parameters.get("max_tokens")
         if not asked or not isinstance(asked, int):
             return models
@@ -111,6 +134,7 @@ class Snapshot:
         requires: Sequence[str] = (),
         documents: GivenDocuments | None = None,
         avoid: Mapping[str, str] | None = None,
+        checks: Sequence[str] = (),
     ) -> Decision:
         """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
 
@@ -141,6 +165,7 @@ class Snapshot:
             tokens_in=tokens_in,
             cached_tokens=cached,
             avoid=avoid,
+            checks=checks,
         )
 
     def quote(self, model: str) -> Quote | None:

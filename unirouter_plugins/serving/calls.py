@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, cached_property, partial
 from typing import Any, Self
 
 from unirouter_core.router import UniRouter
@@ -34,9 +35,11 @@ class ProxyCall(LiteLLMCall):
         if not {*router.pool} <= {*there}:
             candidates = [name for name in candidates or router.pool if name in there]
         how: dict[str, Any] = {"candidates": candidates, "forced": request.forced, "parameters": request.parameters}
+        how["kept"] = request.holder if request.holder in there else None
         how |= {"text": request.text, "routed_on": "question" if options.get("question") else "prompt"}
         call = cls(models, router, request.chat, cost_weight=options.get("cost_weight"), **how)
         call.baseline = options.get("baseline")
+        call.why = "follow-up" if call.why == "query" else call.why
         return call
 
     def next_attempt(self) -> str:
@@ -62,9 +65,25 @@ class ProxyCall(LiteLLMCall):
         if self.finished is not None:
             return self.finished
         record = self._answered(answer)
-        self._shown["saved_usd"] = None if math.isnan(record.usd) else self.baseline_usd - record.usd
+        self._shown["saved_usd"] = self.saved(record)
         count(self._shown)
         return record
+
+    def saved(self, record: CallRecord) -> float | None:
+        """Return the USD that the baseline would have cost more for as many tokens; None where those are not known."""
+        quoted, baseline = self.snapshot.quote(self.baseline_model), self.snapshot.members[self.baseline_model]
+        if record.model == self.baseline_model:
+            return 0.0
+        if quoted is None or math.isnan(record.usd) or not record.usage.is_known:
+            return None
+        own, other = (each.votes for each in (self.snapshot.members[record.model], baseline))
+        answers = (1 if other is None else other.samples) / (1 if own is None else own.samples)
+        return answers * quoted.usd(record.usage) - record.usd
+
+    def unwell(self, failed: BaseException) -> None:
+        """Note that a call to the model failed, unless the client has not waited as long as the router would."""
+        is_own = "Timeout" in type(failed).__name__ and self.limits.timeout < self.models.limits.timeout
+        super().unwell(asyncio.CancelledError() if is_own else failed)
 
     def changes(self, sent: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of a chat's parameters is changed for the model that is called."""
@@ -79,9 +98,15 @@ class ProxyCall(LiteLLMCall):
         if self.snapshot.members[self.attempts.model].is_program and not math.isnan(usd):
             answer._hidden_params["response_cost"] = usd
 
+    def signed(self, chunk: Any, usage: Any = None) -> Any:
+        """Return the last chunk of a stream with the model's name, and its cost where the chunk after it tells it."""
+        told, known = self.record(usage).as_dict(), getattr(chunk, "provider_specific_fields", None) or {}
+        chunk.provider_specific_fields = {**known, RECORD: {"model": told["model"], "usd": told["usd"]}}
+        return chunk
+
     def broke_off(self, failed: Exception) -> None:
         """Note that the model's stream has failed after its beginning, when no other could take its place."""
-        self.models.health.failed(self._key, self._readable(failed))
+        self.unwell(self._readable(failed))
 
     def usage_of(self, answer: Any) -> Usage:
         """Return the usage that a response tells, whichever API it is of."""
@@ -95,18 +120,30 @@ class ProxyCall(LiteLLMCall):
 
     def headers(self, answer: Any) -> dict[str, str]:
         """Return the headers of the answer; a stream's cost is the expected one, as it has only begun."""
-        told = (self.record() if self.streams else self.end(answer)).as_dict()
+        record = self.record() if self.streams else self.end(answer)
+        told, saved = record.as_dict(), None if self.streams else self.saved(record)
         usd = told["expected_usd"] if told["usd"] is None else told["usd"]
-        numbers = {"cost": usd, "saved": self.baseline_usd - usd, "error": told["expected_error"]}
+        saved = self.decision.expected(self.baseline_model)[1] - told["expected_usd"] if saved is None else saved
+        numbers = {"cost": usd, "saved": saved, "error": told["expected_error"]}
         named = {"model": told["model"], **{name: f"{number:.6g}" for name, number in numbers.items()}}
         return {f"x-{GROUP}-{name}": value for name, value in named.items()}
 
     @cached_property
-    def baseline_usd(self) -> float:
-        """What the baseline would have cost: the model that the request names, else the dearest eligible one."""
-        if self.baseline is not None:
-            return self.decision.candidate(self.baseline).cost
-        return max(row.cost for row in self.decision.ranking if row.excluded is None)
+    def baseline_model(self) -> str:
+        """What savings are counted against: the model that the request names, else the dearest that may answer."""
+        may_answer = filter(self.decision.is_eligible, self.decision.pool)  # when it has cooled down
+        return self.baseline or max(may_answer, key=lambda model: self.decision.expected(model)[1])
+
+
+def tool_calls_of(answer: Any) -> Iterator[str]:
+    """Yield the ids of the tool calls in an answer, whichever API it is of."""
+    messages = [choice.message for choice in getattr(answer, "choices", None) or ()]
+    parts = [part for message in messages for part in getattr(message, "tool_calls", None) or ()]
+    parts += (answer.get("content") if isinstance(answer, Mapping) else getattr(answer, "output", None)) or ()
+    for part in parts:
+        read = part.get if isinstance(part, Mapping) else partial(getattr, part)
+        if isinstance(name := read("call_id", None) or read("id", None), str):  # the former of Responses
+            yield name
 
 
 @cache
@@ -133,4 +170,4 @@ def count(record: Record) -> None:
         counters["failures"].labels(model).inc()
     if record["usd"] is not None:
         counters["usd"].labels(record["model"]).inc(record["usd"])
-        counters["baseline"].inc(max(record["usd"] + record["saved_usd"], 0.0))
+        counters["baseline"].inc(max(record["usd"] + (record["saved_usd"] or 0.0), 0.0))

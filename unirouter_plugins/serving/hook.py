@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+import math
 import os
 import weakref
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from litellm.caching.dual_cache import DualCache
 from litellm.caching.in_memory_cache import InMemoryCache
 from litellm.integrations.custom_logger import CustomLogger
 
-from unirouter_core.exceptions import UniRouterError
-from unirouter_plugins.litellm.chat import RECORD
+from unirouter_core.exceptions import InvalidDataError, UniRouterError
+from unirouter_plugins.litellm.chat import RECORD, Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.routed import NoAnswerError
 from unirouter_plugins.litellm.shared_health import RedisStore
-from unirouter_plugins.serving.calls import ProxyCall
+from unirouter_plugins.serving.calls import ProxyCall, tool_calls_of
 from unirouter_plugins.serving.config import GROUP
-from unirouter_plugins.serving.requests import ProxyRequest, name_of
+from unirouter_plugins.serving.requests import ProxyRequest, forced_by, name_of
 from unirouter_plugins.serving.watch import WatchedRouter
 
+T = TypeVar("T")
+
+LOG = logging.getLogger("unirouter")
+APIS = ("acompletion", "anthropic_messages", "aresponses")
+"""What of LiteLLM's router goes to models that were measured in chats."""
+
+SHORT = 10_000  # bytes of a request that is read, and decided on, in less than a millisecond
+WAIT = 0.2  # seconds that Redis is waited for
 CONVERSATIONS, REMEMBERED = 50_000, 3600
 """Of how many conversations it is known which model answered them, and for how many seconds."""
 
@@ -35,6 +46,7 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
         self.served = served
         memory = InMemoryCache(max_size_in_memory=CONVERSATIONS, default_ttl=REMEMBERED)
         self.authors = DualCache(memory, default_in_memory_ttl=REMEMBERED, default_redis_ttl=REMEMBERED)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- The choice ---------------------------------------------------------------------------------------------------
 
@@ -50,36 +62,82 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
         if model != GROUP:
             return healthy_deployments
         given = {} if request_kwargs is None else request_kwargs
+        logged, known = given.get("litellm_logging_obj"), _call_of(given)
         there = {name_of(str(deployment["model_info"]["id"])): deployment for deployment in healthy_deployments}
+        if (refusal := getattr(logged, "unirouter_refusal", None)) is not None:
+            raise refusal  # LiteLLM tries again what was refused
         try:
-            if (call := _call_of(given)) is None:
-                call = await self._new_call(given, messages, [*there])
-                name = call.start()
-            else:
-                name = call.next_attempt()
+            if known is None and _api_of(given) not in APIS:
+                raise InvalidDataError(f"{GROUP} serves chat, messages and responses.")
+            call = await self._new_call(given, messages, [*there]) if known is None else known
+            name = call.start() if known is None else call.next_attempt()
             while name not in there:  # retired since the request came
                 call.newest_failure = NoAnswerError(f"{name!r} is not in the pool any more.")
                 name = call.next_attempt()
         except UniRouterError as failed:
-            raise open_litellm().BadRequestError(str(failed), model, GROUP) from failed
-        await self.authors.async_set_cache(call.digest, name)
+            refusal = open_litellm().BadRequestError(str(failed), model, GROUP)
+            if logged is not None:
+                logged.unirouter_refusal = refusal
+            raise refusal from failed
+        except Exception:
+            if known is not None:  # what its models raised
+                raise
+            LOG.exception("A request could not be decided on; the cheapest model that can take it answers.")
+            return [there[self._cheapest(given, messages, [*there])]]
         call.show(given.setdefault("litellm_metadata" if "litellm_metadata" in given else "metadata", {}))
         return [there[name]]
 
     async def _new_call(self, given: dict[str, Any], messages: Any, there: Sequence[str]) -> ProxyCall:
         self.served.start()
-        self.authors.redis_cache = self.served.redis
         router, models = self.served.router, self.served.models
-        request = ProxyRequest.of(given, messages)
-        *before, digest = request.digests
-        if before:
-            request = request.written_by(await self.authors.async_batch_get_cache(before, throttle_redis=False) or ())
-        make = partial(ProxyCall.made, models, router, request, there)
-        call = await models.abegin(router, request.chat.messages, make)
+        headers = (given.get("proxy_server_request") or {}).get("headers") or {}
+        size = int(headers.get("content-length", SHORT + 1))
+        is_quick = size <= SHORT and models.is_quick(router, "")
+
+        def read() -> tuple[ProxyRequest, list[str], list[str]]:
+            request = ProxyRequest.of(given, messages)
+            return request, request.digests, request.called
+
+        request, (*before, digest), called = await _made(is_quick, read)
+        writers = await self._writers(before, called) if before else []
+        call = await _made(is_quick, lambda: ProxyCall.made(models, router, request.written_by(writers), there))
         call.digest = digest
         if (logged := given.get("litellm_logging_obj")) is not None:
             logged.unirouter_call, logged.model_call_details[RECORD] = call, weakref.ref(call)
         return call
+
+    def _cheapest(self, given: Mapping[str, Any], messages: Any, there: Sequence[str]) -> str:
+        """Return the cheapest model among those `there` that can take a request, as far as that can be read."""
+        pool, needs, named = self.served.router.pool, list[str](), forced_by(given)
+        with contextlib.suppress(Exception):  # of any kind: it may be why nothing was decided
+            needs += Chat.of(messages, given).requires
+        able = [name for name in there if name in pool and not pool[name].capabilities.lacks(needs)]
+        usd = dict.fromkeys(able or there, math.inf)
+        for name in usd:
+            with contextlib.suppress(Exception):
+                quoted = self.served.models.snapshot(self.served.router).quote(name)
+                usd[name] = math.inf if quoted is None else quoted.prices.input + quoted.prices.output
+        return named if named is not None and named in there else min(usd, key=usd.__getitem__)
+
+    # --- Which model a conversation is with ---------------------------------------------------------------------------
+
+    async def _writers(self, digests: Sequence[str], called: Sequence[str]) -> list[str | None]:
+        """Return the model that each answer of a conversation came from: by its tool call, else by what was before."""
+        self.authors.redis_cache = self.served.redis
+        keys, found = [*map(_key, digests, called), *map(_key, digests)], None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT):
+                found = await self.authors.async_batch_get_cache(keys, throttle_redis=False)
+        known = found or self.authors.in_memory_cache.batch_get_cache(keys)
+        return [by_call or other for by_call, other in zip(known[: len(digests)], known[len(digests) :], strict=True)]
+
+    def _remember(self, call: ProxyCall, answer: Any = None) -> None:
+        """Remember which model has answered, in a task of its own: Redis may hang."""
+        self.authors.redis_cache = self.served.redis
+        keys = [_key(call.digest, name) for name in ("", *tool_calls_of(answer))]
+        task = asyncio.create_task(self.authors.async_set_cache_pipeline([(key, call.attempts.model) for key in keys]))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- What happened ------------------------------------------------------------------------------------------------
 
@@ -99,12 +157,26 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
     ) -> AsyncGenerator[Any, None]:
-        """Yield a stream's chunks, without the usage that the client has not asked for."""
-        call = _call_of(request_data)
-        wanted = call is None or (request_data.get("stream_options") or {}).get("include_usage")
-        async for chunk in response:
-            if wanted or getattr(chunk, "choices", True):
+        """Yield a stream's chunks: with one beginning, the model and its cost at the end, usage where it is wanted."""
+        if (call := _call_of(request_data)) is None:
+            async for chunk in response:
                 yield chunk
+            return
+        wanted, has_begun, last = (request_data.get("stream_options") or {}).get("include_usage"), False, None
+        async for chunk in response:
+            if (choices := getattr(chunk, "choices", None)) and choices[0].delta.role is not None:
+                if has_begun and call.attempts.failures and not choices[0].delta.content:
+                    continue  # of the model that took over
+                has_begun = True
+            if last is not None:
+                yield call.signed(last, chunk)
+                last = None
+            if choices and choices[0].finish_reason is not None:
+                last = chunk  # until its usage is known
+            elif wanted or choices is None or choices:
+                yield chunk
+        if last is not None:
+            yield call.signed(last)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: Any, call_type: Any
@@ -125,12 +197,15 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
         if (call := _call_of(data)) is None or response is None:
             return None
         call.streams = bool(data.get("stream"))
+        self._remember(call, None if call.streams else response)
         return call.headers(response)
 
     async def async_logging_hook(self, kwargs: dict[str, Any], result: Any, call_type: str) -> tuple[Any, Any]:
         """End the record of an answer that is whole, a stream's too, before callbacks and logs read it."""
         if RECORD in kwargs and (call := kwargs[RECORD]()) is not None:
             call.end(result)
+            if call.streams:
+                self._remember(call, result)
         return kwargs, result
 
     async def async_log_failure_event(
@@ -143,6 +218,16 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
                 call.broke_off(kwargs["exception"])
 
 
+async def _made(is_quick: bool, make: Callable[[], T]) -> T:
+    """Return what `make` returns, made in a thread where that takes a while."""
+    return make() if is_quick else await asyncio.to_thread(make)
+
+
+def _key(digest: str, called: str = "") -> str:
+    """Return the key of an answer in a conversation, by the tool call in it where there is one."""
+    return f"{GROUP}:conversation:{digest}:{called}"
+
+
 def _api_of(data: Mapping[str, Any]) -> str:
     return str(getattr(data.get("litellm_logging_obj"), "call_type", ""))
 
@@ -152,6 +237,14 @@ def _call_of(data: Mapping[str, Any]) -> ProxyCall | None:
     return call
 
 
-if url := os.environ.get("REDIS_URL"):  # where LiteLLM's replicas share their counters, too
-    HEALTH.store = RedisStore(url)
-handler = RoutingHook(WatchedRouter.from_environment())
+def __getattr__(name: str) -> RoutingHook:
+    """Return `handler`, which is made when the proxy asks for it: an import serves nothing."""
+    if name != "handler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not logging.getLogger().handlers and all(isinstance(each, logging.NullHandler) for each in LOG.handlers):
+        LOG.addHandler(shown := logging.StreamHandler())  # the proxy's own log is on stderr, too
+        shown.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    if url := os.environ.get("REDIS_URL"):  # where LiteLLM's replicas share their counters, too
+        HEALTH.store = RedisStore(url)
+    made = globals()[name] = RoutingHook(WatchedRouter.from_environment())
+    return made

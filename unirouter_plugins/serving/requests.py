@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -32,7 +33,9 @@ class ProxyRequest:
     chat: Chat
     parameters: Mapping[str, Any]
     options: Mapping[str, Any]
-    forced: str | None = None  # the model of the pool that it names, or that holds its conversation
+    forced: str | None = None  # the model of the pool that it names
+    holder: str | None = None  # the one that holds the response which it goes on from
+    client: str = ""  # its key, hashed
 
     @classmethod
     def of(cls, given: Mapping[str, Any], messages: Messages | None) -> Self:
@@ -44,13 +47,13 @@ class ProxyRequest:
         except (TypeError, ValueError, LookupError, AttributeError) as failed:  # InvalidDataError is a ValueError
             wrong = f"The request cannot be read: {failed}"
             raise failed if isinstance(failed, InvalidDataError) else InvalidDataError(wrong) from failed
-        group = str(metadata_of(given).get("model_group"))
-        forced = group.removeprefix(f"{GROUP}/") if group.startswith(f"{GROUP}/") else None
+        holder = None
         if held := given.get("previous_response_id"):
             from litellm.responses.utils import ResponsesAPIRequestUtils
 
-            forced = name_of(ResponsesAPIRequestUtils.get_model_id_from_response_id(held) or "") or forced
-        return cls(chat, parameters, _options_of(given), forced)
+            holder = name_of(ResponsesAPIRequestUtils.get_model_id_from_response_id(held) or "")
+        client = str(metadata_of(given).get("user_api_key_hash") or "")
+        return cls(chat, parameters, _options_of(given), forced_by(given), holder, client)
 
     @property
     def text(self) -> str | None:
@@ -64,7 +67,7 @@ class ProxyRequest:
 
         What agents add to a prompt, or put beside the results of tools, is left out: it comes and goes.
         """
-        told, found, before = hashlib.sha256(), [], ""
+        told, found, before = hashlib.sha256(self.client.encode()), [], ""
         for message in self.chat.messages:
             role = message["role"]
             if role == "assistant":
@@ -75,6 +78,14 @@ class ProxyRequest:
                 told.update(json.dumps(said, default=str).encode())
             before = role
         return [*found, told.hexdigest()]
+
+    @property
+    def called(self) -> list[str]:
+        """The id of the first tool call of each answer in the conversation; empty where it calls none."""
+        answers = [message for message in self.chat.messages if message["role"] == "assistant"]
+        return [
+            str(next((call.get("id") for call in answer.get("tool_calls") or ()), None) or "") for answer in answers
+        ]
 
     def written_by(self, models: Sequence[str | None]) -> Self:
         """Return the request, with the model that each answer in its conversation came from, where that is known."""
@@ -89,6 +100,12 @@ def metadata_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata that the proxy keeps of a request: apart, where the API has metadata for the provider."""
     held: dict[str, Any] = given.get("litellm_metadata") or given.get("metadata") or {}
     return held
+
+
+def forced_by(given: Mapping[str, Any]) -> str | None:
+    """Return the model of the pool that a request names; None where it is to be chosen."""
+    group = str(metadata_of(given).get("model_group"))
+    return group.removeprefix(f"{GROUP}/") if group.startswith(f"{GROUP}/") else None
 
 
 def name_of(deployment: str) -> str:
@@ -119,7 +136,9 @@ def _as_chat(given: Mapping[str, Any], messages: Messages | None) -> tuple[Messa
         transform = LiteLLMCompletionResponsesConfig.transform_responses_api_request_to_chat_completion_request
         chat = transform(GROUP, given["input"], body)
     names = {*open_litellm().OPENAI_CHAT_COMPLETION_PARAMS, "thinking"} - {"metadata", "user", "extra_headers"}
-    return chat["messages"], {name: chat[name] for name in names if chat.get(name) is not None}
+    parameters = {name: chat[name] for name in names if chat.get(name) is not None}
+    waits = [given[name] for name in ("timeout", "request_timeout", "stream_timeout") if given.get(name) is not None]
+    return chat["messages"], parameters | ({"timeout": min(waits)} if waits else {})
 
 
 def _check(messages: Messages, parameters: Mapping[str, Any]) -> None:
@@ -127,6 +146,8 @@ def _check(messages: Messages, parameters: Mapping[str, Any]) -> None:
     for name, kind in (("tools", list), ("functions", list), ("response_format", dict)):
         if not isinstance(parameters.get(name, kind()), kind):
             raise InvalidDataError(f"{name} is {parameters[name]!r:.40}; give what OpenAI's API takes there.")
+    if not all(isinstance(call, Mapping) for message in messages for call in message.get("tool_calls") or ()):
+        raise InvalidDataError("tool_calls of a message must be a list of objects.")
     for part in (part for message in messages for part in _parts(message)):
         if (named := part.get("type")) in ("text", "image_url", "input_audio", "file") and named not in part:
             raise InvalidDataError(f"{part!r:.60} has no {named!r}.")
@@ -141,18 +162,28 @@ def _options_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a request sets for the router, checked; its headers win over its metadata."""
     options: dict[str, Any] = {}
     for held in (given.get("metadata") or {}, given.get("litellm_metadata") or {}):
-        own = (held.get("requester_metadata") or held).get(RECORD)
-        options |= own if isinstance(own, Mapping) else {}
+        own = (held.get("requester_metadata") or held).get(RECORD) or {}
+        if not isinstance(own, Mapping):
+            raise InvalidDataError(f'metadata.{RECORD} is {own!r:.40}; give {{"cost_weight": ...}}, or other options.')
+        options |= own
     headers = (given.get("proxy_server_request") or {}).get("headers") or {}
-    named = {name: headers.get(f"x-{GROUP}-{name.replace('_', '-')}") for name in OPTIONS}
-    options |= {name: value for name, value in named.items() if value is not None}
+    sets = f"x-{GROUP}-"
+    own = {name.lower(): value for name, value in headers.items()}
+    options |= {n.removeprefix(sets).replace("-", "_"): value for n, value in own.items() if n.startswith(sets)}
     if unknown := options.keys() - {*OPTIONS}:
-        raise InvalidDataError(f"{min(unknown)!r} is nothing that a request sets; there are {', '.join(OPTIONS)}.")
+        near = difflib.get_close_matches(min(unknown), OPTIONS, 1, 0)[0]
+        raise InvalidDataError(f"{min(unknown)!r} is nothing that a request sets; did you mean {near!r}?")
+    options = {name: value for name, value in options.items() if value is not None}
     if (weight := options.get("cost_weight")) is not None:
         try:
             options["cost_weight"] = check_cost_weight(float(weight))
         except (TypeError, ValueError):
             raise InvalidDataError(f"cost_weight={weight!r:.40} must be a number of at least 0, or inf.") from None
     if isinstance(names := options.get("candidates"), str):
-        options["candidates"] = [name.strip() for name in names.split(",") if name.strip()]
+        options["candidates"] = names = [name.strip() for name in names.split(",") if name.strip()]
+    if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise InvalidDataError(f"candidates is {names!r:.40}; give a list of names in the pool.")
+    for name in ("question", "baseline"):
+        if not isinstance(options.get(name, ""), str):
+            raise InvalidDataError(f"{name} is {options[name]!r:.40}; give a text.")
     return options

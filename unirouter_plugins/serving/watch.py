@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from unirouter_core.exceptions import UniRouterError
+from unirouter_core.exceptions import InvalidDataError, UniRouterError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import load_router
 from unirouter_plugins.litellm.failures import open_litellm
@@ -19,8 +19,8 @@ from unirouter_plugins.litellm.snapshot import PoolModels
 from unirouter_plugins.serving.config import GROUP, POOL, ROUTER, TRUST, deployments, group_settings
 
 LOG = logging.getLogger("unirouter")
-EVERY = 0.5
-"""Seconds between two looks at the folder."""
+EVERY, PAUSE = 0.5, 60.0
+"""Seconds between two looks at the folder, and after a failure that is a bug."""
 
 
 class Deployments(PoolModels[str]):
@@ -57,21 +57,41 @@ class WatchedRouter:
 
     async def _watch(self) -> None:
         while True:
-            self._serve()
-            await asyncio.sleep(EVERY)
-            if (before := await asyncio.to_thread(self._look)) == self._stamp:
-                continue
             try:
-                router, made = await asyncio.to_thread(self._load)
-            except (UniRouterError, OSError) as failed:
-                LOG.warning("%s has changed and cannot be served; the router stays as it was. %s", self.folder, failed)
-                continue
-            if before == await asyncio.to_thread(self._look):  # else it was being written meanwhile
-                self._stamp, self.router, self._deployments = before, router, made  # served before anything is awaited
+                self._serve()
+                await asyncio.sleep(EVERY)
+                await self.refresh()
+            except Exception:  # of any kind: what is served goes on being served
+                LOG.exception("%s could not be looked at; it is tried again in a minute.", self.folder)
+                await asyncio.sleep(PAUSE)
+
+    async def refresh(self) -> None:
+        """Load the router again if it has changed; what cannot be served is logged once, and the old one is kept."""
+        if (before := await asyncio.to_thread(self._look)) == self._stamp:
+            return
+        try:
+            router, made = await asyncio.to_thread(self._load)
+        except Exception as failed:  # of any kind: files may hold anything
+            self._stamp = before
+            LOG.warning(
+                "%s has changed and cannot be served; the router stays as it was. %s: %s",
+                *(self.folder, type(failed).__name__, failed),
+                exc_info=None if isinstance(failed, UniRouterError | OSError) else failed,
+            )
+            return
+        if before == await asyncio.to_thread(self._look):  # else it was being written meanwhile
+            self._stamp, self.router, self._deployments = before, router, made  # served before anything is awaited
 
     def _load(self) -> tuple[UniRouter, dict[str, Any]]:
+        from litellm.types.router import Deployment
+
         router = load_router(self.folder, self.pool, trust=self.trust, warm=False)
-        return router, {each["model_info"]["id"]: each for each in deployments(router)}
+        if not router.pool:
+            raise InvalidDataError("Its pool is empty; onboard a model.")
+        made = {each["model_info"]["id"]: each for each in deployments(router)}
+        for each in made.values():
+            Deployment(**copy.deepcopy(each))  # raises here, before any is exchanged
+        return router, made
 
     def _look(self) -> list[Any]:
         """Return what changes when the router is saved, or its `pool.toml` is."""
