@@ -143,13 +143,13 @@ class ValidationSet:
             given = getattr(self, name)
             if given is not None and len(given) != len(self.prompts):
                 raise InvalidDataError(f"{len(self.prompts)} prompts but {len(given)} {name}; give one for each.")
-        if self.documents is not None:
-            check_documents(self.documents, len(self.prompts))
+            if name == "documents" and given is not None:
+                check_documents(given, len(given))
+            _set(self, **{name: None if given is None else tuple(given)})
         if self.known is not None and self.known.prompts != tuple(self.prompts):
             raise InvalidDataError(
                 f"The known outcomes are of {len(self.known)} other prompts; give those of these {len(self)}, in order."
             )
-
         _set(self, prompts=tuple(self.prompts))
 
     def __len__(self) -> int:

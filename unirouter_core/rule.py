@@ -460,11 +460,15 @@ class Explanation:
             error = self.in_region.get(candidate.model, (math.nan, 0))[0]
             near = [one.errors.get(candidate.model, math.nan) for one in self.neighbours]
             rows.append((*cells, *("-" if math.isnan(each) else f"{1 - each:.0%}" for each in (error, *near)), why))
+        ns = {candidate.n for candidate in decision.ranking}
+        there = {self.in_region.get(candidate.model, (math.nan, 0))[1] for candidate in decision.ranking}
+        each, inside = (" to ".join(f"{n:,}" for n in sorted({min(of), max(of)})) for of in (ns, there))
         likes = [f"like {place}" for place in range(1, len(self.neighbours) + 1)]
         lines = [
             f"{decision.model}: least {least} (region {decision.region}{far})",
             str(Table((*heads, f">region {decision.region}", *(f">{like}" for like in likes), excluded), rows)),
-            f"margin to the next: {decision.margin:.3g}; quality in the region and on the most similar prompts:",
+            f"margin to the next: {decision.margin:.3g}; answers of a model: {each}, in the region {inside}",
+            "quality in the region and on the most similar prompts:",
             *(
                 f"{like} ({near.similarity:.2f}): {near.prompt[:60]!r}"
                 for like, near in zip(likes, self.neighbours, strict=True)

@@ -98,6 +98,14 @@ VALIDATION = ValidationSet(PROMPTS)
 # --- ValidationSet ----------------------------------------------------------------------------------------------------
 
 
+def test_a_list_that_is_changed_afterwards_changes_no_validation_set():
+    given = {"prompts": ["a", "b"], "references": ["1", "2"], "graders": ["", ""], "documents": [["c"], None]}
+    validation = ValidationSet(**given)
+    for name, one_each in given.items():
+        one_each.pop()
+        assert len(getattr(validation, name)) == 2, name
+
+
 def test_a_validation_set_needs_two_prompts():
     for prompts in [[], ["2 + 2?"]]:
         with pytest.raises(InvalidDataError, match=f"{len(prompts)} validation prompts are too few; give at least 2"):

@@ -82,7 +82,8 @@ def test_as_dict_is_json(asked_router):
 
 
 def test_printed_it_is_a_table_of_all_models(asked_router):
-    lines = str(asked_router.explain(SUM, cost_weight=600, neighbours=2)).splitlines()
+    explained = asked_router.explain(SUM, cost_weight=600, neighbours=2)
+    lines = str(explained).splitlines()
     assert lines[0].startswith("tutor: least error + 600 * cost (region ")
     assert lines[1].split()[:5] == ["model", "quality", "$/1,000", "score", "region"]
     ranked = [line.split() for line in lines[2:6]]
@@ -90,8 +91,9 @@ def test_printed_it_is_a_table_of_all_models(asked_router):
     did = {cells[0]: cells[-3:] for cells in ranked}
     assert (did["poet"][:2], did["sage"][:2]) == (["0%", "0%"], ["100%", "100%"])  # in the region, and on the first
     assert lines[6].startswith("margin to the next: 0.")
-    assert lines[7] == "like 1 (1.00): 'What is 14 plus 33?'"
-    assert len(lines) == 9
+    assert f"; answers of a model: 80, in the region {explained.in_region['sage'][1]}" in lines[6]
+    assert lines[8] == "like 1 (1.00): 'What is 14 plus 33?'"
+    assert len(lines) == 10
 
 
 def test_printed_it_says_when_only_cost_counts_and_when_a_prompt_is_far(asked_router):

@@ -16,7 +16,7 @@ from unirouter_core.exceptions import MissingOutcomesError
 SHARPNESS = 10.0  # of the warm start: logits = 10 (c·x - |c|²/2) share a prompt among its few nearest centroids
 BATCH, RATE, EPOCHS, PATIENCE = 512, 0.02, 40, 3
 HELD_OUT = 0.1
-FIRST_DECAY, SECOND_DECAY, TINY = 0.9, 0.999, 1e-8  # Adam's own
+FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # Adam's own
 CERTAIN = 1e-3  # errors are kept this far from 0 and 1 in the loss
 
 
@@ -95,7 +95,7 @@ def _learn(X: Array, errors: Array, psi: Array, parameters: Array, seed: int) ->
             first = FIRST_DECAY * first + (1 - FIRST_DECAY) * slope
             second = SECOND_DECAY * second + (1 - SECOND_DECAY) * slope**2
             rate = RATE * np.sqrt(1 - SECOND_DECAY**step) / (1 - FIRST_DECAY**step)
-            parameters = parameters - rate * first / (np.sqrt(second) + TINY)
+            parameters = parameters - rate * first / (np.sqrt(second) + EPSILON)
     return kept
 
 

@@ -15,6 +15,7 @@ from unirouter_core.costs import PRIOR_ANSWERS
 from unirouter_core.data import Evaluation
 from unirouter_core.embedding import Array, Labels, Mask
 from unirouter_core.evaluate.bootstrap import Bootstrap
+from unirouter_core.evaluate.goals import TINY
 from unirouter_core.evaluate.holdout import predict, refitted
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.fit import call_cost, with_prices
@@ -25,7 +26,6 @@ from unirouter_core.rule import check_cost_weight, choose
 # How much of what a profile may be wrong by, as variance, is the same in all regions. At 0, shares stated with 90 %
 # confidence after 50 answers held 84 % of the time (50 models onboarded on MMLU-Pro, large cost_weight); at half, 94 %.
 TOGETHER = 0.5
-TINY = 1e-12  # keeps a chance of nothing from dividing by 0
 
 
 @dataclass(frozen=True)

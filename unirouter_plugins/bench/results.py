@@ -41,7 +41,7 @@ SERIES = ("curve", "predicted", "seen")
 # Shares of the cost of the most expensive model; the cheapest models cost thousandths of it.
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 31), np.geomspace(1e-3, 1, 31)]).round(4))
 # Decimals of a series; Areas this near are a tie; a metric that a method does not have.
-DIGITS, TINY, NAN = 5, 1e-12, math.nan
+DIGITS, TIE, NAN = 5, 1e-12, math.nan
 
 
 def record(
@@ -170,7 +170,7 @@ def _compared(part: pd.DataFrame) -> pd.DataFrame:
     for method, own in part.groupby("method", sort=False):
         area = own["area"].to_numpy()
         away = areas[DEFAULT].to_numpy() - area if DEFAULT in areas else np.full(len(area), NAN)
-        ahead, behind = int((away > TINY).sum()), int((away < -TINY).sum())
+        ahead, behind = int((away > TIE).sum()), int((away < -TIE).sum())
         low, high = (NAN, NAN) if np.isnan(away).any() else Bootstrap().mean_interval(away)
         compared = method != DEFAULT and not np.isnan(away).any()
         rows.append(
@@ -191,7 +191,7 @@ def _gap_closed(area: Array, areas: pd.DataFrame) -> float:
     if ZERO not in areas or CLAIRVOYANT not in areas:
         return NAN
     gap = float((areas[CLAIRVOYANT].to_numpy() - areas[ZERO].to_numpy()).mean())
-    return float((area - areas[ZERO].to_numpy()).mean() / gap) if gap > TINY else NAN
+    return float((area - areas[ZERO].to_numpy()).mean() / gap) if gap > TIE else NAN
 
 
 _HEADS = (

@@ -161,7 +161,7 @@ def _found(part: pd.DataFrame) -> str:
         return ""
     zero = by_method[ZERO]
     pays = {"pays": "reading the prompt pays", "about even": "about even", "does not pay": "no clear gain"}
-    few = "; with fewer than 20 trials the interval is too narrow" if zero["trials"] < FEW_TRIALS else ""
+    few = f"; with fewer than {FEW_TRIALS} trials the interval is too narrow" if zero["trials"] < FEW_TRIALS else ""
     return (
         f"The default is ahead of the zero router, which ignores the prompt, in {zero['ahead']} of {zero['trials']} "
         f"trials: Area {zero['by']:+.4f} ({zero['by_low']:+.4f} to {zero['by_high']:+.4f}), "

@@ -23,7 +23,7 @@ from unirouter_core.display import usd as usd
 from unirouter_core.display import weight as weight
 from unirouter_core.outcome_files import count
 from unirouter_core.pool import CAPABILITIES, Capabilities, ModelProfile
-from unirouter_core.rule import Decision, Decisions, Explanation
+from unirouter_core.rule import NORMAL_90, Decision, Decisions, Explanation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ T = TypeVar("T")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 TEXT_WIDTH = 88  # columns of text; tables may be wider where the terminal is
 CANDIDATES_SHOWN, PROMPTS_SHOWN = 5, 20  # of a ranking, of many prompts
-LEVEL, NORMAL = 0.9, 1.645  # of the intervals that are shown, and the standard errors to each side of it
+LEVEL = 0.9  # of the intervals that are shown
 UNLIKE = 0.05  # prompts whose similarity is less have no words in common worth showing
 PER_1000 = ">$/1,000"  # USD per 1,000 calls
 
@@ -171,7 +171,7 @@ def table(*heads: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
 
 def quality(error: float, stderr: float) -> str:
     """Return a quality with half its interval, such as "93.1% ± 1.6"."""
-    return f"{1 - error:.1%} ± {100 * NORMAL * stderr:.1f}"
+    return f"{1 - error:.1%} ± {100 * NORMAL_90 * stderr:.1f}"
 
 
 def shortened(prompt: str, length: int = 60) -> str:

@@ -296,7 +296,7 @@ def test_a_validation_set_of_chats_without_references_keeps_the_chats(write):
     validation = read_questions(write(*lines)).validation_set()
     assert validation.messages[0][0] == {"role": "system", "content": "Rhyme."}
     assert validation.references is None
-    assert (validation.graders, validation.documents) == (["judge", "judge"], [(), ("do re mi",)])
+    assert (validation.graders, validation.documents) == (("judge", "judge"), ((), ("do re mi",)))
 
 
 def test_questions_made_in_python_are_named_by_their_place():
