@@ -1,5 +1,6 @@
 """One small world: sums and poems; a cheap poet that cannot add, a dear sage that can, and six between them."""
 
+import contextlib
 import signal
 import sys
 import threading
@@ -8,7 +9,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from unirouter_core import Evaluation, Outcomes, Prices, UniRouter
+from unirouter_core import Evaluation, InvalidDataError, Outcomes, Prices, UniRouter
 from unirouter_core.embedding import HashingEmbedder
 from unirouter_core.estimators import (
     DefaultEstimator,
@@ -109,6 +110,16 @@ def router(world):
 def asked_router(world):
     """The same router for all tests that only ask it and change nothing."""
     return onboarded(world)
+
+
+@contextlib.contextmanager
+def refused(case, match):
+    """Expect an `InvalidDataError`, in a loop over cases: a failure names the case."""
+    try:
+        with pytest.raises(InvalidDataError, match=match):
+            yield
+    except (AssertionError, pytest.fail.Exception) as failed:
+        pytest.fail(f"{case}: {failed}")
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():

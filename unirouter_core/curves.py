@@ -119,7 +119,7 @@ class Sweep:
         """Return the curve, every prompt counting once, or `counts` (n_prompts,) times."""
         counts = np.ones(self.prompts.max() + 1) if counts is None else np.asarray(counts, np.float64)
         (step_ends, middles), each = self._steps, counts[self.prompts]
-        return _curve_through(
+        return curve_through(
             np.cumsum(each * self.cost_changes)[step_ends] / counts.sum(),
             (np.cumsum(each * self.quality_changes)[step_ends] / counts.sum()).clip(0, 1),
             middles,
@@ -201,7 +201,7 @@ def _cheapest(costs: Array, candidates: Mask) -> Labels:
     return np.asarray(np.where(candidates, costs, np.inf).argmin(1))
 
 
-def _curve_through(costs: Array, qualities: Array, cost_weights: Array) -> Curve:
+def curve_through(costs: Array, qualities: Array, cost_weights: Array) -> Curve:
     """Return the curve through points in any order; of those at one cost the most accurate stays."""
     rounded = np.round(costs / (costs.max() or 1.0), SAME_COST_DIGITS)
     order = np.lexsort((-qualities, rounded))

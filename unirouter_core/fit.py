@@ -28,7 +28,16 @@ from unirouter_core.documents import (
 )
 from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbedder, Labels, Mask, embed, normalise
 from unirouter_core.estimators.clusters import Regions, shrunken_means
-from unirouter_core.estimators.protocol import Arrays, Estimator, Prediction, arrays_of, clone, linear, settings_of
+from unirouter_core.estimators.protocol import (
+    Arrays,
+    Estimator,
+    Prediction,
+    WithoutAxes,
+    arrays_of,
+    clone,
+    settings_of,
+    with_axes,
+)
 from unirouter_core.exceptions import EmbedderMismatchError, InvalidDataError, NotFittedError, UnknownPriceError
 from unirouter_core.pool import Capabilities, Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers
 
@@ -205,7 +214,7 @@ class Fit:
     def _axes(self) -> tuple[Array, Array, int]:
         """The axes (d, k) and intercepts (k,) of regions and estimator, and how many of them are regions."""
         centroids, regions = self.regions.centroids_, self.regions
-        axes, intercepts = linear(self.estimator).axes()
+        axes, intercepts = with_axes(self.estimator).axes()
         stacked = np.concatenate([centroids, axes]).T if len(axes) else centroids.T
         return stacked, np.concatenate([-regions.offsets_, intercepts]), len(regions)
 
@@ -223,8 +232,12 @@ class Fit:
         products += intercepts
         labels, far = self.regions.located(products[:, :n_regions])
         products, features = products[:, n_regions:], pool.features
-        errors = pool.compiled(self.estimator)(X, products)
-        prediction = Prediction(errors, lambda: linear(self.estimator).stderrs(X, products, features))
+        estimator = with_axes(self.estimator)
+        if isinstance(estimator, WithoutAxes):
+            prediction = estimator.predicted(X, products, features)
+        else:
+            errors = pool.compiled(estimator)(X, products)
+            prediction = Prediction(errors, lambda: estimator.stderrs(X, products, features))
         if np.count_nonzero(far):  # on one row a quarter of the time of any()
             prediction = _shrunk(prediction, far[:, None], *pool.overall)
         sent = tokens_in if tokens_in.ndim == 2 else tokens_in[:, None]

@@ -78,7 +78,7 @@ def read_outcomes(
     prices : mapping of model to Prices, optional
         List prices, before those of the folder. They fill in the costs that the file does not give, where both
         token counts are known; a cost in the file stays. In a table with neither costs nor token counts, the tokens
-        of prompts are counted, and an answer is taken to have 200.
+        of prompts are counted, and those of answers; one that it does not hold is taken to have 200.
 
     Notes
     -----
@@ -101,7 +101,8 @@ def read_outcomes(
         with readable("it cannot be read", "give a file of outcomes that can"):
             if named and Path(given).is_dir():
                 return _read_folder(Path(given), prices)
-            table = read_columns(given, lambda names: find_layout(names, columns).columns)
+            texts = bool(prices) or "answer" in (columns or {})
+            table = read_columns(given, lambda names: find_layout(names, columns).needed(texts))
             return to_outcomes(table, prices, columns, scale)
     except InvalidDataError as failure:
         raise InvalidDataError(f"{given if named else 'The outcomes'}: {failure}") from failure
@@ -144,12 +145,11 @@ def to_outcomes(
     columns: GivenColumns | None = None,
     scale: GivenScale | None = None,
     understood: str | None = None,
-    answers: Sequence[Any] = (),
 ) -> Outcomes:
     """Return the outcomes of a table, repeats of a prompt and model averaged.
 
-    `understood` is the summary of the table's layout, by default `Layout.shown`; `answers` are the texts that were
-    graded, where they are known: their tokens are counted where the table has prices and neither costs nor tokens.
+    `understood` is the summary of the table's layout, by default `Layout.shown`. Where there are prices, and the table
+    has neither costs nor tokens, those of its prompts and answers are counted.
     """
     layout, worth = find_layout(table.values, columns, table.values), Scale.of(scale)
     if not table.places:
@@ -169,11 +169,13 @@ def to_outcomes(
     known = for_models(dict.fromkeys(names), prices or {})
     notes = []
     if known and all(np.isnan(lines[name]).all() for name in ("costs", "tokens_in", "tokens_out")):
-        has_answers = any(not is_empty(answer) for answer in answers)
         lines["tokens_in"] = np.tile(_counted(prompts), len(blocks))
-        lines["tokens_out"] = _counted(answers) if has_answers else np.full(len(names), float(ANSWER_TOKENS))
-        lengths = "" if has_answers else f", {ANSWER_TOKENS} assumed for an answer"
-        notes = [f"costs by the given prices, tokens counted{lengths}"]
+        texts = table.values[layout.text] if layout.text is not None else [None] * len(names)
+        missing = np.array([is_empty(text) for text in texts])
+        lines["tokens_out"] = np.where(missing, ANSWER_TOKENS, _counted(texts))
+        which = "an answer" if missing.all() else f"{missing.sum():,} of {count(len(texts), 'answer')}"
+        notes = ["costs by the given prices, tokens counted"]
+        notes[0] += f", {ANSWER_TOKENS} assumed for {which}" * bool(missing.any())
     lines["costs"] = _fill_costs(lines["costs"], lines["tokens_in"], lines["tokens_out"], names, known)
     row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     column_of = {model: column for column, model in enumerate(dict.fromkeys(names))}

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unirouter_core.checks import Check
 from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.protocol import Compiled, Estimator, Prediction, linear
+from unirouter_core.estimators.protocol import AxesEstimator, Compiled, Prediction
 from unirouter_core.exceptions import InvalidDataError, UnknownModelError, UnknownPriceError, as_number, listed, shown
 
 CAPABILITIES = ("tools", "vision", "json", "audio", "video", "pdf")  # what a prompt may require of a model
@@ -84,6 +85,32 @@ class MeasuredPrompts:
 
 
 @dataclass(frozen=True, eq=False)
+class Signals:
+    """What a check gave for a model's answers to its validation prompts.
+
+    Parameters
+    ----------
+    values : array (n_prompts,)
+        NaN where not known. Larger or smaller need not be better: which values come with errors is learned.
+    usd : float
+        What the check costs for each answer, on average.
+    limit : float
+        An answer may be given where its error is then expected to be at most this; see `checks.acceptance_limit`.
+    """
+
+    values: Array
+    usd: float = 0.0
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", np.asarray(self.values, np.float64))
+        if np.isinf(self.values).any() or not 0 <= as_number(self.usd) < np.inf:
+            raise InvalidDataError("Signals of a check must be finite, or NaN where not known, and its USD >= 0.")
+        if not 0 <= as_number(self.limit) <= 1:
+            raise InvalidDataError(f"The limit {shown(self.limit)} of a check must be an error, from 0 to 1.")
+
+
+@dataclass(frozen=True, eq=False)
 class ModelProfile:
     """What a router knows of one model.
 
@@ -104,6 +131,8 @@ class ModelProfile:
     errors, usd : array (n_prompts,)
         On each of them; NaN where not known.
     provenance : mapping
+    checks : mapping of str to Signals
+        What checks gave for its answers, by the name of the check.
     """
 
     model: str
@@ -118,6 +147,7 @@ class ModelProfile:
     errors: Array
     usd: Array
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Signals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cost = self.cost
@@ -128,6 +158,7 @@ class ModelProfile:
             "cost": bool(((usd >= 0) & (usd < np.inf)).all()),
             "answers": self.errors.shape == self.usd.shape == (len(self.measured),)
             and not ((self.errors < 0) | (self.errors > 1) | (self.usd < 0) | np.isinf(self.usd)).any(),
+            "checks": all(each.values.shape == (len(self.measured),) for each in self.checks.values()),
             "n": self.n == np.count_nonzero(~np.isnan(self.errors)),
         }
         if wrong := [name for name, fine in checks.items() if not fine]:
@@ -179,7 +210,7 @@ class Pool(Mapping[str, ModelProfile]):
     def __init__(self, profiles: Mapping[str, ModelProfile] | None = None) -> None:
         self._profiles = dict(sorted((profiles or {}).items()))
         self.models = tuple(self._profiles)
-        self._compiled: tuple[Estimator, Compiled] | None = None
+        self._compiled: tuple[AxesEstimator, Compiled] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_profiles": self._profiles, "models": self.models, "_compiled": None}
@@ -251,13 +282,35 @@ class Pool(Mapping[str, ModelProfile]):
             row[: len(array)] = array
         return stacked
 
-    def compiled(self, estimator: Estimator) -> Compiled:
+    def compiled(self, estimator: AxesEstimator) -> Compiled:
         """Return what gives these models' errors; made at the first use of an estimator."""
         made = self._compiled
         if made is None or made[0] is not estimator:
             ones = np.ones(len(self), np.float32)
-            made = self._compiled = estimator, linear(estimator).compiled(self.features, ones)
+            made = self._compiled = estimator, estimator.compiled(self.features, ones)
         return made[1]
+
+    def checks(self, names: Iterable[str]) -> list[Check]:
+        """Return the checks of these names on the models' answers, of those with answers enough to learn from."""
+        fitted = self._fitted_checks
+        return [fitted[key] for key in fitted if key[1] in names]
+
+    @cached_property
+    def _fitted_checks(self) -> dict[tuple[str, str], Check]:
+        found: dict[tuple[str, str], Check] = {}
+        for column, (model, profile) in enumerate(self._profiles.items()):
+            if not profile.checks:
+                continue
+            rows = {name: row for row, name in enumerate(profile.measured.digests)}
+            errors = np.full((len(rows), len(self)), np.nan)
+            for other, each in enumerate(self._profiles.values()):
+                shared = [(rows[name], row) for row, name in enumerate(each.measured.digests) if name in rows]
+                here, there = np.array(shared, int).reshape(-1, 2).T
+                errors[here, other] = each.errors[there]
+            for name, signals in profile.checks.items():
+                if (check := Check.fit(name, column, signals.values, errors, signals.usd, signals.limit)) is not None:
+                    found[model, name] = check
+        return found
 
     @cached_property
     def overall(self) -> tuple[Array, Array]:

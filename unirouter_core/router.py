@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from unirouter_core import storage
 from unirouter_core.costs import Prices, check_cached, check_counts
@@ -25,7 +26,7 @@ from unirouter_core.estimators.default import default_members
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, NotFittedError
 from unirouter_core.fit import Fit
 from unirouter_core.outcome_files import as_outcomes, is_table, recorded
-from unirouter_core.pool import Capabilities, Expected, ModelProfile, Pool
+from unirouter_core.pool import Capabilities, Expected, ModelProfile, Pool, Signals
 from unirouter_core.rule import Decision, Decisions, Explanation, Request, check_cost_weight, choose, explain
 
 CHUNK = 2_048  # prompts routed at once: their arrays stay in the processor's cache
@@ -255,6 +256,40 @@ class UniRouter:
             profile = self._changes[model] = self._profile_of(model).repriced(prices)
         return profile
 
+    def add_check(
+        self, model: str, check: str, signals: npt.ArrayLike, *, usd: float = 0.0, limit: float = 1.0
+    ) -> ModelProfile:
+        """Learn what a check says of a model's answers from its signals on the graded ones; return the new profile.
+
+        Parameters
+        ----------
+        model, check : str
+        signals : array (n_prompts,)
+            What the check gave for the model's answer to each of its validation prompts, in their order: a number or a
+            truth value; NaN where there is none.
+        usd : float
+            What the check costs for each answer, on average.
+        limit : float
+            A checked answer is given only where its error is then expected to be at most this, or no other model may
+            answer; see `evaluate.check_value`.
+
+        Raises
+        ------
+        InvalidDataError, UnknownModelError
+            When the signals are not one for each validation prompt, or not finite; when the model is not in the pool.
+        """
+        values = np.asarray(signals, np.float64)
+        with _POOLS:
+            profile = self._profile_of(model)
+            if values.shape != profile.errors.shape:
+                raise InvalidDataError(
+                    f"{model!r} was measured on {len(profile.errors)} prompts, and the signals have shape "
+                    f"{values.shape}; give one for each, NaN where there is none."
+                )
+            made = {**profile.checks, check: Signals(values, usd, limit)}
+            profile = self._changes[model] = dataclasses.replace(profile, checks=made)
+        return profile
+
     def retire(self, model: str) -> None:
         """Remove `model` from the pool; the others stay as they are."""
         with _POOLS:
@@ -279,6 +314,7 @@ class UniRouter:
         tokens_in: float | Mapping[str, float] | None = None,
         cached_tokens: float | Mapping[str, float] = 0,
         avoid: Mapping[str, str] | None = None,
+        checks: Sequence[str] = (),
     ) -> Decision:
         """Return the model for one prompt: the least expected error + cost_weight * cost. Paper §3, Prop. 1.
 
@@ -304,6 +340,9 @@ class UniRouter:
             Those of them that the provider has cached; by model, none for those that are not named.
         avoid : mapping of str to str, optional
             Models that are chosen only where no other is eligible, as those that fail at the moment, each with why.
+        checks : sequence of str, optional
+            The checks that the caller can run on an answer. A model with one of them is worth what asking it, checking
+            and deciding again is; `Decision.check` says which to run, `Decision.after` decides again. See `add_check`.
 
         Raises
         ------
@@ -311,7 +350,8 @@ class UniRouter:
             When the prompt or a parameter is invalid; when one of `models` is not in the pool; when all are excluded.
         """
         fit, pool = self._ready()
-        request = Request(self._weight(cost_weight), models, requires, tokens_in, cached_tokens, documents, avoid or {})
+        weight = self._weight(cost_weight)
+        request = Request(weight, models, requires, tokens_in, cached_tokens, documents, avoid or {}, checks)
         return _decide(fit, pool, prompt, request, vector)[0]
 
     def route_batch(
@@ -326,7 +366,7 @@ class UniRouter:
         tokens_in: Array | None = None,
         cached_tokens: Array | None = None,
     ) -> Decisions:
-        """Return the models for many prompts, as arrays; the same decisions as `route` on each.
+        """Return the models for many prompts, as arrays; the decisions of `route` on each, but for rounding.
 
         `cost_weight`, `models` and `requires` are for all prompts; the others are as in `route`, for each of the n
         prompts: `documents` a sequence, `vectors` (n, d), `tokens_in` and `cached_tokens` (n,).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import math
 import operator
@@ -12,10 +13,12 @@ from functools import cached_property
 
 import numpy as np
 
+from unirouter_core.checks import Check, look_ahead
 from unirouter_core.costs import check_cached, check_count, check_counts
 from unirouter_core.display import Table, as_html, usd, weight
 from unirouter_core.documents import Documents, GivenDocuments
 from unirouter_core.embedding import Array, Labels, Mask, normalise
+from unirouter_core.estimators.protocol import Prediction
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError, as_number, listed, shown
 from unirouter_core.pool import Expected, ModelProfile, Pool
 
@@ -102,10 +105,11 @@ class Request:
     cached_tokens: float | Mapping[str, float] = 0
     documents: GivenDocuments | None = None
     avoid: Mapping[str, str] = field(default_factory=dict)
+    checks: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost_weight", check_cost_weight(self.cost_weight))
-        for name in ("models", "requires"):
+        for name in ("models", "requires", "checks"):
             names = getattr(self, name)
             if isinstance(names, str):
                 raise InvalidDataError(f"{names!r} is one name, not a list of names; put it in a list.")
@@ -218,25 +222,75 @@ class Decision:
         model's overall error, and their standard errors are wider.
     cost_weight : float
         The error that one USD was worth.
+    check : Check, optional
+        The check to run on its answer; `after` then decides again. `error` and `cost` are those of the whole.
+    answered : tuple of str
+        The models that have answered before, whose answers were checked.
     """
 
-    def __init__(self, pool: Pool, expected: Expected, request: Request, tokens: Array) -> None:
-        errors, costs = expected.prediction.errors, expected.costs
+    def __init__(
+        self, pool: Pool, expected: Expected, request: Request, tokens: Array, answered: tuple[str, ...] = ()
+    ) -> None:
+        self._errors, self._costs = expected.prediction.errors, expected.costs
         self._eligible = request.eligible(pool, tokens)
         self._preferred = request.preferred(pool, self._eligible)
-        chosen = int(choose(errors, costs, request.cost_weight, self._preferred)[0])
+        used = self._look_ahead(pool, request, answered) if request.checks else None
+        chosen = int(choose(self._errors, self._costs, request.cost_weight, self._preferred)[0])
         self.model = pool.models[chosen]
-        self.error, self.cost = float(errors[0, chosen]), float(costs[0, chosen])
+        self.error, self.cost = float(self._errors[0, chosen]), float(self._costs[0, chosen])
         self.region, self.far = int(expected.regions[0]), float(expected.far[0])
-        self.cost_weight, self.pool = request.cost_weight, pool
+        self.cost_weight, self.pool, self.answered = request.cost_weight, pool, answered
+        self.check = None if used is None else used.get(chosen)
         self._expected, self._request, self._tokens = expected, request, tokens
+
+    def _look_ahead(self, pool: Pool, request: Request, answered: tuple[str, ...]) -> dict[int, Check] | None:
+        """Let models be worth what asking them with a check is, where it pays; return the checks by column."""
+        if math.isinf(request.cost_weight):
+            return None
+        may = np.ones(len(pool), bool) if self._preferred is None else self._preferred.ravel()
+        usable = [each for each in pool.checks(request.checks) if may[each.column]]
+        checks = [each for each in usable if pool.models[each.column] not in answered]
+        if not checks:
+            return None
+        self._errors, self._costs, used = look_ahead(self._errors, self._costs, request.cost_weight, checks, may)
+        return {column: checks[position] for column, position in enumerate(used[0].tolist()) if position >= 0}
+
+    def after(self, signal: float | bool | None) -> Decision:
+        """Return the rule's choice once the chosen model has answered, and `check` gave `signal`; None is not known.
+
+        Its answer is free now, and what the signal says of all models' errors is known. Where the model of the new
+        decision is one of those that have `answered`, that answer is the one to give. An answer whose error is over the
+        check's limit is given only where no other model may answer.
+
+        Raises `InvalidDataError` when there was nothing to check.
+        """
+        check, expected = self.check, self._expected
+        if check is None:
+            raise InvalidDataError(f"The answer of {self.model!r} was not to be checked; give it as it is.")
+        value = math.nan if signal is None else as_number(signal)
+        errors, costs = expected.prediction.errors, np.array(expected.costs, np.float64)
+        if math.isfinite(value):
+            errors = check.errors_after(errors, check.bin_of(value))
+        costs[0, check.column] = 0.0
+        request = self._request
+        if errors[0, check.column] > check.limit:
+            why = f"its answer may be wrong ({errors[0, check.column]:.0%}, over the limit of {check.limit:.1%})"
+            request = dataclasses.replace(request, avoid={**request.avoid, self.model: why})
+        prediction = Prediction(errors, lambda: expected.prediction.stderrs)
+        known = Expected(prediction, costs, expected.regions, expected.far)
+        return Decision(self.pool, known, request, self._tokens, (*self.answered, self.model))
+
+    def avoiding(self, models: Mapping[str, str]) -> Decision:
+        """Return the rule's choice where these models, each with the reason, are not to be chosen if another may."""
+        request = dataclasses.replace(self._request, avoid={**self._request.avoid, **models})
+        return Decision(self.pool, self._expected, request, self._tokens, self.answered)
 
     def fallbacks(self) -> Iterator[str]:
         """Yield the models to try after the chosen one, best first: each is the rule's choice without those before.
 
         Those to be avoided come last.
         """
-        errors, costs = self._expected.prediction.errors[0], self._expected.costs[0]
+        errors, costs = self._errors[0], self._costs[0]
         every = np.ones(len(self.pool), bool) if self._eligible is None else self._eligible.ravel()
         first = every if self._preferred is None else self._preferred.ravel()
         columns = (np.flatnonzero(mask) for mask in (first, every & ~first))
@@ -258,7 +312,7 @@ class Decision:
         """Return one model's expected numbers, and why it is excluded, if it is."""
         profile, j = self.pool[model], self.pool.positions[model]
         prediction, tokens = self._expected.prediction, self._tokens[0]
-        error, cost = prediction.errors[0, j : j + 1], self._expected.costs[0, j : j + 1]
+        error, cost = self._errors[0, j : j + 1], self._costs[0, j : j + 1]
         stderr, points = float(prediction.stderrs[0, j]), float(score(error, cost, self.cost_weight)[0])
         excluded = self._request.reason(profile, float(tokens[j] if tokens.ndim else tokens))
         excluded = excluded or self._request.avoid.get(model)

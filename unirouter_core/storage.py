@@ -43,7 +43,7 @@ from unirouter_core.estimators.clusters import Regions
 from unirouter_core.estimators.protocol import Arrays, parts_of
 from unirouter_core.exceptions import ArtifactError, EmbedderMismatchError, InvalidDataError
 from unirouter_core.fit import NOT_SAVED, Fit, content_id
-from unirouter_core.pool import Capabilities, MeasuredPrompts, ModelProfile, Pool
+from unirouter_core.pool import Capabilities, MeasuredPrompts, ModelProfile, Pool, Signals
 from unirouter_core.reading import MOST_JSON, parse_json, parse_npz, read_bytes
 from unirouter_core.rule import check_cost_weight
 
@@ -356,6 +356,11 @@ def _model_content(profile: ModelProfile, fit: str) -> bytes:
         "answers": {"errors": _numbers(profile.errors), "usd": _numbers(profile.usd)},
         "features": {"shape": list(profile.features.shape), "values": _numbers(profile.features)},
     }
+    if profile.checks:
+        content["checks"] = {
+            name: {"values": _numbers(each.values), "usd": each.usd, "limit": each.limit}
+            for name, each in profile.checks.items()
+        }
     try:
         return _to_json(content)
     except (TypeError, ValueError, OverflowError) as failed:
@@ -399,6 +404,10 @@ def _read_model(file: Path, fit: Fit, prompts: Callable[[str], MeasuredPrompts])
             errors=np.array(answers["errors"], np.float64),
             usd=np.array(answers["usd"], np.float64),
             provenance=_field(content, "provenance", dict),
+            checks={
+                name: Signals(np.array(each["values"], np.float64), float(each["usd"]), float(each.get("limit", 1)))
+                for name, each in content.get("checks", {}).items()
+            },
         )
         own = model_file(profile.model).name
         if file.name != own:

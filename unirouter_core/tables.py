@@ -75,12 +75,13 @@ class Layout:
     prompt: str
     answers: tuple[Answers, ...]
     is_wide: bool = False
+    text: str | None = None  # of the answers that were graded
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns to read."""
-        each = [name for a in self.answers for name in (a.grade, a.model_column, *a[3:7]) if isinstance(name, str)]
-        return list(dict.fromkeys([self.prompt, *each]))
+    def needed(self, with_texts: bool) -> list[str]:
+        """Return the columns to read; the answers' texts, which may be long, only where they are wanted."""
+        each = [name for a in self.answers for name in (a.grade, a.model_column, *a[3:7])]
+        named = dict.fromkeys([self.prompt, *each, self.text if with_texts else None])
+        return [name for name in named if isinstance(name, str)]
 
     def shown(self, scale: Scale) -> str:
         """Return a summary of the layout: which column is what."""
@@ -147,7 +148,11 @@ def find_layout(
             refuse("it holds neither error nor quality; give one of the two, in [0, 1]", "quality", "NAME", there)
         is_error, constant = "quality" not in one, one["model"].removeprefix("=")
         who: dict[str, Any] = {"model": constant} if constant != one["model"] else {"model_column": one["model"]}
-        return Layout(one["prompt"], (Answers(grade, **who, **amounts, failure=failure, is_error=is_error),))
+        graded = Answers(grade, **who, **amounts, failure=failure, is_error=is_error)
+        texts = [[n for n in names if n not in one.values() and _normal(n) in group] for group in _GROUPS["answer"]]
+        several = next(filter(None, texts), [])
+        text = one.get("answer", several[0] if len(several) == 1 else None)
+        return Layout(one["prompt"], (graded,), text=text)
     taken = {one["prompt"], *(name for columns in (given or {}).values() for name in columns)}
     models: dict[str, dict[str, Any]] = _columns_by_model([name for name in names if name not in taken])
     if given and "quality" in given:

@@ -14,6 +14,7 @@ from unirouter_core.estimators import (
     LearnedMapEstimator,
     LowRankEstimator,
     NeighboursEstimator,
+    Prediction,
     ShrunkenClustersEstimator,
 )
 from unirouter_core.estimators.protocol import arrays_of, settings_of
@@ -231,6 +232,33 @@ def test_what_fit_sets_are_arrays_and_what_the_constructor_takes_are_settings(me
         settings = {field.name for field in dataclasses.fields(estimator) if field.init}
         assert all(name in settings or name.endswith("_") for name in vars(estimator))
         assert all(array.dtype != object for array in arrays_of(estimator).values())
+
+
+@dataclasses.dataclass(eq=False)
+class Pessimist(KMeansEstimator):
+    """Expects the opposite of what its base does, and counts its calls."""
+
+    calls = 0
+
+    def predict(self, X, features):
+        Pessimist.calls += 1
+        base = super().predict(X, features)
+        return Prediction(1 - base.errors, lambda: base.stderrs)
+
+
+def test_a_subclass_with_a_predict_of_its_own_routes_by_that(world):
+    router = fitted(world, Pessimist(k=4))
+    for model in ("poet", "sage"):
+        router.onboard(evaluation(world, model))
+    own = router.fit_.estimator.predict(router.encode(world.prompts), router.pool.features)
+    expected = router.expect(world.prompts)
+    near = expected.far == 0
+    assert near.sum() > 100
+    assert np.allclose(expected.prediction.stderrs[near], own.stderrs[near])
+    before = Pessimist.calls
+    assert len(router.route("What is 2 plus 3?").ranking) == 2
+    assert Pessimist.calls == before + 1  # for errors and standard errors
+    assert np.allclose(expected.prediction.errors[near], own.errors[near], atol=1e-6)
 
 
 # --- Embedders --------------------------------------------------------------------------------------------------------

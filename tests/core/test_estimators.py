@@ -22,6 +22,7 @@ from unirouter_core.estimators.clusters import best_of
 from unirouter_core.estimators.default import UNCALIBRATED
 from unirouter_core.estimators.linear import fit_ridge, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import sigmoid
+from unirouter_core.estimators.protocol import WithoutAxes
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
 
 RNG = np.random.default_rng(0)
@@ -475,6 +476,29 @@ def test_an_estimator_without_axes_can_be_a_member_and_stays_so_inside_another_d
     assert np.allclose(both[0].stderrs, both[1].stderrs, atol=1e-6)
 
 
+def test_an_estimator_without_axes_predicts_once_for_errors_and_standard_errors():
+    inner = ShrunkenClustersEstimator(grid=(4,))
+    wrapped = WithoutAxes(counted := Counted(inner.fit(X)))
+    features, products = inner.profile(X_VAL, ERRORS)[None], np.empty((len(X), 0))
+    prediction = wrapped.predict(X, features)
+    assert np.array_equal(prediction.stderrs, inner.predict(X, features).stderrs)
+    assert counted.calls == 1
+    default = DefaultEstimator([counted]).fit(X)
+    counted.calls = 0
+    default.stderrs(X, np.hstack([products, np.zeros((len(X), 1))]), features)
+    assert counted.calls == 1
+
+
+def test_features_of_a_member_that_are_nan_reach_it_as_they_are():
+    inner = DefaultEstimator([KnownModelsEstimator(), ShrunkenClustersEstimator(grid=(4,))])
+    outcomes, known = table(RNG.integers(0, 2, (120, 4))), RNG.integers(0, 2, (60, 4)).astype(float)
+    for member in (inner, NanFirst(ShrunkenClustersEstimator(grid=(4,)))):
+        outer = DefaultEstimator([member]).fit(X, outcomes)
+        for answers in (None, known):  # without, the first part of the inner default has no features
+            features = outer.profile(X_VAL, ERRORS, answers)[None]
+            assert np.allclose(outer.predict(X, features).errors, member.predict(X, features).errors, atol=1e-6)
+
+
 @dataclass(eq=False)
 class WithPredict:
     """Another estimator by its protocol alone."""
@@ -490,6 +514,27 @@ class WithPredict:
 
     def predict(self, X, features):
         return self.inner.predict(X, features)
+
+
+@dataclass(eq=False)
+class Counted(WithPredict):
+    """One that counts its calls."""
+
+    calls: int = 0
+
+    def predict(self, X, features):
+        self.calls += 1
+        return super().predict(X, features)
+
+
+class NanFirst(WithPredict):
+    """One that means something by a NaN in its features."""
+
+    def profile(self, X, errors, known=None):
+        return np.concatenate([[np.nan], super().profile(X, errors, known)])
+
+    def predict(self, X, features):
+        return super().predict(X, np.where(np.isnan(features[:, :1]), features[:, 1:], 1))
 
 
 def test_settings_that_make_no_sense_are_refused_at_once():

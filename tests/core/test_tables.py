@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.conftest import refused
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.tables import Scale, find_columns
@@ -20,10 +21,10 @@ ROWS = [
 ]
 
 
-def check(table):
-    assert (table.prompts, table.models) == ((SUM, POEM), ("poet", "sage"))
-    np.testing.assert_array_equal(table.errors, [[1, 0], [0, 0.5]])
-    np.testing.assert_array_equal(table.costs, [[0.1, 0.2], [0.1, np.nan]])
+def check(table, case):
+    assert (table.prompts, table.models) == ((SUM, POEM), ("poet", "sage")), case
+    np.testing.assert_array_equal(table.errors, [[1, 0], [0, 0.5]], case)
+    np.testing.assert_array_equal(table.costs, [[0.1, 0.2], [0.1, np.nan]], case)
 
 
 def text(separator, decimal=".", end="\n"):
@@ -35,7 +36,7 @@ def text(separator, decimal=".", end="\n"):
 
 
 def test_a_table_is_read_however_it_is_written(tmp_path):
-    for name, content in {
+    for case, (name, content) in {
         "commas": ("o.csv", text(",")),
         "semicolons": ("o.csv", text(";", ",")),
         "tabs": ("o.tsv", text("\t")),
@@ -47,9 +48,9 @@ def test_a_table_is_read_however_it_is_written(tmp_path):
         "columns": ("o.json", json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]})),
         "pandas": ("o.json", json.dumps({name: {i: row[name] for i, row in enumerate(ROWS)} for name in ROWS[0]})),
         "lines": ("o.ndjson", "\r\n".join(map(json.dumps, ROWS))),
-    }.values():
+    }.items():
         (tmp_path / name).write_bytes(content.encode())
-        check(read_outcomes(tmp_path / name))
+        check(read_outcomes(tmp_path / name), case)
 
 
 class Dataset(list):
@@ -59,11 +60,11 @@ class Dataset(list):
 
 
 def test_data_frames_and_datasets_are_read():
-    check(read_outcomes(Dataset(ROWS)))
+    check(read_outcomes(Dataset(ROWS)), "dataset")
     for library in ("pandas", "polars"):
         frames = pytest.importorskip(library, reason="reads data frames")
-        check(read_outcomes(frames.DataFrame(ROWS)))
-    check(read_outcomes(pytest.importorskip("pyarrow").Table.from_pylist(ROWS)))
+        check(read_outcomes(frames.DataFrame(ROWS)), library)
+    check(read_outcomes(pytest.importorskip("pyarrow").Table.from_pylist(ROWS)), "pyarrow")
 
 
 def test_splits_of_a_dataset_are_named():
@@ -90,7 +91,7 @@ def test_one_model_can_be_named_for_all_rows():
 
 def test_names_are_known_without_case_and_punctuation():
     for name in ["Input Tokens", "inputTokens", "prompt_tokens", "num_input_tokens"]:
-        assert find_columns([name, "Model Name"]) == {"model": ["Model Name"], "tokens_in": [name]}
+        assert find_columns([name, "Model Name"]) == {"model": ["Model Name"], "tokens_in": [name]}, name
 
 
 def test_a_chat_is_routed_on_the_newest_text_of_its_user():
@@ -121,7 +122,7 @@ def test_costs_and_tokens_in_columns_that_name_the_model_are_its_own():
             ("gpt-4o", "poet"),
             [[0, 1]],
             [[0, 1]],
-        )
+        ), names
 
 
 def test_grades_in_columns_that_name_the_model_are_found():
@@ -162,12 +163,12 @@ def test_a_scale_maps_grades_to_quality():
         ("1-5", "n/a", np.nan),
         ("A=1", float("nan"), np.nan),
     ]:
-        np.testing.assert_allclose(Scale.of(scale).quality(value), quality)
+        np.testing.assert_allclose(Scale.of(scale).quality(value), quality, err_msg=f"{scale}: {value}")
 
 
 def test_what_is_no_scale_is_refused():
     for scale in ["percent", "5-5", "A=2", "A", "=", "", (1,), 100, {}]:
-        with pytest.raises(InvalidDataError, match=r'is not a scale; give the lowest and the highest, "0-100"'):
+        with refused(scale, r'is not a scale; give the lowest and the highest, "0-100"'):
             Scale.of(scale)
 
 
@@ -200,9 +201,9 @@ BAD = {
 
 
 def test_a_table_that_is_not_understood_is_refused_with_the_option_that_helps():
-    for given, changed, options, message in BAD.values():
+    for case, (given, changed, options, message) in BAD.items():
         rows = given if isinstance(given, dict) else [given[0], *({**row, **changed} for row in given[1:])]
-        with pytest.raises(InvalidDataError, match=message):
+        with refused(case, message):
             read_outcomes(rows, **options)
 
 

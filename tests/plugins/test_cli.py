@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from importlib import metadata
 
 import numpy as np
@@ -350,6 +351,15 @@ def test_a_file_of_prompts_gives_a_line_of_json_each(made, tmp_path):
     assert POEM in run(*command, "--explain").stdout
 
 
+def test_prompts_are_read_from_a_pipe_as_from_a_file(made, tmp_path):
+    as_json = f'{json.dumps(SUM)}\n{{"prompt": {json.dumps(POEM)}}}'
+    for name, written in {"prompts": f"{SUM}\n\n{POEM}\n", "prompts.jsonl": as_json}.items():
+        os.mkfifo(tmp_path / name)
+        threading.Thread(target=(tmp_path / name).write_text, args=(written,), daemon=True).start()
+        done = run("route", "--file", tmp_path / name, "-r", made / "my.router", *WEIGHED, "--json")
+        assert [json.loads(line)["prompt"] for line in done.stdout.splitlines()] == [SUM, POEM], name
+
+
 def test_slices_give_the_decisions_of_one_batch(world, made, tmp_path):
     prompts = world.prompts * 40  # more than one slice
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
@@ -562,7 +572,8 @@ def test_an_input_that_is_missing_or_foreign_is_one_sentence_and_exit_code_2(mad
     assert "is not a router" in refusal("models", "-r", tmp_path)
     assert "No such file" in refusal("fit", tmp_path / "my.router", tmp_path / "no.jsonl")
     assert "Not a directory" in refusal("route", "--file", tmp_path / "latin.txt" / "x", "-r", made / "my.router")
-    assert "is not UTF-8; save the file" in refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
+    said = refusal("route", "--file", tmp_path / "latin.txt", "-r", made / "my.router")
+    assert "latin.txt: byte 3 is not UTF-8; save the file" in said
     assert run("route", "--wings").exit_code == 2
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -92,13 +94,17 @@ def test_a_bill_that_the_first_answers_exceed_is_shown_again_before_more_is_spen
     scripted_server.script["newcomer"] = says(lambda prompt: "Because so it is. " * 100 + "\n" + right(prompt))
     sentence = refusal_after_the_bill(*asked(place, "newcomer"))
     assert "The first 5 answers say about $" in sentence
-    assert "run the same again for the new bill" in sentence
+    assert "run the same command again to go on from the new bill, or set a limit with --budget" in sentence
     assert len(scripted_server.seen) == 5
     for file in place.glob("evaluations.sqlite*"):
         file.unlink()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Typed(b"y\ny\n")))
     assert not app(list(map(str, asked(place, "newcomer")[:-1])), standalone_mode=False)
     shown = capsys.readouterr().out
+    flat = " ".join(shown.split())
+    assert "stops if they say that the total is above $" in flat
+    assert "They are kept. Spent until now: $" in flat
+    assert "same command" not in flat
     assert shown.index(f"{QUESTIONS} calls: about $") < shown.index(f"{QUESTIONS - 5} calls: about $")
     assert len(scripted_server.seen) == 5 + QUESTIONS
 
@@ -247,6 +253,21 @@ def test_options_of_asking_and_of_a_record_do_not_mix(place, made_record):
 def made_record(tmp_path):
     (tmp_path / "record.jsonl").write_text('{"prompt": "Hi.", "model": "newcomer", "error": 0, "cost": 1}\n' * 2)
     return tmp_path / "record.jsonl"
+
+
+def test_ctrl_c_ends_with_exit_code_130_and_what_was_spent(place, scripted_server):
+    turns = itertools.count()
+
+    def replies(prompt):
+        if next(turns) == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return right(prompt)
+
+    scripted_server.script["newcomer"] = says(replies)
+    done = run(*asked(place, "newcomer"))
+    assert done.exit_code == 130, done.output
+    assert "Stopped after spending $0.0" in done.stderr
+    assert len(scripted_server.seen) < QUESTIONS
 
 
 def test_sigterm_ends_as_ctrl_c_does_and_the_same_command_resumes(place, scripted_server):

@@ -93,7 +93,7 @@ WRONG = [
     ("[models.a]\nmodel = 3", "models.a.model must be a text in quotes, not 3"),
     ('[models."gpt 4.1"]\nmodel = 3', 'models."gpt 4.1".model must be a text in quotes, not 3'),
     ('[models.""]\nmodel = "x"', 'models."" must not be empty'),
-    ("[model.a]", "model is not known; a pool.toml has [models.NAME] and [providers]"),
+    ("[model.a]", "model is not known; a pool.toml has [models.NAME], [providers] and [checks]"),
     ("[models.gpt-4.1]\nmodel = 'x'", 'a name with dots stands in quotes: [models."gpt-4.1"]'),
     (ONE + "settings = { temperature = 0 }\nvotes = { samples = 3 }", "make every vote the same; raise it"),
     (ONE + "sytem = 'x'", "models.a.sytem is not known; there are model, api_base, api_key_env, prices, cap"),

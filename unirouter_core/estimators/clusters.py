@@ -13,7 +13,7 @@ import numpy as np
 from unirouter_core.curves import deferral_curve
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array, Labels
-from unirouter_core.estimators.protocol import Compiled, Estimator, LinearEstimator, check_settings, require_fitted
+from unirouter_core.estimators.protocol import AxesEstimator, Compiled, Estimator, check_settings, require_fitted
 from unirouter_core.exceptions import InvalidDataError
 
 ITERATIONS = 25  # Lloyd's inertia is within .1 % of its end by then
@@ -142,7 +142,7 @@ def best_of(
 
 
 @dataclass(eq=False)
-class Clusters(LinearEstimator):
+class Clusters(AxesEstimator):
     """A base of estimators whose products are the `closeness` to their centroids."""
 
     centroids_: Array = field(init=False, repr=False)

@@ -19,13 +19,13 @@ from unirouter_core.estimators.known_models import KnownModelsEstimator
 from unirouter_core.estimators.linear import difficulty, fit_difficulty, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import LowRankEstimator
 from unirouter_core.estimators.protocol import (
+    AxesEstimator,
     Compiled,
     Estimator,
-    LinearEstimator,
     Prediction,
     check_settings,
-    linear,
     require_fitted,
+    with_axes,
 )
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
 
@@ -43,7 +43,7 @@ def default_members(seed: int = 0) -> tuple[Estimator, ...]:
 
 
 @dataclass(eq=False)
-class DefaultEstimator(LinearEstimator):
+class DefaultEstimator(AxesEstimator):
     """The weighted mean of `members`; those that need training models' answers are left out where there are none.
 
     The mean of shrunken estimates understates how prompts differ in difficulty. So the odds of an error are shifted by
@@ -131,25 +131,27 @@ class DefaultEstimator(LinearEstimator):
             except MissingOutcomesError as failed:
                 parts.append(np.full(end - start, np.nan))
                 missing = failed
-        if missing is not None and all(np.isnan(part[0]) for part in parts):
+        if missing is not None and all(np.isnan(part).all() for part in parts):
             raise missing
         return np.concatenate(parts).astype(np.float32)
 
     def axes(self) -> tuple[Array, Array]:
         """Return the axes of the members in use, and the prompt's difficulty."""
-        parts = [linear(member).axes() for member, _, _ in self._layout]
+        parts = [with_axes(member).axes() for member, _, _ in self._layout]
         axes, intercepts = zip(*parts, (self.shift_[None, :-1], self.shift_[-1:]), strict=True)
         return np.concatenate([each for each in axes if len(each)]), np.concatenate(intercepts)
 
-    def _parts(self, features: Array) -> tuple[list[tuple[LinearEstimator, Array, slice]], list[Array]]:
+    def _parts(self, features: Array) -> tuple[list[tuple[AxesEstimator, Array, slice]], list[Array]]:
         """Return the members in use, with their features and columns of the products, and their weights."""
-        parts, counts, last = list[tuple[LinearEstimator, Array, slice]](), list[Array](), 0
-        filled = np.nan_to_num(features) if np.isnan(features).any() else features
+        parts, counts, last = list[tuple[AxesEstimator, Array, slice]](), list[Array](), 0
         for member, start, end in self._layout:
-            first, last = last, last + len(linear(member).axes()[1])
-            parts.append((linear(member), filled[:, start:end], slice(first, last)))
+            first, last = last, last + len(with_axes(member).axes()[1])
+            own = features[:, start:end]
+            missing = np.asarray(np.isnan(own).all(axis=1))  # a NaN among others is the member's own
+            filled = np.where(missing[:, None], np.float32(0), own) if missing.any() else own
+            parts.append((with_axes(member), filled, slice(first, last)))
             count = len(member.axes_) / KNOWN_MODELS if isinstance(member, KnownModelsEstimator) else 1.0
-            counts.append(np.where(np.isnan(features[:, start]), 0, count))
+            counts.append(np.where(missing, 0, count))
         return parts, list(np.divide(counts, sum(counts)).astype(np.float32))
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
@@ -166,9 +168,8 @@ class DefaultEstimator(LinearEstimator):
     def stderrs(self, X: Array, products: Array, features: Array) -> Array:
         """Return the members' mean standard error and their disagreement, in quadrature, times the calibrated scale."""
         parts, weights = self._parts(features)
-        ones = np.ones_like(weights[0])
-        errors = np.array([part.compiled(own, ones)(X, products[:, where]) for part, own, where in parts])
-        stderrs = np.array([part.stderrs(X, products[:, where], own) for part, own, where in parts])
+        each = [part.predicted(X, products[:, where], own) for part, own, where in parts]
+        errors, stderrs = np.array([one.errors for one in each]), np.array([one.stderrs for one in each])
         mean = functools.partial(np.einsum, "pm,pnm->nm", np.array(weights))
         return np.asarray(self.scale_ * np.sqrt(mean(stderrs) ** 2 + mean((errors - mean(errors)) ** 2)))
 

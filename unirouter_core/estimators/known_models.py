@@ -10,12 +10,12 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings
+from unirouter_core.estimators.protocol import AxesEstimator, Compiled, check_settings
 from unirouter_core.exceptions import MissingOutcomesError
 
 
 @dataclass(eq=False)
-class KnownModelsEstimator(LinearEstimator):
+class KnownModelsEstimator(AxesEstimator):
     """γ(x, h) = b_h + Σ_j w_hj γ_j(x): the training models' own estimates γ_j, weighted by shared errors.
 
     The weights are a ridge regression of the new model's errors on the training models' errors *on the same validation

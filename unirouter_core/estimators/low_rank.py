@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.estimators.protocol import Compiled, LinearEstimator, check_settings
+from unirouter_core.estimators.protocol import AxesEstimator, Compiled, check_settings
 from unirouter_core.exceptions import MissingOutcomesError
 
 NEWTON_STEPS = 12  # the penalised logistic loss is convex and small; 6 to 8 suffice
@@ -19,7 +19,7 @@ FLAT = 1e-8  # an axis along which errors vary by a standard deviation of 1e-4 i
 
 
 @dataclass(eq=False)
-class LowRankEstimator(LinearEstimator):
+class LowRankEstimator(AxesEstimator):
     """γ(x, h) = σ(b_h + a_h·F(x)), with F(x) the first few principal axes of what training models' errors share.
 
     F comes from a ridge regression of each training model's errors on the vectors, and the principal components of

@@ -59,7 +59,7 @@ class Estimator(Protocol):
 Compiled: TypeAlias = Callable[[Array, Array], Array]  # from X (n, d) and its products (n, k) to errors (n, m)
 
 
-class LinearEstimator:
+class AxesEstimator:
     """A base of estimators that see of a vector only its products with a few axes.
 
     A router stacks the axes of all its parts, so that a decision begins with one product of matrices.
@@ -85,12 +85,15 @@ class LinearEstimator:
 
     def predict(self, X: Array, features: Array) -> Prediction:
         """Return the errors expected of m models, whose features are stacked (m, ...), on the vectors X (n, d)."""
-        products = self.products(X)
+        return self.predicted(X, self.products(X), features)
+
+    def predicted(self, X: Array, products: Array, features: Array) -> Prediction:
+        """Return the same from the products, where they are known."""
         errors = self.compiled(features, np.ones(len(features), np.float32))(X, products)
         return Prediction(errors, lambda: self.stderrs(X, products, features))
 
 
-class WithoutAxes(LinearEstimator):
+class WithoutAxes(AxesEstimator):
     """An estimator that reads the whole vector."""
 
     def __init__(self, estimator: Estimator) -> None:
@@ -101,14 +104,21 @@ class WithoutAxes(LinearEstimator):
         """Return its own `predict`."""
         return lambda X, _: self.estimator.predict(X, features).errors * shares
 
-    def stderrs(self, X: Array, products: Array, features: Array) -> Array:
-        """Return its own."""
-        return self.estimator.predict(X, features).stderrs
+    def products(self, X: Array) -> Array:
+        """Return none of them, (n, 0)."""
+        return np.empty((len(X), 0), np.float32)
+
+    def predicted(self, X: Array, products: Array, features: Array) -> Prediction:
+        """Return its own `predict`, which may be costly, so errors and standard errors are of one call."""
+        return self.estimator.predict(X, features)
 
 
-def linear(estimator: Estimator) -> LinearEstimator:
-    """Return the estimator, as one with axes."""
-    return estimator if isinstance(estimator, LinearEstimator) else WithoutAxes(estimator)
+def with_axes(estimator: Estimator) -> AxesEstimator:
+    """Return the estimator, as one with axes; one that has a `predict` of its own is wrapped."""
+    if not isinstance(estimator, AxesEstimator):
+        return WithoutAxes(estimator)
+    own: Any = type(estimator).predict
+    return estimator if own is AxesEstimator.predict else WithoutAxes(estimator)
 
 
 def check_settings(estimator: Any, **least: float) -> None:

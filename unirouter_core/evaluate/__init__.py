@@ -1,6 +1,7 @@
 """Whether routing pays: held-out predictions, tuning to a goal, reports, a model's impact, cost forecasts, stopping."""
 
 from unirouter_core.evaluate.bootstrap import Bootstrap
+from unirouter_core.evaluate.checking import CheckValue, check_value
 from unirouter_core.evaluate.forecasting import Forecast, forecast
 from unirouter_core.evaluate.goals import Goal, Today
 from unirouter_core.evaluate.holdout import HeldOut, held_out
@@ -12,9 +13,9 @@ from unirouter_core.evaluate.tuning import Choice, Tuning, tune
 from unirouter_core.evaluate.verdict import Verdict, level_of
 
 __all__ = [
-    "Bootstrap", "Change", "Choice", "Forecast", "Goal", "HeldOut", "Impact", "Metrics", "Report", "Today", "Tuning",
-    "Undecided", "Verdict", "ask_order", "forecast", "held_out", "impact", "level_of", "measure", "report",
-    "standings", "tune", "undecided",
+    "Bootstrap", "Change", "CheckValue", "Choice", "Forecast", "Goal", "HeldOut", "Impact", "Metrics", "Report",
+    "Today", "Tuning", "Undecided", "Verdict", "ask_order", "check_value", "forecast", "held_out", "impact",
+    "level_of", "measure", "report", "standings", "tune", "undecided",
 ]  # fmt: skip
 
 

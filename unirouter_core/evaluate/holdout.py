@@ -32,7 +32,8 @@ class HeldOut:
 
     `fitted_on` is whether the router learned from answers to these prompts, which flatters it. `routed_errors` and
     `routed_costs` are what the router itself predicts on its validation prompts, where the other predictions are of
-    profiles with a fifth of the answers left out: near a tie they choose differently.
+    profiles with a fifth of the answers left out: near a tie they choose differently. `digests` are those of the
+    validation prompts, where they are these.
     """
 
     models: tuple[str, ...]
@@ -44,6 +45,7 @@ class HeldOut:
     cost_weight: float = 0.0
     routed_errors: Array | None = None
     routed_costs: Array | None = None
+    digests: Array | None = None
 
     def __len__(self) -> int:
         """Return the number of prompts."""
@@ -217,4 +219,5 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
         cost_weight=router.cost_weight,
         routed_errors=whole.prediction.errors,
         routed_costs=whole.costs,
+        digests=np.array(names)[kept],
     )

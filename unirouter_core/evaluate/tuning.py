@@ -38,7 +38,8 @@ from unirouter_core.exceptions import InvalidDataError
 class Choice:
     """What serves a goal by one method, in `words`: shares of the models, mean quality, mean USD a prompt.
 
-    Quality, cost and `met_share`, how often the goal is met, are of prompts that it was not chosen on.
+    Quality, routing's cost and `met_share`, how often the goal is met, are of prompts that it was not chosen on; the
+    cost of a single model or a mixture is that of all prompts.
     """
 
     method: Method
@@ -77,7 +78,8 @@ class Tuning(Judged):
     gives_best : bool
         Whether `cost_weight` gives the best choice, which it cannot do for most single models and mixtures.
     quality, cost, shares, met_share
-        Mean quality, mean USD a prompt, each model's share and how often the goal is met, by routing at `cost_weight`.
+        Mean quality, mean USD a prompt, each model's share and how often the goal is met, by routing at `cost_weight`:
+        those of the choice that it gives.
     quality_interval : tuple of float
         What prompts that the weight was not chosen on give, by the out-of-bag bootstrap.
     cost_interval : tuple of float
@@ -202,7 +204,9 @@ def tune(
     if goal.quality_share is not None:  # the baseline keeps its own quality
         met_shares[1:][mixed[:, base] == 1] = 1.0
     best = _best_method(drawn, met_shares, sure, (1, 0, 2))
-    chosen = [("routing", held.shares(held.chosen(cost_weight)), *_means(held, cost_weight))]
+    routed = held.chosen(cost_weight)
+    errors, spent = (float(each.mean()) for each in held.outcome(routed))
+    chosen = [("routing", held.shares(routed), 1 - errors, spent)]
     for shares in mixed:
         named = {model: float(share) for model, share in zip(held.models, shares, strict=True) if share}
         parts = [f"{share:.0%} {model.removeprefix(shared)}" for model, share in named.items()]
@@ -222,7 +226,6 @@ def tune(
         column = int(mixed[0].argmax())
         fitting = [each for each in (cost_weight, 0.0, np.inf) if (held.chosen(each) == column).all()]
         cost_weight, gives_best = (fitting[0], True) if fitting else (cost_weight, False)
-    quality, spent = _means(held, cost_weight)
     low, high = boot.interval(future_means(boot, *held.sampled.spending(cost_weight), len(held)))
     given = choices[best if gives_best else 0]
     return Tuning(
@@ -235,21 +238,15 @@ def tune(
         judged=_judge(goal, choices, drawn, sure, boot, held.sampled),
         cost_weight=cost_weight,
         gives_best=gives_best,
-        quality=quality,
+        quality=given.quality,
         quality_interval=given.quality_interval,
-        cost=spent,
-        cost_interval=(min(low, spent), max(high, spent)),
+        cost=given.cost,
+        cost_interval=(min(low, given.cost), max(high, given.cost)),
         shares=held.shares(held.chosen(cost_weight)),
         met_share=given.met_share,
         n=len(held),
         fitted_on=held.fitted_on,
     )
-
-
-def _means(held: HeldOut, cost_weight: float) -> tuple[float, float]:
-    """Return mean quality and USD of routing at `cost_weight`."""
-    errors, costs = held.outcome(held.chosen(cost_weight))
-    return 1 - float(errors.mean()), float(costs.mean())
 
 
 def _assured(goal: Goal, held: HeldOut, baseline: int, boot: Bootstrap, sure: float) -> tuple[list[float], Array]:

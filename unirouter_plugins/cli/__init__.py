@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from unirouter_core.exceptions import UniRouterError
-from unirouter_plugins.cli import bench, demo, evaluate, onboard, options, pool, route, serve, show
+from unirouter_plugins.cli import bench, check, demo, evaluate, onboard, options, pool, route, serve, show
 from unirouter_plugins.cli.options import ExampleCommand, ProviderError, RouterCommand, flag
 
 _UNUSABLE = (UniRouterError, ImportError, OSError, UnicodeDecodeError)
@@ -76,6 +76,7 @@ for _cls, _command, _example in (
     (RouterCommand, serve.serve, "serve my.router"),
     (ExampleCommand, evaluate.tune, "tune my.router --save-cost 0.4 --save"),
     (ExampleCommand, evaluate.report, "report my.router --png curve.png"),
+    (RouterCommand, check.check, "check my.router openai/gpt-4.1-mini json_schema"),
     (RouterCommand, pool.prices, "prices my.router --refresh"),
     (TyperCommand, bench.bench, "bench answers.jsonl --trials 40"),
     (TyperCommand, demo.demo, "demo --folder unirouter-demo"),

@@ -138,7 +138,7 @@ def _run(table: Recorded, settings: Settings, files: TrialFiles, trials: int, pr
     from unirouter_plugins.bench import benchmark, reachable
 
     if not (reached := reachable(settings.n_vals, len(table))[0]):
-        return []  # which sizes are not reached is said in the end
+        return []  # the summary names the sizes that the table is too small for
     places = {(n, name): place for n in reached for place, name in enumerate(settings.names)}
     there = files.read(table.name, table.digest)
     records = [each for each in there if each["trial"] < trials and (each["n_val"], each["method"]) in places]

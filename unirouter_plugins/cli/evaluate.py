@@ -184,9 +184,9 @@ def report(
 ) -> None:
     """Report what routing saves compared with single models. Exit code 3: routing does not pay."""
     if png is not None:
-        from unirouter_plugins.figures import check_picture, draw  # before the work: what is missing is said at once
+        from unirouter_plugins.figures import check_picture, draw
 
-        check_picture(png)
+        check_picture(png)  # raises for a missing package before any work
     monthly, measured = _count(per_month), options.load(router)
     outcomes = None if data is None else read_graded(data, columns, scale, prices, beside=router, quiet=as_json)
     with show.working("Evaluating"):

@@ -45,6 +45,7 @@ _STORE = "A file or database URL for the answers; evaluations.sqlite beside the 
 _STARTER = "Begin with ready-made prompt features if ROUTER does not exist."
 _REPLACE = "Evaluate models of the pool again."
 _UNTIL_DECIDED = "Stop when more answers would hardly matter."
+_YES = "Accept the bill; first answers that exceed its range still stop the run."
 _MODELS = "As pool.toml, LiteLLM or FILE calls them."
 _ALL = "All models of --recorded FILE (as when none is named), or of pool.toml, that are not in the pool."
 
@@ -74,7 +75,7 @@ def onboard(
     pool: options.PoolFile = None,
     store: Annotated[str | None, _live("PLACE", _STORE)] = None,
     timeout: Annotated[float, _live("SECONDS", "Per-call timeout.", min=1)] = 120,
-    yes: Annotated[bool, _live(options.FLAG, "Skip the cost confirmation.", "--yes", "-y")] = False,
+    yes: Annotated[bool, _live(options.FLAG, _YES, "--yes", "-y")] = False,
     recorded: Annotated[Path | None, _recorded("FILE", "Recorded answers of the models.")] = None,
     scale: ScaleOfGrades = None,
     prices: PriceFile = None,
@@ -309,8 +310,9 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
         raise options.ProviderError(str(failed)) from failed
     except OverBillError as over:
         if given["yes"]:
-            raise
-        show.say(f"{over} Spent until now: {show.usd(plan.spent_usd)}.")
+            cure = "run the same command again to go on from the new bill, or set a limit with --budget"
+            raise InvalidDataError(f"{over.fact}; {cure}.") from over
+        show.say(f"{over.fact}. Spent until now: {show.usd(plan.spent_usd)}. The new bill:")
         return False
     except KeyboardInterrupt:
         spent = f"Stopped after spending {show.usd(plan.spent_usd)} at most"  # calls in flight count at their worst

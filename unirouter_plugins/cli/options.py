@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from unirouter_core.exceptions import ArtifactError, InvalidDataError, UniRouterError
-from unirouter_core.reading import json_lines, lines_of, readable
+from unirouter_core.reading import LONGEST_LINE, parse_json, readable
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import show
 
@@ -153,15 +153,21 @@ def prompt_of(argument: str) -> str:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Return the prompts of a file: one a line, or in ``.jsonl`` a string or an object with ``prompt`` a line."""
-    prompts = []
+    """Return the prompts of a file or pipe: one a line; in ``.jsonl``, a string or an object with ``prompt``."""
+    prompts, is_json = list[str](), path.suffix == ".jsonl"
     try:
-        with readable("it cannot be read", "give a file that can"):
-            for place, line in json_lines(path) if path.suffix == ".jsonl" else lines_of(path):
+        with readable("it cannot be read", "give a file that can"), path.open(encoding="utf-8-sig", newline="") as text:
+            for place, raw in enumerate(iter(lambda: text.readline(LONGEST_LINE + 1), ""), 1):
+                if len(raw) > LONGEST_LINE:
+                    raise InvalidDataError(f"line {place}: it has more than {LONGEST_LINE:,} characters; split it.")
+                if raw.isspace():
+                    continue
+                with readable(f"line {place}: {raw[:60]!r} is not JSON", "write one object a line"):
+                    line = parse_json(raw) if is_json else raw.rstrip("\r\n")
                 prompt = line.get("prompt") if isinstance(line, dict) else line
-                if not isinstance(prompt, str) or (path.suffix == ".jsonl" and not prompt.strip()):
+                if not isinstance(prompt, str) or not prompt.strip():
                     raise InvalidDataError(f'line {place}: {line!r:.60} holds no prompt; write {{"prompt": "..."}}.')
-                prompts += [prompt.rstrip("\r\n")] if prompt.strip() else []
+                prompts.append(prompt.rstrip("\r\n"))
         if not prompts:
             raise InvalidDataError("it holds no prompts; give at least one a line.")
     except InvalidDataError as failure:

@@ -261,7 +261,7 @@ def prices(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def bill(made: Bill, budget: float | None) -> None:
     """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
-    from unirouter_plugins.onboarding.bill import PROBE
+    from unirouter_plugins.onboarding.bill import PROBE, TRIFLE
 
     roles = {"measured": "", "reference": "writes references", "judge": "grades"}
     heads = ("model", "role", ">calls", ">cached", ">tokens in", ">tokens out", ">about", ">at most")
@@ -281,7 +281,8 @@ def bill(made: Bill, budget: float | None) -> None:
     if made.is_assumed:
         say("Answers are taken to be as long as their graders ask for: no model of the pool has any yet.", "dim")
     if budget is None and made.calls:
-        say(f"After {PROBE} answers of each model it stops if they say that the total leaves this range.", "dim")
+        over = usd(max(made.usd.high, TRIFLE))
+        say(f"After {PROBE} answers of each model it stops if they say that the total is above {over}.", "dim")
     say(f"Prices: {'; '.join(sorted({f'{item.model} from {item.price_source}' for item in made.items}))}.", "dim")
     if budget is not None:
         say(f"The budget of {usd(budget)} holds even if every call is retried and billed.", "dim")

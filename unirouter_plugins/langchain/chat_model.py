@@ -107,10 +107,10 @@ class RouterRunnable(FromFolder, BaseChatModel):
     was given it as `question`, `query` or `input`, see `questions.Inputs.question_in`; the record says so:
     "routed_on": "question". Elsewhere name it.
 
-    For one call `unirouter_question`, `unirouter_cost_weight`, `unirouter_model`, `unirouter_models` (the candidates)
-    and `unirouter_documents` can be set. The last are pinned documents, texts or LangChain's: what a question is about,
-    which the router reads before it, or beside it if it was fitted with documents. They are not sent; the messages hold
-    what the model is to read::
+    For one call `unirouter_question`, `unirouter_cost_weight`, `unirouter_model`, `unirouter_models` (the candidates),
+    `unirouter_check` (False gives answers unchecked) and `unirouter_documents` can be set. The last are pinned
+    documents, texts or LangChain's: what a question is about, which the router reads before it, or beside it if it was
+    fitted with documents. They are not sent; the messages hold what the model is to read::
 
         llm.invoke(stuffed, config={"configurable": {"unirouter_question": "How long is the warranty of a tent?"}})
         llm.invoke("What is 17 times 23?", config={"configurable": {"unirouter_cost_weight": 0}})
@@ -206,6 +206,8 @@ class RouterRunnable(FromFolder, BaseChatModel):
             cost_weight=self.cost_weight if own.get("cost_weight") is None else own["cost_weight"],
             candidates=own.get("models"),
             forced=forced,
+            check=own.get("check", True),
+            sources=documents,
             content_policy=self.content_policy,
             parameters=parameters,
             messages=messages if held_to is None else input,  # traces of the parsing chain show its input

@@ -21,7 +21,7 @@ from langchain_core.messages import (
     ToolMessage,
     convert_to_messages,
 )
-from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.messages.ai import UsageMetadata, add_ai_message_chunks, add_usage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
@@ -100,6 +100,7 @@ CONFIG_SPECS = [
         ("model", str | None, "Model", "The model of the pool that answers, whatever the router would choose.", None),
         ("models", Sequence[str] | None, "Candidates", "The models of the pool to choose among.", None),
         ("question", str | None, "Question", "What a longer message is routed on; '' is the whole message.", None),
+        ("check", bool, "Check", "Whether answers may be checked; a checked stream begins when it is whole.", True),
         ("documents", Sequence[str], "Pinned documents", "Texts that are routed on before the prompt; not sent.", ()),
     )
 ]
@@ -318,7 +319,7 @@ class ChatCall(RoutedCall[BaseChatModel]):
         known = {n: value for n, value in self._shown.items() if value is not None and n != "seconds"}
         metadata = {**self.config.get("metadata", {}), METADATA: known}
         self.config = cast(RunnableConfig, {**self.config, "metadata": metadata})
-        if self.attempts.failures:
+        if self.attempts.failures or self._checked:
             self.config.pop("run_id", None)  # the failed run has it
         elif self._below is not None:
             self.config["callbacks"] = joined(self.config.get("callbacks"), [self._below])
@@ -359,6 +360,34 @@ class ChatCall(RoutedCall[BaseChatModel]):
         elif self._below is not None:
             bill = self._below.bill
         return bill.as_response()
+
+    def seen(self, answer: Any) -> tuple[str, dict[str, Any]]:
+        """Return the text, the tool calls and the parsed object of an answer."""
+        message = _message_of(answer)
+        parsed = answer.get("parsed") if isinstance(answer, dict) and message is not None else None
+        if message is None:
+            text = answer.model_dump_json() if hasattr(answer, "model_dump_json") else json.dumps(answer, default=str)
+            return text, {"parsed": answer}
+        calls = [(call["name"], json.dumps(call["args"])) for call in getattr(message, "tool_calls", ())]
+        return message.text, {"tool_calls": calls, "parsed": parsed, "response": message}
+
+    def whole(self, parts: list[Any]) -> Any:
+        """Return the chunks of a stream as one message; of a parsed object the last is whole."""
+        if isinstance(parts[0], dict) and "event" in parts[0]:
+            from unirouter_plugins.langchain.events import stream_of  # langchain-core has them since 1.4
+
+            return stream_of(iter(parts)).output
+        if not isinstance(parts[0], AIMessageChunk):
+            return parts[-1]
+        bill, message = Bill(), add_ai_message_chunks(*parts)
+        for part in parts:
+            bill.add(part.usage_metadata, None, is_stream=True)
+        return message.model_copy(update={"usage_metadata": bill.usage})
+
+    def forget(self) -> None:
+        """Begin a new bill of the answers below."""
+        if self._below is not None:
+            self._below.bill = Bill()
 
     def attach(self, answer: Any, record: CallRecord) -> Any:
         """Return a copy of the answer with the record on its messages; caches share the messages themselves."""

@@ -9,7 +9,7 @@ import inspect
 import os
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakKeyDictionary
@@ -32,7 +32,7 @@ from unirouter_plugins.litellm.pool_file import (
 )
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.routed import CallRecord, Content, RoutedCall
-from unirouter_plugins.litellm.snapshot import LIMITS, PoolModels, Snapshot, check_given
+from unirouter_plugins.litellm.snapshot import LIMITS, TABLES, PoolModels, Snapshot, check_given
 
 if TYPE_CHECKING:
     from litellm import ModelResponse, ModelResponseStream
@@ -64,6 +64,7 @@ def load_router(
     folder: str | os.PathLike[str],
     pool: Members | str | os.PathLike[str] | None = BESIDE,
     *,
+    checks: Mapping[str, Any] | None = None,
     trust: bool = False,
     warm: bool = True,
     **options: Any,
@@ -71,8 +72,9 @@ def load_router(
     """Return the router in `folder`, its models called, priced and filtered as a `pool.toml` says.
 
     `pool` is the path of a `pool.toml` (see `read_members`), or such a table, by default the one beside the folder, if
-    there is one; None reads none. Models that it does not name are called as when they were evaluated. `options` are
-    those of `UniRouter.load`.
+    there is one; None reads none. Models that it does not name are called as when they were evaluated. `checks` of
+    answers, by name, are functions or what ``[checks]`` may hold, and come before those of the table; calls run those
+    for which models have signals, see `UniRouter.add_check`. `options` are those of `UniRouter.load`.
 
     A folder says at which address a model is called, and which environment variable holds the key. One that the table
     does not name, for any of its models, is refused, unless `trust`; a provider with its usual key needs neither. The
@@ -86,17 +88,21 @@ def load_router(
         warm_litellm()
     router = UniRouter.load(folder, **options)
     members = members_for(folder, pool)
+    if checks:
+        members = Members(members, members.providers, members.beside, {**members.checks, **checks})
     register(members)
     return configured(router.with_pool(approved(router.pool, members, trust=trust)), members)
 
 
 def configured(router: UniRouter, members: Members) -> UniRouter:
-    """Return the router with its pool as `members` has it; `router` stays as it is.
+    """Return the router with its pool as `members` has it, and its checks for calls; `router` stays as it is.
 
     Its prices and capabilities count in decisions. A warning names each model that is not called as it was evaluated.
     """
     profiles = {n: _configured(p, members[n]) if n in members else p for n, p in router.pool.items()}
-    return router.with_pool(Pool(profiles))
+    made = router.with_pool(Pool(profiles))
+    TABLES[made] = members
+    return made
 
 
 def _configured(profile: ModelProfile, member: Member) -> ModelProfile:
@@ -135,6 +141,7 @@ class FromFolder:
         *,
         embedder: Any = None,
         estimator: Any = None,
+        checks: Mapping[str, Any] | None = None,
         warm: bool = True,
         **fields: Any,
     ) -> Self:
@@ -143,7 +150,7 @@ class FromFolder:
         The arguments are those of `unirouter_plugins.litellm.load_router`, which reads the `pool.toml` beside the
         folder when no `pool` is given, and those of the class.
         """
-        router = load_router(folder, pool, warm=warm, embedder=embedder, estimator=estimator)
+        router = load_router(folder, pool, checks=checks, warm=warm, embedder=embedder, estimator=estimator)
         made: Self = cls(router, **fields)  # type: ignore[call-arg]
         return made
 
@@ -189,6 +196,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         models: Sequence[str] | None = None,
         requires: Sequence[str] = (),
         content_policy: bool = False,
+        check: bool = True,
         streams: bool = False,
         **parameters: Any,
     ) -> LiteLLMCall:
@@ -204,6 +212,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
             parameters = {**parameters, "stream": True, "stream_options": {"include_usage": True, **options}}
         chat = Chat.of(asked, parameters)
         request: dict[str, Any] = {"cost_weight": cost_weight, "candidates": models, "requires": requires}
+        request["check"] = check
         call = cls(pool, router, chat, content_policy=content_policy, parameters=parameters, **request)
         call.shows_usage = bool(options.get("include_usage"))
         return call
@@ -238,6 +247,16 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         has_answer = is_read and any(getattr(said, kind, None) for kind in _ANSWERS)
         has_thoughts = not has_answer and any(getattr(said, kind, None) for kind in _THOUGHTS)
         return Content(has_answer or has_thoughts, choice.finish_reason, has_thoughts)
+
+    def seen(self, answer: Any) -> tuple[str, dict[str, Any]]:
+        """Return the text and the tool calls of a response."""
+        message = answer.choices[0].message
+        calls = [(call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+        return message.content or "", {"tool_calls": calls}
+
+    def whole(self, parts: list[Any]) -> Any:
+        """Return the chunks of a stream as one response."""
+        return open_litellm().stream_chunk_builder(parts)
 
     def is_shown(self, part: Any) -> bool:
         """Return whether a chunk has a choice, or the caller wants the usage, too."""
@@ -280,6 +299,7 @@ def complete(
     models: Sequence[str] | None = None,
     requires: Sequence[str] = (),
     content_policy: bool = False,
+    check: bool = True,
     **parameters: Any,
 ) -> ModelResponse:
     """Call the model that the router picks, the next one where it fails, and return LiteLLM's own response.
@@ -298,6 +318,8 @@ def complete(
         As in `UniRouter.route`.
     content_policy : bool
         Whether a refusal by a provider's content filter is passed on to the next model.
+    check : bool
+        Whether answers may be checked, where the router has checks; a stream that is checked begins when it is whole.
     **parameters
         As in `litellm.completion`: tools, response_format, temperature, max_tokens and the like. They win over the
         settings that the model was evaluated with, and the record says so. `timeout` (300 s) is the wall-clock time of
@@ -322,7 +344,7 @@ def complete(
         print(response.choices[0].message.content, record_of(response).usd)
     """
     options: dict[str, Any] = {"cost_weight": cost_weight, "models": models, "requires": requires}
-    call = LiteLLMCall.of(router, asked, content_policy=content_policy, **options, **parameters)
+    call = LiteLLMCall.of(router, asked, content_policy=content_policy, check=check, **options, **parameters)
     response: ModelResponse = call.run(lambda arguments: open_litellm().completion(**arguments))
     return response
 
@@ -473,7 +495,7 @@ def _parameters() -> frozenset[str]:
     """Return the names of the parameters that LiteLLM knows for all providers."""
     litellm = open_litellm()
     named = inspect.signature(litellm.completion).parameters
-    ours = ("cost_weight", "models", "requires", "content_policy", "deadline")
+    ours = ("cost_weight", "models", "requires", "content_policy", "check", "deadline")
     return frozenset([*named, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, *litellm.types.utils.all_litellm_params, *ours])
 
 

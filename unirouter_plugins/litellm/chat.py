@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError
@@ -128,6 +128,21 @@ class Chat:
         needed |= {"json"} if is_json(self.response_format) else set()
         needed = needed.union(*map(_kinds_in, self.messages))
         return tuple(name for name in CAPABILITIES if name in needed)
+
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema that answers are held to; None without one, or where it is not told."""
+        held = self.response_format
+        if hasattr(held, "model_json_schema"):
+            return cast("Mapping[str, Any]", held.model_json_schema())
+        held = held.get("json_schema", held) if isinstance(held, Mapping) else {}
+        return held.get("schema") or held.get("parameters")
+
+    @property
+    def tool_results(self) -> Messages:
+        """The messages with what tools gave since the user's newest prompt."""
+        newest = newest_prompt(self.messages)
+        return [m for m in self.messages[0 if newest is None else newest :] if m["role"] in _TOOL_ROLES]
 
     @property
     def in_loop_of(self) -> str | None:

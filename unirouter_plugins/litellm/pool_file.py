@@ -206,16 +206,20 @@ def _shown(value: Any) -> str:
 
 
 class Members(dict[str, Member]):
-    """The models of a `pool.toml`, by the pool's names; and its custom providers, each at "module:object".
+    """The models of a `pool.toml`, by the pool's names; its custom providers, each at "module:object"; its checks.
 
     `beside` is the table's file when found beside a router, not named by the user: its providers are not imported.
     """
 
     def __init__(
-        self, members: Mapping[str, Member] = {}, providers: Mapping[str, str] = {}, beside: Path | None = None
+        self,
+        members: Mapping[str, Member] = {},
+        providers: Mapping[str, str] = {},
+        beside: Path | None = None,
+        checks: Mapping[str, Any] = {},
     ) -> None:
         super().__init__(members)
-        self.providers, self.beside = dict(providers), beside
+        self.providers, self.beside, self.checks = dict(providers), beside, dict(checks)
 
     def named(self, name: str) -> Member:
         """Return the member `name`: as this table has it, else LiteLLM's model of that name."""
@@ -250,6 +254,10 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         [providers]
         mine = "my_package.my_module:handler"  # for model = "mine/..."
 
+        [checks]  # of answers, see `unirouter_plugins.litellm.checks`
+        valid = "json_schema"
+        second = { check = "agreement", member = "home", same = "number" }
+
     Raises `InvalidDataError` when the file is missing, is no TOML, or a value cannot be used; the message names it.
     """
     place = Path(path)
@@ -269,7 +277,7 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         first = next((each for each in wrong if each["type"] == "extra_forbidden"), wrong[0])
         raise InvalidDataError(redacted(f"{place}: {_where(first)} {_why(first)}.")) from None
     members = {name: Member(name, **entry) for name, entry in table.get("models", {}).items()}  # type: ignore[arg-type]
-    return Members(members, table.get("providers", {}))
+    return Members(members, table.get("providers", {}), checks=table.get("checks", {}))
 
 
 def members_for(folder: str | os.PathLike[str], pool: Members | str | os.PathLike[str] | None = BESIDE) -> Members:
@@ -280,7 +288,7 @@ def members_for(folder: str | os.PathLike[str], pool: Members | str | os.PathLik
         return Members() if pool is None else read_members(pool)
     beside = Path(folder).resolve().parent / "pool.toml"
     read = read_members(beside) if beside.is_file() else Members()
-    return Members(read, read.providers, beside)
+    return Members(read, read.providers, beside, read.checks)
 
 
 def approved(pool: Pool, members: Members, *, trust: bool = False) -> Pool:
@@ -454,6 +462,7 @@ _IsPlace = _must(re.compile(r"[\w.]+:\w+").fullmatch, 'must be "module:object", 
 class _Table(TypedDict, total=False):
     models: dict[_Text, Annotated[_ModelTable, _VotesDiffer, _ListPrice]]
     providers: dict[Annotated[str, _IsName], Annotated[str, _IsPlace]]
+    checks: dict[Annotated[str, _IsName], _Text | dict[str, Any]]
 
 
 _MUST = {
@@ -485,7 +494,7 @@ def _known(wrong: ErrorDetails) -> str:
     where, tables = wrong["loc"], dict[Any, Any](prices=_PricesTable, capabilities=_CapabilitiesTable)
     tables |= {"examples": _ExampleTable, "votes": _VotesTable}
     if len(where) == 1:
-        return "a pool.toml has [models.NAME] and [providers]"
+        return "a pool.toml has [models.NAME], [providers] and [checks]"
     kind = next((tables[part] for part in reversed(where[2:-1]) if part in tables), _ModelTable)
     if kind is _ModelTable and isinstance(wrong["input"], dict):
         return f'a name with dots stands in quotes: [{where[0]}."{where[1]}.{where[2]}"]'

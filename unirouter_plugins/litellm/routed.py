@@ -14,9 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
@@ -30,11 +30,15 @@ from unirouter_plugins.litellm.failures import (
     open_litellm,
     unwrapped,
 )
+from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
 from unirouter_plugins.litellm.snapshot import PoolModels
 from unirouter_plugins.litellm.telemetry import LOG, log_fallback, tell
 from unirouter_plugins.litellm.timeouts import CallTimeoutError, Steps
+
+if TYPE_CHECKING:
+    from unirouter_plugins.litellm.checks import AnswerCheck, Found
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -66,13 +70,15 @@ class CallRecord:
 
     model: str  # the one that answered
     decision: Decision
-    usd: float  # empty responses included; NaN where the provider tells no tokens
+    usd: float  # empty responses, rejected drafts and checks included; NaN where the provider tells no tokens
     usage: Usage
     seconds: float  # until the answer was whole, failed models' time included
     failures: dict[str, str]  # the models that failed before it, in order, and why
     differs: tuple[str, ...]  # how the call differs from those that the model was evaluated with
     why: str  # why the first model was tried: "routed", "forced", "tool loop", "query" or "follow-up"
     routed_on: str = "prompt"  # the newest text of the user; or the "question" of a longer message, or of a query
+    checked: Mapping[str, Record] = field(default_factory=dict)  # the models whose answers were checked, in order
+    seconds_to_first_token: float | None = None  # of a stream with checks
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
@@ -91,6 +97,8 @@ class CallRecord:
             "region": self.decision.region,
             "failures": dict(self.failures),
             "differs": list(self.differs),
+            **({"checked": {model: dict(told) for model, told in self.checked.items()}} if self.checked else {}),
+            **({} if (first := self.seconds_to_first_token) is None else {"seconds_to_first_token": round(first, 3)}),
         }
 
 
@@ -149,7 +157,8 @@ class Attempts:
     """The model to try now: `kept` or the chosen one, then the next in the fallback order after each failure.
 
     After a prompt was too long for a model, only those with a larger window, or one not known, are tried. After one
-    refused the thoughts in the history, `writer`, which wrote them, is the next.
+    refused the thoughts in the history, `writer`, which wrote them, is the next. Once an answer was checked, `decision`
+    is the rule's newest, and `model` may be one that has answered: its draft is the answer then, and none is raised.
     """
 
     def __init__(
@@ -175,7 +184,8 @@ class Attempts:
 
     def postpone(self) -> bool:
         """Try the other models before this one, and return whether there is one that was not postponed."""
-        following = next((model for model in self._order if self._may_be_next(model)), None)
+        answered = self.decision.answered
+        following = next((m for m in self._order if m not in answered and self._may_be_next(m)), None)
         if following is None:
             return False
         self._postponed.append(self.model)
@@ -193,21 +203,32 @@ class Attempts:
         self._failed += [failed, cause]
         self._secrets |= {*secrets}
         unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # no way out
+        draft = next((model for model in _in_order(self.decision) if model in self.decision.answered), None)
         if not unpriced and not failure.falls_back(content_policy=self.content_policy):
-            log_fallback(self.model, cause, failure.name, None)
+            log_fallback(self.model, cause, failure.name, draft)
+            if draft is not None:
+                self.model = draft
+                return
             raise self._cleaned(cause)
         self._first = self._first or cause
         if failure is Failure.OVERFLOW:
             self._too_small.append(self.model)
         first = [self.writer] if self.writer is not None and is_about_thoughts(failed) else []
         following = next(filter(self._may_be_next, itertools.chain(first, self._order, self._postponed)), None)
-        log_fallback(self.model, cause, failure.name, None if is_over else following)
-        if following is None or is_over:
+        following = draft if following is None or is_over else following
+        log_fallback(self.model, cause, failure.name, following)
+        if following is None:
             for other, why in list(self.failures.items())[1:]:
                 self._first.add_note(f"Then {other} was tried: {why}")
             vars(self._first)["failures_by_model"] = dict(self.failures)
             raise self._cleaned(self._first)
         self.model = following
+
+    def decide(self, decision: Decision, *, is_over: bool = False) -> None:
+        """Go on with the rule's decision after a check: with its model, or where the time `is_over` the best draft."""
+        self.decision, self._order = decision, _in_order(decision)
+        may = (lambda model: False) if is_over else self._may_be_next
+        self.model = next(model for model in self._order if model in decision.answered or may(model))
 
     def _cleaned(self, shown: BaseException) -> BaseException:
         """Return the failure that is raised, without keys in it or in any other: it may have them as its context."""
@@ -235,12 +256,24 @@ class Content(NamedTuple):
     is_thought: bool = False  # whether thoughts are all of it: alone they are no answer
 
 
+class Draft(NamedTuple):
+    """A whole answer that was checked and is not yet given."""
+
+    given: Any  # the answer, or all parts of a stream
+    usage: Usage
+    usd: float  # its check's included
+    rest: Any = None  # the stream itself, which has ended
+
+
 class RoutedCall(ABC, Generic[M]):
     """One call on its way to an answer.
 
-    A plugin gives the hooks `content`, `usage_of` and `attach`, and where it needs to `model_for`, `usd_of`, `scope`,
-    `passed` and `is_shown`; it calls `run`, `arun`, `stream` or `astream` with a function that calls a model.
-    `request` is as in `Snapshot.decide`: text, cost_weight, requires, documents.
+    A plugin gives the hooks `content`, `usage_of`, `attach`, `seen` and `whole`, and where it needs to `model_for`,
+    `usd_of`, `scope`, `passed`, `is_shown` and `forget`; it calls `run`, `arun`, `stream` or `astream` with a function
+    that calls a model. `request` is as in `Snapshot.decide`: text, cost_weight, requires, documents.
+
+    An answer whose decision has a check is a draft: the check's signal goes to the rule, which gives that draft, or an
+    earlier one, or has the next model called. Streams with a check are read to their end before they are given.
     """
 
     def __init__(
@@ -255,6 +288,8 @@ class RoutedCall(ABC, Generic[M]):
         kept: str | None = None,  # the model of the query that this call is a step of; a tool loop comes before it
         content_policy: bool = False,  # whether a refusal by a content filter is passed on to the next model
         routed_on: str = "prompt",  # or "question", where `text` is one
+        check: bool = True,  # whether answers may be checked; those of a forced or kept model are not
+        sources: Sequence[str] = (),  # what was retrieved, for checks to read
         **request: Any,
     ) -> None:
         self._began = time.monotonic()
@@ -266,13 +301,16 @@ class RoutedCall(ABC, Generic[M]):
         self.snapshot = snapshot = models.snapshot(router)
         avoid = models.health.cooling(snapshot.keys) if models.health.store and not forced else {}
         able = [forced] if forced else snapshot.able(candidates, {**models.settings, **parameters})
-        self.decision = snapshot.decide(chat, models=able, avoid=avoid, **request)
         keeps = {"tool loop": chat.in_loop_of, "query": kept, "follow-up": chat.follow_up_of}
         why, kept = next(((w, model) for w, model in keeps.items() if model and model not in avoid), ("", None))
+        self._checks = snapshot.checks if check and not forced and kept is None else {}
+        self.decision = snapshot.decide(chat, models=able, avoid=avoid, checks=tuple(self._checks), **request)
         writer = next(filter(None, reversed(chat.answered_by)), None)
         self.attempts = Attempts(self.decision, snapshot.windows, content_policy, None if forced else kept, writer)
         self.why = "forced" if forced else why if kept is not None and self.attempts.model == kept else "routed"
         self._routed_on, self._usd_of_failures = routed_on, 0.0
+        self._prompt, self._sources = request.get("text") or chat.text, sources
+        self._drafts, self._checked, self._first = dict[str, Draft](), dict[str, Record](), 0.0
         self._telling: Any = None  # the part of a stream that tells the usage
         self._shown: Record = {}  # the record as it is told while the model is called; made whole in place at the end
         self.finished: CallRecord | None = None
@@ -288,6 +326,17 @@ class RoutedCall(ABC, Generic[M]):
     def attach(self, answer: T, record: CallRecord) -> T:
         """Return the answer with the record of the call, as a copy where others may hold the answer."""
         return answer
+
+    @abstractmethod
+    def seen(self, answer: Any) -> tuple[str, dict[str, Any]]:
+        """Return what a check sees of an answer: its text, and the parts of a `Context` that it holds."""
+
+    @abstractmethod
+    def whole(self, parts: list[Any]) -> Any:
+        """Return all parts of a stream as one answer."""
+
+    def forget(self) -> None:
+        """Forget what an answer took, if anything is kept of it besides the answer: its draft is billed."""
 
     def model_for(self, model: M) -> Any:
         """Return what the function given to `run` is called with: the model, prepared for the call."""
@@ -314,7 +363,7 @@ class RoutedCall(ABC, Generic[M]):
 
     def run(self, call: Callable[[Any], T]) -> T:
         """Return the answer of the first model that does not fail, with the record; `call` calls a model."""
-        while True:
+        while self._draft is None:
             with self._attempt():
                 model = self._model()
                 if self._is_direct:
@@ -323,35 +372,47 @@ class RoutedCall(ABC, Generic[M]):
                     with Steps(self._left, self._late) as steps:
                         answer = steps.make(partial(self._in_scope, call, model))
                 self._require_content([answer])
-                break
+                if self._check is None:
+                    break
+                self._run_check(answer, answer)
+        else:
+            answer = self._drafts[self.attempts.model].given
         return self.attach(answer, self._answered(answer))
 
     async def arun(self, call: Callable[[Any], Awaitable[T]]) -> T:
         """Return the same as `run`, asynchronously."""
-        while True:
+        while self._draft is None:
             with self._attempt():
                 model = self._model()
                 with self.scope():
                     answer = await self._in_time(call(model))
                 self._require_content([answer])
-                break
+                if self._check is None:
+                    break
+                await self._arun_check(answer, answer)
+        else:
+            answer = self._drafts[self.attempts.model].given
         return self.attach(answer, self._answered(answer))
 
     # --- Streams: another model is tried until the first content ------------------------------------------------------
 
     def begin(self, call: Callable[[Any], Iterable[T]]) -> tuple[list[T], Generator[T]]:
         """Return the parts up to the first content of the first model that does not fail, and those to come."""
-        while True:
+        while self._draft is None:
             begun: list[T] = []
             with self._attempt():
-                parts = self._each(call, self._model())
+                parts, check = self._each(call, self._model()), self._check
                 for part in parts:
                     begun.append(part)
                     if self.content(part).has_content:
-                        self._until = self._ends
-                        return begun, parts
+                        self._until, self._first = self._ends, time.monotonic()
+                        if check is None:
+                            return begun, parts
                 self._require_content(begun)
-                return begun, parts
+                if check is None:
+                    return begun, parts
+                self._run_check(begun, self.whole(begun), parts)
+        return self._replayed()
 
     def stream(self, call: Callable[[Any], Iterable[T]]) -> Generator[T]:
         """Yield the parts of the first model that does not fail before its first content."""
@@ -365,17 +426,21 @@ class RoutedCall(ABC, Generic[M]):
 
     async def abegin(self, call: Callable[[Any], Any]) -> tuple[list[Any], AsyncGenerator[Any]]:
         """Return the same as `begin`, asynchronously; `call` may return what is to be awaited for the parts."""
-        while True:
+        while self._draft is None:
             begun: list[Any] = []
             with self._attempt():
-                parts = self._aeach(call, self._model())
+                parts, check = self._aeach(call, self._model()), self._check
                 async for part in parts:
                     begun.append(part)
                     if self.content(part).has_content:
-                        self._until = self._ends
-                        return begun, parts
+                        self._until, self._first = self._ends, time.monotonic()
+                        if check is None:
+                            return begun, parts
                 self._require_content(begun)
-                return begun, parts
+                if check is None:
+                    return begun, parts
+                await self._arun_check(begun, self.whole(begun), parts)
+        return self._replayed()
 
     async def astream(self, call: Callable[[Any], Any]) -> AsyncGenerator[Any]:
         """Yield the same as `stream`, asynchronously; closing it stops the model."""
@@ -421,6 +486,62 @@ class RoutedCall(ABC, Generic[M]):
     def _in_scope(self, function: Callable[..., T], *args: Any) -> T:
         with self.scope():
             return function(*args)
+
+    # --- Checks of answers --------------------------------------------------------------------------------------------
+
+    @property
+    def _draft(self) -> Draft | None:
+        """The answer to give, once the rule has settled on a model that has answered."""
+        return self._drafts.get(self.attempts.model)
+
+    @property
+    def _check(self) -> AnswerCheck | None:
+        """The check of the answer of the model that is tried now; None where it is given as it is."""
+        decision = self.attempts.decision
+        if decision.check is None or decision.model != self.attempts.model:
+            return None
+        return self._checks[decision.check.name]
+
+    def _run_check(self, given: Any, answer: Any, rest: Any = None) -> None:
+        """Check an answer, within the call's deadline, and let the rule decide again."""
+        steps = Steps(self._left, self._late, is_direct=self._is_direct)
+        with self._deciding(given, answer, rest) as (run, found), steps:
+            found.append(steps.make(run))
+
+    async def _arun_check(self, given: Any, answer: Any, rest: Any = None) -> None:
+        """Do the same as `_run_check`, asynchronously."""
+        with self._deciding(given, answer, rest, is_async=True) as (run, found):
+            found.append(await self._in_time(run()))
+
+    @contextmanager
+    def _deciding(
+        self, given: Any, answer: Any, rest: Any, *, is_async: bool = False
+    ) -> Iterator[tuple[Callable[[], Any], list[Found]]]:
+        """Yield what runs the check, and a list for what it found; keep the draft, and decide again."""
+        from unirouter_plugins.litellm.checks import Context, Found, asking  # with the graders: few calls have checks
+
+        found, check, model, decision = list[Found](), self._check, self.attempts.model, self.attempts.decision
+        assert check is not None
+        if self.models.health.store:
+            self.models.health.answered(self._key, time.monotonic() - self._tried)
+        self._until, usage, (text, held), chat = self._ends, self.usage_of(answer), self.seen(answer), self.chat
+        members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self.usd_of(answer, usage)
+        ask = asking(members, lambda name: self.snapshot.quote(name) if name in self.snapshot.pool else None)
+        held = {"documents": self._sources, "tool_results": chat.tool_results, "response": answer, **held}
+        context = Context(model, chat.messages, tools=chat.tools, schema=chat.schema, ask=ask, **held)
+        with contextlib.suppress(CallTimeoutError):
+            yield partial(check.acall if is_async else check, self._prompt, text, context), found
+        seen = found[0] if found else Found()
+        after, usd = decision.after(seen.signal), usd + seen.usd
+        told = {"check": check.name, "signal": seen.signal, "expected_error": after.expected(model)[0]}
+        self._checked[model] = {**told, "usd": None if math.isnan(usd) else usd}
+        self._drafts[model] = Draft(given, usage, usd, rest)
+        self.forget()
+        self.attempts.decide(after, is_over=time.monotonic() >= self._ends)
+
+    def _replayed(self) -> tuple[list[Any], Any]:
+        draft, self._first = self._drafts[self.attempts.model], time.monotonic()
+        return draft.given, draft.rest
 
     # --- Time ---------------------------------------------------------------------------------------------------------
 
@@ -476,6 +597,8 @@ class RoutedCall(ABC, Generic[M]):
         failed = self._readable(failed)
         self.unwell(failed)
         self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
+        if self._checks:  # of the next one's answer, too
+            self.attempts.decision = self.attempts.decision.avoiding(self.attempts.failures)
 
     def unwell(self, failed: BaseException) -> None:
         """Note in the table of health that a call to the model failed."""
@@ -523,7 +646,7 @@ class RoutedCall(ABC, Generic[M]):
         return unread
 
     def _answered(self, answer: Any = None) -> CallRecord:
-        if self.models.health.store:
+        if self.models.health.store and self._draft is None:
             self.models.health.answered(self._key, time.monotonic() - self._tried)
         return self.finish(answer)
 
@@ -551,11 +674,18 @@ class RoutedCall(ABC, Generic[M]):
 
     def record(self, answer: Any = None) -> CallRecord:
         """Return the record of the call as it stands, with the cost where `answer` tells its tokens."""
-        model, usage = self.attempts.model, UNKNOWN if answer is None else self.usage_of(answer)
-        usd = self._usd_of_failures + (math.nan if answer is None else self.usd_of(answer, usage))
+        model, draft = self.attempts.model, self._draft
+        if draft is not None:
+            usage, usd = draft.usage, draft.usd
+        else:
+            usage = UNKNOWN if answer is None else self.usage_of(answer)
+            usd = math.nan if answer is None else self.usd_of(answer, usage)
+        usd += self._usd_of_failures + sum(other.usd for other in self._drafts.values() if other is not draft)
+        first = self._first - self._began if self._checked and self._first else None
         differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
         seconds, failures = time.monotonic() - self._began, dict(self.attempts.failures)
-        return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, self.why, self._routed_on)
+        told = self.why, self._routed_on, dict(self._checked), first
+        return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, *told)
 
     def finish(self, answer: Any = None) -> CallRecord:
         """Return the record of the call, which has ended, and keep it; doing it again changes nothing."""

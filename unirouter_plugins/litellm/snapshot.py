@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from unirouter_core.documents import GivenDocuments
 from unirouter_core.embedding import HashingEmbedder
@@ -24,14 +25,20 @@ from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members
 from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote, require_quote
 from unirouter_plugins.litellm.timeouts import Limits
+
+if TYPE_CHECKING:
+    from unirouter_plugins.litellm.checks import AnswerCheck
 
 M = TypeVar("M")
 C = TypeVar("C")
 
 SHORT = 32_000  # tokens, or characters, of a prompt up to which all providers charge one price a token
+
+TABLES: WeakKeyDictionary[UniRouter, Members] = WeakKeyDictionary()
+"""The table that each router was configured with, whose checks its calls use."""
 
 _FEW, _SHORT_TEXT = 200, 10_000  # models, characters: a decision on them takes less than a millisecond
 
@@ -53,6 +60,7 @@ class Snapshot:
     pool: Mapping[str, ModelProfile]
     members: Mapping[str, Member]  # how LiteLLM calls each that the user gave no object of a framework for
     keys: Mapping[str, str]  # how each is called: what the table of failures knows it by
+    table: Members  # the `pool.toml`, or what was given in its place
     _quotes: dict[str, Quote] = field(default_factory=dict)
     _differences: dict[str, list[str]] = field(default_factory=dict)
 
@@ -65,12 +73,22 @@ class Snapshot:
         members = {name: Member.of(profile) for name, profile in pool.items() if name not in given}
         keys = {name: f"{name} {number:x}" for name, number in given.items()}
         keys |= {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
-        return cls(router.with_pool(pool), pool, members, keys)
+        return cls(router.with_pool(pool), pool, members, keys, TABLES.get(router, Members()))
 
     @cached_property
     def windows(self) -> dict[str, int | None]:
         """The context windows in tokens; None where one is not known."""
         return {name: profile.capabilities.context_window for name, profile in self.pool.items()}
+
+    @cached_property
+    def checks(self) -> dict[str, AnswerCheck]:
+        """The checks of the table by name, those for which a model of the pool has signals."""
+        known = {name for profile in self.pool.values() for name in profile.checks}
+        if not (names := [name for name in self.table.checks if name in known]):
+            return {}
+        from unirouter_plugins.litellm.checks import named_checks  # with the graders
+
+        return named_checks(names, self.table, self.pool)
 
     @cached_property
     def longest(self) -> dict[str, int]:
@@ -116,6 +134,7 @@ class Snapshot:
         requires: Sequence[str] = (),
         documents: GivenDocuments | None = None,
         avoid: Mapping[str, str] | None = None,
+        checks: Sequence[str] = (),
     ) -> Decision:
         """Return the decision on a chat: the rule of `UniRouter.route`, with the price of lost prompt caches.
 
@@ -146,6 +165,7 @@ class Snapshot:
             tokens_in=tokens_in,
             cached_tokens=cached,
             avoid=avoid,
+            checks=checks,
         )
 
     def quote(self, model: str) -> Quote | None:

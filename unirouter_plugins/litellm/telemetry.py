@@ -27,7 +27,7 @@ def tell(picked: str, record: Mapping[str, Any]) -> None:
         record["seconds"],
         f", after {', '.join(record['failures'])}" if record["failures"] else "",
     )
-    if (otel := sys.modules.get("opentelemetry.trace")) is None:  # nobody can have begun a span
+    if (otel := sys.modules.get("opentelemetry.trace")) is None:  # no span can have begun
         return
     span = otel.get_current_span()
     if span.is_recording():

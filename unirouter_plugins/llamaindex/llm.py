@@ -139,11 +139,18 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
     def begin(
         self, messages: Sequence[ChatMessage], parameters: Mapping[str, Any], tools: Sequence[BaseTool] = ()
     ) -> LLMCall:
-        """Return a call of the picked model, yet to be made; `model` in `parameters` is the pool's name of it."""
+        """Return a call of the picked model, yet to be made.
+
+        `model` in `parameters` is the pool's name of the one to call; `check=False` gives its answer unchecked.
+        """
         register_handlers()
         chat, query = chat_of(messages, tools, parameters), current_query()
         parameters = dict(parameters)
         forced, found, kept, text = parameters.pop("model", None), None, None, None
+        check, sources = (
+            parameters.pop("check", True),
+            () if query is None or query.found is None else query.found.texts,
+        )
         if query is not None:
             found = query.found if self.router.fit_.document_features is not None else None
             text = query.text_for(per_step=self.per_step)
@@ -160,6 +167,8 @@ class UniRouterLLM(FromFolder, FunctionCallingLLM):
             documents=found,
             forced=forced,
             kept=kept,
+            check=check,
+            sources=sources,
             content_policy=self.content_policy,
             parameters=parameters,
             messages=messages,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -293,6 +294,24 @@ class LLMCall(RoutedCall[LLM]):
             return usd_of(answer.raw, quoted, usage)
         each = [usd_of(below.raw, quoted, usage_in(below)) for below in self._answers.values()]
         return sum(each) if each else math.nan
+
+    def seen(self, answer: Any) -> tuple[str, dict[str, Any]]:
+        """Return the text, the tool calls or the parsed object of an answer."""
+        if isinstance(answer, CompletionResponse):
+            return answer.text, {}
+        if not isinstance(answer, ChatResponse):
+            return answer.model_dump_json() if hasattr(answer, "model_dump_json") else str(answer), {"parsed": answer}
+        calls, model = list[tuple[str, str]](), self.attempts.model
+        if self.chat.tools and (reader := self.models.reader(model, self.snapshot.router)) is not None:
+            read = cast(FunctionCallingLLM, reader).get_tool_calls_from_response(answer, error_on_no_tool_call=False)
+            calls = [(call.tool_name, json.dumps(call.tool_kwargs, default=str)) for call in read]
+        return answer.message.content or "", {"tool_calls": calls}
+
+    def whole(self, parts: list[Any]) -> Any:
+        """Return the last part with content, which holds those before, and with the usage that any part tells."""
+        last = next((part for part in reversed(parts) if self.content(part).has_content), parts[-1])
+        told = next((part for part in reversed(parts) if usage_in(part).is_known), last)
+        return last if told is last else last.model_copy(update={"raw": told.raw})
 
     def attach(self, answer: T, record: CallRecord) -> T:
         """Return a copy of the answer with the record."""

@@ -229,7 +229,7 @@ def _melted(table: Columns, layout: Layout) -> Iterator[tuple[Any, Row]]:
         for found in layout.answers:
             named = {"prompt": layout.prompt, "model": found.model_column, "cost": found.cost}
             named |= {"error" if found.is_error else "quality": found.grade}
-            named |= {"tokens_in": found.tokens_in, "tokens_out": found.tokens_out}
+            named |= {"tokens_in": found.tokens_in, "tokens_out": found.tokens_out, "answer": layout.text}
             answer = {name: row[column] for name, column in named.items() if column is not None}
             if found.failure is not None and not is_empty(row[found.failure]):
                 answer["quality"] = None
@@ -250,6 +250,6 @@ def _log(table: Columns, form: str, scale: GivenScale | None, prices: Mapping[st
         return Log(f"Read {count(len(prompts), 'prompt')}{answered} ({form}; no grades).", prompts, None, table)
     if (row := next((row for row, model in enumerate(models) if is_empty(model)), None)) is not None:
         table.refuse(row, 'no model is named; give columns={"model": "=NAME"} (--columns model==NAME).')
-    graded = Columns({name: values[name] for name in OUTCOMES if name in values}, table.places, table.unit)
-    outcomes = to_outcomes(graded, prices, None, scale, form, values.get("answer", ()))
+    graded = Columns({name: values[name] for name in (*OUTCOMES, "answer") if name in values}, table.places, table.unit)
+    outcomes = to_outcomes(graded, prices, None, scale, form)
     return Log(outcomes.source, tuple(outcomes.prompts), outcomes, table)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import stdtrit
 
 from unirouter_core.costs import TOKENS_PER_PRICE, Prices
 from unirouter_core.embedding import Array, Labels
@@ -18,14 +19,14 @@ from unirouter_plugins.litellm.pool_file import Member
 from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller
 from unirouter_plugins.onboarding.judge import VERDICTS, Grading
 from unirouter_plugins.onboarding.questions import Question, Questions
-from unirouter_plugins.onboarding.run import Run
+from unirouter_plugins.onboarding.run import Run, means_of
 
 VERDICT_TOKENS = (25.0, 75.0, 200.0)  # tokens of a judge's reason and verdict: low, expected, high
 FORM_TOKENS = {"number": 60.0, "choice": 40.0, "text": 40.0, "exact": 25.0, "contains": 60.0, "json": 120.0}
 FREE_TOKENS = 250.0  # tokens of an answer that is graded otherwise, or by a judge, where no model tells more
 ASSUMED, WIDER, OWN = 3.0, 1.5, 1.25  # an answer may be so much shorter or longer than assumed, the pool's, its own
 PROBE = 5  # answers of each model after which the bill is compared with what they cost
-STUDENT_T = 2.13  # the half of a 90 % interval in standard errors, for the mean of five answers
+TRIFLE = 0.1  # USD: a total below is not worth another question
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,19 @@ class Lengths:
 
 
 def _known(run: Run) -> list[float]:
-    return [answer.tokens_out for answer in run.answers.values() if answer.tokens_out]
+    """Return the tokens of a model's own answers to each question that has any, their mean where it has several."""
+    tokens = ((row, answer.tokens_out) for (row, _), answer in run.answers.items() if answer.tokens_out)
+    means = means_of(tokens, len(run.questions))
+    return [float(mean) for mean in means if not np.isnan(mean)]
 
 
 def _mean(known: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of a model's own answers, and the factor to each end of its 90 % range."""
+    """Return the mean over questions, and the factor to each end of its 90 % range; one question says little."""
     mean, n = float(np.mean(known)), len(known)
-    stderr = float(np.std(known, ddof=1)) / n**0.5 if n > 1 else mean
-    return mean, max(OWN, 1 + STUDENT_T * stderr / mean)
+    if n == 1:
+        return mean, ASSUMED
+    stderr = float(np.std(known, ddof=1)) / n**0.5
+    return mean, max(OWN, 1 + float(stdtrit(n - 1, 0.95)) * stderr / mean)
 
 
 def _of_form(question: Question) -> float:

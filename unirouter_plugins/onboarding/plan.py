@@ -32,7 +32,7 @@ from unirouter_plugins.onboarding.ask import (
     check_first,
     missing_keys,
 )
-from unirouter_plugins.onboarding.bill import PROBE, Bill, Lengths, draw_up
+from unirouter_plugins.onboarding.bill import PROBE, TRIFLE, Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
 from unirouter_plugins.onboarding.questions import Questions, read_questions
 from unirouter_plugins.onboarding.run import Onboarded, Run
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from unirouter_plugins.onboarding.logged import Logged
 
 FIRST_CHECK, NEXT_CHECK = 50, 25  # answers before the first check whether more are needed, and between checks
-TRIFLE = 0.1  # USD: a total below is not worth another question
 FIRST_ATTEMPTS = 3  # of a model's first call: a user waits for it, and what is wrong with it rarely passes
 
 
@@ -58,13 +57,14 @@ class Progress:
 
 
 class OverBillError(UniRouterError, RuntimeError):
-    """The first answers cost more than the bill's range; they are kept, and a new plan has the bill they tell."""
+    """The first answers cost more than the bill's range (`fact`); they are kept, and a new plan tells the new bill."""
 
     def __init__(self, total: float, bill: Bill) -> None:
-        super().__init__(
+        self.fact = (
             f"The first {PROBE} answers say about {usd(total)} in total, more than the {usd(bill.usd.high)} of the "
-            "bill's range. They are kept; run the same again for the new bill, or set a limit with a budget (--budget)."
+            "bill's range. They are kept"
         )
+        super().__init__(f"{self.fact}; make a new plan for the new bill, or set a budget.")
 
 
 def plan_onboarding(router: UniRouter, models: Sequence[str], options: OnboardingOptions | None = None) -> Plan:
@@ -248,7 +248,8 @@ class Plan:
         """
         first = [*runs, *([trial] if trial is not None else [])]
         for run in first:
-            jobs = run.jobs([0] if run is trial else self._order)
+            rows = [0] if run is trial else self._order
+            jobs = run.to_ask(rows) or run.jobs(rows)
             check_first(await run.ask(itertools.islice(jobs, 1), 1, attempts=FIRST_ATTEMPTS))
             unbilled = run.answers and all(answer.usd is None and not answer.refused for answer in run.answers.values())
             if unbilled and (run.caller.quoted.prices.input or run.caller.quoted.prices.output):
@@ -269,12 +270,13 @@ class Plan:
         return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
 
     async def _probe(self, runs: Sequence[Run], trial: Run | None, grading: Grading, budget: Budget) -> None:
-        """Get the first answers of each model; raise `OverBillError` where they say that all will cost too much."""
+        """Get answers to the first questions; raise `OverBillError` where they say that all will cost too much."""
         if budget.usd is not None:
             return
         for run in runs:
-            lacking = itertools.islice(run.jobs(self._order), max(PROBE - len(run.answers), 0))
-            await run.ask(lacking, self.options.concurrency)
+            known = {row for row, _ in run.answers}
+            first = [(row, repeat) for row, repeat in run.to_ask(self._order) if not repeat and row not in known]
+            await run.ask(first[: max(PROBE - len(known), 0)], self.options.concurrency)
             if run.grades.failed:  # what grades all models may be down
                 return
         rest = draw_up(self._questions, runs, trial, grading, self._lengths)
@@ -350,7 +352,7 @@ class Plan:
                 f"Asking stopped after {asked}: with {looked.confidence:.0%} confidence, all others would change "
                 f"where at most {looked.changed:.1%} of them go."
             )
-        fit = self._router.fit_  # texts alone, without answers, flatter nobody
+        fit = self._router.fit_  # prompts that no model's answers were fitted on do not bias results
         if fit.training_models and (n_seen := int(fit.has_seen(self._validation.prompts).sum())):
             notes.append(
                 f"The router was fitted on answers to {n_seen} of these {len(self._validation)} prompts, so its "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from unirouter_core.data import FEWEST, ValidationSet
 from unirouter_core.documents import as_one_prompt
 from unirouter_core.embedding import Embedder
 from unirouter_core.exceptions import InvalidDataError
-from unirouter_core.reading import MOST_JSON, lines_of, read_bytes
+from unirouter_core.reading import MOST_JSON, read_bytes
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import Grader, after_thoughts, parse_grader
 from unirouter_plugins.graders.text import bare, normalised
@@ -282,11 +283,11 @@ def read_questions(
     shown = place.name if path is None else str(path)
     if not place.name.lower().endswith((".jsonl", ".txt")):
         raise InvalidDataError(f"{shown} is neither .jsonl nor .txt; write one object or one prompt a line.")
-    content, _ = read_text(place, shown)
+    content, text = read_text(place, shown)
     is_json, questions = place.name.lower().endswith(".jsonl"), []
     parse = cache(partial(parse_grader, functions=functions, embedder=embedder))
     try:
-        for number, line in lines_of(Path(str(place))):
+        for number, line in enumerate(io.StringIO(text, newline=""), 1):
             if not line.isspace():
                 record = _record(line, number) if is_json else line.rstrip("\r\n")
                 questions.append(_question(record, number, parse, judged))
@@ -303,7 +304,7 @@ def read_questions(
 def read_text(place: Path | Traversable, shown: str) -> tuple[bytes, str]:
     """Return a UTF-8 file's content and text; exceptions name it as `shown`."""
     try:
-        content = read_bytes(Path(str(place)), MOST_JSON)
+        content = read_bytes(place, MOST_JSON) if isinstance(place, Path) else place.read_bytes()
         return content, content.decode("utf-8-sig")
     except UnicodeDecodeError as failed:
         raise InvalidDataError(f"{shown} is not UTF-8 (byte {failed.start}); save it as UTF-8.") from failed

@@ -166,9 +166,9 @@ class Run:
             if not (job in self.errors or job in self.failed or job[0] in self.ungradable):
                 yield job
 
-    def to_ask(self) -> list[Job]:
-        """Return the answers that are not paid for yet, nor as the reference model's."""
-        jobs = self.jobs(range(len(self.questions)))
+    def to_ask(self, rows: Iterable[int] | None = None) -> list[Job]:
+        """Return the answers (to these questions) that are not paid for yet, nor as the reference model's."""
+        jobs = self.jobs(range(len(self.questions)) if rows is None else rows)
         return [job for job in jobs if job not in self.answers and not self._is_reference(job)]
 
     def _is_reference(self, job: Job) -> bool:

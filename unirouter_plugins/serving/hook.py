@@ -237,9 +237,14 @@ def _call_of(data: Mapping[str, Any]) -> ProxyCall | None:
     return call
 
 
-if not logging.getLogger().handlers and all(isinstance(each, logging.NullHandler) for each in LOG.handlers):
-    LOG.addHandler(shown := logging.StreamHandler())  # the proxy's own log is on stderr, too
-    shown.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
-if url := os.environ.get("REDIS_URL"):  # where LiteLLM's replicas share their counters, too
-    HEALTH.store = RedisStore(url)
-handler = RoutingHook(WatchedRouter.from_environment())
+def __getattr__(name: str) -> RoutingHook:
+    """Return `handler`, which is made when the proxy asks for it: an import serves nothing."""
+    if name != "handler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not logging.getLogger().handlers and all(isinstance(each, logging.NullHandler) for each in LOG.handlers):
+        LOG.addHandler(shown := logging.StreamHandler())  # the proxy's own log is on stderr, too
+        shown.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    if url := os.environ.get("REDIS_URL"):  # where LiteLLM's replicas share their counters, too
+        HEALTH.store = RedisStore(url)
+    made = globals()[name] = RoutingHook(WatchedRouter.from_environment())
+    return made

@@ -35,6 +35,13 @@ def test_saving_a_share_of_today_s_cost_is_a_budget(desk) -> None:
     assert budget.cost_weight == tuning.cost_weight
 
 
+def test_one_quantity_has_one_number(desk) -> None:
+    for tuning, place in ((tune(desk[0], keep_quality=0.97), 0), (tune(world_of_two(), usd_per_1000=0.2), 1)):
+        shown, given = tuning.as_dict(), tuning.as_dict()["choices"][place]
+        for name in ("quality", "quality_interval", "cost", "usd_per_1000", "shares", "met_share"):
+            assert shown[name] == given[name], name
+
+
 def test_the_best_of_routing_one_model_and_a_mixture_is_taken() -> None:
     held = noise_world(1)
     useless = dataclasses.replace(held, predicted_errors=held.predicted_errors[:, ::-1])  # worse than chance

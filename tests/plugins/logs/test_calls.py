@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from tests.conftest import refused
 from unirouter_core.costs import Prices
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.outcome_files import read_outcomes
 from unirouter_plugins.logs import read_log, read_prices
 
 SUM = "What is 2 + 2?"
@@ -104,8 +107,8 @@ PROMPTS = {
 
 
 def test_prompts_are_found_in_what_holds_no_model(tmp_path):
-    for record in PROMPTS.values():
-        assert read_log(write(tmp_path / "prompts.jsonl", record, record)).prompts == (SUM,)
+    for case, record in PROMPTS.items():
+        assert read_log(write(tmp_path / "prompts.jsonl", record, record)).prompts == (SUM,), case
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):
@@ -157,6 +160,23 @@ def test_a_file_of_prices_gives_answers_their_cost(tmp_path):
     assert outcomes.source.endswith("no costs of poet).")
 
 
+def test_the_same_answers_cost_the_same_in_each_form_of_file(tmp_path):
+    texts, prices = ("Four, as is well known.", "4", None), {"sage": Prices(0, 1_000)}
+    rows = [{"prompt": f"{SUM} {i}", "model": "sage", "response": text, "score": 1} for i, text in enumerate(texts)]
+    chats = [{**row, "messages": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+    for row in chats:
+        del row["prompt"]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "rows.jsonl", *rows)
+    forms = write(tmp_path / "rows.jsonl", *rows), write(tmp_path / "chats.jsonl", *chats), folder, rows
+    for form in forms:
+        costs = read_log(form, prices=prices).outcomes.costs[:, 0]
+        assert costs[0] > costs[1] > 0, form
+        assert costs[2] == pytest.approx(0.2), form  # 200 tokens where there is no text
+        assert np.array_equal(costs, read_outcomes(rows, prices=prices).costs[:, 0]), form
+
+
 FILES = {
     "prices.csv": "model,input,output\nsage,0.5,1\n",
     "prices.json": '{"sage": {"input": 0.5, "output": 1}}',
@@ -170,7 +190,7 @@ FILES = {
 def test_prices_are_read_in_each_form(tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-        assert read_prices(tmp_path / name)["sage"] == Prices(0.5, 1)
+        assert read_prices(tmp_path / name)["sage"] == Prices(0.5, 1), name
 
 
 NO_PRICES = {
@@ -185,7 +205,7 @@ NO_PRICES = {
 def test_what_is_no_price_is_named(tmp_path):
     for text, message in NO_PRICES:
         (tmp_path / "prices.json").write_text(text)
-        with pytest.raises(InvalidDataError, match=rf"prices\.json: .*{message}"):
+        with refused(text, rf"prices\.json: .*{message}"):
             read_prices(tmp_path / "prices.json")
 
 
@@ -214,7 +234,7 @@ REFUSED = [
 def test_a_file_that_cannot_be_read_is_named_with_the_place_and_the_cure(tmp_path):
     for name, text, message in REFUSED:
         (tmp_path / name).write_text(text)
-        with pytest.raises(InvalidDataError, match=rf"{name}: .*{message}"):
+        with refused(f"{name} {text}", rf"{name}: .*{message}"):
             read_log(tmp_path / name)
 
 

@@ -89,7 +89,7 @@ def test_few_answers_of_different_lengths_leave_a_wider_range_than_many(bill, tm
                 tokens = bill().items[0].tokens_out
                 assert tokens.expected == pytest.approx((99 - at) * 20)
                 widths.append(tokens.high / tokens.expected)
-    assert widths == pytest.approx([1 + 2.13 * 14.142 / 2**0.5 / 20, 1 + 2.13 * 10.954 / 6**0.5 / 20, OWN], rel=1e-3)
+    assert widths == pytest.approx([1 + 6.314 * 14.142 / 2**0.5 / 20, 1 + 2.015 * 10.954 / 6**0.5 / 20, OWN], rel=1e-3)
 
 
 def test_no_answer_is_longer_than_it_may_be(bill):

@@ -220,7 +220,7 @@ def test_a_variant_is_charged_for_its_votes(begin):
     plan = begin("voting", also=voting, plans=True, questions=FEW)
     (item,) = plan.bill.items
     (model,) = begin("voting", also=voting, questions=FEW)
-    assert len(begin.server.seen) >= 20
+    assert len(begin.server.seen) == 3 * 20
     assert model.evaluation.tokens_in.tolist() == [15.0] * 20
     assert model.profile.error == 0
     assert model.spent_usd <= item.usd_longest
@@ -446,7 +446,7 @@ def test_answers_longer_than_the_bill_says_end_the_run_after_five_and_the_next_b
     begin.server.script["sage"] = says(at_length)
     dear = {"also": {"sage": served("sage", begin.server.url, prices=Prices(1.0, 2000.0))}, "max_tokens": 4096}
     before = begin(plans=True, **dear).bill
-    with pytest.raises(OverBillError, match=r"The first 5 answers say about \$\S+ in total, more than the"):
+    with pytest.raises(OverBillError, match=r"first 5 answers say about \$\S+ in total.*; make a new plan"):
         begin(**dear)
     assert len(begin.server.seen) == 5
     after = begin(plans=True, **dear).bill
@@ -457,11 +457,25 @@ def test_answers_longer_than_the_bill_says_end_the_run_after_five_and_the_next_b
     assert (sage.asked, sage.profile.error) == (55, 0.0)
 
 
-@pytest.mark.parametrize("how", [{"budget": 1e6}, {"cheap": True}])
-def test_neither_a_budget_nor_a_few_cents_are_asked_about_again(begin, how):
+def test_the_first_answers_are_new_ones_to_five_prompts_whatever_is_repeated_or_logged(begin, tmp_path):
     begin.server.script["sage"] = says(at_length)
-    prices = Prices(0.1, 0.2) if how.pop("cheap", False) else Prices(1.0, 2000.0)
-    (sage,) = begin(also={"sage": served("sage", begin.server.url, prices=prices)}, max_tokens=4096, **how)
+    dear = {"also": {"sage": served("sage", begin.server.url, prices=Prices(1.0, 2000.0))}, "max_tokens": 4096}
+    with pytest.raises(OverBillError):
+        begin(repeats=4, **dear)
+    asked = [seen.prompt for seen in begin.server.seen]
+    assert len(asked) == len(set(asked)) == 5
+    calls = [{"messages": [{"role": "user", "content": p}], "model": "sage", "response": "0"} for p in asked[:3]]
+    (tmp_path / "calls.jsonl").write_text("\n".join(map(json.dumps, calls)))
+    with pytest.raises(OverBillError):
+        begin(answers=tmp_path / "calls.jsonl", store=tmp_path / "other.sqlite", **dear)
+    assert len(begin.server.seen) == 5 + 2
+
+
+@pytest.mark.parametrize(("budget", "price"), [(1e6, 2000.0), (None, 0.2)])
+def test_neither_a_budget_nor_a_few_cents_are_asked_about_again(begin, budget, price):
+    begin.server.script["sage"] = says(at_length)
+    sage = served("sage", begin.server.url, prices=Prices(0.1, price))
+    (sage,) = begin(also={"sage": sage}, max_tokens=4096, budget=budget)
     assert sage.asked == 60
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+import zipfile
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from unirouter_core import InvalidDataError
 from unirouter_core.embedding import HashingEmbedder
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.onboarding.questions import Question, Questions, read_questions
+from unirouter_plugins.onboarding.questions import Question, Questions, read_questions, read_text
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*too few to say much:UserWarning")  # the files here are small
 
@@ -222,6 +223,12 @@ def test_files_that_cannot_be_read_are_refused_with_their_name(tmp_path):
     (tmp_path / "latin.txt").write_bytes("schön".encode("latin-1"))
     with pytest.raises(InvalidDataError, match=r"latin\.txt is not UTF-8 \(byte 3\)"):
         read_questions(tmp_path / "latin.txt")
+
+
+def test_files_of_a_zipped_package_are_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "package.zip", "w") as packed:
+        packed.writestr("judge.md", "Grade this.")
+    assert read_text(zipfile.Path(packed.filename, "judge.md"), "judge.md")[1] == "Grade this."
 
 
 def test_one_prompt_is_too_few_and_under_fifty_are_warned_of(write):

@@ -1,0 +1,103 @@
+"""What a check is worth, by its signals on graded answers that did not fit it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from unirouter_core import InvalidDataError, Outcomes, UniRouter
+from unirouter_core.checks import Check
+from unirouter_core.evaluate import check_value
+from unirouter_core.evaluate.checking import follow
+
+N = 400
+
+
+@pytest.fixture(scope="module")
+def router():
+    """A cheap model that is right on half of all prompts, whatever they say, and a dear one that is nearly always."""
+    rng = np.random.default_rng(0)
+
+    def table(first):
+        errors = np.c_[rng.random(N) < 0.5, rng.random(N) < 0.04].astype(float)
+        prompts = [f"Question {first + i} about {('sums', 'poems')[i % 2]}" for i in range(N)]
+        return Outcomes(prompts, ["cheap", "dear"], errors=errors, costs=np.full((N, 2), [1e-4, 1e-2]))
+
+    router = UniRouter(cost_weight=10).fit(table(N))
+    router.onboard(table(0))
+    return router
+
+
+def test_a_check_that_tells_right_from_wrong_pays(router):
+    wrong = router.pool["cheap"].errors > 0.5
+    found = check_value(router, "cheap", "tests", wrong, trials=50)
+    assert (found.level, found.n, found.limit) == ("pays", N, 1)
+    assert found.auc == 1
+    assert found.area_gain[0] > 0.1
+    assert 0.2 < found.saving_at_97[0] < found.saving_at_97[1] < 0.6  # half of the dear calls, at best
+    assert "AUC of 1.00" in found.verdict
+    assert "saved at 97% of the best quality" in str(found)
+
+
+@pytest.mark.parametrize("usd", [0, 0.02])
+def test_noise_and_dear_checks_do_not_pay(router, usd):
+    wrong = router.pool["cheap"].errors > 0.5
+    signals = wrong if usd else np.random.default_rng(1).random(N)
+    found = check_value(router, "cheap", "coin", signals, usd=usd, trials=50)
+    assert found.level == "does not pay"
+    assert found.area_gain[1] < 0.01
+
+
+def test_the_auc_does_not_depend_on_the_direction_of_the_signal(router):
+    wrong = router.pool["cheap"].errors > 0.5
+    signals = wrong + np.random.default_rng(2).standard_normal(N)
+    one, other = (check_value(router, "cheap", "score", each, trials=50) for each in (signals, -signals))
+    assert one.auc == pytest.approx(other.auc)
+    assert one.auc_interval[0] < one.auc < one.auc_interval[1]
+    assert one.auc == pytest.approx(0.76, abs=0.05)  # Φ(1 / √2)
+
+
+def test_a_limit_keeps_accepted_answers_from_being_wrong_too_often(router):
+    wrong = router.pool["cheap"].errors > 0.5
+    signals = np.where(np.random.default_rng(3).random(N) < 0.97, wrong, ~wrong)
+    found = check_value(router, "cheap", "tests", signals, wrong_at_most=0.1, trials=50)
+    assert 0 < found.limit < 1
+    strict = check_value(router, "cheap", "tests", signals, wrong_at_most=0.001, trials=50)
+    assert (strict.limit, strict.level) == (0, "does not pay")
+    with pytest.raises(InvalidDataError, match="wrong_at_most=0 must be a share"):
+        check_value(router, "cheap", "tests", signals, wrong_at_most=0)
+
+
+@pytest.mark.parametrize(
+    ("signals", "says"),
+    [(np.full(N, math.nan), "0 answers of 'cheap' have a signal"), ([0, 1], "the signals have shape")],
+)
+def test_too_few_signals_are_refused(router, signals, says):
+    with pytest.raises(InvalidDataError, match=says):
+        check_value(router, "cheap", "tests", signals)
+
+
+def test_following_a_ladder_is_what_decisions_do(router):
+    rng = np.random.default_rng(4)
+    errors = np.stack([router.pool[model].errors for model in router.pool.models], axis=1)
+    signals = {model: router.pool[model].errors + 0.7 * rng.standard_normal(N) for model in router.pool}
+    for limit in (1.0, 0.1):
+        checked = UniRouter.from_fit(router.fit_, router.pool, cost_weight=20)
+        for model in router.pool:
+            checked.add_check(model, "score", signals[model], usd=1e-5, limit=limit)
+        prompts = [f"Question {i} about {('sums', 'poems')[i % 2]}" for i in range(30)]
+        expected, checks = checked.expect(prompts), checked.pool.checks(["score"])
+        given = [(check, signals[checked.pool.models[check.column]][:30]) for check in checks]
+        found, spent = follow(expected.prediction.errors, expected.costs, errors[:30], expected.costs, given, 20.0)
+        for row, prompt in enumerate(prompts):
+            decision, usd = checked.route(prompt, checks=["score"]), 0.0
+            while (check := decision.check) is not None:
+                usd += float(expected.costs[row, check.column]) + check.usd
+                decision = decision.after(signals[decision.model][row])
+            column = checked.pool.positions[decision.model]
+            usd += 0 if decision.model in decision.answered else float(expected.costs[row, column])
+            assert (found[row], spent[row]) == (errors[row, column], pytest.approx(usd))
+
+
+def test_checks_without_answers_enough_are_none():
+    assert Check.fit("tests", 0, np.full(N, math.nan), np.zeros((N, 1))) is None

@@ -1,0 +1,86 @@
+"""The command that judges a check by stored answers, after models were evaluated on a scripted server."""
+
+import json
+
+import pytest
+
+from tests.conftest import is_sum
+from tests.plugins.servers import says
+from tests.plugins.test_cli import output, refusal, run
+from tests.plugins.test_live_commands import asked, place, right
+from unirouter_core import UniRouter
+
+__all__ = ["place"]
+
+
+def half_right(prompt):
+    """Right on poems and on odd sums, in JSON; wrong on even sums, in words."""
+    if not is_sum(prompt):
+        return '"Drops fall."'
+    return right(prompt) if int(right(prompt)) % 2 else "about 1"
+
+
+@pytest.fixture
+def checked(place, scripted_server):
+    """A folder with a router of two models: a cheap one whose errors no prompt shows, and a dear one without any."""
+    router = UniRouter.load(place / "my.router")
+    scripted_server.script = {"newcomer": says(half_right), "dear": says(right)}
+    assert run(*asked(place, "newcomer", "dear")).exit_code == 0
+    for model in router.pool:
+        assert run("retire", place / "my.router", model).exit_code == 0
+    scripted_server.seen.clear()
+    return place
+
+
+def check(place, model, name, *more):
+    return ("check", place / "my.router", model, name, "--validation", place / "questions.jsonl", *more)
+
+
+AGREEMENT = json.dumps({"check": "agreement", "member": "dear", "name": "second"})
+
+
+def test_a_check_is_judged_by_stored_answers_and_kept_if_it_pays(checked, scripted_server):
+    found = output(*check(checked, "newcomer", "parses"))
+    assert (found["calls"], found["n"], found["unknown"], found["auc"], found["saved"]) == (0, 60, 0, 1, True)
+    assert scripted_server.seen == []
+    profile = UniRouter.load(checked / "my.router").pool["newcomer"]
+    assert (profile.checks["parses"].values == 1 - profile.errors).all()
+
+
+def test_what_another_member_has_answered_is_not_asked_again_but_costs_what_it_cost(checked, scripted_server):
+    found = output(*check(checked, "newcomer", AGREEMENT), code=3)  # as asking the dear one alone is as good
+    assert (found["check"], found["unknown"], scripted_server.seen) == ("second", 0, [])
+    assert found["usd"] > 0
+
+
+def test_a_dry_run_shows_that_nothing_is_called(checked, scripted_server):
+    done = run(*check(checked, "newcomer", "parses", "--dry-run"))
+    assert (done.exit_code, scripted_server.seen) == (0, [])
+    assert "0 calls: parses would be run on 60 stored answers of newcomer." in done.stdout
+
+
+def test_a_check_that_does_not_pay_is_not_kept_and_the_exit_code_says_so(checked):
+    done = run(*check(checked, "dear", "json_schema"))
+    assert done.exit_code == 3
+    assert "does not pay" in done.stdout
+    assert "Not saved." in done.stdout
+    assert not UniRouter.load(checked / "my.router").pool["dear"].checks
+
+
+def test_what_cannot_be_checked_is_refused_in_a_sentence(checked):
+    for model, name, says_so in (
+        ("ghost", "parses", "'ghost' is not in the pool"),
+        ("newcomer", "magic", "No check is named 'magic'"),
+        ("newcomer", "{", "is no JSON such as"),
+        ("newcomer", "logprob", "add logprobs = true"),
+        ("newcomer", AGREEMENT.replace('"dear"', '"newcomer"'), "would check its own answer"),
+        ("newcomer", json.dumps({"check": "judge", "member": "dear"}), "the store has no answer of 'dear' to this"),
+    ):
+        done = run(*check(checked, model, name))
+        assert done.exit_code == 2
+        assert says_so in " ".join(done.stderr.split())
+    assert "holds no answers of 'newcomer'" in refusal(
+        *check(checked, "newcomer", "parses", "--store", checked / "b.db")
+    )
+    limit = check(checked, "newcomer", AGREEMENT, "--wrong-at-most", "2")
+    assert "wrong_at_most=2.0 must be a share between 0 and 1" in refusal(*limit)
