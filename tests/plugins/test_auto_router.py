@@ -9,7 +9,7 @@ import pytest
 from tests.plugins.servers import KEY, missing_of_extra, serve_proxy
 from unirouter_core import InvalidDataError
 from unirouter_core.pool import Pool
-from unirouter_plugins.litellm import open_litellm
+from unirouter_plugins.litellm import open_litellm, snapshot_of
 from unirouter_plugins.litellm.classifier import UniRouterClassifier
 
 SUM, POEM = "What is 14 plus 37?", "Write a poem of 3 lines about the rain."
@@ -93,3 +93,10 @@ def ask(url, prompt):
     request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)["choices"][0]["message"]["content"]
+
+
+def test_the_pool_is_read_once_until_it_changes(router):
+    first = snapshot_of(router)
+    assert snapshot_of(router) is first
+    router.retire("sage")
+    assert list(snapshot_of(router).members) == ["poet", "tutor", "scholar"]

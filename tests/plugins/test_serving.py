@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from tests.plugins.servers import (
     KEY,
     breaks,
     fails,
+    free_port,
     missing_of_extra,
     overflows,
     rate_limited,
@@ -29,6 +31,7 @@ from tests.plugins.servers import (
     sends,
     serve_script,
 )
+from tests.soak.proxy import Replica
 from unirouter_core import UniRouter
 from unirouter_plugins.cli import app
 from unirouter_plugins.litellm import open_litellm
@@ -501,6 +504,24 @@ def test_what_is_onboarded_retired_or_tuned_is_served_within_two_seconds_and_no_
         router.save(folder)
         assert soon(lambda: ask(served, SUM).told["model"] != "sage")
         assert all(map(len, each))
+
+
+def test_without_a_key_the_command_serves_the_programs_of_this_machine_alone(running):
+    own = {"LITELLM_MASTER_KEY": "", "HOME_KEY": HOME_KEY, "PYTHONPATH": str(ROOT)}
+    replica = Replica(running.folder / "my.router", free_port(), {**os.environ, **own})
+    replica.start()
+    try:
+        replica.wait()
+        body = {"model": "unirouter/poet", "messages": [{"role": "user", "content": POEM}]}
+        for headers, status in (({}, 200), ({"origin": "https://evil.example"}, 403), ({"host": "evil.example"}, 403)):
+            answer = httpx.post(f"{replica.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+            assert answer.status_code == status
+        (running.folder / "my.router" / "router.json").replace(kept := running.folder / "kept.json")
+        (running.folder / "my.router" / "router.json").write_text("{")
+        assert soon(lambda: "cannot be served" in replica.log.read_text())
+        kept.replace(running.folder / "my.router" / "router.json")
+    finally:
+        replica.kill()
 
 
 def test_a_real_model_that_is_onboarded_meanwhile_gives_its_own_answers(served, world, llama_server):
