@@ -33,7 +33,7 @@ def _without_stderrs(errors: Array) -> Prediction:
 
 @dataclass(eq=False)
 class RetrainedMLP:
-    """One hidden layer from vectors to all models' errors, trained anew on the validation answers."""
+    """One hidden layer from vectors to all models' errors, trained again on the validation answers."""
 
     hidden: int = 64
     penalty: float = 1.0  # of those tried on known models alone (bfcl2024, zeroeval), the one with the largest Area
@@ -64,7 +64,7 @@ class RetrainedMLP:
 
 @dataclass(eq=False)
 class RetrainedFactors:
-    """Matrix factorisation: a model's vector times a projection of the prompt's, learned anew when a model joins.
+    """Matrix factorisation: a model's vector times a projection of the prompt's, learned again when a model joins.
 
     The least squares solution of that shape is the ridge regression's fitted values cut to their first factors.
     """

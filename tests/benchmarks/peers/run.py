@@ -34,7 +34,7 @@ PEERS = {  # what pip installs for each
     "llmrouter": "llmrouter-lib",
     "routellm": "routellm",
 }
-SLOW = ("llmrouter", "routellm")  # trained anew for every pool: minutes a split
+SLOW = ("llmrouter", "routellm")  # trained again for every pool: minutes a split
 MODULES = {  # whose import is timed
     "unirouter": "unirouter_core",
     "nordlys": "nordlys",
