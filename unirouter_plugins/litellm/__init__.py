@@ -11,8 +11,6 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from itertools import chain
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -252,15 +250,8 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         return message.content or "", {"tool_calls": calls}
 
     def whole(self, parts: list[Any]) -> Any:
-        """Return the chunks of a stream as one response; LiteLLM's builder, 0.1 ms a chunk, where there are tools."""
-        choices = [part.choices[0] for part in parts if part.choices]
-        if any(choice.delta.tool_calls for choice in choices):
-            return open_litellm().stream_chunk_builder(parts)
-        said = SimpleNamespace(content="".join(choice.delta.content or "" for choice in choices), tool_calls=())
-        each = (getattr(getattr(choice, "logprobs", None), "content", None) or () for choice in choices)
-        choice = SimpleNamespace(message=said, logprobs={"content": list(chain.from_iterable(each))})
-        told = next((part for part in reversed(parts) if prices.usage_of(part).is_known), parts[-1])
-        return told.model_copy(update={"choices": [choice]})
+        """Return the chunks of a stream as one response."""
+        return open_litellm().stream_chunk_builder(parts)
 
     def is_shown(self, part: Any) -> bool:
         """Return whether a chunk has a choice, or the caller wants the usage, too."""
