@@ -162,10 +162,13 @@ def look_ahead(
     scores = found[0] + cost_weight * found[1]
     least = scores.min(axis=1) if eligible is None else scores[:, eligible].min(axis=1)
     for position, check in enumerate(checks):
+        column, promised = check.column, least - LEAST_GAIN / check.n
+        if check.limit == 1 and (cost_weight * (costs[:, column] + check.usd) >= promised).all():
+            continue  # too dear, were it never wrong
         error, usd = check.value(errors, costs, cost_weight, eligible)
-        score, column = error + cost_weight * usd, check.column
+        score = error + cost_weight * usd
         better = score < found[0][:, column] + cost_weight * found[1][:, column]
-        pays = better & (score < least - LEAST_GAIN / check.n)
+        pays = better & (score < promised)
         rows = pays if check.limit == 1 else better | (used[:, column] < 0)
         found[0][rows, column], found[1][rows, column], used[rows, column] = error[rows], usd[rows], position
     return *found, used

@@ -298,19 +298,25 @@ class Pool(Mapping[str, ModelProfile]):
     @cached_property
     def _fitted_checks(self) -> dict[tuple[str, str], Check]:
         found: dict[tuple[str, str], Check] = {}
+        errors: dict[str, Array] = {}  # of all models, by the prompts
         for column, (model, profile) in enumerate(self._profiles.items()):
-            if not profile.checks:
-                continue
-            rows = {name: row for row, name in enumerate(profile.measured.digests)}
-            errors = np.full((len(rows), len(self)), np.nan)
-            for other, each in enumerate(self._profiles.values()):
-                shared = [(rows[name], row) for row, name in enumerate(each.measured.digests) if name in rows]
-                here, there = np.array(shared, int).reshape(-1, 2).T
-                errors[here, other] = each.errors[there]
+            if profile.checks and profile.measured.id not in errors:
+                errors[profile.measured.id] = self._errors_on(profile.measured)
             for name, signals in profile.checks.items():
-                if (check := Check.fit(name, column, signals.values, errors, signals.usd, signals.limit)) is not None:
+                table = errors[profile.measured.id]
+                if (check := Check.fit(name, column, signals.values, table, signals.usd, signals.limit)) is not None:
                     found[model, name] = check
         return found
+
+    def _errors_on(self, measured: MeasuredPrompts) -> Array:
+        """Return the models' errors on these prompts, (n_prompts, m), NaN where not known."""
+        rows = {name: row for row, name in enumerate(measured.digests)}
+        errors = np.full((len(measured), len(self)), np.nan)
+        for column, profile in enumerate(self._profiles.values()):
+            shared = [(rows[name], row) for row, name in enumerate(profile.measured.digests) if name in rows]
+            here, there = np.array(shared, int).reshape(-1, 2).T
+            errors[here, column] = profile.errors[there]
+        return errors
 
     @cached_property
     def overall(self) -> tuple[Array, Array]:

@@ -113,7 +113,7 @@ class Request:
             names = getattr(self, name)
             if isinstance(names, str):
                 raise InvalidDataError(f"{names!r} is one name, not a list of names; put it in a list.")
-            if names is not None and not (type(names) is tuple and not names):
+            if names is not None:
                 object.__setattr__(self, name, dict.fromkeys(names))  # an ordered set
         if self.documents is not None:
             object.__setattr__(self, "documents", Documents.of(self.documents))

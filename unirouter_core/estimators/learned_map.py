@@ -65,7 +65,7 @@ class LearnedMapEstimator(OneClustering):
         return lambda _, logits: np.clip(softmax(logits) @ errors, 0, 1) * shares  # weights sum to 1 up to rounding
 
     def stderrs(self, X: Array, products: Array, features: Array) -> Array:
-        """Return the standard errors in the clusters, weighted alike."""
+        """Return the standard errors in the clusters, weighted by the same shares."""
         return np.asarray(softmax(products) @ features.T[len(self.centroids_) :])
 
 

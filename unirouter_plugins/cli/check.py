@@ -48,7 +48,8 @@ def check(
 
     learned = options.load(router)
     profile, given = learned.pool[model], _spec(name)
-    ((name, run),) = named_checks(given, options.members(router, pool), learned.pool.models).items()
+    members = options.members(router, pool)
+    ((name, run),) = named_checks(given, members, learned.pool.models).items()
     with AnswerStore(store or router.resolve().parent / "evaluations.sqlite", create=False) as kept:
         found: dict[str, Any] = {"router": str(router), "model": model, "check": name, "calls": 0}
         if dry_run:
@@ -71,6 +72,8 @@ def check(
     else:
         show.say(str(made), wrap=False)
         show.say(f"Saved: {router} can use {name} on {model}'s answers." if pays else "Not saved.", wrap=False)
+        if pays and name not in members.checks:
+            show.say(f"next: name {name} under [checks] in pool.toml, so that calls run it.", wrap=False)
     if not pays:
         raise typer.Exit(options.NOT_MET)
 

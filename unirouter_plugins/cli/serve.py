@@ -32,7 +32,7 @@ def serve(
     """Serve OpenAI's and Anthropic's APIs: model="unirouter" routes, "unirouter/NAME" calls that model."""
     folder = options.existing(router)
     if not os.environ.get("LITELLM_MASTER_KEY", "").strip():
-        os.environ.pop("LITELLM_MASTER_KEY", None)  # with an empty one LiteLLM answers nobody
+        os.environ.pop("LITELLM_MASTER_KEY", None)  # with an empty one LiteLLM refuses every request
     needs_key = config_only or "LITELLM_MASTER_KEY" in os.environ
     if not (needs_key or _is_loopback(host)):
         raise InvalidDataError(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import threading
 from collections.abc import Iterator, MutableMapping
 
 from unirouter_core.exceptions import missing_package
 from unirouter_plugins.litellm.health import LONGEST, Health
+from unirouter_plugins.litellm.telemetry import LOG
 
-LOG = logging.getLogger("unirouter")
 KEY = "unirouter:health"
 EVERY = 0.5
 """Seconds between two exchanges with Redis; what fails in one process is known in the others as late."""

@@ -121,7 +121,7 @@ class ProxyCall(LiteLLMCall):
     def headers(self, answer: Any) -> dict[str, str]:
         """Return the headers of the answer; a stream's cost is the expected one, as it has only begun."""
         record = self.record() if self.streams else self.end(answer)
-        told, saved = record.as_dict(), None if self.streams else self.saved(record)
+        told, saved = record.as_dict(), self._shown.get("saved_usd")
         usd = told["expected_usd"] if told["usd"] is None else told["usd"]
         saved = self.decision.expected(self.baseline_model)[1] - told["expected_usd"] if saved is None else saved
         numbers = {"cost": usd, "saved": saved, "error": told["expected_error"]}

@@ -21,6 +21,7 @@ from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.routed import NoAnswerError
 from unirouter_plugins.litellm.shared_health import RedisStore
+from unirouter_plugins.litellm.telemetry import LOG
 from unirouter_plugins.serving.calls import ProxyCall, tool_calls_of
 from unirouter_plugins.serving.config import GROUP
 from unirouter_plugins.serving.requests import ProxyRequest, forced_by, name_of
@@ -28,7 +29,6 @@ from unirouter_plugins.serving.watch import WatchedRouter
 
 T = TypeVar("T")
 
-LOG = logging.getLogger("unirouter")
 APIS = ("acompletion", "anthropic_messages", "aresponses")
 """What of LiteLLM's router goes to models that were measured in chats."""
 

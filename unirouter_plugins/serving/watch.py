@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from unirouter_plugins.litellm import load_router
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import BESIDE
 from unirouter_plugins.litellm.snapshot import PoolModels
+from unirouter_plugins.litellm.telemetry import LOG
 from unirouter_plugins.serving.config import GROUP, POOL, ROUTER, TRUST, deployments, group_settings
 
-LOG = logging.getLogger("unirouter")
 EVERY, PAUSE = 0.5, 60.0
 """Seconds between two looks at the folder, and after a failure that is a bug."""
 
@@ -40,9 +39,11 @@ class WatchedRouter:
         self._stamp = self._look()
         self.router, self._deployments = self._load()
         self._task: asyncio.Task[None] | None = None
-        with contextlib.suppress(RuntimeError):  # no loop runs where the module is imported elsewhere
+        try:
             asyncio.get_running_loop()
-            self.start()
+        except RuntimeError:  # none runs yet: the first request starts it
+            return
+        self.start()
 
     @classmethod
     def from_environment(cls) -> WatchedRouter:
