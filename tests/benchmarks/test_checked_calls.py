@@ -1,4 +1,4 @@
-"""What a check adds to a call besides the check itself, in processor time. Nothing is asserted on time.
+"""What checks add to a call besides the check itself, and to a decision. Nothing is asserted on time.
 
 python -m pytest tests/benchmarks/test_checked_calls.py --override-ini addopts='' -s
 """
@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import onboarded
 from tests.plugins.scripted_chat import chats
-from unirouter_core import Outcomes
+from unirouter_core import Outcomes, UniRouter
 from unirouter_plugins.langchain import RouterRunnable
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.pool_file import Members
@@ -44,3 +44,12 @@ def test_a_checked_call(world: Outcomes, how: str, timeout: float | None) -> Non
     assert "checked" in llm.invoke(PROMPT).response_metadata["unirouter"]
     without, with_check = (least(lambda config=config: CALLS[how](llm, config)) for config in (UNCHECKED, None))
     print(f"\n{how}, timeout {timeout}: {without:.3f} ms, checked {with_check:.3f} ms, +{with_check - without:.3f} ms")
+
+
+def test_a_decision_where_all_of_50_models_have_a_check(router: UniRouter) -> None:
+    plain = least(lambda: router.route(PROMPT, cost_weight=100))
+    for model in router.pool:
+        router.add_check(model, "right", router.pool[model].errors < 0.5)
+    assert router.route(PROMPT, cost_weight=100, checks=["right"]).check is not None
+    checked = least(lambda: router.route(PROMPT, cost_weight=100, checks=["right"]))
+    print(f"\n{len(router.pool)} models: {plain:.3f} ms, with checks {checked:.3f} ms")
