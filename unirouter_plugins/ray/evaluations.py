@@ -22,23 +22,23 @@ WORKER_CPUS = 0.1  # a worker waits for its models
 
 
 class SharedBudget(Budget):
-    """The budget of several workers, in a process of its own; `who` is the first share of what a worker is at."""
+    """The budget of several workers, in a process of its own; `who` names what a worker is at."""
 
     def __init__(self, usd: float | None = None) -> None:
         super().__init__(usd)
-        self._held = defaultdict[int, float](float)
+        self._held = defaultdict[int | str, float](float)
 
-    async def reserve_for(self, who: int, worst: float) -> None:
+    async def reserve_for(self, who: int | str, worst: float) -> None:
         """Reserve as `Budget.reserve`."""
         await self.reserve(worst)
         self._held[who] += worst
 
-    def settle_for(self, who: int, worst: float, usd: float) -> None:
+    def settle_for(self, who: int | str, worst: float, usd: float) -> None:
         """Count a call as `Budget.settle`."""
         self._held[who] -= worst
         self.settle(worst, usd=usd)
 
-    def begin(self, who: int) -> None:
+    def begin(self, who: int | str) -> None:
         """Count what a lost worker had reserved for these shares as spent, as its calls may be billed."""
         if lost := self._held.pop(who, 0.0):
             self.settle(lost, usd=lost)
