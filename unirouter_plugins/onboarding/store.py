@@ -9,9 +9,9 @@ import math
 import re
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -317,6 +317,24 @@ class AnswerStore(Database):
         self._waiting.append((key, row, graded, kept))
         self._writer.submit(self._write_waiting)
         return kept
+
+    @contextmanager
+    def claimed(self, shares: Iterable[int]) -> Iterator[None]:
+        """Hold these numbers while the block lasts; wait for other processes that hold one of them.
+
+        They are locks of the session, which the server frees when a process, or its connection, ends. A SQLite file has
+        none: `InvalidDataError`.
+        """
+        if self._engine.dialect.name != "postgresql":
+            raise InvalidDataError(f"{self.shown} cannot be filled by several workers; give a postgresql:// URL.")
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for share in sorted(shares):  # in one order everywhere, as two that wait for each other would for ever
+                connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK, share)))
+            try:
+                yield
+            finally:
+                with suppress(sa.exc.SQLAlchemyError):  # a connection that has ended holds none
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
 
     def _write_waiting(self) -> None:
         """Commit all that waits, together."""
