@@ -158,18 +158,19 @@ def why_unusable(prompt: Any) -> str | None:
 
 
 def prompts_of(batch: Any, column: str, added: Collection[str] = COLUMNS) -> list[Any]:
-    """Return a column of a batch as Python's values.
+    """Return a column of a batch as Python's values; see `check_names`."""
+    check_names(list(getattr(batch, "column_names", None) or getattr(batch, "columns", batch)), column, added)
+    values = batch[column]
+    read = getattr(values, "to_pylist", None) or getattr(values, "tolist", None) or partial(list, values)
+    return list(read())
 
-    Raises `InvalidDataError` where there is none, or one of those to be `added` is there and not of an earlier routing.
-    """
-    names = list(batch.column_names if hasattr(batch, "column_names") else getattr(batch, "columns", batch))
+
+def check_names(names: Collection[str], column: str, added: Collection[str] = COLUMNS) -> None:
+    """Raise `InvalidDataError` where there is no `column`, or one to be added that no earlier routing has added."""
     if column not in names:
         raise InvalidDataError(f"There is no column {column!r}; name that of the prompts, of {quoted(names)}.")
     if (taken := {name for name in added if name in names}) not in (set(), set(COLUMNS), set(added)):
         raise InvalidDataError(f"The rows have a column {min(taken)!r}, which would be overwritten; rename or drop it.")
-    values = batch[column]
-    read = getattr(values, "to_pylist", None) or getattr(values, "tolist", None) or partial(list, values)
-    return list(read())
 
 
 def with_columns(batch: Any, columns: Mapping[str, Sequence[Any]], numbers: Collection[str] = (ERROR, USD)) -> Any:
