@@ -75,7 +75,9 @@ def test_the_example_of_read_members_is_a_table(table):
 
 
 def test_a_batch_tariff_stands_beside_prices_or_alone(table):
-    members = table(ONE + "prices = { batch = 0.5 }\n[models.b]\nmodel = 'x'\nprices = {input = 1, output = 2, batch = 0.4}")
+    members = table(
+        ONE + "prices = { batch = 0.5 }\n[models.b]\nmodel = 'x'\nprices = {input = 1, output = 2, batch = 0.4}"
+    )
     assert (members["a"].prices, members["a"].batch) == (None, 0.5)
     assert (members["b"].prices, members["b"].batch) == (Prices(1, 2), 0.4)
 
