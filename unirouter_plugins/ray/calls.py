@@ -153,6 +153,12 @@ class CallBatch:
         rows = self._runner.run(self._called(prompts_of(batch, self._prompt, CALLED)))
         return with_columns(batch, {name: [row.get(name) for row in rows] for name in CALLED}, (ERROR, USD, PAID))
 
+    def close(self) -> None:
+        """Close the connections to providers and to the store."""
+        self._runner.run(open_litellm().close_litellm_async_clients())
+        self._runner.close()
+        self._store.__exit__()
+
     async def _called(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
         unusable = [why_unusable(prompt) for prompt in prompts]
         keys = ["" if why else digest_of(f"{self._asked}\n{p}") for p, why in zip(prompts, unusable, strict=True)]

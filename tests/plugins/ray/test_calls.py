@@ -35,55 +35,72 @@ def place(monkeypatch, scripted_server, router, tmp_path):
     }
 
 
-def rows(done):
-    return done.to_pylist()
+@pytest.fixture
+def call(place):
+    """Return a function that calls the models of a list of prompts, in a worker of its own."""
+
+    def answered(prompts, **options):
+        worker = CallBatch(**{**place, **options})
+        try:
+            return worker(pa.table({"prompt": prompts})).to_pylist()
+        finally:
+            worker.close()
+
+    return answered
 
 
 def asked(server):
     return Counter(seen.prompt for seen in server.seen)
 
 
-def test_each_row_has_its_answer_its_bill_and_its_record(place, scripted_server):
-    done = rows(CallBatch(**place)(pa.table({"prompt": [*PROMPTS, None]})))
+def test_each_row_has_its_answer_its_bill_and_its_record(call, scripted_server):
+    done = call([*PROMPTS, None])
     assert [row["answer"] for row in done] == [*(f"It is {prompt}" for prompt in PROMPTS), None]
     assert {row["unirouter_model"] for row in done[:-1]} == {seen.body["model"] for seen in scripted_server.seen}
     assert done[0]["usd"] == json.loads(done[0]["record"])["usd"] > 0
     assert done[-1]["error"] == "The prompt is null; give it a text."
 
 
-def test_what_is_kept_is_not_paid_for_again(place, scripted_server):
-    batch = pa.table({"prompt": PROMPTS})
-    first = CallBatch(**place)(batch)
-    again = CallBatch(**place)(pa.table({"prompt": [*PROMPTS, "What is 99 plus 3?", "What is 99 plus 3?"]}))
-    assert again.slice(0, len(PROMPTS)).equals(first)
+def test_what_is_kept_is_not_paid_for_again(call, scripted_server):
+    first = call(PROMPTS)
+    again = call([*PROMPTS, "What is 99 plus 3?", "What is 99 plus 3?"])
+    assert again[: len(PROMPTS)] == first
     assert set(asked(scripted_server).values()) == {1}
 
 
-def test_other_options_are_other_calls(place, scripted_server):
+def test_other_options_are_other_calls(call, scripted_server):
     for tokens in (10, 20):
-        CallBatch(**{**place, "max_tokens": tokens})(pa.table({"prompt": PROMPTS[:1]}))
+        call(PROMPTS[:1], max_tokens=tokens)
     assert asked(scripted_server) == {PROMPTS[0]: 2}
 
 
-def test_a_failed_row_has_its_sentence_and_is_tried_again_by_the_next_run(place, scripted_server):
+def test_a_failed_row_has_its_sentence_and_is_tried_again_by_the_next_run(call, scripted_server):
     working = dict(scripted_server.script)
     scripted_server.script |= dict.fromkeys(working, breaks(400))
-    (failed,) = rows(CallBatch(**place)(pa.table({"prompt": PROMPTS[:1]})))
+    (failed,) = call(PROMPTS[:1])
     assert failed["answer"] is None
     assert "error while processing your request" in failed["error"]
     scripted_server.script |= working
-    (done,) = rows(CallBatch(**place)(pa.table({"prompt": PROMPTS[:1]})))
-    assert done["error"] is None
+    assert call(PROMPTS[:1])[0]["error"] is None
 
 
-def test_the_budget_is_never_exceeded_and_the_rest_says_so(place, scripted_server):
+def test_the_budget_is_never_exceeded_and_the_rest_says_so(call, scripted_server):
     permits = Permits(usd=0.1)
-    done = rows(CallBatch(**place, permits=permits)(pa.table({"prompt": PROMPTS})))
+    done = call(PROMPTS, permits=permits)
     paid = [row for row in done if row["answer"] is not None]
     assert 0 < len(paid) < len(PROMPTS)
-    assert sum(row["usd"] for row in paid) == pytest.approx(permits.spent) <= 0.1
+    assert sum(row["usd"] for row in paid) == pytest.approx(permits.spent)
+    assert permits.spent <= 0.1
     assert all("of the budget of $0.1 are spent" in row["error"] for row in done if row["answer"] is None)
     assert len(scripted_server.seen) == len(paid)
+
+
+def test_a_fallback_is_paid_from_the_budget_or_not_made(call, scripted_server):
+    scripted_server.script |= {"sage": breaks(400)}
+    permits = Permits(usd=0.05)
+    (row,) = call(PROMPTS[:1], permits=permits, models=["sage", "tutor"])
+    assert row["unirouter_model"] == "tutor"
+    assert row["usd"] == pytest.approx(permits.spent)
 
 
 def test_what_a_lost_worker_had_reserved_counts_as_spent():

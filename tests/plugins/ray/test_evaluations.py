@@ -114,7 +114,7 @@ def test_a_sqlite_file_cannot_be_claimed_by_shares(tmp_path):
         pass
 
 
-def test_ray_workers_fill_the_store_within_one_budget_and_onboard_the_models(place, scripted_server, ray_cluster):
+def test_ray_workers_fill_the_store_within_one_budget_and_onboard_the_models(place, scripted_server, ray):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
         done = onboard_dataset(plan_of(*place, budget=1.0), concurrency=2)
