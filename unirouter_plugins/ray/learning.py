@@ -121,7 +121,7 @@ def fit_dataset(
     columns: GivenColumns | None = None,
     scale: GivenScale | None = None,
     prices: Mapping[str, Prices] | None = None,
-    concurrency: int | tuple[int, int] | None = None,
+    workers: int = 4,
 ) -> UniRouter:
     """Fit a router on a stream of graded answers; memory does not grow with the stream.
 
@@ -139,8 +139,8 @@ def fit_dataset(
         The most prompts to learn from.
     columns, scale, prices
         As `read_outcomes` takes them.
-    concurrency : int or pair, optional
-        How many of Ray's workers read the stream, as `map_batches` takes it.
+    workers : int
+        How many of Ray's workers read the stream.
 
     Raises
     ------
@@ -157,9 +157,9 @@ def fit_dataset(
     """
     drawn = PromptSample(sample, columns)
     if hasattr(ds, "map_batches"):
-        options = {} if concurrency is None else {"concurrency": concurrency}
         arguments = {"size": sample, "columns": columns}
-        rows = ds.map_batches(PromptSample, fn_constructor_kwargs=arguments, batch_format="pandas", **options)
+        how = {"fn_constructor_kwargs": arguments, "batch_format": "pandas", "concurrency": workers}
+        rows = ds.map_batches(PromptSample, **how)
         batches: Iterable[Any] = rows.iter_batches(batch_format="pandas", batch_size=None)
     else:
         batches = ds

@@ -117,6 +117,6 @@ def test_a_sqlite_file_cannot_be_claimed_by_shares(tmp_path):
 def test_ray_workers_fill_the_store_within_one_budget_and_onboard_the_models(place, scripted_server, ray):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
-        done = onboard_dataset(plan_of(*place, budget=1.0), concurrency=2)
+        done = onboard_dataset(plan_of(*place, budget=1.0), workers=2)
     assert asked(scripted_server) == dict.fromkeys(ALL, 1)
     assert [(one.model, one.answered, one.profile.error) for one in done] == [("sage", 24, 0.0), ("poet", 24, 1.0)]

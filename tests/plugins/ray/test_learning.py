@@ -103,6 +103,6 @@ def test_a_stream_without_graded_answers_is_refused_at_its_first_batch():
 
 def test_ray_workers_draw_the_sample_of_their_stream(rows, ray):
     ds = ray.data.from_pandas(rows).repartition(4)
-    fitted = fit_dataset(ds, unfitted(), sample=100, concurrency=1)
+    fitted = fit_dataset(ds, unfitted(), sample=100, workers=1)
     here = fit_dataset(batches(rows), unfitted(), sample=100)
     np.testing.assert_array_equal(fitted.fit_.seen, here.fit_.seen)
