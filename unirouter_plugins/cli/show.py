@@ -263,7 +263,7 @@ def bill(made: Bill, budget: float | None) -> None:
     """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
     from unirouter_plugins.onboarding.bill import PROBE, TRIFLE
 
-    roles = {"measured": "", "reference": "writes references", "judge": "grades"}
+    roles = {"measured": "", "reference": "writes references", "judge": "grades", "check": "checks answers"}
     heads = ("model", "role", ">calls", ">cached", ">tokens in", ">tokens out", ">about", ">at most")
     rows = [
         (

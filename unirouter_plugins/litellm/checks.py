@@ -67,14 +67,15 @@ CheckFunction: TypeAlias = Callable[[str, str, Context], Any]
 class AnswerCheck:
     """A named check. One that fails, or gives no finite number, says nothing of the answer, with one warning.
 
-    `usd` is what each run costs besides the `usd` of the `Found` that the function returns.
+    `usd` is what each run costs besides the `usd` of the `Found` that the function returns. `calls_members` says that
+    what it asks members can be asked for beforehand, as that depends on the prompt and the answer alone.
 
     >>> AnswerCheck("brief", lambda prompt, answer, context: len(answer) < 20)("What is 2 + 2?", "It is 4.")
     Found(signal=1.0, usd=0.0)
     """
 
-    def __init__(self, name: str, function: CheckFunction, usd: float = 0.0) -> None:
-        self.name, self.function, self.usd = name, function, usd
+    def __init__(self, name: str, function: CheckFunction, usd: float = 0.0, *, calls_members: bool = False) -> None:
+        self.name, self.function, self.usd, self.calls_members = name, function, usd, calls_members
         self.failure = ""  # why it first said nothing
 
     def __call__(self, prompt: str, answer: str, context: Context = Context()) -> Found:
@@ -143,7 +144,7 @@ def parse_check(name: str, spec: str | Mapping[str, Any] | CheckFunction, *, mem
     if (member := given.get("member")) is not None and member not in members:
         raise InvalidDataError(f"The check {name!r} asks {member!r:.60}, which is not in the pool; name one of it.")
     try:
-        return AnswerCheck(name, READY_MADE[kind](**given))
+        return AnswerCheck(name, READY_MADE[kind](**given), calls_members=kind in CALLING)
     except ValidationError as failed:
         first = failed.errors()[0]
         why = str(first.get("ctx", {}).get("error", first["msg"])).rstrip(".")
@@ -350,3 +351,6 @@ READY_MADE: dict[str, Callable[..., CheckFunction]] = {
     each.__name__: each for each in (json_schema, parses, tests, tool_success, grounded, logprob, agreement, judge)
 }
 """The ready-made checks by name."""
+
+CALLING = ("agreement", "judge")
+"""Those of them that call members."""
