@@ -82,8 +82,10 @@ def test_verdicts_that_the_store_lacks_are_billed_asked_for_once_and_kept(checke
 
 def test_a_budget_ends_the_verdicts_and_what_was_paid_for_is_kept(checked, scripted_server):
     scripted_server.script["dear"] = says(judging)
-    said = refusal(*check(checked, "newcomer", JUDGE, "--budget", "0.1"))
-    assert "0 answers" not in said
+    done = run(*check(checked, "newcomer", JUDGE, "--budget", "0.045"))  # a call at its worst: $0.032
+    assert done.exit_code == 2
+    assert "Not all was asked: $0.0" in done.stderr
+    assert "have a signal of 'judge'" in done.stderr
     paid = len(scripted_server.seen)
     assert 0 < paid < 60
     assert output(*check(checked, "newcomer", JUDGE, "--dry-run"))["calls"] == 60 - paid

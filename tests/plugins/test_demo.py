@@ -114,6 +114,7 @@ def test_without_the_wheels_a_mock_answers_and_every_table_says_so(mocked):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert not [row for row in rows if row and row[0] in ("smol", "smol-votes")]
     assert len([row for row in rows if row[:1] == ["mock-smol"]]) >= 5
+    assert "calculator's draft was rejected: is_number gave 0" in done.stderr
     assert re.search("Routing (pays|is about even|does not pay):", " ".join(done.stdout.split()))
     whole = ("$ ", str(folder))  # commands and paths are never broken
     assert not [line for line in done.stdout.splitlines() if len(line) > 88 and not any(word in line for word in whole)]
@@ -128,6 +129,9 @@ def test_the_demo_as_json_has_all_that_it_shows(tmp_path, monkeypatch):
     assert shown["bill"]["calls"] == 3 * shown["bill"]["prompts"]
     assert [one["model"] for one in shown["onboarded"]] == MOCKS
     assert {one["model"] for one in shown["routed"]} <= set(MOCKS)
+    assert (shown["check"]["check"], shown["check"]["saved"], shown["check"]["calls"]) == ("is_number", True, 0)
+    assert shown["mended"]["checked"]["calculator"]["signal"] == 0
+    assert shown["mended"]["model"] != "calculator"
     assert len(shown["routed"]) == shown["report"]["n"] == 20
     assert shown["tuning"]["cost_weight"] == shown["report"]["cost_weight"] == 1000
     assert shown["report"]["pays"] in (True, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +48,7 @@ def check(
     """Judge a check by a model's stored answers, and use it if it pays. Exit code 3: it does not pay."""
     from unirouter_plugins.litellm.checks import named_checks
     from unirouter_plugins.litellm.programs import register
-    from unirouter_plugins.onboarding.ask import Budget, Callers, OnboardingOptions, PreflightError
+    from unirouter_plugins.onboarding.ask import Budget, Callers, OnboardingOptions, PreflightError, run_to_end
     from unirouter_plugins.onboarding.bill import TRIFLE, total
     from unirouter_plugins.onboarding.questions import read_questions
     from unirouter_plugins.onboarding.store import AnswerStore
@@ -83,9 +82,11 @@ def check(
             callers.budget = Budget(max(bill.usd.high, TRIFLE) if budget is None else budget)
             try:
                 with show.working(f"Asking {n} times"):
-                    asyncio.run(replay.ask())
+                    run_to_end(replay.ask())
             except PreflightError as failed:
                 raise options.ProviderError(str(failed)) from failed
+            if replay.ended:
+                show.note(f"Not all was asked: {replay.ended}")
         with show.working(f"Checking {len(texts)} answers"):
             made = replay.judge(model, run, questions, wrong_at_most, confidence)
     if made.saved:

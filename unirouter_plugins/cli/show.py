@@ -438,6 +438,14 @@ def call(record: CallRecord) -> None:
     answered = eligible[record.model]
     rule = f"{_rule(record.decision.cost_weight)} of {len(eligible)} models"
     say(f"\n{record.model}: expected quality {1 - answered.error:.1%}, {rule}", err=True)
+    for model, told in record.checked.items():
+        signal = "nothing" if told["signal"] is None else f"{told['signal']:g}"
+        outcome = "accepted" if model == record.model else "rejected"
+        say(
+            f"{model}'s draft was {outcome}: {told['check']} gave {signal}, so its expected quality is "
+            f"{1 - told['expected_error']:.0%}",
+            err=True,
+        )
     for failed, failure in grouped(record.failures):
         say(f"{', '.join(failed)} failed before it: {failure}", err=True)
     if record.differs:

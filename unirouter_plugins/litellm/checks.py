@@ -29,7 +29,7 @@ from unirouter_plugins.litellm.chat import Messages
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.litellm.prices import Quote, require_quote, usage_of, usd_of
-from unirouter_plugins.litellm.programs import Ballot, arguments_of
+from unirouter_plugins.litellm.programs import Ballot, arguments_of, object_at
 from unirouter_plugins.litellm.redaction import described
 
 Ask: TypeAlias = Callable[[str, Messages, int], tuple[str, float]]
@@ -129,8 +129,11 @@ def asking(members: Members, quotes: Callable[[str], Quote | None] = lambda name
     return ask
 
 
+_IS_PLACE = re.compile(r"[\w.]+:\w+").fullmatch
+
+
 def parse_check(name: str, spec: str | Mapping[str, Any] | CheckFunction, *, members: Collection[str]) -> AnswerCheck:
-    """Return the check called `name`: a function of yours, or a ready-made one, of `READY_MADE`, by its name.
+    """Return the check called `name`: a function of yours, also as "module:function", or one of `READY_MADE` by name.
 
     With parameters it is ``{"check": "agreement", "member": "fast", "same": "number"}``. `members` are the names that
     such a check may call. Raises `InvalidDataError` when the name or a parameter cannot be used.
@@ -139,8 +142,16 @@ def parse_check(name: str, spec: str | Mapping[str, Any] | CheckFunction, *, mem
         return spec if isinstance(spec, AnswerCheck) else AnswerCheck(name, spec)
     given = {"check": spec} if isinstance(spec, str) else dict(spec)
     kind = given.pop("check", name)
-    if kind not in READY_MADE:
-        raise InvalidDataError(f"No check is named {kind!r:.60}; use one of {', '.join(READY_MADE)}, or a function.")
+    if isinstance(kind, str) and _IS_PLACE(kind):
+        what = f"The check {name!r} is {kind!r}"
+        if given:
+            raise InvalidDataError(f"{what}, which takes no parameters; leave out {min(given)!r}.")
+        if not callable(function := object_at(kind, what)):
+            raise InvalidDataError(f"{what}, which is no function; give one of (prompt, answer, context).")
+        return function if isinstance(function, AnswerCheck) else AnswerCheck(name, function)
+    if not isinstance(kind, str) or kind not in READY_MADE:
+        ours = ", ".join(READY_MADE)
+        raise InvalidDataError(f"No check is named {kind!r:.60}; use one of {ours}, or module:function of your own.")
     if (member := given.get("member")) is not None and member not in members:
         raise InvalidDataError(f"The check {name!r} asks {member!r:.60}, which is not in the pool; name one of it.")
     try:
@@ -156,16 +167,20 @@ def named_checks(
 ) -> dict[str, AnswerCheck]:
     """Return checks by name: your functions or what `parse_check` takes; or names of ``[checks]`` or ready-made ones.
 
-    Raises `InvalidDataError` for a command in a table that was found beside a router and not named by the user.
+    Raises `InvalidDataError` for a command or a function in a table that was found beside a router and not named by the
+    user.
     """
     if isinstance(given, str):
         raise InvalidDataError(f"{given!r} is one name, not a list of names; put it in a list.")
     named = dict(given) if isinstance(given, Mapping) else {name: members.checks.get(name, name) for name in given}
     for name, spec in named.items():
         own = members.checks.get(name)
-        if members.beside is not None and spec is own and isinstance(own, Mapping) and "command" in own:
+        kind = own.get("check") if isinstance(own, Mapping) else own
+        program = "your code" if isinstance(kind, str) and _IS_PLACE(kind) else ""
+        program = "a command" if isinstance(own, Mapping) and "command" in own else program
+        if members.beside is not None and spec is own and program:
             raise InvalidDataError(
-                f"The check {name!r} of {members.beside} runs a command; that file is beside the router, and was not "
+                f"The check {name!r} of {members.beside} runs {program}; that file is beside the router, and was not "
                 f"named: add --pool {members.beside}, or pool=..., to run it."
             )
     return {name: parse_check(name, spec, members={*members, *pool}) for name, spec in named.items()}

@@ -12,10 +12,10 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
@@ -39,6 +39,7 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from unirouter_plugins.logs import Log
 
+T = TypeVar("T")
 ATTEMPTS = 6  # how often a call is made before it has failed
 FIRST_ATTEMPTS = 3  # of a model's first call: a user waits for it, and what is wrong with it rarely passes
 LONGEST_PAUSE = 60.0  # the most seconds between two attempts, where the provider does not say
@@ -303,6 +304,18 @@ class Caller:
             refused=finish == "content_filter" or is_refusal(text),
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         )
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine that calls models returns, where no event loop runs."""
+
+    async def run() -> T:
+        try:
+            return await work
+        finally:
+            await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
+
+    return asyncio.run(run())
 
 
 class Callers(dict[tuple[str, str], Caller]):

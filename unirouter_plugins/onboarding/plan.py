@@ -33,6 +33,7 @@ from unirouter_plugins.onboarding.ask import (
     check_first,
     member_of,
     missing_keys,
+    run_to_end,
 )
 from unirouter_plugins.onboarding.bill import PROBE, TRIFLE, Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
@@ -420,10 +421,4 @@ def run_onboarding(
         asyncio.get_running_loop()
         raise InvalidDataError("An event loop runs here, as in a notebook; write: await plan.run(...)")
 
-    async def run() -> list[Onboarded]:
-        try:
-            return await plan.run(progress, folder=folder, onboarded=onboarded)
-        finally:
-            await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
-
-    return asyncio.run(run())
+    return run_to_end(plan.run(progress, folder=folder, onboarded=onboarded))

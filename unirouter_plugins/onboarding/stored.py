@@ -104,7 +104,8 @@ class Replay:
                     self.missing[name][asked, sample] = FREE_TOKENS * holds_answer
                 return "", 0.0
 
-            check(question.prompt, text or "", Context(model, question.messages, ask=ask))
+            given = f"(the answer of {model})" if text is None else text
+            check(question.prompt, given, Context(model, question.messages, ask=ask))
         return sum(map(len, self.missing.values())) - before
 
     def items(self) -> list[Item]:
