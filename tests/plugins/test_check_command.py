@@ -89,6 +89,10 @@ def test_a_budget_ends_the_verdicts_and_what_was_paid_for_is_kept(checked, scrip
     paid = len(scripted_server.seen)
     assert 0 < paid < 60
     assert output(*check(checked, "newcomer", JUDGE, "--dry-run"))["calls"] == 60 - paid
+    scripted_server.seen.clear()
+    less = refusal(*check(checked, "newcomer", json.dumps({"check": "agreement", "samples": 2}), "--budget", "1e-6"))
+    assert "$0 of the budget of $1e-06 are spent, and the next call may cost $0.0008" in less
+    assert scripted_server.seen == []
 
 
 def test_a_judge_that_cannot_be_called_is_a_provider_s_failure(checked, scripted_server):
@@ -111,12 +115,13 @@ def test_checks_are_fitted_where_models_are_onboarded(checked, scripted_server):
     ]
     assert [each["saved"] for each in found["dear"]] == [False, False]
     assert set(UniRouter.load(checked / "my.router").pool["newcomer"].checks) == {"parses"}
-    assert len(scripted_server.seen) == 120 + 120
+    spent = len(scripted_server.seen)
+    assert 120 + 60 < spent < 120 + 120  # one verdict is enough where both gave the same answer
     shown = " ".join(run(*onboarding).stdout.split())
     assert "Check parses: 0 extra calls" in shown
     assert "The check 'parses' of newcomer pays" in shown
     assert "next: name parses under [checks]" in shown
-    assert len(scripted_server.seen) == 240
+    assert len(scripted_server.seen) == spent
 
 
 def test_a_check_without_answers_enough_leaves_the_model_onboarded(checked):

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.checks import FEWEST_ANSWERS, NOT_GIVEN, Check, acceptance_limit, look_ahead
+from unirouter_core.checks import FEWEST_ANSWERS, NOT_GIVEN, Check, Checks, acceptance_limit, look_ahead
 from unirouter_core.curves import Curve, curve_through
 from unirouter_core.display import Table, plus_minus
 from unirouter_core.embedding import Array, Labels, Mask
@@ -199,7 +199,7 @@ def follow(
     masks the models that may be chosen.
     """
     expected, left = np.array(predicted, np.float64), np.array(expected_costs, np.float64)
-    n, fitted = len(errors), [check for check, _ in checks]
+    n, fitted = len(errors), Checks(check for check, _ in checks)
     answered, barred = np.zeros((2, *errors.shape), bool)
     barred[:, [] if eligible is None else ~eligible] = True
     spent, chosen, todo = np.zeros(n), np.empty(n, int), np.arange(n)

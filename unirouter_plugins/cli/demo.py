@@ -29,7 +29,7 @@ MODELS = {  # the pool, as pool.toml calls it
     "calculator": "a program that only does arithmetic",
 }
 # Of the packaged prompts: short answers that a model of 135 million parameters sometimes gets right; difficulty 1 to 5.
-FAMILIES, EASIEST = ("arithmetic", "vocabulary", "yes_no", "classification"), 1
+FAMILIES, EASY = ("arithmetic", "vocabulary", "yes_no", "classification"), (1, 2)
 MOCK = LocalModel("yes", "")  # in pool.toml where no model can be served: the provider mock answers "yes"
 CHECK = "is_number"  # in pool.toml
 DATA = resources.files(__package__) / "demo_data"
@@ -144,13 +144,13 @@ def _say(name: str, **places: Any) -> None:
 def write_files(folder: Path, served: LocalModel) -> None:
     """Write pool.toml and the three files of prompts, from which a reader can repeat the demo.
 
-    Models are evaluated on the easiest prompts of four families of the packaged validation set, and on 8 sums more, so
+    Models are evaluated on the easy prompts of four families of the packaged validation set, and on 14 sums more, so
     that nearly half are sums. Prompt features are learned from the rest of the packaged set. 20 prompts of the same
     four families are kept back.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = _lines(resources.files("unirouter_core") / "starter" / "validation.jsonl")
-    easy = [line for line in lines if line["family"] in FAMILIES and line["difficulty"] == EASIEST]
+    easy = [line for line in lines if line["family"] in FAMILIES and line["difficulty"] in EASY]
     _write(folder / "prompts.jsonl", ({"prompt": line["prompt"]} for line in lines if line not in easy))
     _write(folder / "validation.jsonl", [*easy, *_lines(DATA / "sums.jsonl")])
     _write(folder / "kept_back.jsonl", _lines(DATA / "kept_back.jsonl"))

@@ -20,7 +20,6 @@ from unirouter_core.evaluate import impact
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Members, read_members
 from unirouter_plugins.litellm.prices import Quote, capabilities, require_quote
 from unirouter_plugins.litellm.programs import register
