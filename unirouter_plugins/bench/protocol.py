@@ -80,7 +80,7 @@ def recorded(name: str, outcomes: Outcomes, vectors: Array | None = None, *, eve
     if every_cost:
         complete &= ~np.isnan(outcomes.costs[:, kept]).any(axis=1)
     candidates = np.flatnonzero(complete)
-    texts = np.array([" ".join(outcomes.prompts[row].split()).casefold() for row in candidates], dtype=object)
+    texts = np.array([" ".join(outcomes.prompts[row].split()).casefold() for row in candidates.tolist()], dtype=object)
     rows = candidates[np.sort(np.unique(texts, return_index=True)[1])]
     if len(models) < FEWEST_MODELS or len(rows) < FEWEST_PROMPTS:
         raise InvalidDataError(
