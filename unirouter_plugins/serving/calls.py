@@ -94,7 +94,7 @@ class ProxyCall(LiteLLMCall):
 
     def end(self, answer: Any) -> CallRecord:
         """Return the record of the call, whose answer is whole; doing it again changes nothing."""
-        record = self.finished or self._answered(answer)
+        record = self.finished or self._answered(self._telling if self._ids else answer)
         if "saved_usd" not in self._shown:
             self._shown["saved_usd"] = self.saved(record)
             count(self._shown)
@@ -150,7 +150,8 @@ class ProxyCall(LiteLLMCall):
 
     def signed(self, chunk: Any, usage: Any = None) -> Any:
         """Return the last chunk of a stream with the model's name, and its cost where the chunk after it tells it."""
-        told, known = self.record(usage).as_dict(), getattr(chunk, "provider_specific_fields", None) or {}
+        told = self.record(self._telling if self._ids else usage).as_dict()
+        known = getattr(chunk, "provider_specific_fields", None) or {}
         chunk.provider_specific_fields = {**known, RECORD: {"model": told["model"], "usd": told["usd"]}}
         return chunk
 
@@ -199,7 +200,7 @@ class ProxyCall(LiteLLMCall):
         return answer
 
     def settle(self) -> None:
-        """Have LiteLLM take the deployment that answered for the one that it called: in its logs, in ids of responses."""
+        """Have LiteLLM take the deployment that answers for the one that it called, in logs and ids of responses."""
         self._metadata["model_info"]["id"] = self._ids[self.attempts.model]
 
     def passed(self, part: Any) -> Any:
