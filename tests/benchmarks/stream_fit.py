@@ -99,7 +99,7 @@ def measure(what: str, n_rows: int, answer: Any) -> None:
     """Send the seconds of processor for the stream, without making it, for all, and the peak of memory in MB."""
     warnings.simplefilter("ignore")
     seconds, begun = 0.0, time.process_time()
-    if what == "fit":
+    if what != "route":
         sample = PromptSample()
         take: Any = sample.add
     else:
@@ -119,6 +119,8 @@ def measure(what: str, n_rows: int, answer: Any) -> None:
         seconds += time.process_time() - at
     if what == "fit":
         UniRouter().fit(sample.frame())
+    elif what == "sample":
+        sample.frame()
     answer.send((seconds, time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000))
 
 
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[4_000, 1_000])
     parser.add_argument("--answers", type=int, help="of each prompt, by as many random models; all when not given")
     parser.add_argument("--rows", type=int, nargs="+", default=[10**5, 10**6])
-    parser.add_argument("--what", nargs="+", default=["fit", "route"])
+    parser.add_argument("--what", nargs="+", default=["sample", "fit", "route"])
     asked = parser.parse_args()
     if asked.part == "area":
         print("| set | vectors | learned from | Area, or its difference |\n|---|---|---|---|")
@@ -151,6 +153,7 @@ def main() -> None:
             mine, theirs = multiprocessing.Pipe()
             process = multiprocessing.get_context("spawn").Process(target=measure, args=(what, n_rows, theirs))
             process.start()
+            theirs.close()
             seconds, total, peak = mine.recv()
             process.join()
             print(f"| {what} | {n_rows:,} | {n_rows / seconds:,.0f} | {total:.0f} | {peak:.0f} |", flush=True)

@@ -22,23 +22,23 @@ WORKER_CPUS = 0.1  # a worker waits for its models
 
 
 class SharedBudget(Budget):
-    """The budget of several workers, in a process of its own; `who` is the first share of what a worker is at."""
+    """The budget of several workers, in a process of its own; `who` names what a worker is at."""
 
     def __init__(self, usd: float | None = None) -> None:
         super().__init__(usd)
-        self._held = defaultdict[int, float](float)
+        self._held = defaultdict[int | str, float](float)
 
-    async def reserve_for(self, who: int, worst: float) -> None:
+    async def reserve_for(self, who: int | str, worst: float) -> None:
         """Reserve as `Budget.reserve`."""
         await self.reserve(worst)
         self._held[who] += worst
 
-    def settle_for(self, who: int, worst: float, usd: float) -> None:
+    def settle_for(self, who: int | str, worst: float, usd: float) -> None:
         """Count a call as `Budget.settle`."""
         self._held[who] -= worst
         self.settle(worst, usd=usd)
 
-    def begin(self, who: int) -> None:
+    def begin(self, who: int | str) -> None:
         """Count what a lost worker had reserved for these shares as spent, as its calls may be billed."""
         if lost := self._held.pop(who, 0.0):
             self.settle(lost, usd=lost)
@@ -93,7 +93,7 @@ def onboard_dataset(
     plan: Plan,
     progress: Callable[[Progress], None] | None = None,
     *,
-    concurrency: int = 4,
+    workers: int = 4,
     folder: str | os.PathLike[str] | None = None,
     onboarded: Callable[[Onboarded], None] | None = None,
 ) -> list[Onboarded]:
@@ -110,8 +110,8 @@ def onboard_dataset(
         Of `plan_onboarding`, its store a ``postgresql://`` URL that all workers reach.
     progress : function of Progress, optional
         Called after every answer that is asked for here: first calls, and what workers could not get.
-    concurrency : int
-        Workers.
+    workers : int
+        More than 64 have nothing to do.
     folder, onboarded
         As `Plan.run` takes them.
 
@@ -129,7 +129,7 @@ def onboard_dataset(
         options = OnboardingOptions(validation="mine.jsonl", store="postgresql://me@host/answers", budget=50.0)
         plan = plan_onboarding(router, ["openai/gpt-4.1-mini", "openai/gpt-4.1"], options)
         print(plan.bill.usd.expected)
-        onboard_dataset(plan, concurrency=32, folder="my.router")
+        onboard_dataset(plan, workers=32, folder="my.router")
     """
     try:
         import ray.data
@@ -139,15 +139,15 @@ def onboard_dataset(
         raise InvalidDataError("Workers answer all questions, whatever is decided; leave until_decided out.")
 
     def work(actor: Any) -> None:
-        n_batches = min(BATCHES * concurrency, SHARES)
+        n_batches = min(BATCHES * workers, SHARES)
         shares = ray.data.from_items([{"share": share} for share in range(SHARES)], override_num_blocks=n_batches)
         arguments: Any = (plan, lambda who: _Part(actor, who))
-        how = {"batch_size": None, "concurrency": concurrency, "num_cpus": WORKER_CPUS}
+        how = {"batch_size": None, "concurrency": min(workers, SHARES), "num_cpus": WORKER_CPUS}
         shares.map_batches(Filler, fn_constructor_args=arguments, **how).materialize()
 
     with AnswerStore(os.fspath(plan.options.store), texts=plan.options.texts) as store, ExitStack() as claims:
 
-        async def workers(budget: Budget) -> None:
+        async def fill(budget: Budget) -> None:
             left = None if budget.usd is None else max(budget.usd - budget.spent, 0.0)
             actor = ray.remote(SharedBudget).options(num_cpus=0, max_concurrency=10_000).remote(left)
             claims.close()
@@ -156,4 +156,4 @@ def onboard_dataset(
             budget.spent += await actor.total.remote()
 
         claims.enter_context(store.claimed(range(SHARES)))
-        return run_onboarding(plan, progress, folder=folder, onboarded=onboarded, workers=workers)
+        return run_onboarding(plan, progress, folder=folder, onboarded=onboarded, workers=fill)

@@ -109,20 +109,14 @@ def test_what_a_lost_worker_had_reserved_is_spent_when_another_takes_over():
 
 
 def test_a_sqlite_file_cannot_be_claimed_by_shares(tmp_path):
-    with AnswerStore(tmp_path / "answers.sqlite") as store:
-        with pytest.raises(InvalidDataError, match="give a postgresql:// URL"):
-            store.claimed([1]).__enter__()
+    claim = AnswerStore(tmp_path / "answers.sqlite").claimed([1])
+    with pytest.raises(InvalidDataError, match="give a postgresql:// URL"), claim:
+        pass
 
 
-def test_ray_workers_fill_the_store_within_one_budget_and_onboard_the_models(place, scripted_server):
-    ray = pytest.importorskip("ray")
-    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'unirouter[ray]'")
+def test_ray_workers_fill_the_store_within_one_budget_and_onboard_the_models(place, scripted_server, ray):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        try:
-            done = onboard_dataset(plan_of(*place, budget=1.0), concurrency=2)
-        finally:
-            ray.shutdown()
+        warnings.simplefilter("ignore")  # Ray's own
+        done = onboard_dataset(plan_of(*place, budget=1.0), workers=2)
     assert asked(scripted_server) == dict.fromkeys(ALL, 1)
     assert [(one.model, one.answered, one.profile.error) for one in done] == [("sage", 24, 0.0), ("poet", 24, 1.0)]
