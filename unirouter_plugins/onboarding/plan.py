@@ -288,7 +288,7 @@ class Plan:
                 await self._probe(runs, trial, grading, budget)
                 if workers is not None:
                     await workers(budget)
-                    runs, _, grading = self._open(store, budget, told)
+                    runs, _, grading, callers = self._open(store, budget, told)
                 for run in runs:
                     one = await self._onboard(run, tried, ended)
                     ended = ended or (one.reason if run.grades.is_hopeless(run.n_jobs) else "")
