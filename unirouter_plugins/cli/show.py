@@ -263,7 +263,7 @@ def bill(made: Bill, budget: float | None) -> None:
     """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
     from unirouter_plugins.onboarding.bill import PROBE, TRIFLE
 
-    roles = {"measured": "", "reference": "writes references", "judge": "grades"}
+    roles = {"measured": "", "reference": "writes references", "judge": "grades", "check": "checks answers"}
     heads = ("model", "role", ">calls", ">cached", ">tokens in", ">tokens out", ">about", ">at most")
     rows = [
         (
@@ -439,6 +439,14 @@ def call(record: CallRecord) -> None:
     answered = eligible[record.model]
     rule = f"{_rule(record.decision.cost_weight)} of {len(eligible)} models"
     say(f"\n{record.model}: expected quality {1 - answered.error:.1%}, {rule}", err=True)
+    for model, told in record.checked.items():
+        signal = "nothing" if told["signal"] is None else f"{told['signal']:g}"
+        outcome = "accepted" if model == record.model else "rejected"
+        say(
+            f"{model}'s draft was {outcome}: {told['check']} gave {signal}, so its expected quality is "
+            f"{1 - told['expected_error']:.0%}",
+            err=True,
+        )
     for failed, failure in grouped(record.failures):
         say(f"{', '.join(failed)} failed before it: {failure}", err=True)
     if record.differs:

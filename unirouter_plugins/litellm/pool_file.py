@@ -272,6 +272,7 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         [checks]  # of answers, see `unirouter_plugins.litellm.checks`
         valid = "json_schema"
         second = { check = "agreement", member = "home", same = "number" }
+        mine = "my_package.my_module:function"
 
     Raises `InvalidDataError` when the file is missing, is no TOML, or a value cannot be used; the message names it.
     """
