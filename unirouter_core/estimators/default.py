@@ -249,7 +249,7 @@ def smoothed(x: Array, y: Array) -> Array:
     if len(x) == 1:
         return y
     slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
-    return y.mean() + slope * (x - x.mean())
+    return np.asarray(y.mean() + slope * (x - x.mean()))
 
 
 class _Fold(NamedTuple):
@@ -273,7 +273,7 @@ class _Fold(NamedTuple):
         return predicted[known], difficulties[known], self.errors[known]
 
     def gaps(self, slope: float, level: float) -> list[Array]:
-        """Return the `region_gaps` of all models for each prediction, the odds shifted by slope * difficulty + level."""
+        """Return the `region_gaps` of all models of each prediction, the odds shifted by slope * difficulty + level."""
         shifts = slope * self.difficulty + level
         return [
             region_gaps(shift_odds(predicted.errors, shifts), predicted.stderrs, self.errors, self.regions)
