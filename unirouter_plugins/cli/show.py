@@ -419,15 +419,16 @@ def decisions(prompts: Sequence[str], made: Decisions) -> None:
     if (left_out := len(prompts) - PROMPTS_SHOWN) > 0:
         say(f"… and {left_out:,} more; --json writes them all.", "dim")
     say()
-    _shares(made.shares)
+    shares(made.shares)
     expected = f"quality {1 - made.errors.mean():.1%}, {usd(1000 * float(made.costs.mean()))} per 1,000 calls"
     say(f"Expected on these {len(prompts):,} prompts: {expected}.")
 
 
-def _shares(shares: Mapping[str, float]) -> None:
+def shares(used_by: Mapping[str, float]) -> None:
+    """Print the share of each model that is used."""
     from rich.bar import Bar
 
-    used = sorted((item for item in shares.items() if item[1]), key=lambda item: -item[1])
+    used = sorted((item for item in used_by.items() if item[1]), key=lambda item: -item[1])
     rows = [(model, f"{share:.1%}", Bar(1, 0, share, width=20)) for model, share in used]
     console().print(table("model", ">share", "", rows=rows))
 

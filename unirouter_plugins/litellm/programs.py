@@ -7,7 +7,7 @@ import importlib
 import itertools
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from contextvars import copy_context
@@ -165,15 +165,9 @@ class Programs:
             for chunk in _chunks(await _avote(votes, arguments)):
                 yield chunk
             return
-        end: list[Any] = []
-        async with aclosing(await open_litellm().acompletion(**arguments)) as chunks:
+        async with aclosing(aend_last(await open_litellm().acompletion(**arguments))) as chunks:
             async for chunk in chunks:
-                if end or not _is_end(chunk):
-                    yield chunk
-                else:
-                    end.append(chunk)
-        for chunk in end:
-            yield chunk
+                yield chunk
 
     def _call(self, model: str, messages: Messages, given: Mapping[str, Any]) -> tuple[Votes | None, dict[str, Any]]:
         """Return the votes, and LiteLLM's arguments for the program's own model; the caller's parameters win."""
@@ -390,6 +384,19 @@ def _end_last(chunks: Iterable[Any]) -> Iterator[Any]:
         else:
             end.append(chunk)
     yield from end
+
+
+async def aend_last(chunks: Any) -> AsyncGenerator[Any]:
+    """Yield the same of a stream that is not sync."""
+    end: list[Any] = []
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if end or not _is_end(chunk):
+                yield chunk
+            else:
+                end.append(chunk)
+    for chunk in end:
+        yield chunk
 
 
 def _chunks(response: Any) -> Iterator[Any]:

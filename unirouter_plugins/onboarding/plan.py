@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -232,12 +232,24 @@ class Plan:
             judged.append(dataclasses.replace(one, checks=tuple(checks), notes=tuple(notes)))
         return judged
 
+    @property
+    def digests(self) -> list[str]:
+        """The digests of the questions, in their order."""
+        return [question.digest for question in self._questions]
+
+    async def fill(self, store: AnswerStore, rows: Sequence[int], budget: Budget) -> int:
+        """Get and grade the answers of all models to the questions at `rows` that the store lacks; return how many."""
+        runs, *_ = self._open(store, budget)
+        await asyncio.gather(*(run.ask(run.jobs(rows), self.options.concurrency) for run in runs))
+        return sum(run.n_asked for run in runs)
+
     async def run(
         self,
         progress: Callable[[Progress], None] | None = None,
         *,
         folder: str | os.PathLike[str] | None = None,
         onboarded: Callable[[Onboarded], None] | None = None,
+        workers: Callable[[Budget], Awaitable[None]] | None = None,
     ) -> list[Onboarded]:
         """Evaluate the models one after the other, and add to the router's pool those that were evaluated well.
 
@@ -252,6 +264,8 @@ class Plan:
             Without `texts`, prompts are left out there too.
         onboarded : function of Onboarded, optional
             Called after each model.
+        workers : coroutine function of Budget, optional
+            Awaited after the first calls; answers that it brings into the store are not asked for here.
 
         Raises
         ------
@@ -272,6 +286,9 @@ class Plan:
                 runs, trial, grading, callers = self._open(store, budget, told)
                 tried, ended = await self._first_calls(runs, trial), ""
                 await self._probe(runs, trial, grading, budget)
+                if workers is not None:
+                    await workers(budget)
+                    runs, _, grading, callers = self._open(store, budget, told)
                 for run in runs:
                     one = await self._onboard(run, tried, ended)
                     ended = ended or (one.reason if run.grades.is_hopeless(run.n_jobs) else "")
@@ -414,10 +431,11 @@ def run_onboarding(
     *,
     folder: str | os.PathLike[str] | None = None,
     onboarded: Callable[[Onboarded], None] | None = None,
+    workers: Callable[[Budget], Awaitable[None]] | None = None,
 ) -> list[Onboarded]:
     """Run a plan where no event loop runs; see `Plan.run`. In a notebook, await that instead."""
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
         raise InvalidDataError("An event loop runs here, as in a notebook; write: await plan.run(...)")
 
-    return run_to_end(plan.run(progress, folder=folder, onboarded=onboarded))
+    return run_to_end(plan.run(progress, folder=folder, onboarded=onboarded, workers=workers))
