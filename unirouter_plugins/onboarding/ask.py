@@ -20,6 +20,7 @@ from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
+from unirouter_plugins.litellm.checks import logprobs_of
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, usage_of, usd_of
@@ -293,6 +294,7 @@ class Caller:
             finish=finish,
             refused=finish == "content_filter" or is_refusal(text),
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            logprobs=logprobs_of(response) or None,
         )
 
 

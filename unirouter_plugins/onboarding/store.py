@@ -59,7 +59,8 @@ class Answer:
     """One answer to one prompt, and what it took, None where not known, never 0.
 
     `text` is "" for an empty answer and None where texts are not kept; tokens are as the provider counted them;
-    `finish` is LiteLLM's finish_reason; `refused` says that the model, or its provider's content filter, declined.
+    `finish` is LiteLLM's finish_reason; `refused` says that the model, or its provider's content filter, declined;
+    `logprobs` are the log-probabilities of its tokens, where its settings have logprobs = true.
     """
 
     text: str | None
@@ -72,6 +73,7 @@ class Answer:
     finish: str | None
     refused: bool
     date: str
+    logprobs: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         _check_amounts(self, *_AMOUNTS)
@@ -137,6 +139,7 @@ _answers = sa.Table(
     sa.Column("finish", _Text),
     sa.Column("refused", sa.Boolean, nullable=False),
     sa.Column("date", _Text, nullable=False),
+    sa.Column("logprobs", sa.JSON(none_as_null=True)),  # newer than the others
 )
 _grades = sa.Table(
     "grades",
@@ -152,7 +155,7 @@ _grades = sa.Table(
 _FROM_VERSION_0_1 = """
     ALTER TABLE answers RENAME TO answers_1; ALTER TABLE grades RENAME TO grades_1; CREATE;
     INSERT INTO answers SELECT model, prompt, settings, repeat, chat_json, settings_json, text, tokens_in, tokens_out,
-      reasoning_tokens, cached_tokens, usd, seconds, finish, refused, date
+      reasoning_tokens, cached_tokens, usd, seconds, finish, refused, date, NULL
       FROM answers_1 LEFT JOIN prompts USING (prompt) LEFT JOIN settings USING (settings);
     INSERT INTO grades SELECT model, prompt, settings, repeat, grader, grader_key, error, usd, note
       FROM grades_1 JOIN graders USING (grader);
@@ -245,7 +248,7 @@ class AnswerStore:
         row = graded = None
         if answer is not None:
             row = {**key._asdict(), "chat_json": _json(chat), "settings_json": _json(settings), **vars(answer)}
-            row |= {} if self.texts else {"chat_json": None, "text": None}
+            row |= {} if self.texts else {"chat_json": None, "text": None, "logprobs": None}
         if grade is not None and grader_key is not None:
             digest = hashlib.sha256(grader_key.encode("utf-8", "surrogatepass")).hexdigest()
             graded = {**key._asdict(), "grader": digest, "grader_key": grader_key, **vars(grade)}
@@ -334,7 +337,13 @@ class AnswerStore:
                 _tables.create_all(connection)
         elif others := set(found) - set(_tables.tables):
             raise StoreError(f"{self.shown} holds other tables ({min(others)!r}); give a place of the answers' own.")
-        elif any({c["name"] for c in inspector.get_columns(n)} != set(t.c.keys()) for n, t in _tables.tables.items()):
+        lacks = {
+            name: set(table.c.keys()) ^ {column["name"] for column in inspector.get_columns(name)}
+            for name, table in _tables.tables.items()
+        }
+        if lacks["answers"] == {"logprobs"}:  # made before these were kept
+            connection.exec_driver_sql("ALTER TABLE answers ADD COLUMN logprobs JSON")
+        elif any(lacks.values()):
             raise StoreError(f"{self.shown} was written by another version of unirouter; upgrade it, or name another.")
 
 
