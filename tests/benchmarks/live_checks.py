@@ -23,16 +23,19 @@ from threadpoolctl import threadpool_limits
 from tests.benchmarks.answer_checks import WEIGHTS
 from unirouter_core import Outcomes, UniRouter
 from unirouter_core.checks import Check
+from unirouter_core.costs import TokenCounter
 from unirouter_core.curves import Curve, curve_through
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.checking import follow
 from unirouter_core.evaluate.reporting import NEARLY
 from unirouter_plugins.litellm.checks import parse_check
+from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.local.server import serve_model
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
+from unirouter_plugins.onboarding.ask import Budget, Callers
 from unirouter_plugins.onboarding.questions import read_questions
 from unirouter_plugins.onboarding.store import AnswerStore
-from unirouter_plugins.onboarding.stored import check_stored
+from unirouter_plugins.onboarding.stored import Replay
 
 Signals: TypeAlias = dict[str, list[tuple[str, Array, float]]]  # of each kind: model, signals, USD of the check
 
@@ -66,9 +69,10 @@ CHECKS = {  # by kind: models whose answers are checked, and how
 CAPITALS = """France Paris, Italy Rome, Spain Madrid, Japan Tokyo, China Beijing, Egypt Cairo, Kenya Nairobi, Peru Lima,
 Norway Oslo, Sweden Stockholm, Cuba Havana, Chile Santiago, Greece Athens, Turkey Ankara, Austria Vienna, Poland Warsaw,
 Russia Moscow, India Delhi, Portugal Lisbon, Ireland Dublin, Finland Helsinki, Hungary Budapest, Romania Bucharest"""
-OPPOSITES = """hot cold, up down, day night, black white, left right, open closed, in out, good bad, fast slow, happy sad,
-wet dry, light dark, high low, hard soft, rich poor, true false, full empty, early late, near far, long short,
-push pull, loud quiet, win lose, love hate, old young, first last, strong weak, thick thin, buy sell, north south"""
+OPPOSITES = """hot cold, up down, day night, black white, left right, open closed, in out, good bad, fast slow,
+happy sad, wet dry, light dark, high low, hard soft, rich poor, true false, full empty, early late, near far,
+long short, push pull, loud quiet, win lose, love hate, old young, first last, strong weak, thick thin, buy sell,
+north south"""
 
 
 def write_prompts(place: Path, seed: int) -> int:
@@ -104,10 +108,10 @@ def asked(store: Path, seed: int) -> tuple[UniRouter, Outcomes, Signals]:
         done = run_onboarding(plan_onboarding(router, models, OnboardingOptions(**given, concurrency=4)))
     questions, evaluations = read_questions(folder / "prompts.jsonl"), [one.evaluation for one in done]
     with AnswerStore(store) as kept:
-        for kind, checks in CHECKS.items():
-            for model, spec in checks:
-                run = parse_check(kind, spec, members=models)
-                found.setdefault(kind, []).append((model, *check_stored(router, model, run, questions, kept)))
+        replay = Replay(router, Members(), kept, Callers(OnboardingOptions(), TokenCounter(), Budget(0)))
+        for kind, (model, spec) in ((kind, each) for kind, group in CHECKS.items() for each in group):
+            run = parse_check(kind, spec, members=models)
+            found.setdefault(kind, []).append((model, *replay.signals(model, run, questions)))
     errors, costs = (np.stack([getattr(each, name) for each in evaluations], axis=1) for name in ("errors", "costs"))
     return router, Outcomes([question.prompt for question in questions], models, errors, costs), found
 
