@@ -128,7 +128,7 @@ def emit(document: object, *, line: bool = False) -> None:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show a spinner on the terminal, if there is one."""
-    with console(err=True).status(what):
+    with console(err=True).status(what) if sys.stderr.isatty() else nullcontext():
         yield
 
 

@@ -22,6 +22,7 @@ from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_
 from unirouter_core.router import UniRouter
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
+from unirouter_plugins.litellm.checks import logprobs_of
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, listed_prices, require_quote, usage_of, usd_of
@@ -303,6 +304,7 @@ class Caller:
             finish=finish,
             refused=finish == "content_filter" or is_refusal(text),
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            logprobs=logprobs_of(response) or None,
         )
 
 
