@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
-from comparators import AvengersPro, RetrainedFactors, RetrainedMLP
+from comparators import AvengersPro, GuardedNeighbours, HierShrink, RetrainedFactors, RetrainedMLP
 
 
 @pytest.mark.parametrize(
-    "estimator", [RetrainedMLP(epochs=300), RetrainedFactors(rank=1, penalty=1.0), AvengersPro(k=2, nearest=1)]
+    "estimator",
+    [
+        RetrainedMLP(epochs=300),
+        RetrainedFactors(rank=1, penalty=1.0),
+        AvengersPro(k=2, nearest=1),
+        HierShrink(large=2, small=4),
+        GuardedNeighbours(k=10, prior=1.0, far=0.2),
+    ],
 )
 def test_a_comparator_finds_who_fails_at_what(estimator):
     rng = np.random.default_rng(0)

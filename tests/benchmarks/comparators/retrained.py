@@ -1,11 +1,8 @@
-"""Other people's methods behind the estimator seam; they are measured against, and are not the product's.
-
-unirouter bench DATA --estimator tests.benchmarks.comparators:RetrainedMLP
-"""
+"""A network and a matrix factorisation that are trained again whenever a model joins."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -13,7 +10,8 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import Prediction
-from unirouter_core.estimators.clusters import closeness, cluster_sums, fit_centroids, offsets
+
+from .seam import without_stderrs
 
 
 def _answers(X: Array, errors: Array) -> Array:
@@ -24,11 +22,6 @@ def _answers(X: Array, errors: Array) -> Array:
 def _measured(features: Array) -> tuple[Array, Array]:
     """Return the vectors (n_val, d) and the errors (n_val, m) of models measured on the same prompts."""
     return features[0, :, :-1], features[:, :, -1].T
-
-
-def _without_stderrs(errors: Array) -> Prediction:
-    """Return predictions of a method that does not say how sure it is."""
-    return Prediction(errors, lambda: np.full_like(errors, np.nan))
 
 
 @dataclass(eq=False)
@@ -59,7 +52,7 @@ class RetrainedMLP:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is its early stopping
             network.fit(vectors, errors)
-        return _without_stderrs(np.clip(network.predict(X).reshape(len(X), -1), 0, 1))
+        return without_stderrs(np.clip(network.predict(X).reshape(len(X), -1), 0, 1))
 
 
 @dataclass(eq=False)
@@ -85,33 +78,4 @@ class RetrainedFactors:
         gram = centred @ centred.T + self.penalty * np.eye(len(centred))
         axes = centred.T @ np.linalg.solve(gram, errors - level)  # (d, m)
         factors = np.linalg.svd(centred @ axes, full_matrices=False)[2][: self.rank]
-        return _without_stderrs(np.clip((X - centre) @ axes @ factors.T @ factors + level, 0, 1))
-
-
-@dataclass(eq=False)
-class AvengersPro:
-    """Avengers-Pro's rule (arXiv 2508.12631): accuracies of the nearest clusters, min-max scaled over models, summed.
-
-    Its weight of cost is swept like any other; the costs' own scaling is the same for all prompts and moves no curve.
-    """
-
-    k: int = 60
-    nearest: int = 4
-    seed: int = 0
-    centroids_: Array = field(init=False, repr=False)
-
-    def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        self.centroids_ = fit_centroids(X, self.k, self.seed)
-        return self
-
-    def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        labels = closeness(X, self.centroids_, offsets(self.centroids_)).argmax(axis=1)
-        sums, counts = cluster_sums(labels, errors[:, None], len(self.centroids_))
-        return np.where(counts > 0, sums / np.maximum(counts, 1), errors.mean())[:, 0].astype(np.float32)
-
-    def predict(self, X: Array, features: Array) -> Prediction:
-        by_cluster = features.T  # (k, m)
-        low, high = by_cluster.min(axis=1, keepdims=True), by_cluster.max(axis=1, keepdims=True)
-        scaled = (by_cluster - low) / np.maximum(high - low, 1e-9)
-        near = np.argsort(-closeness(X, self.centroids_, offsets(self.centroids_)), axis=1)[:, : self.nearest]
-        return _without_stderrs(scaled[near].mean(axis=1))
+        return without_stderrs(np.clip((X - centre) @ axes @ factors.T @ factors + level, 0, 1))
