@@ -13,7 +13,7 @@ from unirouter_core.embedding import Array
 from unirouter_core.estimators import Prediction
 from unirouter_core.estimators.clusters import best_of
 
-from .seam import without_stderrs
+from .seam import answers, measured, without_stderrs
 
 
 @dataclass(eq=False)
@@ -41,11 +41,11 @@ class GuardedNeighbours:
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        return np.concatenate([X, errors[:, None]], axis=1, dtype=np.float32)
+        return answers(X, errors)
 
     def predict(self, X: Array, features: Array) -> Prediction:
         k, prior, far = self.chosen_
-        vectors, errors = features[0, :, :-1], features[:, :, -1].T  # all measured on the same prompts
+        vectors, errors = measured(features)
         cosines = X @ vectors.T
         nearest = np.argpartition(-cosines, min(k, len(vectors)) - 1, axis=1)[:, :k]
         weights = np.maximum(np.take_along_axis(cosines, nearest, axis=1) - far, 0) / (1 - far)

@@ -11,17 +11,7 @@ from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import Prediction
 
-from .seam import without_stderrs
-
-
-def _answers(X: Array, errors: Array) -> Array:
-    """Return the validation set as features: what is retrained when a model joins sees all of it."""
-    return np.concatenate([X, errors[:, None]], axis=1, dtype=np.float32)
-
-
-def _measured(features: Array) -> tuple[Array, Array]:
-    """Return the vectors (n_val, d) and the errors (n_val, m) of models measured on the same prompts."""
-    return features[0, :, :-1], features[:, :, -1].T
+from .seam import answers, measured, without_stderrs
 
 
 @dataclass(eq=False)
@@ -37,7 +27,7 @@ class RetrainedMLP:
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        return _answers(X, errors)
+        return answers(X, errors)
 
     def predict(self, X: Array, features: Array) -> Prediction:
         import warnings
@@ -45,7 +35,7 @@ class RetrainedMLP:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPRegressor
 
-        vectors, errors = _measured(features)
+        vectors, errors = measured(features)
         network = MLPRegressor(
             hidden_layer_sizes=(self.hidden,), alpha=self.penalty, max_iter=self.epochs, random_state=self.seed
         )
@@ -69,10 +59,10 @@ class RetrainedFactors:
         return self
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        return _answers(X, errors)
+        return answers(X, errors)
 
     def predict(self, X: Array, features: Array) -> Prediction:
-        vectors, errors = (part.astype(np.float64) for part in _measured(features))
+        vectors, errors = (part.astype(np.float64) for part in measured(features))
         centre, level = vectors.mean(axis=0), errors.mean(axis=0)
         centred = vectors - centre
         gram = centred @ centred.T + self.penalty * np.eye(len(centred))
