@@ -97,8 +97,12 @@ class Report(Judged):
         ]
         rows.append((self.quality, f"this router, cost_weight {weight(self.cost_weight)}", self.cost, ""))
         ranked = sorted(rows, key=lambda row: -row[0])
-        cells = [(name, f"{quality:.1%}", usd(1000 * cost), share) for quality, name, cost, share in ranked]
-        return [*self.today.tables(), Table(("model", ">quality", ">$/1,000", ">routing's share"), cells)]
+        cells = [
+            (name, f"{quality:.1%}", usd(1000 * cost), usd(1000 * cost / quality) if quality else "", share)
+            for quality, name, cost, share in ranked
+        ]
+        heads = ("model", ">quality", ">$/1,000", ">$/1,000 right", ">routing's share")
+        return [*self.today.tables(), Table(heads, cells)]
 
     def plot(self, ax: Any = None, *, dark: bool = False) -> Any:
         """Draw quality over cost of routing, the best mixture and every model; return the matplotlib axes."""
@@ -117,8 +121,12 @@ class Report(Judged):
 
         found = super().as_dict() | {"kind": self.kind, "pays": self.pays}
         found |= {"curve": points(self.curve.hull()), "mixture": points(self.mixture.hull())}
-        models = {model: {"cost": cost, "quality": quality} for model, (cost, quality) in self.models.items()}
-        return found | {"models": models}
+
+        def point(cost: float, quality: float) -> dict[str, Any]:
+            return {"cost": cost, "quality": quality, "usd_per_right": cost / quality if quality else "inf"}
+
+        found |= {"usd_per_right": point(self.cost, self.quality)["usd_per_right"]}
+        return found | {"models": {model: point(*each) for model, each in self.models.items()}}
 
 
 def report(
