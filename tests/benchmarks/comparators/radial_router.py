@@ -19,6 +19,7 @@ class RadialRouter(LearnedHead):
     softmax(quality / temperature): cost is left to the router's rule, as for every method here.
     """
 
+    hidden: int = 32
     layers: int = 2
     heads: int = 4
     temperature: float = 0.5
