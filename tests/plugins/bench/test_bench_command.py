@@ -74,6 +74,7 @@ def test_the_tables_fit_a_terminal_of_80_columns(data, tmp_path):
     assert "nearest neighbours" in shown
     assert "is ahead of the zero router, which ignores the prompt, in" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown  # no cell is cut
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_numbers(data, whole, tmp_path):
