@@ -31,7 +31,7 @@ class GuardedNeighbours:
     chosen_: tuple[int, float, float] = field(init=False, repr=False)
 
     def fit(self, X: Array, outcomes: Outcomes | None = None) -> Self:
-        grids = zip((self.k, self.prior, self.far), ((20, 40, 80, 160), (1.0, 3.0, 10.0), (0.0, 0.2, 0.4)), strict=True)
+        grids = zip((self.k, self.prior, self.far), ((20, 80), (3.0, 10.0), (0.0, 0.3)), strict=True)
         choices = itertools.product(*(grid if given is None else (given,) for given, grid in grids))
         made = [GuardedNeighbours(*each) for each in choices]
         for each in made:

@@ -20,6 +20,7 @@ class RadialRouter(LearnedHead):
     """
 
     hidden: int = 32
+    batch: int = 32
     layers: int = 2
     heads: int = 4
     temperature: float = 0.5
