@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unirouter_core.data import Evaluation
 from unirouter_core.display import usd
@@ -19,11 +19,15 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate import impact
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownPriceError
+from unirouter_core.pool import Pool
 from unirouter_core.router import UniRouter
+from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
+from unirouter_plugins.litellm.panels import Inside
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, approved, read_members
 from unirouter_plugins.litellm.prices import Quote, capabilities, listed_prices, require_quote
 from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.litellm.snapshot import Snapshot
 from unirouter_plugins.onboarding.ask import (
     Budget,
     Caller,
@@ -109,19 +113,25 @@ class Plan:
             raise InvalidDataError(f"{models!r:.60} is no list of names; put the names in a list.")
         if not models:
             raise InvalidDataError("No model is named; name at least one.")
-        if known := [name for name in models if name in router.pool and not options.replace]:
+        pool = options.pool
+        pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
+        self.models = list(dict.fromkeys(pool.expanded(models)))
+        if known := [name for name in self.models if name in router.pool and not options.replace]:
             raise InvalidDataError(
                 f"{known[0]!r} is in the pool already; pass replace=True (--replace) to evaluate it again."
             )
-        self.models = list(dict.fromkeys(models))
         router.pool.check_costs(self.models, known=True)
-        pool = options.pool
-        pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
         self._router, reference = router, options.reference_model
         judge = None
         if options.judge is not None:
             judge = Judge(_member(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
-        self._members = [_member(router, pool, name) for name in self.models]
+        self._members, self._table = [_member(router, pool, name) for name in self.models], pool
+        self._asked: tuple[Pool, Snapshot] | None = None
+        if (panel := next((m for m in self._members if m.panel), None)) and self._inside_of() is None:
+            raise InvalidDataError(
+                f"{panel.name!r} is a panel, which asks the models of the router, and there is none yet; onboard them "
+                "first, then the panel."
+            )
         if judge is not None and judge.member.model in {member.model for member in self._members}:
             said = (
                 f"The judge {options.judge} is a candidate itself and would grade its own answers; take another judge."
@@ -178,7 +188,8 @@ class Plan:
 
         def caller(member: Member, max_tokens: int | None = None) -> Caller:
             quote, counter = self._quotes[member.name], self._router.fit_.token_counter
-            made = Caller(member, quote, options, counter=counter, budget=budget, max_tokens=max_tokens)
+            how: dict[str, Any] = {"counter": counter, "budget": budget, "max_tokens": max_tokens}
+            made = Caller(member, quote, options, **how, router=self._inside_of if member.panel else lambda: None)
             return callers.setdefault(f"{member.name} {made.settings_digest}", made)
 
         judge, reference, trial = self._judge, self._reference, None
@@ -188,6 +199,14 @@ class Plan:
             trial = Run(judges, self._trial, Grading(store))
         runs = [Run(caller(member), self._questions, grading, options.repeats, told) for member in self._members]
         return runs, trial, grading
+
+    def _inside_of(self) -> Inside | None:
+        """Return what panels ask: the router's models as they are now; None where there is none but panels."""
+        pool = self._router.pool
+        if self._asked is None or self._asked[0] is not pool:
+            now = self._router.with_pool(approved(pool, self._table))
+            self._asked = pool, Snapshot.of(configured(now, self._table))
+        return self._asked[1].inside()
 
     async def run(
         self,
