@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 def list_models(router: options.RouterOrExample, as_json: options.Json = False) -> None:
     """List the models of a router: quality, cost, when and on what they were evaluated."""
+    from unirouter_core.evaluate import efforts
+
     held = options.load(router)
-    profiles = list(held.pool.values())
+    profiles, found = list(held.pool.values()), efforts(held)
     if as_json:
         rows = [show.profile_row(profile) for profile in profiles]
+        known = {"efforts": [each.as_dict() for each in found]} if found else {}
         weight = "inf" if np.isinf(held.cost_weight) else held.cost_weight
-        show.emit({"router": options.named(router), "cost_weight": weight, "models": rows})
+        show.emit({"router": options.named(router), "cost_weight": weight, "models": rows, **known})
     elif profiles:
         show.models(profiles)
+        show.efforts(found)
     else:
         show.say(f"No models yet; add some with: unirouter onboard {show.quoted(router)} --recorded FILE", wrap=False)
 
