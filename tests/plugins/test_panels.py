@@ -28,6 +28,7 @@ ASKED = "Which is more, 14 plus 37 or 20 plus 31?"
 FIRST, SECOND = "What is 14 plus 37?", "What is 20 plus 31?"
 MODELS = ("poet", "sage", "tutor", "scholar")
 USD = Prices(1.0, 2.0).cost(10, 5)  # of each scripted answer
+OTHERS = {name: Member(name, f"panelists/{name}", prices=Prices(1.0, 2.0)) for name in MODELS}
 ONLY = {"models": ["panel"]}
 
 
@@ -90,8 +91,7 @@ def panel(script, measured):
 
     def make(pool=None, **how):
         own = Panel(**{"planner": "poet", "aggregator": "tutor", "budget": 1.0} | how)
-        members = {name: Member(name, f"panelists/{name}", prices=Prices(1.0, 2.0)) for name in MODELS}
-        table = Members({**members, "panel": Member("panel", "panelists/tutor", panel=own)})
+        table = Members({**OTHERS, "panel": Member("panel", "panelists/tutor", panel=own)})
         register(table)
         return configured(measured if pool is None else measured.with_pool(pool), table)
 
@@ -227,10 +227,10 @@ RIGHT = {question.prompt: question.reference for question in SUMS}
 def begin(panel, script, world, tmp_path):
     """A function that makes the plan to onboard the panel into a router that has the other models, or none."""
     script.says["tutor"] = lambda prompt: RIGHT[prompt.split("\n\n")[0]]
-    members = {name: Member.of(profile) for name, profile in panel(budget=0.02).pool.items()}
+    table = Members({**OTHERS, "panel": Member.of(panel(budget=0.02).pool["panel"])})
 
     def made(into):
-        options = {"pool": Members(members), "store": tmp_path / "answers.sqlite", "replace": True}
+        options = {"pool": table, "store": tmp_path / "answers.sqlite", "replace": True}
         return plan_onboarding(into, ["panel"], OnboardingOptions(validation=Questions(SUMS), **options))
 
     return made
@@ -245,8 +245,7 @@ def test_a_panel_is_onboarded_like_any_model_and_called_from_the_folder(begin, s
     assert one.profile.prices is None
     assert one.profile.usd == pytest.approx(4 * USD)
     script.calls = []
-    others = {name: Member(name, f"panelists/{name}", prices=Prices(1.0, 2.0)) for name in MODELS}
-    loaded = load_router(tmp_path / "my.router", pool=Members(others))
+    loaded = load_router(tmp_path / "my.router", pool=Members(OTHERS))
     record = record_of(complete(loaded, SUMS[0].prompt, **ONLY))
     assert record.usd == pytest.approx(4 * USD)
     assert loaded.route(SUMS[0].prompt, models=["panel"]).expected("panel")[1] == pytest.approx(4 * USD, rel=0.1)
