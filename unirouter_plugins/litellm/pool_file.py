@@ -96,7 +96,6 @@ class Member:
     template: str | None = None  # the text that the newest prompt is put into, at {prompt}
     votes: Votes | None = None
     panel: Panel | None = None  # its `model` is then the aggregator's, which tells what it can do
-    entry: str | None = field(default=None, compare=False)  # the one in `pool.toml` whose effort it is
     list_price: bool = False  # whether LiteLLM's list price counts at an address of its own, too
     is_trusted: bool = field(default=True, compare=False, repr=False)  # its address and key are the user's choice
 
@@ -250,8 +249,7 @@ class Members(dict[str, Member]):
 
     def expanded(self, names: Iterable[str]) -> list[str]:
         """Return the names, an entry's with efforts as those of its efforts: "gpt-5" as "gpt-5@low", "gpt-5@high"."""
-        efforts = {name: [each.name for each in self.values() if each.entry == name] for name in names}
-        return [each for name, found in efforts.items() for each in found or [name]]
+        return [each for name in names for each in ([] if name in self else _efforts_of(name, self)) or [name]]
 
     def named(self, name: str) -> Member:
         """Return the member `name`: as this table has it, else LiteLLM's model of that name."""
@@ -322,6 +320,10 @@ def read_members(path: str | os.PathLike[str]) -> Members:
     return Members(members, table.get("providers", {}), checks=table.get("checks", {}))
 
 
+def _efforts_of(name: str, members: Iterable[str]) -> list[str]:
+    return [each for each in members if each.rpartition("@")[0] == name]
+
+
 def _made(entries: Mapping[str, Any]) -> dict[str, Member]:
     """Return the members of a table's entries, those of efforts and panels too."""
     members: dict[str, Member] = {}
@@ -333,7 +335,7 @@ def _made(entries: Mapping[str, Any]) -> dict[str, Member]:
         for effort, settings in entry.get("efforts", {"": {}}).items():
             member = Member(name, **{**own, "settings": {**entry.get("settings", {}), **settings}})
             if effort:
-                member = dataclasses.replace(member, name=f"{name}@{effort}", entry=name)
+                member = dataclasses.replace(member, name=f"{name}@{effort}")
             if member.name in members or (effort and member.name in entries):
                 raise ValueError(f"models.{json.dumps(member.name)} is two members; give one of them another name.")
             members[member.name] = member
@@ -342,8 +344,8 @@ def _made(entries: Mapping[str, Any]) -> dict[str, Member]:
             if one in panels:
                 raise ValueError(f"models.{name}.panel.{role} is {one!r}, a panel itself; name a model.")
             if one not in members:
-                efforts = [each.name for each in members.values() if each.entry == one]
-                cure = f"name one of {', '.join(efforts)}" if efforts else f"add [models.{json.dumps(one)}]"
+                efforts = ", ".join(_efforts_of(one, members))
+                cure = f"name one of {efforts}" if efforts else f"add [models.{json.dumps(one)}]"
                 raise ValueError(f"models.{name}.panel.{role} is {one!r}, which this file does not have; {cure}.")
         last, own = members[panel.aggregator], entries[name].get("capabilities", {})
         how: dict[str, Any] = {name: getattr(last, name) for name in ("model", "api_base", "api_key_env", "list_price")}
