@@ -319,6 +319,28 @@ def test_a_prompt_never_costs_more_than_its_budget(data):
 # --- Every way to call ------------------------------------------------------------------------------------------------
 
 
+def test_a_proxy_calls_a_panel_in_the_task_in_which_its_hook_has_picked_it(panel, monkeypatch):
+    from unirouter_plugins.serving.hook import RoutingHook
+    from unirouter_plugins.serving.watch import Deployments
+
+    router, litellm = panel(), open_litellm()
+    hook = RoutingHook(SimpleNamespace(router=router, models=Deployments(), redis=None, start=lambda: None))
+    logged = SimpleNamespace(call_type="acompletion", model_call_details={})
+    request = {"litellm_logging_obj": logged, "metadata": {"unirouter": {"candidates": ["panel"]}}}
+    chat, there = [{"role": "user", "content": ASKED}], [{"model_info": {"id": f"{name}@1"}} for name in router.pool]
+
+    async def served():
+        await hook.async_filter_deployments("unirouter", there, chat, request)
+        response = await litellm.acompletion(model=Member.of(router.pool["panel"]).called, messages=chat)
+        logged.unirouter_call.price(response)
+        return response, logged.unirouter_call.end(response)
+
+    response, record = asyncio.run(served())
+    assert text(response) == "They are equal."
+    assert response._hidden_params["response_cost"] == record.usd == pytest.approx(4 * USD)
+    assert record.as_dict()["inner"][0]["role"] == "planner"
+
+
 async def collected(chunks):
     return [chunk async for chunk in chunks]
 

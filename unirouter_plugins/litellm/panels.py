@@ -77,6 +77,11 @@ def inside(router: Inside | None) -> Iterator[None]:
         _INSIDE.reset(token)
 
 
+def enter(router: Inside | None) -> None:
+    """Have the panels that this task calls from now on ask the models of a router."""
+    _INSIDE.set(router)
+
+
 @dataclass(frozen=True, eq=False)
 class _Call:
     role: str

@@ -312,7 +312,7 @@ class RoutedCall(ABC, Generic[M]):
         self.attempts = Attempts(self.decision, snapshot.windows, content_policy, None if forced else kept, writer)
         self.why = "forced" if forced else why if kept is not None and self.attempts.model == kept else "routed"
         self._routed_on, self._usd_of_failures = routed_on, 0.0
-        self._inside = snapshot.inside(request.get("cost_weight")) if snapshot.panels else None
+        self.inside = snapshot.inside(request.get("cost_weight")) if snapshot.panels else None
         self._prompt, self._sources = request.get("text") or chat.text, sources
         self._drafts, self._checked, self._first = dict[str, Draft](), dict[str, Record](), 0.0
         self._telling: Any = None  # the part of a stream that tells the usage
@@ -493,7 +493,7 @@ class RoutedCall(ABC, Generic[M]):
 
     @contextmanager
     def _scope(self) -> Iterator[None]:
-        with self.scope(), inside(self._inside):
+        with self.scope(), inside(self.inside):
             yield
 
     def _usd_of(self, answer: Any, usage: Usage) -> float:
@@ -693,8 +693,8 @@ class RoutedCall(ABC, Generic[M]):
         else:
             usage = UNKNOWN if answer is None else self.usage_of(answer)
             usd = math.nan if answer is None else self._usd_of(answer, usage)
-        inner = () if self._inside is None else tuple(self._inside.calls)
-        usd += 0.0 if self._inside is None else self._inside.usd
+        inner = () if self.inside is None else tuple(self.inside.calls)
+        usd += 0.0 if self.inside is None else self.inside.usd
         usd += self._usd_of_failures + sum(other.usd for other in self._drafts.values() if other is not draft)
         first = self._first - self._began if self._checked and self._first else None
         differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
