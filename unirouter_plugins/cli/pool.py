@@ -84,7 +84,7 @@ def prices(
 def _price_row(profile: ModelProfile, members: Members) -> dict[str, Any]:
     """Return a model's prices, their source, and what they are today by pool.toml or LiteLLM."""
     from unirouter_plugins.litellm.pool_file import Member
-    from unirouter_plugins.litellm.prices import listed_prices, quote
+    from unirouter_plugins.litellm.prices import INNER, listed_prices, quote
 
     member = members.get(profile.model, Member.of(profile))
     quoted = quote(member, profile)
@@ -93,7 +93,7 @@ def _price_row(profile: ModelProfile, members: Members) -> dict[str, Any]:
         source = f"evaluation of {profile.provenance.get('date', 'an unknown day')}"
     return {
         "model": profile.model,
-        "prices": None if quoted is None else quoted.prices,
+        "prices": None if quoted is None or source == INNER else quoted.prices,
         "source": source,
         "snapshot": _json(profile.prices),
         "today": member.prices if member.prices is not None else listed_prices(member),

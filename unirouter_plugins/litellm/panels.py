@@ -110,6 +110,7 @@ class _Meeting:
         self.spent = 0.0  # a bill that is not known counts as its worst
         self.answers: list[Any] = []
         self._first = len(router.calls)
+        self._given = {} if timeout is None else {"timeout": timeout}  # perhaps an httpx.Timeout
         self._timeout = timeout if isinstance(timeout, int | float) and timeout > 0 else math.inf
         self._began = time.monotonic()
 
@@ -148,7 +149,7 @@ class _Meeting:
         left = self._timeout - (time.monotonic() - self._began)
         if left <= 0:
             raise open_litellm().Timeout(f"The panel {self.name!r} had no time left.", self.name, PROVIDER)
-        timed = {"timeout": left} if left < math.inf else {}
+        timed = {"timeout": left} if left < math.inf else self._given
         before, self.spent = self.spent, self.spent + math.fsum(call.worst() for call in calls)
         outcomes = yield [{**call.arguments, **timed} for call in calls]
         bills = list(map(self._noted, calls, outcomes))

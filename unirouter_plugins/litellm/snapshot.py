@@ -73,7 +73,8 @@ class Snapshot:
         pool = router.pool if profiles is None else Pool(profiles)
         members = {name: Member.of(profile) for name, profile in pool.items() if name not in given}
         keys = {name: f"{name} {number:x}" for name, number in given.items()}
-        keys |= {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
+        places = {n: f"{m.model} at {m.api_base} with {m.api_key_env}" for n, m in members.items()}
+        keys |= {n: members[n].called if members[n].panel else place for n, place in places.items()}
         return cls(router.with_pool(pool), pool, members, keys, TABLES.get(router, Members()))
 
     @cached_property
