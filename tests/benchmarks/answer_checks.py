@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.sets import DATA
 from unirouter_core.checks import Check
-from unirouter_core.curves import Curve, curve_through
+from unirouter_core.curves import Sweep
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.evaluate.checking import follow
@@ -52,20 +52,13 @@ def signals_of(
             yield one, 0.0, errors[:, one] * distance + rng.standard_normal(len(errors))
 
 
-def areas(errors: Array, usd: Array, dearest: float, seed: int) -> tuple[float, float]:
+def areas(errors: Array, usd: Array, dearest: float) -> tuple[float, float]:
     """Return the Area under the hull and the cross-fitted one of points (n_weights, n) of each prompt."""
-
-    def curve(rows: Labels, points: Labels) -> Curve:
-        quality, cost = 1 - errors[points][:, rows].mean(axis=1), usd[points][:, rows].mean(axis=1)
-        return curve_through(cost, quality, points.astype(float))
-
-    n, every = errors.shape[1], np.arange(len(errors))
-    halves = np.array_split(np.random.default_rng(seed).permutation(n), 2)
-    crossed = [
-        curve(judged, curve(tried, every).hull().cost_weights.astype(int)).area(dearest)
-        for tried, judged in (halves, halves[::-1])
-    ]
-    return curve(np.arange(n), every).hull().area(dearest), float(np.mean(crossed))
+    quality, cost = (np.diff(each, axis=0, prepend=0).ravel() for each in (1 - errors, usd))
+    n_weights, n = errors.shape
+    swept = Sweep(np.tile(np.arange(n), n_weights), np.repeat(WEIGHTS, n), quality, cost)
+    crossed = [curve.area(dearest) for curve in swept.crossfit()]
+    return swept.curve().hull().area(dearest), float(np.mean(crossed))
 
 
 def run_trial(
@@ -82,7 +75,7 @@ def run_trial(
 
     def found(expected: Array, checks: list[tuple[Check, Array]]) -> tuple[float, float]:
         paths = [follow(expected, usd, truth, usd, checks, weight) for weight in WEIGHTS / dearest]
-        return areas(*map(np.stack, zip(*paths, strict=True)), dearest, trial)
+        return areas(*map(np.stack, zip(*paths, strict=True)), dearest)
 
     base = found(predicted, [])
     for kind in kinds:

@@ -195,6 +195,41 @@ def test_prompts_counted_twice_are_prompts_standing_twice():
     assert counted.qualities == pytest.approx(stood.qualities)
 
 
+def test_a_cross_fitted_curve_has_the_corners_of_one_half_and_the_outcomes_of_the_other():
+    predicted, costs, errors = np.random.default_rng(0).random((3, 21, 4))
+    order = np.random.default_rng(5).permutation(21)
+    halves = [np.flatnonzero(order < 10), np.flatnonzero(order >= 10)]
+    curves = sweep(predicted, costs, errors, costs).crossfit(seed=5, halvings=1)
+    for curve, (chosen, judged) in zip(curves, (halves, halves[::-1]), strict=True):
+        corners = deferral_curve(predicted[chosen], costs[chosen], errors[chosen], costs[chosen]).hull().cost_weights
+        assert set(curve.cost_weights) <= set(corners)
+        for cost, quality, cost_weight in zip(curve.costs, curve.qualities, curve.cost_weights, strict=True):
+            by_hand = swept(predicted[judged], costs[judged], errors[judged], cost_weight)
+            assert by_hand == (pytest.approx(cost), pytest.approx(quality))
+
+
+def test_predictions_without_skill_gain_under_the_hull_and_nothing_when_cross_fitted():
+    rng, costs, leads = np.random.default_rng(0), np.array([1.0, 2.0, 4.0]), []
+    for _ in range(20):
+        errors = (rng.random((200, 3)) < [0.6, 0.5, 0.4]).astype(float)
+        routed = sweep(rng.normal([0.6, 0.5, 0.4], 0.05, errors.shape), costs, errors, costs)
+        mixed = sweep([0.6, 0.5, 0.4], costs, errors, costs)
+        leads.append(
+            [
+                np.mean([one.area(4.0) for one in each])
+                for each in ([routed.curve().hull()], [mixed.curve().hull()], routed.crossfit(), mixed.crossfit())
+            ]
+        )
+    hull, hull_mixed, crossfitted, crossfitted_mixed = np.mean(leads, axis=0)
+    assert hull - hull_mixed > 0.01
+    assert crossfitted - crossfitted_mixed < 0.002
+
+
+def test_one_prompt_cannot_be_cross_fitted():
+    with pytest.raises(InvalidDataError, match="1 prompt has no two halves"):
+        sweep([[0.5, 0.1]], [1.0, 2.0], [[0, 1]], [1.0, 2.0]).crossfit()
+
+
 @given(worlds(), st.sampled_from([0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 8, 100, np.inf]))
 def test_every_point_of_a_sweep_by_hand_is_on_the_curve(world, cost_weight):
     predicted, costs, errors = world

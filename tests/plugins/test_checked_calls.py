@@ -223,6 +223,19 @@ def test_a_check_that_calls_another_member_is_paid_at_its_price(checked, scripte
     assert told["usd"] == pytest.approx(alone["usd"] + poet["usd"])
 
 
+def test_a_check_calls_members_that_are_the_framework_s_own(router):
+    router.add_check("tutor", "right", router.pool["tutor"].errors < 0.5)
+    agreement = {"check": "agreement", "member": "poet", "same": "number"}
+    table, models, llms = configured(router, Members(checks={"right": agreement})), chats(router), scripted(router)
+    for way in (
+        lambda: RouterRunnable(table, models, cost_weight=WEIGHT).invoke(SUM),
+        lambda: UniRouterLLM(table, llms, cost_weight=WEIGHT).complete(SUM),
+    ):
+        with record_decisions() as records:
+            way()
+        assert (records[0]["model"], records[0]["checked"]["tutor"]["signal"]) == ("tutor", 1)
+
+
 class Total(BaseModel):
     total: int
 

@@ -70,7 +70,7 @@ def test_a_table_is_read_field_by_field(table):
 def test_the_example_of_read_members_is_a_table(table):
     lines = (read_members.__doc__ or "").split("::\n")[1].split("Raises")[0]
     members = table("\n".join(line[8:] for line in lines.splitlines()))
-    assert list(members) == ["fast", "home", "careful", "gpt-5@low", "gpt-5@high", "panel"]
+    assert list(members) == ["fast", "home", "flex", "careful", "gpt-5@low", "gpt-5@high", "panel"]
     assert members["careful"].template == "{prompt}\n\nThink step by step, then give the answer."
 
 
@@ -96,6 +96,14 @@ def test_a_panel_can_do_what_its_aggregator_can_but_read_no_images(table):
     assert panel.capabilities == {"tools": False, "vision": False, "audio": False, "video": False, "pdf": False}
     assert Member.restored("p", json.loads(json.dumps(panel.served_as))).panel == panel.panel
     assert panel.is_program
+
+
+def test_a_batch_tariff_stands_beside_prices_or_alone(table):
+    members = table(
+        ONE + "prices = { batch = 0.5 }\n[models.b]\nmodel = 'x'\nprices = {input = 1, output = 2, batch = 0.4}"
+    )
+    assert (members["a"].prices, members["a"].batch) == (None, 0.5)
+    assert (members["b"].prices, members["b"].batch) == (Prices(1, 2), 0.4)
 
 
 def test_an_empty_table_has_no_models(table):
@@ -128,6 +136,7 @@ WRONG = [
     (ONE + "prices = { input = inf, output = 1 }", "models.a.prices.input must be a finite number, not inf"),
     (ONE + "prices = { input = '1', output = 1 }", "models.a.prices.input must be a number, not '1'"),
     (ONE + "prices = { input = true, output = 1 }", "models.a.prices.input must be a number, not True"),
+    (ONE + "prices = { batch = 2 }", "models.a.prices.batch must be at most 1, not 2"),
     (ONE + "prices = { in = 1, output = 1 }", "models.a.prices.in is not known; there are input, output, cached"),
     (ONE + "capabilities = { tools = 'yes' }", "models.a.capabilities.tools must be true or false, not 'yes'"),
     (ONE + "capabilities = { context_window = 0 }", "models.a.capabilities.context_window must be at least 1"),

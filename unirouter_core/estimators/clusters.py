@@ -190,7 +190,7 @@ class KMeansEstimator(OneClustering):
 
     k: int | None = None
     rule: Literal["n_val", "paper"] = "n_val"
-    grid: tuple[int, ...] = (5, 10, 20, 40, 80)
+    grid: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 40, 80)
     n_val: int = 400
     seed: int = 0
 

@@ -14,6 +14,7 @@ from unirouter_core.estimators.protocol import Compiled, check_settings, require
 from unirouter_core.exceptions import MissingOutcomesError
 
 SHARPNESS = 10.0  # of the warm start: logits = 10 (c·x - |c|²/2) share a prompt among its few nearest centroids
+GRID = (5, 10, 20, 40, 80)  # of K: soft shares bear more clusters than k-means, and one cluster has nothing to learn
 BATCH, RATE, EPOCHS, PATIENCE = 512, 0.02, 40, 3
 HELD_OUT = 0.1
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # Adam's own
@@ -30,7 +31,7 @@ class LearnedMapEstimator(OneClustering):
     Parameters
     ----------
     k : int, optional
-        The number of clusters; when not given, chosen as `KMeansEstimator` does.
+        The number of clusters; when not given, chosen as `KMeansEstimator` does, from 5 on.
     """
 
     k: int | None = None
@@ -46,7 +47,7 @@ class LearnedMapEstimator(OneClustering):
         """Cluster X (n, d), then learn θ from the training models' outcomes; none is a `MissingOutcomesError`."""
         if outcomes is None:
             raise MissingOutcomesError("LearnedMapEstimator needs training models' outcomes; fit it with them.")
-        clusters = KMeansEstimator(self.k, n_val=self.n_val, seed=self.seed).fit(X, outcomes)
+        clusters = KMeansEstimator(self.k, grid=GRID, n_val=self.n_val, seed=self.seed).fit(X, outcomes)
         self.centroids_, self.offsets_ = clusters.centroids_, clusters.offsets_
         psi, _ = shrunken_means(clusters.products(X).argmax(1), outcomes.errors, len(self.centroids_), prior=1.0)
         parameters = np.concatenate([self.centroids_, -self.offsets_[:, None]], axis=1) * SHARPNESS

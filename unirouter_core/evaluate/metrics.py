@@ -18,7 +18,8 @@ class Metrics:
     cheaper half, not divided by 0.5 (Area and Area(50%) in the paper). `qnc` is the quality-neutral cost, the least
     that reaches the quality of the most accurate single model, as a share of the most expensive model's cost; `qnc_own`
     is a share of that model's own. Both are 1 when never reached, `qnc_own` also when that model is free. `peak` is the
-    highest quality.
+    highest quality. `usd_per_right` is the USD spent for each right answer at the quality-neutral cost; where it is
+    never reached, by the most accurate model alone.
     """
 
     area: float
@@ -27,6 +28,7 @@ class Metrics:
     qnc_own: float
     reached: bool
     peak: float
+    usd_per_right: float
 
 
 def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: bool = True) -> Metrics:
@@ -62,4 +64,5 @@ def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: 
         qnc_own=neutral / own if reached and own > 0 else 1.0,
         reached=reached,
         peak=measured.peak,
+        usd_per_right=(neutral if reached else own) / float(qualities[best]) if qualities[best] > 0 else float("inf"),
     )

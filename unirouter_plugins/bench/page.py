@@ -75,16 +75,16 @@ def draw_curves(trials: pd.DataFrame) -> Figure:
         style(axes, "cost, % of the most expensive new model's", "quality (1 - error)")
     both[1].set_xscale("log")
     both[1].xaxis.set_major_formatter(lambda share, _: f"{share:g}")
-    title = f"{trials['table'].iloc[0]}, N_val {trials['n_val'].iloc[0]}: mean quality at each cost, mixtures allowed"
+    title = f"{trials['table'].iloc[0]}, N_val {trials['n_val'].iloc[0]}: mean quality at each cost, cross-fitted"
     return _finish(figure, both[0], title)
 
 
 def draw_areas(rows: pd.DataFrame) -> Figure:
     """Return Area against N_val."""
     figure, (axes,) = _figure(1, (7.5, 4.6))
-    for method, part in rows.dropna(subset="area").groupby("method", sort=False):
+    for method, part in rows.dropna(subset="crossfit_area").groupby("method", sort=False):
         if method not in HIDDEN:
-            axes.plot(part["n_val"], part["area"], marker="o", ms=4, label=method, **_look(method))
+            axes.plot(part["n_val"], part["crossfit_area"], marker="o", ms=4, label=method, **_look(method))
     axes.set_xscale("log")
     axes.set_xticks(sorted(set(rows["n_val"])))
     axes.minorticks_off()

@@ -26,6 +26,7 @@ ANSWERED = 0.98  # the share of prompts that a model must have answered: the res
 FEWEST_MODELS, FEWEST_PROMPTS = 6, 200  # with fewer, the third for the test is too small
 TEST_SHARE, KNOWN_SHARE = 0.3, 2 / 3  # of the prompts, and of the models
 FEWEST_NEW = 2  # models to choose between
+ENOUGH_TEST = 1_000  # test prompts; with fewer, an Area is as much luck as method
 _VARIANT = re.compile(r"(-fc(-any|-auto)?|@[^@]*)$", re.IGNORECASE)
 
 
@@ -56,15 +57,19 @@ class Recorded:
         shares = f"{1 - TEST_SHARE - share:.0%} training, {share:.0%} validation, {TEST_SHARE:.0%} test prompts"
         why = "" if share == 0.1 else f" (10 % are fewer than {max(N_VALS)} prompts)"
         left = f"; {len(self.left_out)} models with gaps or no cost left out" if self.left_out else ""
-        return f"{kept}, {shares}{why}, {vectors}{left}."
+        n_test = int(TEST_SHARE * n)
+        few = f"with fewer than {ENOUGH_TEST:,}, methods that differ little cannot be told apart."
+        few = "" if n_test >= ENOUGH_TEST else f" Only {n_test} test prompts: {few}"
+        return f"{kept}, {shares}{why}, {vectors}{left}.{few}"
 
 
 def recorded(name: str, outcomes: Outcomes, vectors: Array | None = None, *, every_cost: bool = False) -> Recorded:
     """Return the part of `outcomes` that a benchmark uses.
 
     It has the models with at least 98 % of the prompts answered and a mean cost above 0, and the prompts that all of
-    these answered; of duplicate prompts the first, so that none is both trained and tested on. `vectors` are
-    (n_prompts, d); `every_cost` keeps only prompts whose costs are all known, as per-prompt costs need.
+    these answered; of duplicate prompts, letter case and whitespace ignored, the first, so that none is both trained
+    and tested on. `vectors` are (n_prompts, d); `every_cost` keeps only prompts whose costs are all known, as
+    per-prompt costs need.
 
     Raises `InvalidDataError` when fewer than 6 models or 200 prompts are left, or vectors are missing.
     """
@@ -74,8 +79,9 @@ def recorded(name: str, outcomes: Outcomes, vectors: Array | None = None, *, eve
     complete = known[:, kept].all(axis=1)
     if every_cost:
         complete &= ~np.isnan(outcomes.costs[:, kept]).any(axis=1)
-    first = np.isin(np.arange(n), np.unique(np.array(outcomes.prompts, dtype=object), return_index=True)[1])
-    rows = np.flatnonzero(complete & first)
+    candidates = np.flatnonzero(complete)
+    texts = np.array([" ".join(outcomes.prompts[row].split()).casefold() for row in candidates.tolist()], dtype=object)
+    rows = candidates[np.sort(np.unique(texts, return_index=True)[1])]
     if len(models) < FEWEST_MODELS or len(rows) < FEWEST_PROMPTS:
         raise InvalidDataError(
             f"{name} holds {len(rows)} different prompts that all of {len(models)} models with a cost answered; a "

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from unirouter_core.curves import Curve, deferral_curve
+from unirouter_core.curves import Curve, sweep
+from unirouter_core.display import usd
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import Prediction
 from unirouter_core.estimators.calibration import interval_coverage, reliability
@@ -27,8 +28,8 @@ from unirouter_plugins.bench.protocol import Case
 DEFAULT = "default"  # the baseline of comparisons
 ZERO, CLAIRVOYANT = "zero router", "clairvoyant"  # the two ends of the gap that a method closes
 NUMBERS = (
-    *("area", "area_half", "qnc", "qnc_own", "reached", "peak", "raw_area", "aiq", "brier", "ece", "covered"),
-    *("mu", "mu_cost", "v_r", "v_b", "e_p", "seconds"),
+    *("crossfit_area", "area", "raw_area", "area_half", "qnc", "qnc_own", "reached", "peak", "usd_per_right", "aiq"),
+    *("brier", "ece", "covered", "mu", "mu_cost", "v_r", "v_b", "e_p", "seconds"),
 )
 """The metrics of a method in a trial, whose means are in `standings`; see docs/benchmark.md."""
 
@@ -65,9 +66,12 @@ def record(
     paid, mu = costs[at, chosen].mean(), float(1 - errors[at, chosen].mean())
     if point:
         curve = Curve(np.array([paid]), np.array([1 - errors[at, chosen].mean(dtype=np.float64)]), np.array([0.0]))
+        crossfit = [curve]
     else:
-        curve = deferral_curve(predicted, expected_costs, errors, costs)
+        swept = sweep(predicted, expected_costs, errors, costs)
+        curve, crossfit = swept.curve(), swept.crossfit()
     found = {
+        "crossfit_area": float(np.mean([each.area(top_cost) for each in crossfit])),
         **dataclasses.asdict(measure(curve, errors, costs)),
         "raw_area": measure(curve, errors, costs, hull=False).area,
         "aiq": mean_quality(curve, least_cost, top_cost) if least_cost < top_cost else NAN,
@@ -76,10 +80,14 @@ def record(
         "v_r": mu / case.highest if case.highest else NAN,
         "v_b": mu / accurate if accurate else NAN,
         "seconds": seconds,
-        **{"curve": _series(curve.hull().quality_at(GRID * top_cost)), "predicted": [], "seen": []},
+        "curve": _series(np.mean([each.quality_at(GRID * top_cost) for each in crossfit], axis=0)),
+        **{"predicted": [], "seen": []},
     }
     if point:
-        found |= {**dict.fromkeys(("area", "area_half", "raw_area", "aiq"), NAN), "curve": []}
+        found |= {**dict.fromkeys(("crossfit_area", "area", "area_half", "raw_area", "aiq"), NAN), "curve": []}
+        found |= {"usd_per_right": float(paid) / mu if mu > 0 else math.inf}
+    if math.isinf(found["usd_per_right"]):
+        found["usd_per_right"] = NAN
     if prediction is not None:
         binned = reliability(prediction.errors, errors)
         found |= {
@@ -146,7 +154,7 @@ def standings(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFra
     """Return a row for each table, N_val and method, in the order of the records.
 
     All methods of a table and N_val are compared on the trials that all of them have finished. The columns are the
-    means of `NUMBERS` and, beside them:
+    means of `NUMBERS` and, beside them, all by the cross-fitted Area:
 
     area_stderr
         Of the mean Area, over trials: the draw of the test models moves it far more than it moves differences.
@@ -165,10 +173,10 @@ def standings(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFra
 def _compared(part: pd.DataFrame) -> pd.DataFrame:
     complete = part.groupby("trial")["method"].nunique() == part["method"].nunique()
     part = part[part["trial"].map(complete)].sort_values("trial", kind="stable")
-    areas = part.pivot(index="trial", columns="method", values="area")
+    areas = part.pivot(index="trial", columns="method", values="crossfit_area")
     rows = []
     for method, own in part.groupby("method", sort=False):
-        area = own["area"].to_numpy()
+        area = own["crossfit_area"].to_numpy()
         away = areas[DEFAULT].to_numpy() - area if DEFAULT in areas else np.full(len(area), NAN)
         ahead, behind = int((away > TIE).sum()), int((away < -TIE).sum())
         low, high = (NAN, NAN) if np.isnan(away).any() else Bootstrap().mean_interval(away)
@@ -195,10 +203,11 @@ def _gap_closed(area: Array, areas: pd.DataFrame) -> float:
 
 
 _HEADS = (
-    *("method", "Area", "±", "50 %", "QNC", "own", "reach", "peak", "AIQ", "Brier", "ECE", "covers", "gap", "ahead"),
-    *("p", "by", "90 % interval", "μ", "V_R", "V_B", "E_p", "s"),
+    *("method", "Area", "±", "raw", "hull", "50 %", "QNC", "own", "reach", "peak", "$/1k right", "AIQ", "Brier"),
+    *("ECE", "covers", "gap", "ahead", "p", "by", "90 % interval", "μ", "V_R", "V_B", "E_p", "s"),
 )
-_NUMBERS = {"Area": "area", "±": "area_stderr", "50 %": "area_half", "peak": "peak", "AIQ": "aiq", "Brier": "brier"}
+_NUMBERS = {"Area": "crossfit_area", "±": "area_stderr", "raw": "raw_area", "hull": "area", "50 %": "area_half"}
+_NUMBERS |= {"peak": "peak", "AIQ": "aiq", "Brier": "brier"}
 _SHARES = {"QNC": "qnc", "own": "qnc_own", "reach": "reached", "covers": "covered", "gap": "gap_closed"}
 
 
@@ -210,6 +219,7 @@ def shown(standings: pd.DataFrame) -> pd.DataFrame:
         cells |= {head: decimals(row[name]) for head, name in _NUMBERS.items()}
         cells |= {head: percent(row[name]) for head, name in _SHARES.items()}
         cells |= {head: decimals(row[head.lower()], 3) for head in ("ECE", "V_R", "V_B")}
+        cells |= {"$/1k right": "" if math.isnan(row["usd_per_right"]) else usd(1000 * row["usd_per_right"])}
         cells |= {"E_p": decimals(row["e_p"], 2), "s": f"{row['seconds']:.1f}" if row["seconds"] else ""}
         if row["method"] != DEFAULT and not math.isnan(row["by"]):
             by, low, high = (decimals(row[name], sign="+") for name in ("by", "by_low", "by_high"))
@@ -258,7 +268,8 @@ class TrialFiles:
     def read(self, table: str, digest: str) -> list[dict[str, Any]]:
         """Return a table's records; a last line that a killed run left unfinished is removed.
 
-        Raises `InvalidDataError` when another line is no record, or is of other settings or of another such table.
+        Raises `InvalidDataError` when another line is no record, or is of other settings, of another such table or of
+        an older version.
         """
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, records = content[: content.rfind(b"\n") + 1], []
@@ -270,6 +281,11 @@ class TrialFiles:
                 kept = {name: found[name] for name in (*SCALARS, *SERIES)}
                 setup = {name: found[name] for name in (*self.setup, "digest")}
             except (ValueError, KeyError, AttributeError) as failed:
+                if failed.args == ("crossfit_area",):
+                    raise InvalidDataError(
+                        f"{self.folder} holds trials of an older version, without cross-fitted Areas; name another "
+                        "folder with --out, or remove this one."
+                    ) from failed
                 raise InvalidDataError(
                     f"{self.path}, line {number}: no record of a trial; remove the line, and its trial runs again."
                 ) from failed

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VECTORS, LEARNED = "minilm.npy", "default"
 
-CURVES = ("Area", "50 %", "QNC", "own", "reach", "peak", "AIQ", "Brier", "ECE")  # the two tables' columns
+CURVES = ("Area", "raw", "hull", "QNC", "reach", "$/1k right", "Brier", "ECE")  # the two tables' columns
 FEW_TRIALS = 20
 COMPARED = ("covers", "gap", "ahead", "p", "by", "90 % interval", "s")
 
@@ -164,7 +164,7 @@ def _found(part: pd.DataFrame) -> str:
     few = f"; with fewer than {FEW_TRIALS} trials the interval is too narrow" if zero["trials"] < FEW_TRIALS else ""
     return (
         f"The default is ahead of the zero router, which ignores the prompt, in {zero['ahead']} of {zero['trials']} "
-        f"trials: Area {zero['by']:+.4f} ({zero['by_low']:+.4f} to {zero['by_high']:+.4f}), "
+        f"trials: cross-fitted Area {zero['by']:+.4f} ({zero['by_low']:+.4f} to {zero['by_high']:+.4f}), "
         f"{pays[level_of((zero['by_low'], zero['by_high']), zero['p'])]}{few}."
     )
 

@@ -89,7 +89,10 @@ def load_router(
     router = UniRouter.load(folder, **options)
     members = members_for(folder, pool)
     if checks:
-        members = Members(members, members.providers, members.beside, {**members.checks, **checks})
+        from unirouter_plugins.litellm.checks import named_checks  # with the graders
+
+        own = named_checks(checks, members, router.pool)
+        members = Members(members, members.providers, members.beside, {**members.checks, **own})
     register(members)
     return configured(router.with_pool(approved(router.pool, members, trust=trust)), members)
 

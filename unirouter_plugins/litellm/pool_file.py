@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    with_config,
+)
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
@@ -97,6 +106,7 @@ class Member:
     votes: Votes | None = None
     panel: Panel | None = None  # its `model` is then the aggregator's, which tells what it can do
     list_price: bool = False  # whether LiteLLM's list price counts at an address of its own, too
+    batch: float = 1.0  # the share of its prices that a call in a batch costs
     is_trusted: bool = field(default=True, compare=False, repr=False)  # its address and key are the user's choice
 
     @classmethod
@@ -274,6 +284,11 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         api_base = "http://127.0.0.1:8080/v1"
         api_key_env = "HOME_KEY"
         prices = { input = 0, output = 0 }  # or "list": LiteLLM's list price at this address, too
+
+        [models.flex]
+        model = "openai/gpt-5-mini"
+        prices = { batch = 0.5 }  # a call in a batch costs half; input and output may be given, too
+        settings = { service_tier = "flex" }
         capabilities = { tools = false, vision = false, context_window = 8192 }
 
         [models.careful]
@@ -294,6 +309,7 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         [checks]  # of answers, see `unirouter_plugins.litellm.checks`
         valid = "json_schema"
         second = { check = "agreement", member = "home", same = "number" }
+        mine = "my_package.my_module:function"
 
     Raises `InvalidDataError` when the file is missing, is no TOML, or a value cannot be used; the message names it.
     """
@@ -471,6 +487,7 @@ def _must(holds: Callable[[Any], Any], message: str) -> AfterValidator:
 _strict = with_config(ConfigDict(extra="forbid", strict=True))
 _Text = Annotated[str, _must(str.strip, "must not be empty")]
 _Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Template = _must(lambda text: text.count("{prompt}") == 1, "must have {prompt} once, where the prompt goes")
 _IsVariable = re.compile(r"[A-Za-z_]\w*").fullmatch
 _Variable = _must(_IsVariable, "must be the name of an environment variable, not the key itself")
@@ -480,9 +497,13 @@ _VotesDiffer = _must(
 )
 
 
-_ListPrice = AfterValidator(
-    lambda entry: {**entry, "prices": None, "list_price": True} if entry.get("prices") == LIST_PRICE else entry
-)
+def _with_prices(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry with its `prices`, None where the list price counts, and `batch` apart."""
+    given = entry.get("prices", {})
+    if given == LIST_PRICE:
+        return {**entry, "prices": None, "list_price": True}
+    own = {name: price for name, price in given.items() if name != "batch"}
+    return {**entry, "prices": Prices(**own) if own else None, "batch": given.get("batch", 1.0)}
 
 
 @_strict
@@ -490,6 +511,14 @@ class _PricesTable(TypedDict):
     input: _Usd
     output: _Usd
     cached_input: NotRequired[_Usd]
+    batch: NotRequired[_Share]
+
+
+def _prices(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Return the prices, checked; "list", or the share of a batch alone, leave them to the list."""
+    if isinstance(given, dict) and given.keys() == {"batch"}:
+        return {"batch": check({"input": 0, "output": 0, **given})["batch"]}
+    return given if given == LIST_PRICE else check(given)
 
 
 @_strict
@@ -535,13 +564,7 @@ class _ModelTable(TypedDict):
     ]
     api_base: NotRequired[Annotated[str, AfterValidator(_address)]]
     api_key_env: NotRequired[Annotated[str, _Variable]]
-    prices: NotRequired[
-        Annotated[
-            _PricesTable,
-            AfterValidator(lambda prices: Prices(**prices)),
-            WrapValidator(lambda given, check: given if given == LIST_PRICE else check(given)),
-        ]
-    ]
+    prices: NotRequired[Annotated[_PricesTable, WrapValidator(_prices)]]
     capabilities: NotRequired[_CapabilitiesTable]
     settings: NotRequired[Annotated[dict[str, Any], AfterValidator(_settings)]]
     system: NotRequired[_Text]
@@ -578,7 +601,9 @@ _IsPlace = _must(re.compile(r"[\w.]+:\w+").fullmatch, 'must be "module:object", 
 
 @_strict
 class _Table(TypedDict, total=False):
-    models: dict[_Text, Annotated[_ModelTable, _VotesDiffer, _ListPrice, WrapValidator(_model_or_panel)]]
+    models: dict[
+        _Text, Annotated[_ModelTable, _VotesDiffer, AfterValidator(_with_prices), WrapValidator(_model_or_panel)]
+    ]
     providers: dict[Annotated[str, _IsName], Annotated[str, _IsPlace]]
     checks: dict[Annotated[str, _IsName], _Text | dict[str, Any]]
 

@@ -7,7 +7,7 @@ import importlib
 import itertools
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from contextvars import copy_context
@@ -97,25 +97,34 @@ def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
         return provider
 
 
+def object_at(place: str, what: str, made: Callable[[Any], Any] = lambda found: found) -> Any:
+    """Return what is `made` of the object at "module:object".
+
+    Raises `InvalidDataError`, which begins with `what`, when it cannot be loaded.
+    """
+    module, _, attribute = place.partition(":")
+    try:
+        return made(getattr(importlib.import_module(module), attribute))
+    except ModuleNotFoundError as missing:
+        cure = "install it, or put its folder on PYTHONPATH"
+        raise InvalidDataError(f"{what}, but there is no module {missing.name!r}; {cure}.") from missing
+    except Exception as failed:  # of any kind: it is the user's own code
+        raise InvalidDataError(f"{what}, which cannot be loaded: {described(failed).rstrip('.')}.") from failed
+
+
 def _loaded(name: str, place: str) -> Any:
     """Return the provider at "module:object": a `litellm.CustomLLM`, or what its class or a function there makes.
 
     Nothing else is called: a function must be annotated to return one.
     """
-    module, _, attribute = place.partition(":")
     kind, what = open_litellm().CustomLLM, f"The provider {name!r} is {place!r}"
-    try:
-        provider = found = getattr(importlib.import_module(module), attribute)
+
+    def made(found: Any) -> Any:
         told = getattr(found, "__annotations__", {}).get("return") if not isinstance(found, type) else None
-        if (isinstance(found, type) and issubclass(found, kind)) or str(getattr(told, "__name__", told)).endswith(
-            kind.__name__
-        ):
-            provider = found()
-    except ModuleNotFoundError as missing:
-        cure = "install it, or put its folder on PYTHONPATH"
-        raise InvalidDataError(f"{what}, but there is no module {missing.name!r}; {cure}.") from missing
-    except Exception as failed:  # of any kind: it is the user's own code
-        raise InvalidDataError(f"{what}, which cannot be loaded: {described(failed)}.") from failed
+        is_maker = str(getattr(told, "__name__", told)).endswith(kind.__name__)
+        return found() if is_maker or (isinstance(found, type) and issubclass(found, kind)) else found
+
+    provider = object_at(place, what, made)
     if not isinstance(provider, kind):
         raise InvalidDataError(
             f"{what}, which is of type {type(provider).__name__}; it must be a litellm.CustomLLM, a class of them, or "
@@ -157,15 +166,9 @@ class Programs:
             for chunk in _chunks(await _aanswer(call)):
                 yield chunk
             return
-        end: list[Any] = []
-        async with aclosing(await open_litellm().acompletion(**call)) as chunks:
+        async with aclosing(aend_last(await open_litellm().acompletion(**call))) as chunks:
             async for chunk in chunks:
-                if end or not _is_end(chunk):
-                    yield chunk
-                else:
-                    end.append(chunk)
-        for chunk in end:
-            yield chunk
+                yield chunk
 
     def _call(self, model: str, messages: Messages, given: Mapping[str, Any]) -> dict[str, Any] | Calls:
         """Return LiteLLM's arguments for the program's own model, or several calls; the caller's parameters win."""
@@ -375,6 +378,19 @@ def _end_last(chunks: Iterable[Any]) -> Iterator[Any]:
         else:
             end.append(chunk)
     yield from end
+
+
+async def aend_last(chunks: Any) -> AsyncGenerator[Any]:
+    """Yield the same of a stream that is not sync."""
+    end: list[Any] = []
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if end or not _is_end(chunk):
+                yield chunk
+            else:
+                end.append(chunk)
+    for chunk in end:
+        yield chunk
 
 
 def _chunks(response: Any) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
-from unirouter_plugins.litellm.chat import RECORD, Chat
+from unirouter_plugins.litellm.chat import RECORD, Chat, Messages
 from unirouter_plugins.litellm.failures import (
     Failure,
     classify,
@@ -339,6 +339,10 @@ class RoutedCall(ABC, Generic[M]):
     def whole(self, parts: list[Any]) -> Any:
         """Return all parts of a stream as one answer."""
 
+    def ask(self, model: M, messages: Messages) -> Any:
+        """Return the answer of a model of the framework's own to a chat, for a check that calls it."""
+        raise LookupError("no member of the framework's own can be asked here")
+
     def forget(self) -> None:
         """Forget what an answer took, if anything is kept of it besides the answer: its draft is billed."""
 
@@ -539,7 +543,15 @@ class RoutedCall(ABC, Generic[M]):
             self.models.health.answered(self._key, time.monotonic() - self._tried)
         self._until, usage, (text, held), chat = self._ends, self.usage_of(answer), self.seen(answer), self.chat
         members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self._usd_of(answer, usage)
-        ask = asking(members, lambda name: self.snapshot.quote(name) if name in self.snapshot.pool else None)
+        by_litellm = asking(members, lambda name: self.snapshot.quote(name) if name in self.snapshot.pool else None)
+
+        def ask(name: str, messages: Messages, sample: int) -> tuple[str, float]:
+            if (own := self.models.given.get(name)) is None:
+                return by_litellm(name, messages, sample)
+            said = self.ask(own, messages)
+            quoted, took = self.snapshot.quote(name), self.usage_of(said)
+            return self.seen(said)[0], quoted.usd(took) if quoted is not None and took.is_known else 0.0
+
         held = {"documents": self._sources, "tool_results": chat.tool_results, "response": answer, **held}
         context = Context(model, chat.messages, tools=chat.tools, schema=chat.schema, ask=ask, **held)
         with contextlib.suppress(CallTimeoutError):

@@ -17,6 +17,7 @@ def test_neutral_cost_is_a_share_of_the_dearest_and_of_the_most_accurate_model()
     assert measured.qnc_own == 1.75 / 4
     assert measured.reached
     assert measured.peak == 0.75
+    assert measured.usd_per_right == 1.75 / 0.75
 
 
 def test_areas_are_on_the_cost_of_the_dearest_model():
@@ -39,6 +40,12 @@ def test_the_hull_reaches_a_quality_before_the_curve_does():
 def test_a_quality_never_reached_counts_as_full_cost():
     measured = measure(deferral_curve([0.0, 0.5, 0.5], COSTS, ERRORS, COSTS), ERRORS, COSTS)  # always the $1 model
     assert (measured.reached, measured.qnc, measured.qnc_own, measured.peak) == (False, 1.0, 1.0, 0.5)
+    assert measured.usd_per_right == 4 / 0.75  # by the most accurate model alone
+
+
+def test_models_that_are_never_right_have_no_finite_cost_of_a_right_answer():
+    errors, costs = [[1, 1]], [1.0, 2.0]
+    assert measure(deferral_curve(errors, costs, errors, costs), errors, costs).usd_per_right == np.inf
 
 
 def test_of_equally_accurate_models_the_cheaper_is_the_mark():

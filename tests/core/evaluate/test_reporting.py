@@ -172,6 +172,14 @@ def test_a_report_is_a_verdict_and_tables_as_text_and_as_html(desk) -> None:
     assert "sage&#x27;s quality" in page  # escaped
 
 
+def test_a_report_says_what_a_right_answer_costs(desk) -> None:
+    made = report(desk[0], trials=20)
+    cost, quality = made.models["sage"]
+    assert made.as_dict()["models"]["sage"]["usd_per_right"] == cost / quality
+    assert made.as_dict()["usd_per_right"] == made.cost / made.quality
+    assert "$/1,000 right" in str(made)
+
+
 def test_a_report_takes_outcomes_by_position_and_held_out_predictions(desk) -> None:
     router, unseen = desk
     made, held = report(router, unseen, trials=20), report(held_out(router, unseen), trials=20)

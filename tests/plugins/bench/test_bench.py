@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unirouter_core import Outcomes
-from unirouter_core.curves import deferral_curve
+from unirouter_core.curves import deferral_curve, sweep
 from unirouter_core.estimators import LowRankEstimator, NeighboursEstimator, ShrunkenClustersEstimator
 from unirouter_core.evaluate import measure
 from unirouter_core.exceptions import InvalidDataError
@@ -68,9 +68,10 @@ def test_models_with_gaps_or_without_costs_stay_out(world):
 
 
 def test_a_prompt_that_a_model_did_not_answer_stays_out_and_one_that_stands_twice_stays_once(world):
-    errors = np.concatenate([world.errors, world.errors[:1]])
+    errors = np.concatenate([world.errors, world.errors[:2]])
     errors[7, 0] = np.nan
-    found = recorded("w", Outcomes([*world.prompts, world.prompts[0]], world.models, errors, [[1.0] * 8] * len(errors)))
+    again = [world.prompts[0], f"  {world.prompts[1].upper()}\n"]  # letter case and whitespace make no other prompt
+    found = recorded("w", Outcomes([*world.prompts, *again], world.models, errors, [[1.0] * 8] * len(errors)))
     assert found.outcomes.prompts == tuple(p for row, p in enumerate(world.prompts) if row != 7)
 
 
@@ -145,6 +146,9 @@ def test_a_record_holds_what_the_curve_and_the_predictions_of_its_split_give(tab
     predicted = case.predict(estimator, 40).errors
     measured = measure(deferral_curve(predicted, case.costs, case.errors, case.costs), case.errors, case.costs)
     assert (found["area"], found["qnc"], found["peak"]) == (measured.area, measured.qnc, measured.peak)
+    swept = sweep(predicted, case.costs, case.errors, case.costs)
+    crossfitted = np.mean([curve.area(case.costs.max()) for curve in swept.crossfit()])
+    assert found["crossfit_area"] == pytest.approx(crossfitted)
     assert found["brier"] == pytest.approx(((predicted - case.errors) ** 2).mean())
 
 
@@ -280,7 +284,7 @@ def test_wins_gap_and_differences_are_those_of_paired_trials(table):
     first = run(table, trials=1)[0]
     areas = {"zero router": (0.5, 0.6), "default": (0.6, 0.65), "clairvoyant": (0.7, 0.6)}
     records = [
-        {**first, "method": method, "trial": trial, "area": area}
+        {**first, "method": method, "trial": trial, "crossfit_area": area}
         for method, both in areas.items()
         for trial, area in enumerate(both)
     ]

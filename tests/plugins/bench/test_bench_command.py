@@ -61,6 +61,7 @@ def test_bench_prints_a_table_for_each_size_and_writes_trials_and_page(whole):
     assert "world: 240 prompts, 8 models" in shown
     assert "N_val 400 is not reached: there are 48 validation prompts." in shown
     assert "N_val 20, 2 trials" in shown
+    assert "Only 72 test prompts: with fewer than 1,000, methods that differ little cannot be told apart." in shown
     rows = table(folder)
     assert len(rows) == 2 * 2 * 7  # sizes, trials, one method and six references
     assert tuple(rows[0]) == SCALARS
@@ -73,6 +74,7 @@ def test_the_tables_fit_a_terminal_of_80_columns(data, tmp_path):
     assert "nearest neighbours" in shown
     assert "is ahead of the zero router, which ignores the prompt, in" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown  # no cell is cut
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_numbers(data, whole, tmp_path):
@@ -110,6 +112,7 @@ def test_the_page_is_one_file_and_compares_methods_with_an_area(data, tmp_path):
     assert len(rows) == 6  # at both sizes; what has no area is compared with nothing
     for _, cells in rows:
         shown = dict(zip(heads[1:], re.findall("<td>(.*?)</td>", cells), strict=True))
+        assert shown["$/1k right"].startswith("$")
         assert [shown[head] for head in ("ahead", "p", "by", "90 % interval")] == [""] * 4
 
 
@@ -155,6 +158,14 @@ def test_a_folder_of_something_else_is_refused(data, tmp_path):
         (tmp_path / "trials.jsonl").write_text(junk + "\n")
         refused = run(data, *QUICK, "--trials", 1, "--out", tmp_path, code=2)
         assert "trials.jsonl, line 1: no record of a trial" in refused.stderr
+
+
+def test_trials_of_an_older_version_are_refused(data, whole, tmp_path):
+    record = json.loads((whole[0] / "trials.jsonl").read_text().splitlines()[0])
+    del record["crossfit_area"]
+    (tmp_path / "trials.jsonl").write_text(json.dumps(record) + "\n")
+    refused = run(data, *QUICK, "--trials", 1, "--out", tmp_path, code=2)
+    assert "holds trials of an older version, without cross-fitted Areas; name another folder" in refused.stderr
 
 
 def test_vectors_beside_the_outcomes_are_used(data, world, tmp_path):
