@@ -178,7 +178,8 @@ class RoutePart:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was counted, as JSON, or why it failed, which then is one sentence."""
-        part = Part(**{name: str(values[0]) if name == "file" else int(values[0]) for name, values in batch.items()})
+        numbers: dict[str, int] = {name: int(values[0]) for name, values in batch.items() if name != "file"}
+        part = Part(str(batch["file"][0]), **numbers)
         try:
             return {"counted": [json.dumps(self._work(part))], "failed": [""]}
         except (UniRouterError, OSError) as failed:
@@ -305,8 +306,8 @@ def _whole_lines(target: Path, parts: Sequence[tuple[Part, Path]], out: Path) ->
             csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(made)
             whole.write(line.getvalue().encode())
         for _, place in parts:
-            with place.open("rb") as made:
-                shutil.copyfileobj(made, whole)
+            with place.open("rb") as routed:
+                shutil.copyfileobj(routed, whole)
 
 
 def _differ(part: Part, first: Part, out: Path) -> InvalidDataError:
