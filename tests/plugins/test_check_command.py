@@ -62,6 +62,15 @@ def test_what_another_member_has_answered_is_not_asked_again_but_costs_what_it_c
     assert found["usd"] > 0
 
 
+def test_log_probabilities_are_kept_with_the_answers(place):
+    table = place / "pool.toml"
+    table.write_text(table.read_text().replace("\n[models.dear]", "\nsettings = { logprobs = true }\n[models.dear]"))
+    assert run(*asked(place, "newcomer", "--replace")).exit_code == 0
+    done = run(*check(place, "newcomer", "logprob", "--json"))
+    found = json.loads(done.stdout)
+    assert (found["calls"], found["unknown"]) == (0, 0)
+
+
 def judging(prompt):
     """Right, and what a judge says of `half_right`."""
     if "PROBABILITY" not in prompt:

@@ -130,6 +130,17 @@ def test_an_accepted_draft_is_the_answer(checked, scripted_server, way):
     assert ("seconds_to_first_token" in told) == ("stream" in way or "v3" in way)
 
 
+@pytest.mark.parametrize("way", ["complete", "acomplete", "stream", "astream", "LangChain", "LlamaIndex"])
+def test_log_probabilities_are_found_in_answers_and_streams(router, scripted_server, way):
+    router.add_check("tutor", "sure", router.pool["tutor"].errors < 0.5)
+    scripted_server.script = {name: says("tutor says 51.") for name in router.pool}
+    members = {
+        name: Member(name, f"openai/{name}", scripted_server.url, settings={"logprobs": True}) for name in router.pool
+    }
+    _, told = asked(way, configured(router, Members(members, checks={"sure": "logprob"})))
+    assert told["checked"]["tutor"]["signal"] == pytest.approx(-1.4 / 3)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_after_a_rejected_draft_the_next_model_answers_and_both_are_paid(checked, scripted_server, way):
     router = checked(lambda prompt, answer, context: Found(0.0, 0.5))

@@ -259,7 +259,11 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
 
     def whole(self, parts: list[Any]) -> Any:
         """Return the chunks of a stream as one response."""
-        return open_litellm().stream_chunk_builder(parts)
+        response = open_litellm().stream_chunk_builder(parts)
+        told = (getattr(part.choices[0], "logprobs", None) for part in parts if part.choices)
+        if tokens := [token for each in told for token in getattr(each, "content", None) or ()]:
+            response.choices[0].logprobs = {"content": tokens}  # which LiteLLM leaves out
+        return response
 
     def is_shown(self, part: Any) -> bool:
         """Return whether a chunk has a choice, or the caller wants the usage, too."""

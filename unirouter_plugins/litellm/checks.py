@@ -297,15 +297,18 @@ def logprob(*, of: Literal["mean", "lowest"] = "mean") -> CheckFunction:
     """Return the mean or lowest log-probability of the tokens, of members with the setting logprobs = true."""
 
     def check(prompt: str, answer: str, context: Context) -> float:
-        response = context.response
-        choices = _part(response, "choices") or _part(_part(response, "raw"), "choices")
-        told = _part(choices[0] if choices else _part(response, "response_metadata"), "logprobs")
-        found = [float(_part(token, "logprob")) for token in _part(told, "content") or ()]
-        if not found:
+        if not (found := logprobs_of(context.response)):
             raise LookupError("its provider gave no log-probabilities; add logprobs = true to the member's settings")
         return min(found) if of == "lowest" else sum(found) / len(found)
 
     return check
+
+
+def logprobs_of(response: Any) -> list[float]:
+    """Return the log-probabilities of the tokens of an answer, as LiteLLM, LangChain or LlamaIndex have it."""
+    choices = _part(response, "choices") or _part(_part(response, "raw"), "choices")
+    told = _part(choices[0] if choices else _part(response, "response_metadata"), "logprobs")
+    return [float(_part(token, "logprob")) for token in _part(told, "content") or ()]
 
 
 def _part(whole: Any, name: str) -> Any:

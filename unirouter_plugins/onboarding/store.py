@@ -60,7 +60,8 @@ class Answer:
     """One answer to one prompt, and what it took, None where not known, never 0.
 
     `text` is "" for an empty answer and None where texts are not kept; tokens are as the provider counted them;
-    `finish` is LiteLLM's finish_reason; `refused` says that the model, or its provider's content filter, declined.
+    `finish` is LiteLLM's finish_reason; `refused` says that the model, or its provider's content filter, declined;
+    `logprobs` are the log-probabilities of its tokens, where its settings have logprobs = true.
     """
 
     text: str | None
@@ -73,6 +74,7 @@ class Answer:
     finish: str | None
     refused: bool
     date: str
+    logprobs: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         _check_amounts(self, *_AMOUNTS)
@@ -140,6 +142,7 @@ _answers = sa.Table(
     sa.Column("finish", AnyText),
     sa.Column("refused", sa.Boolean, nullable=False),
     sa.Column("date", AnyText, nullable=False),
+    sa.Column("logprobs", sa.JSON(none_as_null=True)),  # newer than the others
 )
 _grades = sa.Table(
     "grades",
@@ -155,7 +158,7 @@ _grades = sa.Table(
 _FROM_VERSION_0_1 = """
     ALTER TABLE answers RENAME TO answers_1; ALTER TABLE grades RENAME TO grades_1; CREATE;
     INSERT INTO answers SELECT model, prompt, settings, repeat, chat_json, settings_json, text, tokens_in, tokens_out,
-      reasoning_tokens, cached_tokens, usd, seconds, finish, refused, date
+      reasoning_tokens, cached_tokens, usd, seconds, finish, refused, date, NULL
       FROM answers_1 LEFT JOIN prompts USING (prompt) LEFT JOIN settings USING (settings);
     INSERT INTO grades SELECT model, prompt, settings, repeat, grader, grader_key, error, usd, note
       FROM grades_1 JOIN graders USING (grader);
@@ -234,7 +237,9 @@ class Database:
             self._is_empty = not create
             if create:
                 self.tables.create_all(connection)
-        elif any({c["name"] for c in inspector.get_columns(n)} != set(t.c.keys()) for n, t in own.items()):
+        elif (differ := _differences(inspector, own)) == {"logprobs"}:  # made before these were kept
+            connection.exec_driver_sql("ALTER TABLE answers ADD COLUMN logprobs JSON")
+        elif differ:
             raise StoreError(f"{self.shown} was written by another version of unirouter; upgrade it, or name another.")
 
 
@@ -308,7 +313,7 @@ class AnswerStore(Database):
         row = graded = None
         if answer is not None:
             row = {**key._asdict(), "chat_json": _json(chat), "settings_json": _json(settings), **vars(answer)}
-            row |= {} if self.texts else {"chat_json": None, "text": None}
+            row |= {} if self.texts else {"chat_json": None, "text": None, "logprobs": None}
         if grade is not None and grader_key is not None:
             digest = hashlib.sha256(grader_key.encode("utf-8", "surrogatepass")).hexdigest()
             graded = {**key._asdict(), "grader": digest, "grader_key": grader_key, **vars(grade)}
@@ -376,6 +381,12 @@ class AnswerStore(Database):
                 f"A row of {model!r} in the table {table.name} of {self.shown} holds values that unirouter did not "
                 "write; delete it, or give another place."
             ) from failed
+
+
+def _differences(inspector: sa.Inspector, tables: Mapping[str, sa.Table]) -> set[str]:
+    """Return the columns that tables have here and not in the database, or there alone."""
+    both = ((table.c.keys(), inspector.get_columns(name)) for name, table in tables.items())
+    return {name for own, found in both for name in {*own} ^ {column["name"] for column in found}}
 
 
 def _is_locked(failed: BaseException) -> bool:

@@ -160,7 +160,11 @@ class Replay:
         named = digests([question.prompt for question in questions], documents)
         for question, name in zip(questions, named, strict=True):
             if name in rows and (answer := first.get((question.digest, 0))) is not None:
-                context = Context(model, question.messages, documents=question.documents or (), ask=ask)
+                told = {"content": [{"logprob": each} for each in answer.logprobs or ()]}
+                response = {"choices": [{"logprobs": told}]}
+                context = Context(
+                    model, question.messages, documents=question.documents or (), response=response, ask=ask
+                )
                 found = check(question.prompt, answer.text or "", context)
                 if found.signal is not None:
                     signals[rows[name]] = found.signal
