@@ -239,6 +239,8 @@ class CallBatch:
 
     def _worst(self, snapshot: Snapshot, model: str, prompt: str) -> float:
         """Return the most USD that a call may cost, as far as calls so far tell; 0 where its price is not known."""
+        if (panel := snapshot.members[model].panel) is not None:
+            return panel.budget
         quoted, most_out = snapshot.quote(model), most_tokens(snapshot, model, self._how)
         if quoted is None or most_out is None:
             return 0.0
@@ -271,7 +273,7 @@ def most_tokens(snapshot: Snapshot, model: str, parameters: Mapping[str, Any]) -
     member = snapshot.members[model]
     given = {**member.settings, **{name: value for name, value in parameters.items() if value is not None}}
     limit = given.get("max_completion_tokens") or given.get("max_tokens") or snapshot.longest.get(model)
-    return None if limit is None else limit * (1 if member.votes is None else member.votes.samples)
+    return None if limit is None else limit * member.samples
 
 
 def call_dataset(
