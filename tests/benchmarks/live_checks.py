@@ -67,9 +67,8 @@ Indonesia Jakarta, Colombia Bogota, Ecuador Quito, Bolivia Sucre, Venezuela Cara
 OPPOSITES = """hot cold, up down, day night, black white, left right, open closed, in out, good bad, fast slow,
 happy sad, wet dry, light dark, high low, hard soft, rich poor, true false, full empty, early late, near far,
 long short, push pull, loud quiet, win lose, love hate, old young, first last, strong weak, thick thin, buy sell,
-north south, east west,
-yes no, inside outside, clean dirty, cheap expensive, deep shallow, wide narrow, heavy light, begin end, tall short,
-awake asleep, sweet sour, alive dead, question answer, above below"""
+north south, east west, yes no, inside outside, clean dirty, cheap expensive, deep shallow, wide narrow, heavy light,
+begin end, tall short, awake asleep, sweet sour, alive dead, question answer, above below"""
 
 
 def write_prompts(place: Path, seed: int) -> int:
