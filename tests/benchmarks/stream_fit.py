@@ -3,14 +3,15 @@
 python tests/benchmarks/stream_fit.py area mmlu_pro zeroeval --trials 5 --sizes 4000 1000
 python tests/benchmarks/stream_fit.py area mmlu_pro zeroeval --trials 5 --sizes 4000 1000 --answers 1
 python tests/benchmarks/stream_fit.py memory --rows 100000 1000000 10000000
+python tests/benchmarks/stream_fit.py memory --what route --models 10000 --rows 10000
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import multiprocessing
 import resource
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from sets import VALIDATION, load
 from unirouter_core import Evaluation, Outcomes, Prices, UniRouter
 from unirouter_core.curves import deferral_curve
 from unirouter_core.estimators import DefaultEstimator
+from unirouter_core.outcome_files import read_outcomes
+from unirouter_core.pool import Pool
 from unirouter_plugins.bench import Split, split
 from unirouter_plugins.ray.learning import PromptSample, fit_dataset
 from unirouter_plugins.ray.routing import RouteBatch
@@ -95,24 +98,11 @@ def synthetic(n_rows: int) -> Iterator[Any]:
         yield pd.DataFrame({"prompt": prompts} | {f"model-{j}": column for j, column in enumerate(grades)})
 
 
-def measure(what: str, n_rows: int, answer: Any) -> None:
+def measure(what: str, n_rows: int, n_models: int, answer: Any) -> None:
     """Send the seconds of processor for the stream, without making it, for all, and the peak of memory in MB."""
     warnings.simplefilter("ignore")
-    seconds, begun = 0.0, time.process_time()
-    if what != "route":
-        sample = PromptSample()
-        take: Any = sample.add
-    else:
-        table = pd.concat(list(synthetic(2_000)))
-        router = UniRouter().fit(table)
-        folder = tempfile.mkdtemp()
-        for row in range(MODELS):
-            graded = Outcomes(
-                table["prompt"].tolist()[:400], [f"model-{row}"], 1 - table[[f"model-{row}"]].values[:400]
-            )
-            router.onboard(Evaluation.recorded(f"model-{row}", graded, prices=Prices(1 + row, 2)))
-        router.save(folder)
-        take = RouteBatch(folder)
+    seconds, begun, sample = 0.0, time.process_time(), PromptSample()
+    take: Any = RouteBatch(pooled(n_models)) if what == "route" else sample.add
     for batch in synthetic(n_rows):
         at = time.process_time()
         take(batch)
@@ -124,6 +114,18 @@ def measure(what: str, n_rows: int, answer: Any) -> None:
     answer.send((seconds, time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000))
 
 
+def pooled(n_models: int) -> UniRouter:
+    """Return a router with a pool of copies of a few models."""
+    table = read_outcomes(pd.concat(list(synthetic(2_000))))
+    router, measured = UniRouter().fit(table), table.rows(range(400))
+    some = [
+        router.profile(Evaluation.recorded(model, measured, prices=Prices(1 + j, 2)))
+        for j, model in enumerate(table.models)
+    ]
+    copies = [dataclasses.replace(some[j % MODELS], model=f"copy-{j}") for j in range(n_models)]
+    return router.with_pool(Pool({profile.model: profile for profile in copies}))
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[4_000, 1_000])
     parser.add_argument("--answers", type=int, help="of each prompt, by as many random models; all when not given")
     parser.add_argument("--rows", type=int, nargs="+", default=[10**5, 10**6])
+    parser.add_argument("--models", type=int, default=50, help="in the pool, where prompts are routed")
     parser.add_argument("--what", nargs="+", default=["sample", "fit", "route"])
     asked = parser.parse_args()
     if asked.part == "area":
@@ -151,7 +154,9 @@ def main() -> None:
     for what in asked.what:
         for n_rows in asked.rows:
             mine, theirs = multiprocessing.Pipe()
-            process = multiprocessing.get_context("spawn").Process(target=measure, args=(what, n_rows, theirs))
+            process = multiprocessing.get_context("spawn").Process(
+                target=measure, args=(what, n_rows, asked.models, theirs)
+            )
             process.start()
             theirs.close()
             seconds, total, peak = mine.recv()

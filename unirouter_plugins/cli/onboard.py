@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -26,6 +26,8 @@ from unirouter_plugins.cli.check import specs, to_be_named
 from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
 
 if TYPE_CHECKING:
+    from unirouter_core.evaluate import Efforts
+    from unirouter_plugins.litellm.pool_file import Members
     from unirouter_plugins.logs import Log
     from unirouter_plugins.onboarding import Plan, Progress
 
@@ -210,11 +212,13 @@ class Standing:
     cost_weight: float = 0.0
     goal: str = ""
     models: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    efforts: Sequence[Efforts] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         rows = [{"model": model, "share": share, "verdict": word} for model, (share, word) in self.models.items()]
-        return {"cost_weight": str(w) if math.isinf(w := self.cost_weight) else w, "standing": rows}
+        known = {"efforts": [each.as_dict() for each in self.efforts]} if self.efforts else {}
+        return {"cost_weight": str(w) if math.isinf(w := self.cost_weight) else w, "standing": rows, **known}
 
 
 def standing_of(router: UniRouter) -> Standing:
@@ -222,18 +226,18 @@ def standing_of(router: UniRouter) -> Standing:
 
     Empty where the models do not share enough answered prompts to tell, or are too many to try one by one.
     """
-    from unirouter_core.evaluate import held_out, standings, tune
+    from unirouter_core.evaluate import efforts, held_out, standings, tune
 
-    weight, goal, pool = router.cost_weight, "", router.pool.values()
+    weight, goal, pool, found = router.cost_weight, "", router.pool.values(), efforts(router)
     if not 0 < len(pool) <= MOST_STANDING:
-        return Standing(weight)
+        return Standing(weight, efforts=found)
     try:
         held = held_out(router)
     except InvalidDataError:  # too few prompts that all have answered
-        return Standing(weight)
+        return Standing(weight, efforts=found)
     if not weight and len(pool) > 1 and _has_costs(router):
         weight, goal = tune(held, save_cost=USUAL_GOAL).cost_weight, f"saves {USUAL_GOAL:.0%} of the best model's cost"
-    return Standing(weight, goal, standings(held, weight))
+    return Standing(weight, goal, standings(held, weight), found)
 
 
 def _has_costs(router: UniRouter) -> bool:
@@ -245,6 +249,7 @@ def _finish(into: UniRouter, router: Path) -> None:
     with show.working("Comparing the models"):
         standing = standing_of(into)
     show.standing(list(into.pool.values()), standing)
+    show.efforts(standing.efforts)
     named = show.quoted(router)
     if len(into.pool) < 2:
         following = f"onboard {named} MODEL..., for routing needs two models"
@@ -265,7 +270,9 @@ def _plan(context: typer.Context, into: UniRouter, log: Log | None) -> Plan:
     named["pool"] = options.members(router, named["pool"])
     named["store"] = named["store"] or router.resolve().parent / "evaluations.sqlite"
     named["checks"] = specs(given["checks"] or (), named["pool"])
-    models = given["models"] or [name for name in named["pool"] if given["replace"] or name not in into.pool]
+    models = named["pool"].expanded(given["models"] or []) or [
+        name for name in named["pool"] if given["replace"] or name not in into.pool
+    ]
     if not models:
         raise InvalidDataError("All models of pool.toml are in the pool already; --replace evaluates them again.")
     named |= {"answers": log, "texts": not given["no_texts"]}
@@ -332,7 +339,7 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
         checked = [each for one in done for each in one.checks]
         for each in checked:
             show.say(f"{each.value.verdict} {'Kept.' if each.saved else 'Not kept.'}")
-        to_be_named(checked, wanted.pool)
+        to_be_named(checked, cast("Members", wanted.pool))  # `_plan` has read it
         show.say(f"Spent: {show.usd(plan.spent_usd)}. The answers are kept in {plan.place}.", wrap=False)
     if all(one.profile is None and one.stopped == "failures" for one in done):
         raise typer.Exit(options.PROVIDERS_FAILED)

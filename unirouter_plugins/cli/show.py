@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from unirouter_core.evaluate import Report, Tuning
+    from unirouter_core.evaluate import Efforts, Report, Tuning
     from unirouter_plugins.cli.onboard import Standing
     from unirouter_plugins.litellm import CallRecord
     from unirouter_plugins.onboarding import Onboarded
@@ -322,6 +322,24 @@ def standing(profiles: Sequence[ModelProfile], made: Standing) -> None:
     at = "quality alone" if not made.cost_weight and not made.goal else at
     where = f"Share of the prompts and verdict: at {at}. " if made.models else ""
     say(f"{where}±: {LEVEL:.0%} interval. $/1,000: per 1,000 calls.", "dim")
+
+
+def efforts(found: Sequence[Efforts]) -> None:
+    """Print which share of the prompts needs which effort of a model, on all and in the largest regions."""
+    from unirouter_core.evaluate.effort_shares import NONE
+
+    for one in found:
+        regions = list(one.regions.items())[:CANDIDATES_SHOWN]
+        shown = table("needs", f">all {one.n:,}", *(f">region {region} ({n:,})" for region, (n, _) in regions))
+        for effort, share in one.shares.items():
+            cells = [share, *(shares[effort] for _, (_, shares) in regions)]
+            shown.add_row(f"{one.model}@{effort}" if effort != NONE else effort, *(f"{cell:.0%}" for cell in cells))
+        console().print(shown)
+        say(
+            f"Share of the prompts for which an effort of {one.model} is the least that answers right; one answer to "
+            "each, so luck counts.",
+            "dim",
+        )
 
 
 def _cost_of(profile: ModelProfile) -> str:

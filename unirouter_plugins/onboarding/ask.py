@@ -12,7 +12,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,7 @@ from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
 from unirouter_plugins.litellm.checks import logprobs_of
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
+from unirouter_plugins.litellm.panels import Inside, inside
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Quote, listed_prices, require_quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import register
@@ -199,12 +200,13 @@ class Caller:
         counter: TokenCounter,
         budget: Budget,
         max_tokens: int | None = None,
+        router: Callable[[], Inside | None] = lambda: None,
     ) -> None:
         self.member, self.quoted, self.counter, self.budget = member, quoted, counter, budget
         limit = options.max_tokens if max_tokens is None else max_tokens
         self.settings, self.settings_digest = settings_of(member, limit), settings_digest(member, limit)
         self.max_tokens = int(self.settings["max_tokens"])
-        self.samples = 1 if member.votes is None else member.votes.samples
+        self.samples, self._router = member.samples, router  # the latter is what a panel asks
         self._timeout, pause = options.timeout, options.retry_pause
         self._at_once = asyncio.Semaphore(options.concurrency)
         self._resumes = 0.0  # no call before this, by time.monotonic: the provider asked for a pause
@@ -226,6 +228,8 @@ class Caller:
 
     def worst(self, tokens: float) -> float:
         """Return the most USD that a call with `tokens` prompt tokens may cost, as far as calls so far tell."""
+        if self.member.panel is not None:
+            return self.member.panel.budget
         return self.quoted.prices.cost(self._most_in * tokens, self._most_out * self.samples)
 
     async def __call__(self, question: Question, *, attempts: int = ATTEMPTS) -> Answer:
@@ -266,7 +270,8 @@ class Caller:
             try:
                 try:
                     async with asyncio.timeout(self._timeout + TIMEOUT_GRACE):
-                        response = await litellm.acompletion(messages=question.messages, **arguments)
+                        with inside(self._router() if self.member.panel else None):
+                            response = await litellm.acompletion(messages=question.messages, **arguments)
                 except TimeoutError:
                     said = f"{self.member.name} had not answered after {self._timeout:g} s."
                     raise litellm.Timeout(message=said, model=self.member.model, llm_provider="") from None
@@ -324,10 +329,15 @@ class Callers(dict[tuple[str, str], Caller]):
     """The callers of members, made when they are first needed: they share a budget, and two roles share one."""
 
     def __init__(
-        self, options: OnboardingOptions, counter: TokenCounter, budget: Budget, quotes: Mapping[str, Quote] = {}
+        self,
+        options: OnboardingOptions,
+        counter: TokenCounter,
+        budget: Budget,
+        quotes: Mapping[str, Quote] = {},
+        router: Callable[[], Inside | None] = lambda: None,
     ) -> None:
         super().__init__()
-        self.options, self.counter, self.budget, self.quotes = options, counter, budget, quotes
+        self.options, self.counter, self.budget, self.quotes, self.router = options, counter, budget, quotes, router
 
     def of(self, member: Member, max_tokens: int | None = None) -> Caller:
         """Return what calls a member; raise `UnknownPriceError` where its price is not known."""
@@ -335,7 +345,8 @@ class Callers(dict[tuple[str, str], Caller]):
         key = member.name, settings_digest(member, limit)
         if key not in self:
             quoted = self.quotes.get(member.name) or require_quote(member)
-            self[key] = Caller(member, quoted, self.options, counter=self.counter, budget=self.budget, max_tokens=limit)
+            how: dict[str, Any] = {"counter": self.counter, "budget": self.budget, "router": self.router}
+            self[key] = Caller(member, quoted, self.options, **how, max_tokens=limit)
         return self[key]
 
 

@@ -215,6 +215,8 @@ def _item(
     prices, sent = caller.quoted.prices, sum(tokens_in)
     longest = sum(map(caller.worst, tokens_in) if worst is None else worst)
     usd = Spread(*(prices.cost(sent, tokens) for tokens in (tokens_out.low, tokens_out.expected, tokens_out.high)))
+    if caller.member.panel is not None:  # what its calls cost is known once they are made
+        usd = Spread(0.0, longest, longest)
     name, limit, source = caller.member.name, caller.max_tokens, caller.quoted.source
     return Item(
         name, role, len(tokens_in), paid, sent, tokens_out, limit, usd, longest, attempts * longest, prices, source

@@ -19,10 +19,14 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate import impact
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownPriceError
+from unirouter_core.pool import Pool
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Members, read_members
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.panels import Inside
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Members, approved, read_members
 from unirouter_plugins.litellm.prices import Quote, capabilities, require_quote
 from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.litellm.snapshot import Snapshot
 from unirouter_plugins.onboarding.ask import (
     FIRST_ATTEMPTS,
     Budget,
@@ -113,19 +117,26 @@ class Plan:
             raise InvalidDataError(f"{models!r:.60} is no list of names; put the names in a list.")
         if not models:
             raise InvalidDataError("No model is named; name at least one.")
-        if known := [name for name in models if name in router.pool and not options.replace]:
+        pool = options.pool
+        pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
+        self.models = list(dict.fromkeys(pool.expanded(models)))
+        if known := [name for name in self.models if name in router.pool and not options.replace]:
             raise InvalidDataError(
                 f"{known[0]!r} is in the pool already; pass replace=True (--replace) to evaluate it again."
             )
-        self.models = list(dict.fromkeys(models))
         router.pool.check_costs(self.models, known=True)
-        pool = options.pool
-        pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
         self._router, reference = router, options.reference_model
         judge = None
         if options.judge is not None:
             judge = Judge(member_of(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
         self._members = [member_of(router, pool, name) for name in self.models]
+        self._table = pool
+        self._asked: tuple[Pool, Snapshot] | None = None
+        if (panel := next((m for m in self._members if m.panel), None)) and self._inside_of() is None:
+            raise InvalidDataError(
+                f"{panel.name!r} is a panel, which asks the models of the router, and there is none yet; onboard them "
+                "first, then the panel."
+            )
         if judge is not None and judge.member.model in {member.model for member in self._members}:
             said = (
                 f"The judge {options.judge} is a candidate itself and would grade its own answers; take another judge."
@@ -151,7 +162,7 @@ class Plan:
             from unirouter_plugins.litellm.checks import named_checks
 
             self._checks = named_checks(options.checks, pool, [*router.pool, *self.models])
-        self._table, self.check_calls = pool, dict.fromkeys(self._checks, 0)
+        self.check_calls = dict.fromkeys(self._checks, 0)
         self._logged: Logged | None = None
         if options.answers is not None:
             from unirouter_plugins.onboarding.logged import Logged
@@ -190,7 +201,7 @@ class Plan:
     ) -> tuple[list[Run], Run | None, Grading, Callers]:
         """Return a run of each model, the judge's trial, what grades, and their callers."""
         options = self.options
-        callers = Callers(options, self._router.fit_.token_counter, budget, self._quotes)
+        callers = Callers(options, self._router.fit_.token_counter, budget, self._quotes, self._inside_of)
         judge, reference, trial = self._judge, self._reference, None
         judges = None if judge is None else callers.of(judge.member, judge.max_tokens)
         grading = Grading(store, judge, judges, None if reference is None else callers.of(reference))
@@ -242,6 +253,14 @@ class Plan:
         runs, *_ = self._open(store, budget)
         await asyncio.gather(*(run.ask(run.jobs(rows), self.options.concurrency) for run in runs))
         return sum(run.n_asked for run in runs)
+
+    def _inside_of(self) -> Inside | None:
+        """Return what panels ask: the router's models as they are now; None where there is none but panels."""
+        pool = self._router.pool
+        if self._asked is None or self._asked[0] is not pool:
+            now = self._router.with_pool(approved(pool, self._table))
+            self._asked = pool, Snapshot.of(configured(now, self._table))
+        return self._asked[1].inside()
 
     async def run(
         self,

@@ -282,7 +282,7 @@ class Run:
             repeats=min(times.values(), default=self.repeats),
             failed=failed,
             truncated=np.isin(rows, [row for (row, _), answer in self.answers.items() if answer.truncated]),
-            prices=self.caller.quoted.prices,
+            prices=None if self.caller.member.panel else self.caller.quoted.prices,  # its calls have several
             provenance=provenance,
         )
 

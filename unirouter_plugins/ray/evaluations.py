@@ -142,7 +142,8 @@ def onboard_dataset(
         n_batches = min(BATCHES * workers, SHARES)
         shares = ray.data.from_items([{"share": share} for share in range(SHARES)], override_num_blocks=n_batches)
         arguments: Any = (plan, lambda who: _Part(actor, who))
-        how = {"batch_size": None, "concurrency": min(workers, SHARES), "num_cpus": WORKER_CPUS}
+        pool = ray.data.ActorPoolStrategy(size=min(workers, SHARES))
+        how = {"batch_size": None, "num_cpus": WORKER_CPUS, "compute": pool}
         shares.map_batches(Filler, fn_constructor_args=arguments, **how).materialize()
 
     with AnswerStore(os.fspath(plan.options.store), texts=plan.options.texts) as store, ExitStack() as claims:

@@ -140,7 +140,7 @@ def fit_dataset(
     columns, scale, prices
         As `read_outcomes` takes them.
     workers : int
-        How many of Ray's workers read the stream.
+        The most of Ray's workers that read the stream, a processor each.
 
     Raises
     ------
@@ -157,9 +157,10 @@ def fit_dataset(
     """
     drawn = PromptSample(sample, columns)
     if hasattr(ds, "map_batches"):
-        arguments = {"size": sample, "columns": columns}
-        how = {"fn_constructor_kwargs": arguments, "batch_format": "pandas", "concurrency": workers}
-        rows = ds.map_batches(PromptSample, **how)
+        from ray.data import ActorPoolStrategy
+
+        arguments, pool = {"size": sample, "columns": columns}, ActorPoolStrategy(min_size=1, max_size=workers)
+        rows = ds.map_batches(PromptSample, fn_constructor_kwargs=arguments, batch_format="pandas", compute=pool)
         batches: Iterable[Any] = rows.iter_batches(batch_format="pandas", batch_size=None)
     else:
         batches = ds

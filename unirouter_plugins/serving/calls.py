@@ -107,9 +107,9 @@ class ProxyCall(LiteLLMCall):
             return 0.0
         if quoted is None or math.isnan(record.usd) or not record.usage.is_known:
             return None
-        own, other = (each.votes for each in (self.snapshot.members[record.model], baseline))
-        answers = (1 if other is None else other.samples) / (1 if own is None else own.samples)
-        return answers * quoted.usd(record.usage) - record.usd
+        if {record.model, self.baseline_model} & {*self.snapshot.panels}:  # of several models' tokens
+            return self.decision.expected(self.baseline_model)[1] - record.usd
+        return baseline.samples / self.snapshot.members[record.model].samples * quoted.usd(record.usage) - record.usd
 
     def unwell(self, failed: BaseException) -> None:
         """Note that a call to the model failed, unless the client has not waited as long as the router would."""

