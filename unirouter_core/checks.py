@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -26,6 +27,7 @@ LEAST_GAIN = 1.0  # over the number of answers: what a check must promise, as es
 THRESHOLDS = np.geomspace(1 / 8, 8, 25)  # that are tried, as shares of the wrong answers allowed: fixed, for the bound
 FIRST_TRIED = (4, 8, 12)  # positions there: a quarter, a half and all of the wrong answers allowed
 NOT_GIVEN = 1e6  # added to the score of an answer over its limit, which is then given only where no other model may be
+AT_ONCE = 2**18  # numbers that the values of several checks are computed from together
 LEAST, MOST = 0.01, 0.99  # predicted errors are clipped to this, so that an odds ratio always says something
 
 
@@ -101,20 +103,66 @@ class Check:
         Its own answer is then free, so it is the answer unless another model's error + cost_weight * cost is less.
         `eligible` (m,) masks the models that may be chosen then.
         """
-        own = np.clip(errors[:, self.column, None].astype(np.float64), LEAST, MOST)
-        chances = own * self.in_wrong + (1 - own) * self.in_right  # (n, n_bins)
-        after = _times_odds(errors[:, None], self.odds)  # (n, n_bins, m)
-        left = np.array(costs, np.float64)
-        left[:, self.column] = 0.0
-        scores = after + cost_weight * left[:, None]
+        error, usd = Checks([self]).values(errors, costs, cost_weight, eligible)
+        return error[:, 0], usd[:, 0]
+
+
+class Checks(tuple[Check, ...]):
+    """Checks for one pool, as arrays besides, so that all of them are valued at once."""
+
+    @cached_property
+    def arrays(self) -> tuple[Array, ...]:
+        """Columns, USD, limits and n of the checks, (k,); the shares of their bins (k, n_bins) and odds (k, n_bins, m).
+
+        Checks with fewer bins than others have empty ones besides.
+        """
+        numbers = np.array([(each.column, each.usd, each.limit, each.n) for each in self]).reshape(-1, 4).T
+        shape = len(self), max((len(each.odds) for each in self), default=0)
+        in_wrong, in_right = np.zeros((2, *shape))
+        odds = np.ones((*shape, self[0].odds.shape[1] if self else 0))
+        for place, each in enumerate(self):
+            bins = slice(len(each.odds))
+            in_wrong[place, bins], in_right[place, bins], odds[place, bins] = each.in_wrong, each.in_right, each.odds
+        return numbers[0].astype(int), *numbers[1:], in_wrong, in_right, odds
+
+    def where(self, kept: Mask) -> Checks:
+        """Return those that are kept, by a mask (k,)."""
+        if kept.all():
+            return self
+        some = Checks(each for each, keep in zip(self, kept.tolist(), strict=True) if keep)
+        some.__dict__["arrays"] = tuple(array[kept] for array in self.arrays)
+        return some
+
+    @property
+    def columns(self) -> Labels:
+        """The models' positions in the pool, (k,)."""
+        return self.arrays[0]
+
+    def values(
+        self, errors: Array, costs: Array, cost_weight: float, eligible: Mask | None = None
+    ) -> tuple[Array, Array]:
+        """Return error and USD (n, k) expected of asking each check's model with it; see `Check.value`."""
+        columns, usd, limits, _, in_wrong, in_right, odds = self.arrays
+        if len(self) > 1 and len(errors) * odds.size > AT_ONCE:
+            half = np.arange(len(self)) < len(self) // 2
+            parts = [self.where(part).values(errors, costs, cost_weight, eligible) for part in (half, ~half)]
+            return np.hstack([error for error, _ in parts]), np.hstack([paid for _, paid in parts])
+        each = np.arange(len(self))
+        clipped = np.clip(np.asarray(errors, np.float64), LEAST, MOST)
+        own = clipped[:, columns, None]
+        chances = own * in_wrong + (1 - own) * in_right  # (n, k, n_bins)
+        after = _times_odds(errors[:, None, None], odds)  # (n, k, n_bins, m)
+        scores = after + cost_weight * costs[:, None, None]
+        scores[:, each, :, columns] = after[:, each, :, columns]  # an answer that is there is free
         if eligible is not None:
             scores = np.where(eligible, scores, np.inf)
-        if self.limit < 1:
-            scores[..., self.column] += np.where(after[..., self.column] > self.limit, NOT_GIVEN, 0)
-        chosen = scores.argmin(axis=2)[..., None]
-        error = (chances * np.take_along_axis(after, chosen, 2)[..., 0]).sum(axis=1)
-        paid = (chances * np.take_along_axis(left[:, None], chosen, 2)[..., 0]).sum(axis=1)
-        return error, costs[:, self.column] + self.usd + paid
+        if (limits < 1).any():
+            over = after[:, each, :, columns] > limits[:, None, None]
+            scores[:, each, :, columns] += np.where(over, NOT_GIVEN, 0)
+        chosen = scores.argmin(axis=3)
+        error = np.take_along_axis(after, chosen[..., None], 3)[..., 0]
+        paid = np.where(chosen == columns[:, None], 0, costs[np.arange(len(errors))[:, None, None], chosen])
+        return (chances * error).sum(axis=2), costs[:, columns] + usd + (chances * paid).sum(axis=2)
 
 
 def acceptance_limit(
@@ -159,18 +207,27 @@ def look_ahead(
     for noise. One with a limit is run whether it pays or not.
     """
     found, used = (np.array(errors, np.float64), np.array(costs, np.float64)), np.full(errors.shape, -1)
+    group = checks if isinstance(checks, Checks) else Checks(checks)
+    if not group:
+        return *found, used
     scores = found[0] + cost_weight * found[1]
     least = scores.min(axis=1) if eligible is None else scores[:, eligible].min(axis=1)
-    for position, check in enumerate(checks):
-        column, promised = check.column, least - LEAST_GAIN / check.n
-        if check.limit == 1 and (cost_weight * (costs[:, column] + check.usd) >= promised).all():
-            continue  # too dear, were it never wrong
-        error, usd = check.value(errors, costs, cost_weight, eligible)
-        score = error + cost_weight * usd
+    columns, usd, limits, n, *_ = group.arrays
+    promised = least[:, None] - LEAST_GAIN / n
+    dear = (cost_weight * (costs[:, columns] + usd) >= promised).all(axis=0)  # too dear, were it never wrong
+    places = np.flatnonzero(~dear | (limits < 1))
+    values, paid = group.where(~dear | (limits < 1)).values(errors, costs, cost_weight, eligible)
+    while len(places):
+        first = np.unique(columns[places], return_index=True)[1]  # of each model; its others are compared with that
+        at, column = places[first], columns[places[first]]
+        error, cost = values[:, first], paid[:, first]
+        score = error + cost_weight * cost
         better = score < found[0][:, column] + cost_weight * found[1][:, column]
-        pays = better & (score < promised)
-        rows = pays if check.limit == 1 else better | (used[:, column] < 0)
-        found[0][rows, column], found[1][rows, column], used[rows, column] = error[rows], usd[rows], position
+        rows = np.where(limits[at] == 1, better & (score < promised[:, at]), better | (used[:, column] < 0))
+        for array, new in ((found[0], error), (found[1], cost), (used, at)):
+            array[:, column] = np.where(rows, new, array[:, column])
+        rest = np.delete(np.arange(len(places)), first)
+        places, values, paid = places[rest], values[:, rest], paid[:, rest]
     return *found, used
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.checks import Check
+from unirouter_core.checks import Check, Checks
 from unirouter_core.costs import TOKENS_PER_PRICE, CallCost, Prices
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.estimators.protocol import AxesEstimator, Compiled, Prediction
@@ -290,10 +290,16 @@ class Pool(Mapping[str, ModelProfile]):
             made = self._compiled = estimator, estimator.compiled(self.features, ones)
         return made[1]
 
-    def checks(self, names: Iterable[str]) -> list[Check]:
+    def checks(self, names: Iterable[str]) -> Checks:
         """Return the checks of these names on the models' answers, of those with answers enough to learn from."""
-        fitted = self._fitted_checks
-        return [fitted[key] for key in fitted if key[1] in names]
+        fitted, wanted = self._fitted_checks, tuple(names)
+        if wanted not in self._groups_of_checks:
+            self._groups_of_checks[wanted] = Checks(fitted[key] for key in fitted if key[1] in wanted)
+        return self._groups_of_checks[wanted]
+
+    @cached_property
+    def _groups_of_checks(self) -> dict[tuple[str, ...], Checks]:
+        return {}
 
     @cached_property
     def _fitted_checks(self) -> dict[tuple[str, str], Check]:

@@ -248,8 +248,10 @@ class Decision:
         if math.isinf(request.cost_weight):
             return None
         may = np.ones(len(pool), bool) if self._preferred is None else self._preferred.ravel()
-        usable = [each for each in pool.checks(request.checks) if may[each.column]]
-        checks = [each for each in usable if pool.models[each.column] not in answered]
+        may_ask = may.copy()
+        may_ask[[pool.positions[model] for model in answered]] = False
+        checks = pool.checks(request.checks)
+        checks = checks.where(may_ask[checks.columns]) if checks else checks
         if not checks:
             return None
         self._errors, self._costs, used = look_ahead(self._errors, self._costs, request.cost_weight, checks, may)

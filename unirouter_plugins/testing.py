@@ -13,6 +13,7 @@ from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.pool_file import Member, Members
 from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.litellm.snapshot import TABLES
 from unirouter_plugins.local.provider import Messages, newest_prompt, text_provider
 
 if TYPE_CHECKING:
@@ -75,10 +76,11 @@ class ScriptedPool:
         self._name = f"pool{next(_NUMBERS)}"
 
     def serve(self, router: UniRouter) -> UniRouter:
-        """Return the router with its models called by the script; `router` stays as it is."""
+        """Return the router, with its checks of answers, its models called by the script; `router` stays as it is."""
         _POOLS[self._name] = self
         members = {model: Member(model, f"{PROVIDER}/{self._name}/{model}") for model in router.pool}
-        table = Members(members, {PROVIDER: f"{__name__}:{scripted.__name__}"})
+        checks = TABLES.get(router, Members()).checks
+        table = Members(members, {PROVIDER: f"{__name__}:{scripted.__name__}"}, checks=checks)
         register(table)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of models called otherwise than they were evaluated

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unirouter_core import Evaluation, InvalidDataError, Outcomes, UniRouter
-from unirouter_core.checks import Check, acceptance_limit
+from unirouter_core.checks import Check, Checks, acceptance_limit, look_ahead
 
 N = 400
 
@@ -112,6 +112,21 @@ def test_bad_signals_change_nothing(router: UniRouter, signals: list, says: str)
 def test_an_answer_that_was_not_to_be_checked_cannot_be(router: UniRouter) -> None:
     with pytest.raises(InvalidDataError, match="give it as it is"):
         router.route("Question 7 about sums").after(True)
+
+
+@pytest.mark.parametrize("n", [7, 5000])  # the latter in several parts
+def test_checks_are_valued_together_as_one_by_one(n: int) -> None:
+    rng = np.random.default_rng(0)
+    errors = (rng.random((200, 6)) < rng.random(6)).astype(float)
+    signals = {0: errors[:, 0], 2: errors[:, 2] + rng.standard_normal(200), 5: rng.integers(0, 3, 200)}  # 2 to 4 bins
+    fitted = [Check.fit(f"score {j}", j, each, errors, 1e-5, 0.3 if j == 2 else 1.0) for j, each in signals.items()]
+    predicted, costs, may = rng.random((n, 6)), rng.random((n, 6)), np.array([1, 1, 1, 0, 1, 1], bool)
+    together = Checks(fitted).values(predicted, costs, 0.5, may)
+    alone = [check.value(predicted, costs, 0.5, may) for check in fitted]
+    assert (np.array(together) == np.moveaxis(np.array(alone), 0, 2)).all()
+    used = look_ahead(predicted, costs, 0.5, fitted, may)[2]
+    assert (used[:, [1, 3, 4]] == -1).all()
+    assert (used[:, 2] == 1).all()  # one with a limit is run whether it pays or not
 
 
 def test_too_few_answers_or_one_value_make_no_check() -> None:

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from unirouter_core.estimators import (
     ShrunkenClustersEstimator,
     clairvoyant,
 )
-from unirouter_core.estimators.calibration import calibrated_scale, coverage
+from unirouter_core.estimators.calibration import calibrated_scale
 from unirouter_core.estimators.clusters import best_of
 from unirouter_core.estimators.default import UNCALIBRATED
 from unirouter_core.estimators.linear import fit_ridge, fit_shift, shift_odds
@@ -303,7 +304,7 @@ def test_the_default_fitted_on_bare_prompts_leaves_out_members_that_need_outcome
     default = DefaultEstimator().fit(X)
     assert default.left_out == ["LowRankEstimator", "KnownModelsEstimator"]
     assert np.allclose(predict(default), predict(ShrunkenClustersEstimator().fit(X)), atol=1e-6)
-    assert default.scale_ == UNCALIBRATED
+    assert (default.scale_ == UNCALIBRATED).all()
 
 
 def test_the_default_takes_known_models_only_for_models_whose_prompts_training_models_answered():
@@ -377,23 +378,31 @@ def many_models(n=1_500, m=30):
     return vectors, sigmoid(logits), rng.random((n, m)) < sigmoid(logits), kinds
 
 
-def test_intervals_of_80_percent_hold_the_errors_of_new_models_in_about_80_percent_of_the_regions():
+def test_intervals_of_80_percent_hold_new_models_errors_after_few_answers_and_many_with_known_models_and_without():
     vectors, chances, errors, kinds = many_models()
-    outcomes = table(errors)
-    training = outcomes.models[:20]
-    default = DefaultEstimator(n_val=200).fit(vectors[:1_000], outcomes.rows(range(1_000)).of(training))
-    measured, seen = slice(1_000, 1_200), slice(1_200, None)
-    features = [
-        default.profile(vectors[measured], e, errors[measured, :20].astype(float)) for e in errors[measured, 20:].T
-    ]
-    predicted = default.predict(vectors[seen], np.stack(features))
-    inside = []
-    for kind in range(8):
-        rows = kinds[seen] == kind
-        gap = chances[seen, 20:][rows].mean(0) - predicted.errors[rows].mean(0)
-        inside.append(np.abs(gap) <= 1.2816 * predicted.stderrs[rows].mean(0))
-    assert default.scale_ != UNCALIBRATED
-    assert 0.65 <= np.mean(inside) <= 0.95
+    outcomes, seen = table(errors), slice(1_200, None)
+    default = DefaultEstimator().fit(vectors[:1_000], outcomes.rows(range(1_000)).of(outcomes.models[:20]))
+    assert default.sizes_.tolist() == [50, 100, 200, 250, 400]
+    for n, known in itertools.product((50, 200), (errors[:, :20].astype(float), None)):
+        rows = slice(1_000, 1_000 + n)
+        answers = None if known is None else known[rows]
+        features = [default.profile(vectors[rows], column, answers) for column in errors[rows, 20:].T]
+        predicted = default.predict(vectors[seen], np.stack(features))
+        inside = []
+        for kind in range(8):
+            rows = kinds[seen] == kind
+            gap = chances[seen, 20:][rows].mean(0) - predicted.errors[rows].mean(0)
+            inside.append(np.abs(gap) <= 1.2816 * predicted.stderrs[rows].mean(0))
+        assert 0.7 <= np.mean(inside) <= 0.95, (n, known is None)
+
+
+def test_a_fit_with_one_scale_for_all_numbers_of_answers_keeps_its_features_and_intervals():
+    default, errors = DefaultEstimator([ShrunkenClustersEstimator(grid=(4,))]).fit(X), ERRORS
+    scaled = default.predict(X_VAL, default.profile(X_VAL, errors)[None]).stderrs
+    default.scale_ = np.array(2.0)  # as saved by version 0.1
+    features = default.profile(X_VAL, errors)
+    assert len(features) == default.widths_.sum()
+    assert np.allclose(default.predict(X_VAL, features[None]).stderrs, scaled / UNCALIBRATED * 2)
 
 
 def test_ten_known_models_have_the_weight_of_one_member():
@@ -445,7 +454,7 @@ def test_a_default_with_too_few_answers_to_calibrate_on_is_not_calibrated():
         errors[answered:] = np.nan
         n = 299 if answered == 299 else 600
         default = DefaultEstimator().fit(vectors[:n], table(errors[:n]))
-        assert default.scale_ == UNCALIBRATED
+        assert (default.scale_ == UNCALIBRATED).all()
         assert not default.shift_.any()
 
 
@@ -455,14 +464,14 @@ def test_the_calibrated_scale_is_never_absurd():
         errors = errors.astype(float)
         errors[3:, 5] = np.nan  # a model with next to no answers
         scale = DefaultEstimator().fit(vectors, table(errors)).scale_
-        assert 0.5 <= scale < 5
+        assert 0.5 <= scale.min() <= scale.max() < 5
 
 
-def test_the_calibrated_scale_is_the_least_that_covers_80_percent():
+def test_the_calibrated_scale_is_the_least_that_covers_80_percent_and_of_few_models_more():
     # Ten gaps of .1 to 1.0 at a standard error of .1: the eighth, .8, is reached at .8 / (1.2816 * .1) = 6.24.
     gaps = np.stack([np.arange(1, 11) / 10, np.full(10, 0.1), np.zeros(10)], axis=1)
-    assert calibrated_scale(gaps) == pytest.approx(6.24, rel=0.03)
-    assert coverage(gaps, calibrated_scale(gaps)) == 0.8
+    assert calibrated_scale(gaps, 10**9) == calibrated_scale(gaps, 10) == pytest.approx(7.02, rel=0.03)  # the ninth
+    assert calibrated_scale(gaps, 3) == pytest.approx(7.8, rel=0.03)  # all ten
 
 
 def test_an_estimator_without_axes_can_be_a_member_and_stays_so_inside_another_default():

@@ -370,7 +370,8 @@ class _Answer:
         if self.tools:
             message["tool_calls"] = self._tool_calls()
         n = self.asked.get("n") or 1
-        choices = [{"index": i, "message": message, "finish_reason": self.finish, "logprobs": None} for i in range(n)]
+        told = self._logprobs(_words(self.text))
+        choices = [{"index": i, "message": message, "finish_reason": self.finish, "logprobs": told} for i in range(n)]
         return self._framed("chat.completion", choices) | ({"usage": self._usage(n)} if self.counted else {})
 
     def chunks(self):
@@ -383,13 +384,19 @@ class _Answer:
         if self.empty:
             yield self._framed("chat.completion.chunk", []) | {"prompt_filter_results": []}
         for n_said, delta in enumerate(deltas):
-            choices = [{"index": 0, "delta": delta, "finish_reason": None}]
+            told = self._logprobs([delta["content"]] if delta.get("content") else [])
+            choices = [{"index": 0, "delta": delta, "finish_reason": None, "logprobs": told}]
             so_far = {"usage": self._usage(1, n_said)} if self.counted == "every" else {}
             yield self._framed("chat.completion.chunk", choices) | so_far
         choices, usage = [{"index": 0, "delta": {}, "finish_reason": self.finish}], {"usage": self._usage(1)}
         yield self._framed("chat.completion.chunk", choices) | (usage if self.counted in ("end", "every") else {})
         if self.counted in (True, "last") and (self.asked.get("stream_options") or {}).get("include_usage"):
             yield self._framed("chat.completion.chunk", []) | usage
+
+    def _logprobs(self, words):
+        """A tenth of each word's length, below 0, where they are asked for."""
+        tokens = [{"token": word, "logprob": -len(word) / 10, "bytes": None, "top_logprobs": []} for word in words]
+        return {"content": tokens, "refusal": None} if self.asked.get("logprobs") and tokens else None
 
     def _framed(self, kind, choices):
         return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": self.asked["model"], "choices": choices}

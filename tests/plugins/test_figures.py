@@ -44,6 +44,9 @@ def report():
         quality=0.9,
         cost=6e-4,
         shares={},
+        checks=(),
+        checked_quality=0.9,
+        checked_cost=6e-4,
         fitted_on=False,
     )
 

@@ -174,6 +174,28 @@ def test_keys_that_are_missing_are_named_together_before_the_bill(place, monkeyp
     assert "90% range" in shown.stdout
 
 
+def test_efforts_are_onboarded_by_one_name_and_shown_with_what_needs_them(place, scripted_server):
+    entry = (place / "pool.toml").read_text().split("[models.dear]")[0]
+    efforts = "efforts = { quick = { max_tokens = 11 }, slow = { max_tokens = 99, seed = 1 } }\n"
+    (place / "pool.toml").write_text(entry + efforts)
+
+    async def by_effort(request, seen):
+        return await says(right if seen.body["max_tokens"] == 99 else wrong_on_sums)(request, seen)
+
+    scripted_server.script["newcomer"] = by_effort
+    done = run(*asked(place, "newcomer"))
+    assert done.exit_code == 0, done.stderr
+    rows = [line.split()[:2] for line in done.stdout.splitlines() if "@" in line or line.startswith("none")]
+    assert ["newcomer@quick", "50%"] in rows
+    assert ["newcomer@slow", "50%"] in rows
+    assert ["none", "0%"] in rows
+    (shown,) = output("models", place / "my.router")["efforts"]
+    assert (shown["model"], shown["n"], shown["shares"]) == ("newcomer", 60, {"quick": 0.5, "slow": 0.5, "none": 0.0})
+    assert sum(region["n"] for region in shown["regions"]) <= 60
+    again = output(*asked(place, "newcomer@slow", "--replace"))
+    assert [one["model"] for one in again["onboarded"]] == ["newcomer@slow"]
+
+
 def test_all_models_of_pool_toml_need_no_names(place):
     done = output(*asked(place, "--all"))
     assert [one["model"] for one in done["onboarded"]] == ["newcomer", "dear"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError, Prices
 from unirouter_plugins.litellm.failures import MissingKeyError
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Votes, read_members
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Panel, Votes, read_members
 
 TABLE = """
 [models.fast]
@@ -70,8 +70,40 @@ def test_a_table_is_read_field_by_field(table):
 def test_the_example_of_read_members_is_a_table(table):
     lines = (read_members.__doc__ or "").split("::\n")[1].split("Raises")[0]
     members = table("\n".join(line[8:] for line in lines.splitlines()))
-    assert list(members) == ["fast", "home", "careful"]
+    assert list(members) == ["fast", "home", "flex", "careful", "gpt-5@low", "gpt-5@high", "panel"]
     assert members["careful"].template == "{prompt}\n\nThink step by step, then give the answer."
+
+
+def test_efforts_of_an_entry_are_members_with_their_settings(table):
+    own = 'settings = { temperature = 1, max_tokens = 9 }\nsystem = "s"\n'
+    members = table(ONE + own + "efforts = { quick = { max_tokens = 5 }, slow = { reasoning_effort = 'high' } }")
+    assert list(members) == ["a@quick", "a@slow"]
+    assert members["a@quick"].settings == {"temperature": 1, "max_tokens": 5}
+    assert members["a@slow"].settings == {"temperature": 1, "max_tokens": 9, "reasoning_effort": "high"}
+    assert {member.system for member in members.values()} == {"s"}
+    assert table(ONE + "efforts = ['low']")["a@low"].settings == {"reasoning_effort": "low"}
+
+
+def test_the_name_of_an_entry_with_efforts_means_all_of_them(table):
+    members = table(ONE + "efforts = ['low', 'high']\n[models.b]\nmodel = 'x'")
+    assert members.expanded(["b", "a", "gpt-4o", "a@low"]) == ["b", "a@low", "a@high", "gpt-4o", "a@low"]
+
+
+def test_a_panel_can_do_what_its_aggregator_can_but_read_no_images(table):
+    own = "[models.c]\nmodel = 'y'\napi_base = 'http://h/v1'\ncapabilities = { tools = false }\n"
+    panel = table(ONE + own + "[models.p]\npanel = { planner = 'a', aggregator = 'c', budget = 1, rounds = 2 }")["p"]
+    assert (panel.model, panel.api_base, panel.panel) == ("y", "http://h/v1", Panel("a", "c", 1, 2))
+    assert panel.capabilities == {"tools": False, "vision": False, "audio": False, "video": False, "pdf": False}
+    assert Member.restored("p", json.loads(json.dumps(panel.served_as))).panel == panel.panel
+    assert panel.is_program
+
+
+def test_a_batch_tariff_stands_beside_prices_or_alone(table):
+    members = table(
+        ONE + "prices = { batch = 0.5 }\n[models.b]\nmodel = 'x'\nprices = {input = 1, output = 2, batch = 0.4}"
+    )
+    assert (members["a"].prices, members["a"].batch) == (None, 0.5)
+    assert (members["b"].prices, members["b"].batch) == (Prices(1, 2), 0.4)
 
 
 def test_an_empty_table_has_no_models(table):
@@ -84,6 +116,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path):
 
 
 ONE = '[models.a]\nmodel = "x"\n'
+PANEL = "[models.p]\npanel = { planner = 'a', aggregator = 'a', budget = 0.1 }\n"
 
 
 WRONG = [
@@ -103,6 +136,7 @@ WRONG = [
     (ONE + "prices = { input = inf, output = 1 }", "models.a.prices.input must be a finite number, not inf"),
     (ONE + "prices = { input = '1', output = 1 }", "models.a.prices.input must be a number, not '1'"),
     (ONE + "prices = { input = true, output = 1 }", "models.a.prices.input must be a number, not True"),
+    (ONE + "prices = { batch = 2 }", "models.a.prices.batch must be at most 1, not 2"),
     (ONE + "prices = { in = 1, output = 1 }", "models.a.prices.in is not known; there are input, output, cached"),
     (ONE + "capabilities = { tools = 'yes' }", "models.a.capabilities.tools must be true or false, not 'yes'"),
     (ONE + "capabilities = { context_window = 0 }", "models.a.capabilities.context_window must be at least 1"),
@@ -131,6 +165,26 @@ WRONG = [
     (ONE + "settings = { tools = [] }", "models.a.settings cannot set 'tools'; give it with the call"),
     (ONE + "settings = { temperature = nan }", "models.a.settings can hold only text, finite numbers, true, fal"),
     (ONE + "settings = { since = 2024-01-01 }", "models.a.settings can hold only text, finite numbers, true, fa"),
+    (ONE + "efforts = []", 'models.a.efforts must be such as ["low", "high"], or { quick = { max_tokens = 500 } }'),
+    (ONE + "efforts = 'low'", 'models.a.efforts must be such as ["low", "high"]'),
+    (ONE + "efforts = [3]", 'models.a.efforts must be such as ["low", "high"]'),
+    (ONE + "efforts = { low = 3 }", 'models.a.efforts must be such as ["low", "high"]'),
+    (ONE + "efforts = ['low', 'low']", "models.a.efforts has 'low' twice; name each effort once"),
+    (ONE + "efforts = { low = { stream = true } }", "models.a.efforts cannot set 'stream', which is no setting of"),
+    (ONE + "efforts = ['low']\n[models.'a@low']\nmodel = 'x'", 'models."a@low" is two members; give one of them'),
+    (
+        ONE + "efforts = ['low']\n" + PANEL,
+        "models.p.panel.planner is 'a', which this file does not have; name one of a@low",
+    ),
+    (PANEL, "models.p.panel.planner is 'a', which this file does not have; add [models.\"a\"]"),
+    (PANEL.replace("'a'", "'p'"), "models.p.panel.planner is 'p', a panel itself; name a model"),
+    (ONE + PANEL.replace("0.1", "0"), "models.p.panel.budget must be more than 0, not 0"),
+    (ONE + PANEL.replace(", budget = 0.1", ""), "models.p.panel.budget is missing; give it"),
+    (ONE + PANEL.replace("0.1", "1, rounds = 11"), "models.p.panel.rounds must be at most 10, not 11"),
+    (
+        ONE + PANEL + "model = 'x'",
+        "models.p has a panel and 'model', which is for the panel's members to have; leave it",
+    ),
     ("[providers]\nmine = 'handler'", 'providers.mine must be "module:object", where the provider is'),
     ("[providers]\n'a/b' = 'x:y'", 'providers."a/b" must be a name of letters, digits'),
 ]
@@ -246,6 +300,7 @@ MEMBERS = st.builds(
     examples=st.lists(st.tuples(SAID, SAID), max_size=2).map(tuple),
     template=st.none() | SAID.map(lambda text: f"{{prompt}} {text}".replace("{prompt} {prompt}", "{prompt}")),
     votes=st.none() | st.builds(Votes, st.integers(2, 9), st.sampled_from(["text", "number"])),
+    panel=st.none() | st.builds(Panel, SAID, SAID, st.floats(0.01, 9), st.integers(1, 9)),
 )
 
 

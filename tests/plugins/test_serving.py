@@ -135,6 +135,14 @@ def asked(served):
     return [seen.body["model"] for seen in served.server.seen]
 
 
+def end_cool_downs(served, *models):
+    """Have the models say "46.", each as often as it may have failed."""
+    for model in 3 * models:
+        served.server.script[model] = says("46")
+        ask(served, SUM, model=f"unirouter/{model}")
+    served.server.seen.clear()
+
+
 def record_of(served, got):
     """The record of an answer in the proxy's log, which is written after it."""
     deadline, file = time.monotonic() + 20, served.folder / "seen.jsonl"
@@ -475,7 +483,7 @@ def test_prometheus_counts_answers(served):
 
 def soon(holds):
     """Wait until it holds: 2 s on a quiet machine."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
     return True
@@ -538,3 +546,155 @@ def test_a_real_model_that_is_onboarded_meanwhile_gives_its_own_answers(served, 
     got = ask(served, messages, model="unirouter/small")
     assert got.message.content == expected.choices[0].message.content
     assert got.answer.usage.total_tokens == expected.usage.total_tokens
+
+
+# --- Answers that are checked -----------------------------------------------------------------------------------------
+
+CHECKS = '\n[checks]\nwhole = { check = "json_schema", schema = { type = "integer" } }\n'
+AT = {"x-unirouter-cost-weight": "200"}  # scholar answers unchecked, tutor checked, and sage after a rejection
+
+
+@pytest.fixture
+def checking(served):
+    """The proxy once `unirouter check` has saved a check of the tutor's answers, and its table says what it is."""
+    router = served.router.with_pool(served.router.pool)
+    router.add_check("tutor", "whole", served.router.pool["tutor"].errors < 0.5)
+    (served.folder / "pool.toml").write_text(table(served.server.url) + CHECKS)
+    router.save(served.folder / "my.router")
+    served.server.script |= {name: says("46") for name in served.router.pool}
+    assert soon(lambda: "checked" in ask(served, SUM, headers=AT).told)
+    served.server.seen.clear()
+    yield served
+    served.router.save(served.folder / "my.router")
+    (served.folder / "pool.toml").write_text(table(served.server.url))
+    assert soon(lambda: "checked" not in ask(served, SUM, headers=AT).told)
+
+
+def posted(served, api, stream=False, headers=AT, **more):
+    """The text that an API answers to SUM with, its usage, and its headers as `told`."""
+    asks = {"responses": {"input": SUM}}.get(api, {"messages": [{"role": "user", "content": SUM}], "max_tokens": 50})
+    asks |= {"stream_options": {"include_usage": True}} if stream and api == "chat/completions" else {}
+    sent = {"model": "unirouter", "stream": stream, **asks, **more}
+    headers = {"authorization": f"Bearer {KEY}", **headers}
+    raw = httpx.post(f"{served.url}/v1/{api}", json=sent, headers=headers, timeout=60)
+    raw.raise_for_status()
+    prefix = "x-unirouter-"
+    told = {name.removeprefix(prefix): value for name, value in raw.headers.items() if name.startswith(prefix)}
+    got = SimpleNamespace(told=told, id=raw.headers["x-litellm-call-id"], raw=raw, text="")
+    if not stream:
+        got.body = raw.json()
+        texts = {
+            "chat/completions": lambda: got.body["choices"][0]["message"]["content"],
+            "messages": lambda: got.body["content"][0]["text"],
+            "responses": lambda: got.body["output"][0]["content"][0]["text"],
+        }
+        got.text = texts[api]()
+        return got
+    got.events = [json.loads(line[6:]) for line in raw.text.splitlines() if line.startswith("data: {")]
+    for event in got.events:
+        if event.get("choices"):
+            got.text += event["choices"][0]["delta"].get("content") or ""
+        elif event.get("type") == "content_block_delta":
+            got.text += event["delta"].get("text", "")
+        elif event.get("type") == "response.output_text.delta":
+            got.text += event["delta"]
+    return got
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_drafts_are_checked_in_every_api(checking, stream):
+    for api in ("chat/completions", "messages", "responses"):
+        checking.server.script["tutor"] = says("46")
+        got = posted(checking, api, stream)
+        record = record_of(checking, got)
+        assert (got.text, record["model"], record["checked"]["tutor"]["signal"]) == ("46", "tutor", 1)
+        assert record["usd"] == pytest.approx(record["litellm_usd"]) == pytest.approx((5 * 0.8 + 3.2) / 1e6)
+
+        checking.server.script["tutor"] = says("I do not know.")
+        got = posted(checking, api, stream)
+        record = record_of(checking, got)
+        assert (got.text, record["model"], record["checked"]["tutor"]["signal"]) == ("46", "sage", 0)
+        usd = (5 * 0.8 + 4 * 3.2 + 5 * 5 + 20) / 1e6
+        assert record["usd"] == pytest.approx(record["litellm_usd"]) == pytest.approx(usd)
+        if not stream or api == "chat/completions":  # else LiteLLM sends the headers before it calls a model
+            assert (got.told["model"], got.told["checked"]) == ("sage", "tutor")
+            begun = record["expected_usd"] + (5 * 0.8 + 4 * 3.2) / 1e6  # sage's answer is not checked: it streams
+            assert float(got.told["cost"]) == pytest.approx(begun if stream else usd, rel=1e-4)
+        assert asked(checking) == ["tutor", "tutor", "sage"]
+
+        got = posted(checking, api, stream, {**AT, "x-unirouter-check": "false"})
+        assert (record_of(checking, got)["model"], "checked" in got.told) == ("scholar", False)
+        checking.server.seen.clear()
+
+
+def test_a_rejected_draft_is_given_where_no_other_model_answers(checking):
+    checking.server.script |= {"tutor": says("I do not know."), "sage": breaks(), "scholar": breaks()}
+    for stream in (False, True):
+        got = posted(checking, "chat/completions", stream, {**AT, "x-unirouter-candidates": "tutor, sage"})
+        record = record_of(checking, got)
+        assert (got.text, record["model"], record["failures"].keys()) == ("I do not know.", "tutor", {"sage"})
+    checking.server.seen.clear()
+    got = posted(checking, "chat/completions", True, {**AT, "x-unirouter-candidates": "tutor"})
+    assert (got.text, asked(checking)) == ("I do not know.", ["tutor"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_checked_models_that_fail_are_followed_by_the_next_until_all_have_failed(checking, stream):
+    only = {**AT, "x-unirouter-candidates": "tutor, sage"}
+    checking.server.script |= {"tutor": fails(400, "temperature must be at most 2"), "sage": breaks()}
+    with pytest.raises(openai.BadRequestError, match="temperature must be"):
+        ask(checking, SUM, headers=only, stream=stream)
+    checking.server.script["tutor"] = refuses_the_key()
+    with pytest.raises(openai.AuthenticationError) as failed:
+        ask(checking, SUM, headers=only, stream=stream)
+    assert HOME_KEY not in str(failed.value.body)
+    assert asked(checking) == ["tutor", "tutor", "sage"]
+    end_cool_downs(checking, "tutor", "sage")
+    checking.server.script["tutor"] = breaks()
+    for api in ("chat/completions", "messages", "responses"):
+        assert posted(checking, api, stream).text == "46"
+    checking.server.script |= dict.fromkeys(checking.router.pool, breaks())
+    for api in ("messages", "responses") if stream else ():
+        assert "error" in posted(checking, api, stream).raw.text
+
+
+def test_a_checked_stream_is_the_models_own_and_its_last_chunk_tells_all_it_cost(checking):
+    checking.server.script["tutor"] = [says("46"), says("I do not know.")]
+    checking.server.script["sage"] = says("It is 46.")
+    for texts, told in (["46"], "tutor"), (["It ", "is ", "46."], "sage"):
+        chunks = ask(checking, SUM, headers=AT, stream=True).chunks
+        assert [text for chunk in chunks if (text := chunk.choices[0].delta.content)] == texts
+        (last,) = [chunk for chunk in chunks if chunk.choices[0].finish_reason]
+        usd = {"tutor": 5 * 0.8 + 3.2, "sage": 5 * 0.8 + 4 * 3.2 + 5 * 5 + 3 * 20}[told] / 1e6
+        assert last.provider_specific_fields["unirouter"] == {"model": told, "usd": pytest.approx(usd)}
+
+
+def test_models_that_are_named_and_tool_loops_are_not_checked(checking):
+    assert "checked" not in ask(checking, SUM, model="unirouter/tutor", headers=AT).told
+    checking.server.script |= dict.fromkeys(("tutor", "sage"), says(tools=[("add", {"a": 1})]))
+    messages = [{"role": "user", "content": f"{SUM} Add."}]
+    got = ask(checking, messages, tools=TOOLS, headers=AT)
+    assert got.told["checked"] == "tutor"
+    result = {"role": "tool", "tool_call_id": got.message.tool_calls[0].id, "content": "46"}
+    loop = [*messages, got.message.model_dump(exclude_none=True), result]
+    again = ask(checking, loop, tools=TOOLS, headers=AT)
+    assert (again.told["model"], "checked" in again.told) == (got.told["model"], False)
+
+
+def test_a_response_goes_on_with_the_model_whose_answer_was_given(checking):
+    checking.server.script["tutor"] = says("I do not know.")
+    first = posted(checking, "responses")
+    again = posted(checking, "responses", previous_response_id=first.body["id"])
+    assert (again.told["model"], record_of(checking, again)["why"]) == ("sage", "follow-up")
+
+
+def test_an_empty_answer_is_followed_by_the_next_model_s(served):
+    for api in ("chat/completions", "messages", "responses"):
+        end_cool_downs(served, "poet")
+        served.server.script["poet"] = says("")
+        got = posted(served, api, headers={"x-unirouter-candidates": "poet, sage", "x-unirouter-cost-weight": "inf"})
+        record = record_of(served, got)
+        assert (api, got.text, got.told["model"], record["failures"].keys()) == (api, "Paris.", "sage", {"poet"})
+        assert record["litellm_usd"] == pytest.approx(record["usd"]) == pytest.approx((5 * 5.1 + 20) / 1e6)
+    got = posted(served, "chat/completions", model="unirouter/poet")
+    assert (got.text, got.told["model"]) == ("", "poet")

@@ -15,6 +15,7 @@ from unirouter_core.pool import Pool
 from unirouter_plugins.cli.serve import LocalOnly
 from unirouter_plugins.litellm import configured, open_litellm, read_members
 from unirouter_plugins.litellm.health import HEALTH
+from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.litellm.timeouts import CallTimeoutError
 from unirouter_plugins.serving.calls import ProxyCall
 from unirouter_plugins.serving.requests import ProxyRequest
@@ -95,6 +96,7 @@ async def test_a_refusal_is_not_decided_again(hook):
         ({"metadata": {"unirouter": {"candidates": [{}]}}}, "candidates is"),
         ({"metadata": {"unirouter": {"candidates": []}}}, "candidates is"),
         ({"metadata": {"unirouter": {"baseline": [1]}}}, "baseline is"),
+        ({"metadata": {"unirouter": {"check": "no"}}}, "check is 'no'; give true or false"),
         ({"metadata": {"unirouter": {"qestion": "x"}}}, "did you mean 'question'"),
         ({"proxy_server_request": {"headers": {"X-Unirouter-Canditates": "a"}}}, "did you mean 'candidates'"),
     ],
@@ -163,6 +165,25 @@ def test_a_response_goes_on_with_the_model_that_holds_it_unless_another_is_named
     assert call("sage") == ("sage", "follow-up")
     assert call("retired") == (routed, "routed")
     assert call("sage", metadata={"model_group": "unirouter/poet"}) == ("poet", "forced")
+
+
+@pytest.mark.parametrize(
+    ("api", "model", "is_checked"),
+    [
+        ("acompletion", "anthropic/claude-sonnet-4-5", True),
+        ("anthropic_messages", "anthropic/claude-sonnet-4-5", False),
+        ("anthropic_messages", "openai/gpt-4.1", True),
+        ("aresponses", "openai/gpt-4.1", False),
+        ("aresponses", "my_own/small", True),
+    ],
+)
+async def test_where_a_model_serves_the_api_itself_its_answers_are_not_checked(hook, router, api, model, is_checked):
+    router.add_check("tutor", "json", router.pool["tutor"].errors < 0.5)
+    hook.served.router = configured(router, Members(checks={"json": "parses"}))
+    there = [{**DEPLOYMENTS[place], "litellm_params": {"model": model}} for place in range(len(POOL))]
+    sent, messages = given(api=api, max_tokens=50, metadata={"unirouter": {"cost_weight": 200}})
+    (one,) = await hook.async_filter_deployments("unirouter", there, messages, sent)
+    assert one["litellm_params"]["model"] == ("unirouter_checked/tutor" if is_checked else model)
 
 
 # --- What is told -----------------------------------------------------------------------------------------------------
@@ -268,6 +289,16 @@ async def test_what_cannot_be_served_is_logged_once_and_the_router_stays(folder,
         assert "Its pool is empty" in caplog.text
     assert watched.router.pool.keys() == router.pool.keys()
     assert watched.router is not before
+
+
+def test_a_command_of_a_table_beside_the_router_is_not_served_unless_the_table_is_named(folder, router):
+    router.add_check("tutor", "tests", router.pool["tutor"].errors < 0.5)
+    router.save(folder)
+    table = folder.parent / "pool.toml"
+    table.write_text(f'{TABLE}{VOTES}[checks]\ntests = {{ command = ["true"] }}\n')
+    with pytest.raises(InvalidDataError, match=r"runs a command.*add --pool"):
+        WatchedRouter(folder)
+    assert WatchedRouter(folder, str(table)).router.pool.keys() == router.pool.keys()
 
 
 # --- A proxy without a key --------------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, unwrapped
 from unirouter_plugins.litellm.pool_file import Member, Members, Votes
-from unirouter_plugins.litellm.prices import usage_of
-from unirouter_plugins.litellm.programs import VOTES, Ballot, elected, enter_provider, register, summed, transformed
+from unirouter_plugins.litellm.prices import summed, usage_of
+from unirouter_plugins.litellm.programs import VOTES, Ballot, elected, enter_provider, register, transformed
 
 pytestmark = [
     # LiteLLM leaves connections open
@@ -384,7 +384,7 @@ def test_samples_are_called_concurrently(scripted, litellm, monkeypatch):
 
 
 def test_more_than_one_answer_cannot_be_voted_for(scripted, litellm):
-    with pytest.raises(litellm.BadRequestError, match="n=2: votes give the one answer that most samples agree on"):
+    with pytest.raises(litellm.BadRequestError, match="n=2: votes and panels give one answer; leave out n"):
         litellm.completion(model=voting().called, messages=MESSAGES, n=2)
     assert text(litellm.completion(model=voting().called, messages=MESSAGES, n=1)) == "It is 391."
 

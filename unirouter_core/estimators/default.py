@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
@@ -34,6 +36,7 @@ FOLDS = 3
 FEWEST_MODELS, FEWEST_PROMPTS = 6, 300  # to calibrate; with fewer, held-out models do not represent new ones
 SAMPLE = 4_000  # training prompts, and test prompts, in each fold
 REGIONS = 20  # at most, of those prompts
+SIZES = 50, 100, 200, 400  # numbers of answers that standard errors are calibrated for
 KNOWN_MODELS = 10  # training models at which the known-models member has the weight of any other
 
 
@@ -61,7 +64,8 @@ class DefaultEstimator(AxesEstimator):
         By default shrunken clusters, low rank and known models. All weights are 1, but that of known models is their
         number / 10.
     n_val : int
-        The prompts that held-out training models are measured on while shift and standard errors are calibrated.
+        The prompts that held-out training models are measured on while the shift is learned, and at most for the
+        standard errors, which are calibrated for several numbers of answers.
 
     Examples
     --------
@@ -77,6 +81,7 @@ class DefaultEstimator(AxesEstimator):
     n_val: int = 400
     seed: int = 0
     widths_: Labels = field(init=False, repr=False)
+    sizes_: Labels = field(init=False, repr=False)
     scale_: Array = field(init=False, repr=False)
     shift_: Array = field(init=False, repr=False)
 
@@ -118,12 +123,16 @@ class DefaultEstimator(AxesEstimator):
                 name = type(member).__name__
                 raise InvalidDataError(f"{name} cannot be a member: its features grow with the prompts.")
             widths.append(len(feature))
-        self.widths_, self.scale_, self.shift_ = np.array(widths), np.array(scale), np.zeros(X.shape[1] + 1, np.float32)
+        self.widths_, self.shift_ = np.array(widths), np.zeros(X.shape[1] + 1, np.float32)
+        self.sizes_, self.scale_ = np.array([self.n_val]), np.full((2, 1), scale)
         if not self.widths_.any():
             raise MissingOutcomesError(f"{', '.join(self.left_out)} need training models' outcomes; fit with them.")
 
     def profile(self, X: Array, errors: Array, known: Array | None = None) -> Array:
-        """Return the members' features in a row, NaN where one cannot measure this model; raise where none can."""
+        """Return the members' features in a row, NaN where one cannot measure this model; raise where none can.
+
+        The last is the scale of standard errors for this many answers, with the training models' answers or without.
+        """
         parts, missing = list[Array](), None
         for member, start, end in self._layout:
             try:
@@ -133,7 +142,17 @@ class DefaultEstimator(AxesEstimator):
                 missing = failed
         if missing is not None and all(np.isnan(part).all() for part in parts):
             raise missing
+        if self.scale_.ndim:
+            scales = self.scale_[int(missing is not None)]
+            parts.append(np.interp([np.log(len(errors))], np.log(self.sizes_), scales))
         return np.concatenate(parts).astype(np.float32)
+
+    def _profiled(self, X: Array, errors: Array, known: Array, with_known: bool) -> Array:
+        """Return the features without the training models' answers, unless those are wanted or needed."""
+        if not with_known:
+            with contextlib.suppress(MissingOutcomesError):
+                return self.profile(X, errors)
+        return self.profile(X, errors, known)
 
     def axes(self) -> tuple[Array, Array]:
         """Return the axes of the members in use, and the prompt's difficulty."""
@@ -171,7 +190,8 @@ class DefaultEstimator(AxesEstimator):
         each = [part.predicted(X, products[:, where], own) for part, own, where in parts]
         errors, stderrs = np.array([one.errors for one in each]), np.array([one.stderrs for one in each])
         mean = functools.partial(np.einsum, "pm,pnm->nm", np.array(weights))
-        return np.asarray(self.scale_ * np.sqrt(mean(stderrs) ** 2 + mean((errors - mean(errors)) ** 2)))
+        scale = features[:, -1] if self.scale_.ndim else self.scale_  # a fit of version 0.1 has one for all
+        return np.asarray(scale * np.sqrt(mean(stderrs) ** 2 + mean((errors - mean(errors)) ** 2)))
 
     def _calibrate(self, X: Array, outcomes: Outcomes) -> None:
         """Learn the shift of the odds and the scale of the standard errors from held-out training models."""
@@ -180,10 +200,13 @@ class DefaultEstimator(AxesEstimator):
         if not folds or not len(answers[0]):
             return
         slope, level = fit_shift(*answers)
-        gaps = np.concatenate([fold.gaps(slope, level) for fold in folds])
-        if not len(gaps):
+        gaps = [np.concatenate(each) for each in zip(*(fold.gaps(slope, level) for fold in folds), strict=True)]
+        if not len(gaps[0]):
             return
-        self.scale_ = np.array(calibrated_scale(gaps))
+        n_models = sum(len(fold.errors.T) for fold in folds)
+        scales = np.array([calibrated_scale(each, n_models) for each in gaps]).reshape(2, -1)
+        self.sizes_ = folds[0].sizes
+        self.scale_ = np.exp([smoothed(np.log(self.sizes_), each) for each in np.log(scales)])
         self.shift_ = slope * fit_difficulty(X, outcomes.errors)
         self.shift_[-1] += level
 
@@ -194,8 +217,10 @@ class DefaultEstimator(AxesEstimator):
         order, folds = rng.permutation(n), rng.permutation(m) % FOLDS
         n_val = min(self.n_val, n // 4)
         measured, learned, seen = np.split(order, [n_val, n_val + min(SAMPLE, (n - n_val) // 2)])
+        most = min(self.n_val, n_val + len(learned))  # the axes have seen the prompts after n_val, not these answers
+        sizes = np.unique([n_val, most, *(size for size in SIZES if size < most)])
         seen = seen[:SAMPLE]
-        centroids = fit_centroids(X[learned], min(REGIONS, len(seen) // (2 * FEWEST_IN_REGION)), self.seed)
+        centroids = fit_centroids(X[learned], min(REGIONS, max(len(seen) // FEWEST_IN_REGION, 1)), self.seed)
         regions = closeness(X[seen], centroids, offsets(centroids)).argmax(1)
         enough = (~np.isnan(outcomes.errors[measured])).sum(0) >= 2
         for fold in range(FOLDS):
@@ -205,31 +230,52 @@ class DefaultEstimator(AxesEstimator):
                 continue
             trial = dataclasses.replace(self, members=copy.deepcopy(self.members))
             trial._fit(X[learned], training, scale=1.0)
-            features = []
-            for j in new:
-                answered = measured[~np.isnan(outcomes.errors[measured, j])]
-                errors = outcomes.errors[answered, j]
-                features.append(trial.profile(X[answered], errors, outcomes.errors[np.ix_(answered, known)]))
-            predicted = trial.predict(X[seen], np.stack(features))
+            predictions = []
+            for with_known, size in itertools.product((True, False), sizes.tolist()):
+                first = 0 if size == n_val else fold * most // FOLDS  # other prompts in each fold: they err together
+                features = []
+                for j in new:
+                    rows = np.roll(order[:most], -first)
+                    rows = rows[~np.isnan(outcomes.errors[rows, j])][:size]
+                    answers = outcomes.errors[np.ix_(rows, known)]
+                    features.append(trial._profiled(X[rows], outcomes.errors[rows, j], answers, with_known))
+                predictions.append(trial.predict(X[seen], np.stack(features)))
             hardness = difficulty(X[seen], fit_difficulty(X[learned], training.errors))
-            yield _Fold(predicted, outcomes.errors[np.ix_(seen, new)], hardness, regions)
+            yield _Fold(sizes, n_val, predictions, outcomes.errors[np.ix_(seen, new)], hardness, regions)
+
+
+def smoothed(x: Array, y: Array) -> Array:
+    """Return the values at x (k,) of the line through the points (x, y)."""
+    if len(x) == 1:
+        return y
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    return np.asarray(y.mean() + slope * (x - x.mean()))
 
 
 class _Fold(NamedTuple):
-    """The prediction for m held-out models on n prompts, before the shift, and their real errors."""
+    """The predictions for m held-out models on n prompts, before the shift, and their real errors.
 
-    predicted: Prediction
+    One after each number of answers, with the training models' answers; then without.
+    """
+
+    sizes: Labels
+    n_val: int
+    predictions: Sequence[Prediction]
     errors: Array
     difficulty: Array
     regions: Labels
 
     def answers(self) -> tuple[Array, Array, Array]:
-        """Return predicted error, difficulty and real error of each known answer."""
+        """Return predicted error, difficulty and real error of each known answer, after `n_val` answers."""
         known = ~np.isnan(self.errors)
         difficulties = np.broadcast_to(self.difficulty[:, None], known.shape)
-        return self.predicted.errors[known], difficulties[known], self.errors[known]
+        predicted = self.predictions[self.sizes.tolist().index(self.n_val)].errors
+        return predicted[known], difficulties[known], self.errors[known]
 
-    def gaps(self, slope: float, level: float) -> Array:
-        """Return the `region_gaps` of all models, the odds shifted by slope * difficulty + level."""
-        errors = shift_odds(self.predicted.errors, slope * self.difficulty + level)
-        return region_gaps(errors, self.predicted.stderrs, self.errors, self.regions)
+    def gaps(self, slope: float, level: float) -> list[Array]:
+        """Return the `region_gaps` of all models of each prediction, the odds shifted by slope * difficulty + level."""
+        shifts = slope * self.difficulty + level
+        return [
+            region_gaps(shift_odds(predicted.errors, shifts), predicted.stderrs, self.errors, self.regions)
+            for predicted in self.predictions
+        ]

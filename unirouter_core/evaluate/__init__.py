@@ -2,6 +2,7 @@
 
 from unirouter_core.evaluate.bootstrap import Bootstrap
 from unirouter_core.evaluate.checking import CheckValue, check_value
+from unirouter_core.evaluate.effort_shares import Efforts, efforts
 from unirouter_core.evaluate.forecasting import Forecast, forecast
 from unirouter_core.evaluate.goals import Goal, Today
 from unirouter_core.evaluate.holdout import HeldOut, held_out
@@ -13,9 +14,9 @@ from unirouter_core.evaluate.tuning import Choice, Tuning, tune
 from unirouter_core.evaluate.verdict import Verdict, level_of
 
 __all__ = [
-    "Bootstrap", "Change", "CheckValue", "Choice", "Forecast", "Goal", "HeldOut", "Impact", "Metrics", "Report",
-    "Today", "Tuning", "Undecided", "Verdict", "ask_order", "check_value", "forecast", "held_out", "impact",
-    "level_of", "measure", "report", "standings", "tune", "undecided",
+    "Bootstrap", "Change", "CheckValue", "Choice", "Efforts", "Forecast", "Goal", "HeldOut", "Impact", "Metrics",
+    "Report", "Today", "Tuning", "Undecided", "Verdict", "ask_order", "check_value", "efforts", "forecast", "held_out",
+    "impact", "level_of", "measure", "report", "standings", "tune", "undecided",
 ]  # fmt: skip
 
 

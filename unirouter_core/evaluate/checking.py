@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.checks import FEWEST_ANSWERS, NOT_GIVEN, Check, acceptance_limit, look_ahead
+from unirouter_core.checks import FEWEST_ANSWERS, NOT_GIVEN, Check, Checks, acceptance_limit, look_ahead
 from unirouter_core.curves import Curve, curve_through
 from unirouter_core.display import Table, plus_minus
-from unirouter_core.embedding import Array, Labels
+from unirouter_core.embedding import Array, Labels, Mask
 from unirouter_core.evaluate.bootstrap import Bootstrap, as_fresh, left_out
+from unirouter_core.evaluate.goals import NEARLY
 from unirouter_core.evaluate.holdout import FOLDS, HeldOut, held_out
-from unirouter_core.evaluate.reporting import NEARLY
 from unirouter_core.evaluate.verdict import Judged, Level, Verdict
 from unirouter_core.exceptions import InvalidDataError
+from unirouter_core.pool import Signals
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import choose
 
+Part: TypeAlias = "tuple[list[tuple[Check, Array]], Mask]"  # fitted checks with their signals on prompts, and which
 WEIGHTS = np.r_[0, np.geomspace(0.003, 300, 70), 1e9]  # that curves go through, over the cost of the dearest model
 
 
@@ -111,29 +116,19 @@ def check_value(
         )
     if not dearest:
         raise InvalidDataError("No model of the pool has a cost above 0, so a check has nothing to save.")
-    folds = np.random.default_rng(seed).permutation(len(held)) % FOLDS
-    parts = [
-        (Check.fit(check, column, values[folds != f], held.errors[folds != f], usd), folds == f) for f in range(FOLDS)
-    ]
-    limit, expected = 1.0, np.array(held.predicted_errors, np.float64)
+    limit, parts = 1.0, _fitted(held, [(check, column, Signals(values, usd))], seed)
     if wrong_at_most is not None:
-        for fitted, judged in parts:
-            if fitted is not None and (rows := np.flatnonzero(judged & known)).size:
+        expected = np.array(held.predicted_errors, np.float64)
+        for checks, judged in parts:
+            for fitted, found in checks:
+                rows = np.flatnonzero(judged)[~np.isnan(found)]
                 expected[rows] = fitted.errors_after(expected[rows], np.searchsorted(fitted.edges, values[rows]))
         limit = acceptance_limit(expected[known, column], held.errors[known, column], wrong_at_most, confidence)
+        parts = [([(dataclasses.replace(f, limit=limit), each) for f, each in checks], j) for checks, j in parts]
     errors, spent = np.empty((2, 2, len(WEIGHTS), len(held)))  # without and with the check, at each weight
     for place, weight in enumerate(WEIGHTS / dearest):
         errors[0, place], spent[0, place] = held.outcome(held.chosen(weight))
-        for fitted, judged in parts:
-            checks = [] if fitted is None else [(dataclasses.replace(fitted, limit=limit), values[judged])]
-            errors[1, place, judged], spent[1, place, judged] = follow(
-                held.predicted_errors[judged],
-                held.predicted_costs[judged],
-                held.errors[judged],
-                held.costs[judged],
-                checks,
-                weight,
-            )
+        errors[1, place], spent[1, place] = _followed(held, parts, weight)
     areas, costs = np.array([*_out_of_bag(errors, spent, held, boot)]).T
     area, saving = boot.interval(as_fresh(areas)), boot.interval(as_fresh(costs))
     auc, auc_interval = _auc(values[known], held.errors[known, column], boot)
@@ -153,6 +148,42 @@ def check_value(
     )
 
 
+def outcome(held: HeldOut, cost_weight: float, eligible: Mask | None = None, *, seed: int = 0) -> tuple[Array, Array]:
+    """Return the errors and the USD (n,) that the rule gives where calls run the checks that answers have signals of.
+
+    Rejected drafts and checks are paid, too. What signals say is fitted on the other four fifths of the prompts.
+    `eligible` (m,) masks the models that may be chosen.
+    """
+    if not held.checks or math.isinf(cost_weight):
+        return held.outcome(choose(held.predicted_errors, held.predicted_costs, cost_weight, eligible))
+    usable = [each for each in held.checks if eligible is None or eligible[each[1]]]
+    return _followed(held, _fitted(held, usable, seed), cost_weight, eligible)
+
+
+def _fitted(held: HeldOut, given: Sequence[tuple[str, int, Signals]], seed: int) -> list[Part]:
+    """Return checks as each four fifths of the prompts fit them, with their signals on the fifth left out."""
+    folds, parts = np.random.default_rng(seed).permutation(len(held)) % FOLDS, list[Part]()
+    for fold in range(FOLDS):
+        left, judged, checks = folds != fold, folds == fold, list[tuple[Check, Array]]()
+        for name, column, signals in given:
+            made = Check.fit(name, column, signals.values[left], held.errors[left], signals.usd, signals.limit)
+            checks += [] if made is None else [(made, signals.values[judged])]
+        parts.append((checks, judged))
+    return parts
+
+
+def _followed(
+    held: HeldOut, parts: Sequence[Part], cost_weight: float, eligible: Mask | None = None
+) -> tuple[Array, Array]:
+    errors, spent = np.empty((2, len(held)))
+    for checks, judged in parts:
+        predicted, expected = held.predicted_errors[judged], held.predicted_costs[judged]
+        errors[judged], spent[judged] = follow(
+            predicted, expected, held.errors[judged], held.costs[judged], checks, cost_weight, eligible
+        )
+    return errors, spent
+
+
 def follow(
     predicted: Array,
     expected_costs: Array,
@@ -160,17 +191,20 @@ def follow(
     costs: Array,
     checks: Sequence[tuple[Check, Array]],
     cost_weight: float,
+    eligible: Mask | None = None,
 ) -> tuple[Array, Array]:
     """Return the error and the USD (n,) of each prompt where the rule is applied again after each checked answer.
 
-    Predicted and real errors and costs are (n, m); each check has its signals (n,) on these prompts.
+    Predicted and real errors and costs are (n, m); each check has its signals (n,) on these prompts. `eligible` (m,)
+    masks the models that may be chosen.
     """
     expected, left = np.array(predicted, np.float64), np.array(expected_costs, np.float64)
-    n, fitted = len(errors), [check for check, _ in checks]
+    n, fitted = len(errors), Checks(check for check, _ in checks)
     answered, barred = np.zeros((2, *errors.shape), bool)
+    barred[:, [] if eligible is None else ~eligible] = True
     spent, chosen, todo = np.zeros(n), np.empty(n, int), np.arange(n)
     while len(todo):
-        values, usd, used = look_ahead(expected[todo], left[todo], cost_weight, fitted)
+        values, usd, used = look_ahead(expected[todo], left[todo], cost_weight, fitted, eligible)
         again = answered[todo] & (used >= 0)
         values[again], usd[again], used[again] = expected[todo][again], left[todo][again], -1
         best = (values + cost_weight * usd + NOT_GIVEN * barred[todo]).argmin(axis=1)

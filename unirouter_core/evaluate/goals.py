@@ -18,6 +18,7 @@ from unirouter_core.exceptions import InvalidDataError, as_number, shown
 Method: TypeAlias = Literal["routing", "single model", "mixture"]
 
 METHODS: tuple[Method, ...] = ("routing", "single model", "mixture")
+NEARLY = 0.97  # the share of the baseline's quality that most applications can do with
 QUALITY, COST, VALUE, PASSED, GAINED = range(5)  # columns of what draws give
 SAVINGS = (0.25, 0.4, 0.6)  # shares of today's cost
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)  # times what the limit is missed by, until it is met as often as wanted

@@ -15,7 +15,7 @@ from unirouter_core.data import Outcomes, digests
 from unirouter_core.embedding import Array, Labels, normalise
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
 from unirouter_core.outcome_files import as_outcomes
-from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool, as_numbers
+from unirouter_core.pool import Expected, MeasuredPrompts, ModelProfile, Pool, Signals, as_numbers
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import choose
 
@@ -33,7 +33,8 @@ class HeldOut:
     `fitted_on` is whether the router learned from answers to these prompts, which flatters it. `routed_errors` and
     `routed_costs` are what the router itself predicts on its validation prompts, where the other predictions are of
     profiles with a fifth of the answers left out: near a tie they choose differently. `digests` are those of the
-    validation prompts, where they are these.
+    validation prompts, where they are these; `checks` are then what checks of the models' answers gave, each with its
+    name and the model's column.
     """
 
     models: tuple[str, ...]
@@ -46,6 +47,7 @@ class HeldOut:
     routed_errors: Array | None = None
     routed_costs: Array | None = None
     digests: Array | None = None
+    checks: tuple[tuple[str, int, Signals], ...] = ()
 
     def __len__(self) -> int:
         """Return the number of prompts."""
@@ -84,7 +86,7 @@ class HeldOut:
         kept: Any = {
             name: rows[np.random.default_rng(0).permutation(len(rows))[:MOST_RESAMPLED]] for name, rows in arrays
         }
-        return dataclasses.replace(self, **kept)
+        return dataclasses.replace(self, **kept, checks=())
 
     def chosen(self, cost_weight: float) -> Labels:
         """Return the column of each prompt's model at `cost_weight`, (n_prompts,)."""
@@ -220,4 +222,9 @@ def _cross_fitted(router: UniRouter, seed: int) -> HeldOut:
         routed_errors=whole.prediction.errors,
         routed_costs=whole.costs,
         digests=np.array(names)[kept],
+        checks=tuple(
+            (name, column, Signals(given.values[rows[column][kept]], given.usd, given.limit))
+            for column, profile in enumerate(profiles)
+            for name, given in profile.checks.items()
+        ),
     )

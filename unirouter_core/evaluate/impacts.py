@@ -13,6 +13,7 @@ from unirouter_core.display import plus_minus, usd
 from unirouter_core.display import weight as shown_weight
 from unirouter_core.embedding import Array, Labels, Mask
 from unirouter_core.evaluate.bootstrap import Bootstrap
+from unirouter_core.evaluate.checking import outcome
 from unirouter_core.evaluate.holdout import FEWEST_PROMPTS, HeldOut, held_out, predict, shared_prompts
 from unirouter_core.evaluate.verdict import Judged, Verdict, level_of
 from unirouter_core.pool import Pool
@@ -146,9 +147,10 @@ def impact(
     """Return what `model`, already onboarded, changes in its pool, with intervals and a verdict.
 
     Which prompts move is what the router does now on the model's validation prompts. What that gives is measured on the
-    answered validation prompts that the whole pool shares, as `held_out` predicts them; where they are fewer than 20,
-    it is what the router expects on the model's own. Raises `UnknownModelError` when the model is not in the pool;
-    `InvalidDataError` when `cost_weight`, `level` or `trials` is outside its range.
+    answered validation prompts that the whole pool shares, as `held_out` predicts them, drafts that checks reject being
+    paid, too; where they are fewer than 20, it is what the router expects on the model's own. Raises
+    `UnknownModelError` when the model is not in the pool; `InvalidDataError` when `cost_weight`, `level` or `trials` is
+    outside its range.
 
     Parameters
     ----------
@@ -179,9 +181,9 @@ def impact(
     held = held_out(router, seed=seed) if measured else HeldOut(pool.models, errors, costs, errors, costs)
     others = np.arange(len(pool)) != column
     rows, losers = _moves(errors, costs, column, others, weight)
-    new, old = _means(held, held.chosen(weight), weight), None
+    new, old = _means(*outcome(held, weight, seed=seed), weight), None
     if others.any():
-        old = _means(held, choose(held.predicted_errors, held.predicted_costs, weight, others), weight)
+        old = _means(*outcome(held, weight, others, seed=seed), weight)
     changes: dict[str, Any] = {
         name: _change(None if old is None else old[name], values, boot) for name, values in new.items()
     }
@@ -215,13 +217,17 @@ def standings(held: HeldOut, cost_weight: float, *, level: float = 0.9) -> dict[
     or "never chosen", or "the only model".
     """
     weight, boot, chosen = check_cost_weight(cost_weight), Bootstrap(level, 500, 0), held.chosen(cost_weight)
-    shares, scores, found = held.shares(chosen), _means(held, chosen, weight)["score"], dict[str, tuple[float, str]]()
+    shares, scores, found = (
+        held.shares(chosen),
+        _means(*held.outcome(chosen), weight)["score"],
+        dict[str, tuple[float, str]](),
+    )
     for column, model in enumerate(held.models):
         share, word = shares.get(model, 0.0), "the only model" if len(held.models) == 1 else "never chosen"
         if share and len(held.models) > 1:
             others = np.arange(len(held.models)) != column
             without = choose(held.predicted_errors, held.predicted_costs, weight, others)
-            word = level_of(boot.mean_interval(_means(held, without, weight)["score"] - scores))
+            word = level_of(boot.mean_interval(_means(*held.outcome(without), weight)["score"] - scores))
         found[model] = share, word
     return found
 
@@ -236,9 +242,8 @@ def _moves(errors: Array, costs: Array, column: int, others: Mask, weight: float
     return rows[order], losers[order]
 
 
-def _means(held: HeldOut, chosen: Labels, weight: float) -> dict[str, Array]:
-    """Return what the means of an `Impact` are over, for these choices."""
-    errors, costs = held.outcome(chosen)
+def _means(errors: Array, costs: Array, weight: float) -> dict[str, Array]:
+    """Return what the means of an `Impact` are over, for the errors and USD (n,) of some choices."""
     return {"quality": 1 - errors, "cost": costs, "score": score(errors, costs, weight)}
 
 

@@ -11,7 +11,8 @@ from unirouter_core.curves import Curve, sweep
 from unirouter_core.display import Table, plus_minus, times, usd, weight
 from unirouter_core.embedding import Array
 from unirouter_core.evaluate.bootstrap import Bootstrap
-from unirouter_core.evaluate.goals import COST, NONE, QUALITY, TINY, Goal, Today, out_of_bag, today
+from unirouter_core.evaluate.checking import outcome
+from unirouter_core.evaluate.goals import COST, NEARLY, NONE, QUALITY, TINY, Goal, Today, out_of_bag, today
 from unirouter_core.evaluate.holdout import GivenRouter, HeldOut, held_out
 from unirouter_core.evaluate.metrics import Metrics, measure
 from unirouter_core.evaluate.verdict import Judged, Level, Verdict, level_of, only_model
@@ -20,7 +21,6 @@ from unirouter_core.exceptions import InvalidDataError
 Ends: TypeAlias = "tuple[float, float]"  # of an interval
 Band: TypeAlias = "tuple[tuple[float, float, float], ...]"  # (cost, low, high)
 
-NEARLY = 0.97  # the share of the baseline's quality that most applications can do with
 BAND_POINTS = 40  # costs at which the interval of the routing curve is taken
 
 
@@ -58,6 +58,10 @@ class Report(Judged):
         The interval of the routing's lead over the mixture, on top of it, at costs along the curve.
     cost_weight, quality, cost, shares
         The router's own operating point.
+    checks : tuple of str
+        Those that the models' answers have signals of; none on prompts of your own.
+    checked_quality, checked_cost : float
+        The operating point where calls run them: rejected drafts and checks are paid, too. As without, where none.
     """
 
     n: int
@@ -78,6 +82,9 @@ class Report(Judged):
     quality: float
     cost: float
     shares: dict[str, float]
+    checks: tuple[str, ...]
+    checked_quality: float
+    checked_cost: float
     band: Band = ()
 
     @property
@@ -96,6 +103,8 @@ class Report(Judged):
             (quality, model, cost, f"{self.shares.get(model, 0):.1%}") for model, (cost, quality) in self.models.items()
         ]
         rows.append((self.quality, f"this router, cost_weight {weight(self.cost_weight)}", self.cost, ""))
+        if self.checks:
+            rows.append((self.checked_quality, f"with checks ({', '.join(self.checks)})", self.checked_cost, ""))
         ranked = sorted(rows, key=lambda row: -row[0])
         cells = [
             (name, f"{quality:.1%}", usd(1000 * cost), usd(1000 * cost / quality) if quality else "", share)
@@ -177,6 +186,7 @@ def report(
     saved = boot.interval(1 - tuned[:, COST] / costs[base]) if costs[base] else (0.0, 0.0)
     chosen = held.chosen(held.cost_weight)
     own_errors, own_costs = held.outcome(chosen)
+    checked_errors, checked_costs = outcome(held, held.cost_weight)
     return Report(
         n=len(held),
         fitted_on=held.fitted_on,
@@ -196,6 +206,9 @@ def report(
         quality=1 - float(own_errors.mean()),
         cost=float(own_costs.mean()),
         shares=held.shares(chosen),
+        checks=tuple(dict.fromkeys(name for name, _, _ in held.checks)),
+        checked_quality=1 - float(checked_errors.mean()),
+        checked_cost=float(checked_costs.mean()),
         band=band,
     )
 

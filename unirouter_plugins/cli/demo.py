@@ -29,8 +29,9 @@ MODELS = {  # the pool, as pool.toml calls it
     "calculator": "a program that only does arithmetic",
 }
 # Of the packaged prompts: short answers that a model of 135 million parameters sometimes gets right; difficulty 1 to 5.
-FAMILIES, EASIEST = ("arithmetic", "vocabulary", "yes_no", "classification"), 1
+FAMILIES, EASY = ("arithmetic", "vocabulary", "yes_no", "classification"), (1, 2)
 MOCK = LocalModel("yes", "")  # in pool.toml where no model can be served: the provider mock answers "yes"
+CHECK = "is_number"  # in pool.toml
 DATA = resources.files(__package__) / "demo_data"
 _REAL = (
     "A real language model runs on this machine now: SmolLM2-135M-Instruct on llama.cpp, with one thread, no key, no "
@@ -110,10 +111,30 @@ def _run(shell: _Shell, folder: Path, missing: str | None) -> dict[str, Any]:
     _, report = shell.run(f"report my.router --data outcomes.jsonl{picture}", may_fail=True)
     if not picture:
         show.say(f"No picture of the curve: {missing_package('matplotlib', 'report')}", wrap=False)
+    checked = _checked(shell)
     ended = f"MOCK: two of the three models were none. For the real ones: {CURE}" if missing else _ENDED
     _say("closing", served=ended, pool=folder / "pool.toml")
     made = {"folder": str(folder), "mock": missing, "prices": "assumed", "tuning": tuning, "routed": routed}
-    return {**made, "asked": asked, "report": report, **(onboarded or {})}
+    return {**made, "asked": asked, "report": report, **checked, **(onboarded or {})}
+
+
+def _checked(shell: _Shell) -> dict[str, Any]:
+    """Show a draft that a check rejects; return the check and the call, empty where no draft is worth a call."""
+    show.say(
+        f"\nAn answer may show that it is wrong: no sum gives words. {CHECK} looks at the calculator's answers, at no "
+        "cost, and after a draft that it rejects another model is asked:"
+    )
+    options = "--pool pool.toml --validation validation.jsonl"
+    _, judged = shell.run(f"check my.router calculator {CHECK} {options}", may_fail=True)
+    router = UniRouter.load("my.router")
+    for line in _lines(Path("kept_back.jsonl")):
+        is_one_line = "\n" not in line["prompt"] and line["family"] != FAMILIES[0]
+        if is_one_line and router.route(line["prompt"], checks=[CHECK]).check is not None:
+            return {
+                "check": judged,
+                "mended": shell.run(f"ask my.router {shlex.quote(line['prompt'])} --pool pool.toml")[1],
+            }
+    return {"check": judged}
 
 
 def _say(name: str, **places: Any) -> None:
@@ -123,13 +144,13 @@ def _say(name: str, **places: Any) -> None:
 def write_files(folder: Path, served: LocalModel) -> None:
     """Write pool.toml and the three files of prompts, from which a reader can repeat the demo.
 
-    Models are evaluated on the easiest prompts of four families of the packaged validation set, and on 8 sums more, so
+    Models are evaluated on the easy prompts of four families of the packaged validation set, and on 14 sums more, so
     that nearly half are sums. Prompt features are learned from the rest of the packaged set. 20 prompts of the same
     four families are kept back.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = _lines(resources.files("unirouter_core") / "starter" / "validation.jsonl")
-    easy = [line for line in lines if line["family"] in FAMILIES and line["difficulty"] == EASIEST]
+    easy = [line for line in lines if line["family"] in FAMILIES and line["difficulty"] in EASY]
     _write(folder / "prompts.jsonl", ({"prompt": line["prompt"]} for line in lines if line not in easy))
     _write(folder / "validation.jsonl", [*easy, *_lines(DATA / "sums.jsonl")])
     _write(folder / "kept_back.jsonl", _lines(DATA / "kept_back.jsonl"))

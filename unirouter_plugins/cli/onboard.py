@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +22,11 @@ from unirouter_core.outcome_files import COST_UNKNOWN, count
 from unirouter_core.pool import ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import options, show
+from unirouter_plugins.cli.check import specs, to_be_named
 from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, read, read_graded
 
 if TYPE_CHECKING:
+    from unirouter_core.evaluate import Efforts
     from unirouter_plugins.logs import Log
     from unirouter_plugins.onboarding import Plan, Progress
 
@@ -41,6 +42,7 @@ def _option(panel: str, metavar: str, text: str, *names: str, **limits: Any) -> 
 _live, _recorded = functools.partial(_option, LIVE), functools.partial(_option, RECORDED)
 _VALIDATION = "Prompts, references and graders (.jsonl), or bare prompts (.txt); 300 of ours when not given."
 _ANSWERS = "Logs whose answers to these prompts are graded instead of paid for again."
+_CHECKS = "Judge this check of their answers, too, and keep it if it pays; repeatable; see unirouter check."
 _STORE = "A file or database URL for the answers; evaluations.sqlite beside the router when not given."
 _STARTER = "Begin with ready-made prompt features if ROUTER does not exist."
 _REPLACE = "Evaluate models of the pool again."
@@ -72,6 +74,7 @@ def onboard(
     judge: Annotated[str | None, _live("MODEL", "LLM judge for free-text answers.")] = None,
     judge_prompt: Annotated[Path | None, _live("FILE", "The judge's prompt.")] = None,
     reference_model: Annotated[str | None, _live("MODEL", "Model that generates missing references.")] = None,
+    checks: Annotated[list[str] | None, _live("CHECK", _CHECKS, "--check")] = None,
     pool: options.PoolFile = None,
     store: Annotated[str | None, _live("PLACE", _STORE)] = None,
     timeout: Annotated[float, _live("SECONDS", "Per-call timeout.", min=1)] = 120,
@@ -208,11 +211,13 @@ class Standing:
     cost_weight: float = 0.0
     goal: str = ""
     models: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    efforts: Sequence[Efforts] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         rows = [{"model": model, "share": share, "verdict": word} for model, (share, word) in self.models.items()]
-        return {"cost_weight": str(w) if math.isinf(w := self.cost_weight) else w, "standing": rows}
+        known = {"efforts": [each.as_dict() for each in self.efforts]} if self.efforts else {}
+        return {"cost_weight": str(w) if math.isinf(w := self.cost_weight) else w, "standing": rows, **known}
 
 
 def standing_of(router: UniRouter) -> Standing:
@@ -220,18 +225,18 @@ def standing_of(router: UniRouter) -> Standing:
 
     Empty where the models do not share enough answered prompts to tell, or are too many to try one by one.
     """
-    from unirouter_core.evaluate import held_out, standings, tune
+    from unirouter_core.evaluate import efforts, held_out, standings, tune
 
-    weight, goal, pool = router.cost_weight, "", router.pool.values()
+    weight, goal, pool, found = router.cost_weight, "", router.pool.values(), efforts(router)
     if not 0 < len(pool) <= MOST_STANDING:
-        return Standing(weight)
+        return Standing(weight, efforts=found)
     try:
         held = held_out(router)
     except InvalidDataError:  # too few prompts that all have answered
-        return Standing(weight)
+        return Standing(weight, efforts=found)
     if not weight and len(pool) > 1 and _has_costs(router):
         weight, goal = tune(held, save_cost=USUAL_GOAL).cost_weight, f"saves {USUAL_GOAL:.0%} of the best model's cost"
-    return Standing(weight, goal, standings(held, weight))
+    return Standing(weight, goal, standings(held, weight), found)
 
 
 def _has_costs(router: UniRouter) -> bool:
@@ -243,6 +248,7 @@ def _finish(into: UniRouter, router: Path) -> None:
     with show.working("Comparing the models"):
         standing = standing_of(into)
     show.standing(list(into.pool.values()), standing)
+    show.efforts(standing.efforts)
     named = show.quoted(router)
     if len(into.pool) < 2:
         following = f"onboard {named} MODEL..., for routing needs two models"
@@ -262,7 +268,10 @@ def _plan(context: typer.Context, into: UniRouter, log: Log | None) -> Plan:
     named = {f.name: given[f.name] for f in dataclasses.fields(OnboardingOptions) if f.name in given}
     named["pool"] = options.members(router, named["pool"])
     named["store"] = named["store"] or router.resolve().parent / "evaluations.sqlite"
-    models = given["models"] or [name for name in named["pool"] if given["replace"] or name not in into.pool]
+    named["checks"] = specs(given["checks"] or (), named["pool"])
+    models = named["pool"].expanded(given["models"] or []) or [
+        name for name in named["pool"] if given["replace"] or name not in into.pool
+    ]
     if not models:
         raise InvalidDataError("All models of pool.toml are in the pool already; --replace evaluates them again.")
     named |= {"answers": log, "texts": not given["no_texts"]}
@@ -281,6 +290,7 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
     given, router = context.params, Path(context.params["router"])
     bill, wanted, as_json = plan.bill, plan.options, given["as_json"]
     shown = {"router": str(router), "missing_keys": plan.missing_keys, "bill": bill.as_dict()}
+    shown |= {"check_calls": plan.check_calls} if plan.check_calls else {}
     keys = ", ".join(f"{key} missing ({count(len(of), 'model')})" for key, of in plan.missing_keys.items())
     if keys and not given["dry_run"]:
         raise InvalidDataError(f"keys: {keys}; set them. --dry-run shows the bill without.")
@@ -288,6 +298,8 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
         for said in [f"keys: {keys}"] * bool(keys) + plan.reused:
             show.say(said)
         show.bill(bill, wanted.budget)
+        for name, n in plan.check_calls.items():
+            show.say(f"Check {name}: {count(n, 'extra call')}; it reads the answers once they are graded.", "dim")
     if given["dry_run"]:
         if as_json:
             show.emit({**shown, "onboarded": []})
@@ -298,10 +310,7 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
             f"{router} --save first if you route on cost."
         )
     if not given["yes"] and wanted.budget is None:
-        if as_json or not sys.stdin.isatty():
-            about = f"about {show.usd(bill.usd.expected)} ({show.between(bill.usd)})"
-            raise InvalidDataError(f"The expected cost is {about}; confirm with --yes, or set a limit with --budget.")
-        typer.confirm("Go on?", abort=True, err=True)
+        options.confirm(bill.usd, as_json=as_json)
     details = None if as_json or not given["verbose"] else show.onboarded
     try:
         with _bar() as progress, ending_as_by_ctrl_c():
@@ -326,6 +335,10 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
             show.outcome(done)
         if any(one.profile is not None for one in done):
             _finish(into, router)
+        checked = [each for one in done for each in one.checks]
+        for each in checked:
+            show.say(f"{each.value.verdict} {'Kept.' if each.saved else 'Not kept.'}")
+        to_be_named(checked, wanted.pool)
         show.say(f"Spent: {show.usd(plan.spent_usd)}. The answers are kept in {plan.place}.", wrap=False)
     if all(one.profile is None and one.stopped == "failures" for one in done):
         raise typer.Exit(options.PROVIDERS_FAILED)

@@ -16,6 +16,7 @@ from unirouter_plugins.cli import show
 
 if TYPE_CHECKING:
     from unirouter_plugins.litellm.pool_file import Members
+    from unirouter_plugins.onboarding.bill import Spread
 
 EXAMPLES = Path(":examples:")  # what ROUTER is with --example
 BAD_INPUT, NOT_MET, PROVIDERS_FAILED, INTERRUPTED = 2, 3, 4, 130  # exit codes, see docs/reference/exit-codes.md
@@ -126,6 +127,14 @@ def members(folder: Path, given: Path | None) -> Members:
     from unirouter_plugins.litellm.pool_file import BESIDE, members_for
 
     return members_for(folder, BESIDE if given is None else given)
+
+
+def confirm(cost: Spread, *, as_json: bool) -> None:
+    """Ask on the terminal whether to go on at this cost; raise `InvalidDataError` where there is none."""
+    if as_json or not sys.stdin.isatty():
+        about = f"about {show.usd(cost.expected)} ({show.between(cost)})"
+        raise InvalidDataError(f"The expected cost is {about}; confirm with --yes, or set a limit with --budget.")
+    typer.confirm("Go on?", abort=True, err=True)
 
 
 def split(names: str | None) -> list[str] | None:

@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 def list_models(router: options.RouterOrExample, as_json: options.Json = False) -> None:
     """List the models of a router: quality, cost, when and on what they were evaluated."""
+    from unirouter_core.evaluate import efforts
+
     held = options.load(router)
-    profiles = list(held.pool.values())
+    profiles, found = list(held.pool.values()), efforts(held)
     if as_json:
         rows = [show.profile_row(profile) for profile in profiles]
+        known = {"efforts": [each.as_dict() for each in found]} if found else {}
         weight = "inf" if np.isinf(held.cost_weight) else held.cost_weight
-        show.emit({"router": options.named(router), "cost_weight": weight, "models": rows})
+        show.emit({"router": options.named(router), "cost_weight": weight, "models": rows, **known})
     elif profiles:
         show.models(profiles)
+        show.efforts(found)
     else:
         show.say(f"No models yet; add some with: unirouter onboard {show.quoted(router)} --recorded FILE", wrap=False)
 
@@ -80,7 +84,7 @@ def prices(
 def _price_row(profile: ModelProfile, members: Members) -> dict[str, Any]:
     """Return a model's prices, their source, and what they are today by pool.toml or LiteLLM."""
     from unirouter_plugins.litellm.pool_file import Member
-    from unirouter_plugins.litellm.prices import listed_prices, quote
+    from unirouter_plugins.litellm.prices import INNER, listed_prices, quote
 
     member = members.get(profile.model, Member.of(profile))
     quoted = quote(member, profile)
@@ -89,7 +93,7 @@ def _price_row(profile: ModelProfile, members: Members) -> dict[str, Any]:
         source = f"evaluation of {profile.provenance.get('date', 'an unknown day')}"
     return {
         "model": profile.model,
-        "prices": None if quoted is None else quoted.prices,
+        "prices": None if quoted is None or source == INNER else quoted.prices,
         "source": source,
         "snapshot": _json(profile.prices),
         "today": member.prices if member.prices is not None else listed_prices(member),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from unirouter_core.evaluate import Report, Tuning
+    from unirouter_core.evaluate import Efforts, Report, Tuning
     from unirouter_plugins.cli.onboard import Standing
     from unirouter_plugins.litellm import CallRecord
     from unirouter_plugins.onboarding import Onboarded
@@ -128,7 +128,7 @@ def emit(document: object, *, line: bool = False) -> None:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show a spinner on the terminal, if there is one."""
-    with console(err=True).status(what):
+    with console(err=True).status(what) if sys.stderr.isatty() else nullcontext():
         yield
 
 
@@ -263,7 +263,7 @@ def bill(made: Bill, budget: float | None) -> None:
     """Print what onboarding will cost: calls, tokens and USD of each model, expected and at most."""
     from unirouter_plugins.onboarding.bill import PROBE, TRIFLE
 
-    roles = {"measured": "", "reference": "writes references", "judge": "grades"}
+    roles = {"measured": "", "reference": "writes references", "judge": "grades", "check": "checks answers"}
     heads = ("model", "role", ">calls", ">cached", ">tokens in", ">tokens out", ">about", ">at most")
     rows = [
         (
@@ -322,6 +322,24 @@ def standing(profiles: Sequence[ModelProfile], made: Standing) -> None:
     at = "quality alone" if not made.cost_weight and not made.goal else at
     where = f"Share of the prompts and verdict: at {at}. " if made.models else ""
     say(f"{where}±: {LEVEL:.0%} interval. $/1,000: per 1,000 calls.", "dim")
+
+
+def efforts(found: Sequence[Efforts]) -> None:
+    """Print which share of the prompts needs which effort of a model, on all and in the largest regions."""
+    from unirouter_core.evaluate.effort_shares import NONE
+
+    for one in found:
+        regions = list(one.regions.items())[:CANDIDATES_SHOWN]
+        shown = table("needs", f">all {one.n:,}", *(f">region {region} ({n:,})" for region, (n, _) in regions))
+        for effort, share in one.shares.items():
+            cells = [share, *(shares[effort] for _, (_, shares) in regions)]
+            shown.add_row(f"{one.model}@{effort}" if effort != NONE else effort, *(f"{cell:.0%}" for cell in cells))
+        console().print(shown)
+        say(
+            f"Share of the prompts for which an effort of {one.model} is the least that answers right; one answer to "
+            "each, so luck counts.",
+            "dim",
+        )
 
 
 def _cost_of(profile: ModelProfile) -> str:
@@ -419,15 +437,16 @@ def decisions(prompts: Sequence[str], made: Decisions) -> None:
     if (left_out := len(prompts) - PROMPTS_SHOWN) > 0:
         say(f"… and {left_out:,} more; --json writes them all.", "dim")
     say()
-    _shares(made.shares)
+    shares(made.shares)
     expected = f"quality {1 - made.errors.mean():.1%}, {usd(1000 * float(made.costs.mean()))} per 1,000 calls"
     say(f"Expected on these {len(prompts):,} prompts: {expected}.")
 
 
-def _shares(shares: Mapping[str, float]) -> None:
+def shares(used_by: Mapping[str, float]) -> None:
+    """Print the share of each model that is used."""
     from rich.bar import Bar
 
-    used = sorted((item for item in shares.items() if item[1]), key=lambda item: -item[1])
+    used = sorted((item for item in used_by.items() if item[1]), key=lambda item: -item[1])
     rows = [(model, f"{share:.1%}", Bar(1, 0, share, width=20)) for model, share in used]
     console().print(table("model", ">share", "", rows=rows))
 
@@ -438,6 +457,14 @@ def call(record: CallRecord) -> None:
     answered = eligible[record.model]
     rule = f"{_rule(record.decision.cost_weight)} of {len(eligible)} models"
     say(f"\n{record.model}: expected quality {1 - answered.error:.1%}, {rule}", err=True)
+    for model, told in record.checked.items():
+        signal = "nothing" if told["signal"] is None else f"{told['signal']:g}"
+        outcome = "accepted" if model == record.model else "rejected"
+        say(
+            f"{model}'s draft was {outcome}: {told['check']} gave {signal}, so its expected quality is "
+            f"{1 - told['expected_error']:.0%}",
+            err=True,
+        )
     for failed, failure in grouped(record.failures):
         say(f"{', '.join(failed)} failed before it: {failure}", err=True)
     if record.differs:

@@ -31,7 +31,7 @@ from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.langchain.questions import Repeats
 from unirouter_plugins.litellm import check_settings
-from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id, portable_parts
+from unirouter_plugins.litellm.chat import Chat, Messages, answered_by, portable_fields, portable_id, portable_parts
 from unirouter_plugins.litellm.prices import Usage, usage_of, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, RoutedCall
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
@@ -370,6 +370,10 @@ class ChatCall(RoutedCall[BaseChatModel]):
             return text, {"parsed": answer}
         calls = [(call["name"], json.dumps(call["args"])) for call in getattr(message, "tool_calls", ())]
         return message.text, {"tool_calls": calls, "parsed": parsed, "response": message}
+
+    def ask(self, model: BaseChatModel, messages: Messages) -> Any:
+        """Return the model's answer to a chat, for a check that calls it."""
+        return model.invoke([dict(message) for message in messages])
 
     def whole(self, parts: list[Any]) -> Any:
         """Return the chunks of a stream as one message; of a parsed object the last is whole."""

@@ -89,7 +89,10 @@ def load_router(
     router = UniRouter.load(folder, **options)
     members = members_for(folder, pool)
     if checks:
-        members = Members(members, members.providers, members.beside, {**members.checks, **checks})
+        from unirouter_plugins.litellm.checks import named_checks  # with the graders
+
+        own = named_checks(checks, members, router.pool)
+        members = Members(members, members.providers, members.beside, {**members.checks, **own})
     register(members)
     return configured(router.with_pool(approved(router.pool, members, trust=trust)), members)
 
@@ -256,7 +259,11 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
 
     def whole(self, parts: list[Any]) -> Any:
         """Return the chunks of a stream as one response."""
-        return open_litellm().stream_chunk_builder(parts)
+        response = open_litellm().stream_chunk_builder(parts)
+        told = (getattr(part.choices[0], "logprobs", None) for part in parts if part.choices)
+        if tokens := [token for each in told for token in getattr(each, "content", None) or ()]:
+            response.choices[0].logprobs = {"content": tokens}  # which LiteLLM leaves out
+        return response
 
     def is_shown(self, part: Any) -> bool:
         """Return whether a chunk has a choice, or the caller wants the usage, too."""

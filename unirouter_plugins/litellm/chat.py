@@ -246,6 +246,17 @@ def is_json(response_format: Any) -> bool:
     return response_format is not None
 
 
+def with_text(content: Any, changed: Callable[[str], str]) -> Any:
+    """Return a message's content with its text changed; of several texts and images, the texts become one."""
+    text = changed("\n".join(texts_of(content)))
+    if isinstance(content, str):
+        return text
+    first = next(place for place, part in enumerate(content) if any(texts_of([part])))
+    kept = {} if isinstance(content[first], str) else content[first]  # a mark of what is to be cached stays
+    rest = [part for part in content[first + 1 :] if not any(texts_of([part]))]
+    return [*content[:first], {"type": "text", **kept, "text": text}, *rest]
+
+
 # --- Earlier answers --------------------------------------------------------------------------------------------------
 
 

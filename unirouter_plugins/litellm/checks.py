@@ -29,7 +29,7 @@ from unirouter_plugins.litellm.chat import Messages
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.litellm.prices import Quote, require_quote, usage_of, usd_of
-from unirouter_plugins.litellm.programs import Ballot, arguments_of
+from unirouter_plugins.litellm.programs import Ballot, arguments_of, object_at
 from unirouter_plugins.litellm.redaction import described
 
 Ask: TypeAlias = Callable[[str, Messages, int], tuple[str, float]]
@@ -67,14 +67,15 @@ CheckFunction: TypeAlias = Callable[[str, str, Context], Any]
 class AnswerCheck:
     """A named check. One that fails, or gives no finite number, says nothing of the answer, with one warning.
 
-    `usd` is what each run costs besides the `usd` of the `Found` that the function returns.
+    `usd` is what each run costs besides the `usd` of the `Found` that the function returns. `calls_members` says that
+    what it asks members can be asked for beforehand, as that depends on the prompt and the answer alone.
 
     >>> AnswerCheck("brief", lambda prompt, answer, context: len(answer) < 20)("What is 2 + 2?", "It is 4.")
     Found(signal=1.0, usd=0.0)
     """
 
-    def __init__(self, name: str, function: CheckFunction, usd: float = 0.0) -> None:
-        self.name, self.function, self.usd = name, function, usd
+    def __init__(self, name: str, function: CheckFunction, usd: float = 0.0, *, calls_members: bool = False) -> None:
+        self.name, self.function, self.usd, self.calls_members = name, function, usd, calls_members
         self.failure = ""  # why it first said nothing
 
     def __call__(self, prompt: str, answer: str, context: Context = Context()) -> Found:
@@ -128,8 +129,11 @@ def asking(members: Members, quotes: Callable[[str], Quote | None] = lambda name
     return ask
 
 
+_IS_PLACE = re.compile(r"[\w.]+:\w+").fullmatch
+
+
 def parse_check(name: str, spec: str | Mapping[str, Any] | CheckFunction, *, members: Collection[str]) -> AnswerCheck:
-    """Return the check called `name`: a function of yours, or a ready-made one, of `READY_MADE`, by its name.
+    """Return the check called `name`: a function of yours, also as "module:function", or one of `READY_MADE` by name.
 
     With parameters it is ``{"check": "agreement", "member": "fast", "same": "number"}``. `members` are the names that
     such a check may call. Raises `InvalidDataError` when the name or a parameter cannot be used.
@@ -138,12 +142,20 @@ def parse_check(name: str, spec: str | Mapping[str, Any] | CheckFunction, *, mem
         return spec if isinstance(spec, AnswerCheck) else AnswerCheck(name, spec)
     given = {"check": spec} if isinstance(spec, str) else dict(spec)
     kind = given.pop("check", name)
-    if kind not in READY_MADE:
-        raise InvalidDataError(f"No check is named {kind!r:.60}; use one of {', '.join(READY_MADE)}, or a function.")
+    if isinstance(kind, str) and _IS_PLACE(kind):
+        what = f"The check {name!r} is {kind!r}"
+        if given:
+            raise InvalidDataError(f"{what}, which takes no parameters; leave out {min(given)!r}.")
+        if not callable(function := object_at(kind, what)):
+            raise InvalidDataError(f"{what}, which is no function; give one of (prompt, answer, context).")
+        return function if isinstance(function, AnswerCheck) else AnswerCheck(name, function)
+    if not isinstance(kind, str) or kind not in READY_MADE:
+        ours = ", ".join(READY_MADE)
+        raise InvalidDataError(f"No check is named {kind!r:.60}; use one of {ours}, or module:function of your own.")
     if (member := given.get("member")) is not None and member not in members:
         raise InvalidDataError(f"The check {name!r} asks {member!r:.60}, which is not in the pool; name one of it.")
     try:
-        return AnswerCheck(name, READY_MADE[kind](**given))
+        return AnswerCheck(name, READY_MADE[kind](**given), calls_members=kind in CALLING)
     except ValidationError as failed:
         first = failed.errors()[0]
         why = str(first.get("ctx", {}).get("error", first["msg"])).rstrip(".")
@@ -155,16 +167,20 @@ def named_checks(
 ) -> dict[str, AnswerCheck]:
     """Return checks by name: your functions or what `parse_check` takes; or names of ``[checks]`` or ready-made ones.
 
-    Raises `InvalidDataError` for a command in a table that was found beside a router and not named by the user.
+    Raises `InvalidDataError` for a command or a function in a table that was found beside a router and not named by the
+    user.
     """
     if isinstance(given, str):
         raise InvalidDataError(f"{given!r} is one name, not a list of names; put it in a list.")
     named = dict(given) if isinstance(given, Mapping) else {name: members.checks.get(name, name) for name in given}
     for name, spec in named.items():
         own = members.checks.get(name)
-        if members.beside is not None and spec is own and isinstance(own, Mapping) and "command" in own:
+        kind = own.get("check") if isinstance(own, Mapping) else own
+        program = "your code" if isinstance(kind, str) and _IS_PLACE(kind) else ""
+        program = "a command" if isinstance(own, Mapping) and "command" in own else program
+        if members.beside is not None and spec is own and program:
             raise InvalidDataError(
-                f"The check {name!r} of {members.beside} runs a command; that file is beside the router, and was not "
+                f"The check {name!r} of {members.beside} runs {program}; that file is beside the router, and was not "
                 f"named: add --pool {members.beside}, or pool=..., to run it."
             )
     return {name: parse_check(name, spec, members={*members, *pool}) for name, spec in named.items()}
@@ -281,15 +297,18 @@ def logprob(*, of: Literal["mean", "lowest"] = "mean") -> CheckFunction:
     """Return the mean or lowest log-probability of the tokens, of members with the setting logprobs = true."""
 
     def check(prompt: str, answer: str, context: Context) -> float:
-        response = context.response
-        choices = _part(response, "choices") or _part(_part(response, "raw"), "choices")
-        told = _part(choices[0] if choices else _part(response, "response_metadata"), "logprobs")
-        found = [float(_part(token, "logprob")) for token in _part(told, "content") or ()]
-        if not found:
+        if not (found := logprobs_of(context.response)):
             raise LookupError("its provider gave no log-probabilities; add logprobs = true to the member's settings")
         return min(found) if of == "lowest" else sum(found) / len(found)
 
     return check
+
+
+def logprobs_of(response: Any) -> list[float]:
+    """Return the log-probabilities of the tokens of an answer, as LiteLLM, LangChain or LlamaIndex have it."""
+    choices = _part(response, "choices") or _part(_part(response, "raw"), "choices")
+    told = _part(choices[0] if choices else _part(response, "response_metadata"), "logprobs")
+    return [float(_part(token, "logprob")) for token in _part(told, "content") or ()]
 
 
 def _part(whole: Any, name: str) -> Any:
@@ -350,3 +369,6 @@ READY_MADE: dict[str, Callable[..., CheckFunction]] = {
     each.__name__: each for each in (json_schema, parses, tests, tool_success, grounded, logprob, agreement, judge)
 }
 """The ready-made checks by name."""
+
+CALLING = ("agreement", "judge")
+"""Those of them that call members."""

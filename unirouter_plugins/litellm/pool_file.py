@@ -9,14 +9,23 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    with_config,
+)
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
@@ -32,7 +41,7 @@ from unirouter_plugins.litellm.redaction import SECRET_NAME, redacted, secrets_i
 SERVED_AS, MEASURED_AS = "served_as", "measured_as"
 """Where a profile's provenance says how the model is called, and how it was when evaluated, if that was otherwise."""
 
-_SHAPING = ("model", "api_base", "api_key_env", "settings", "system", "examples", "template", "votes")
+_SHAPING = ("model", "api_base", "api_key_env", "settings", "system", "examples", "template", "votes", "panel")
 
 BESIDE = "pool.toml beside the router"
 """The default table of models: that file, where it exists."""
@@ -62,6 +71,19 @@ class Votes:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """Members that answer together: one plans sub-questions, the router's models answer them, one answers with those.
+
+    `budget` is the most USD of one prompt, all calls together.
+    """
+
+    planner: str
+    aggregator: str
+    budget: float
+    rounds: int = 1
+
+
+@dataclass(frozen=True)
 class Member:
     """How a model of the pool is called.
 
@@ -82,7 +104,9 @@ class Member:
     examples: tuple[tuple[str, str], ...] = ()  # prompts and their answers, as turns before the conversation
     template: str | None = None  # the text that the newest prompt is put into, at {prompt}
     votes: Votes | None = None
+    panel: Panel | None = None  # its `model` is then the aggregator's, which tells what it can do
     list_price: bool = False  # whether LiteLLM's list price counts at an address of its own, too
+    batch: float = 1.0  # the share of its prices that a call in a batch costs
     is_trusted: bool = field(default=True, compare=False, repr=False)  # its address and key are the user's choice
 
     @classmethod
@@ -100,7 +124,8 @@ class Member:
         """
         if isinstance(kept, ServedAs):
             fields = {**kept, "examples": tuple(map(tuple, kept.get("examples", ())))}
-            return cls(name, **{**fields, "votes": Votes(**kept["votes"]) if "votes" in kept else None})
+            fields |= {kind: of(**kept[kind]) for kind, of in (("votes", Votes), ("panel", Panel)) if kind in kept}
+            return cls(name, **fields)
         try:
             fields = {key: kept[key] for key in _SHAPING if key in kept}
             if "examples" in fields:
@@ -134,8 +159,8 @@ class Member:
 
     @property
     def is_program(self) -> bool:
-        """Whether it transforms the prompt or votes, rather than passing the call on."""
-        return bool(self.system or self.examples or self.template or self.votes)
+        """Whether it transforms the prompt, votes, or is a panel, rather than passing the call on."""
+        return bool(self.system or self.examples or self.template or self.votes or self.panel)
 
     @cached_property
     def served_as(self) -> dict[str, Any]:
@@ -144,6 +169,7 @@ class Member:
             "settings": dict(self.settings),
             "examples": [list(example) for example in self.examples],
             "votes": self.votes and dataclasses.asdict(self.votes),
+            "panel": self.panel and dataclasses.asdict(self.panel),
         }
         kept = {name: value for name, value in shaping.items() if value}
         return ServedAs(kept) if self.is_trusted else kept
@@ -181,9 +207,19 @@ class Member:
         >>> voting.expanded_tokens(100.0, TokenCounter("characters / 4"))
         510.0
         """
-        turns = [*itertools.chain(*self.examples), *([self.system] if self.system else [])]
+        turns = self.added_turns
         added = _count((*turns, (self.template or "").replace("{prompt}", "")), counter) + PER_MESSAGE * len(turns)
-        return (1 if self.votes is None else self.votes.samples) * (tokens + added)
+        return self.samples * (tokens + added)
+
+    @property
+    def added_turns(self) -> tuple[str, ...]:
+        """The texts of the messages that it adds to a chat."""
+        return (*itertools.chain(*self.examples), *([self.system] if self.system else []))
+
+    @property
+    def samples(self) -> int:
+        """How many answers of its model make one of its own."""
+        return 1 if self.votes is None else self.votes.samples
 
     def differences(self, profile: ModelProfile) -> list[str]:
         """Return how its settings differ from those it was evaluated with; empty where these are not known."""
@@ -221,6 +257,10 @@ class Members(dict[str, Member]):
         super().__init__(members)
         self.providers, self.beside, self.checks = dict(providers), beside, dict(checks)
 
+    def expanded(self, names: Iterable[str]) -> list[str]:
+        """Return the names, an entry's with efforts as those of its efforts: "gpt-5" as "gpt-5@low", "gpt-5@high"."""
+        return [each for name in names for each in ([] if name in self else _efforts_of(name, self)) or [name]]
+
     def named(self, name: str) -> Member:
         """Return the member `name`: as this table has it, else LiteLLM's model of that name."""
         return self.get(name, Member(name, name))
@@ -244,6 +284,11 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         api_base = "http://127.0.0.1:8080/v1"
         api_key_env = "HOME_KEY"
         prices = { input = 0, output = 0 }  # or "list": LiteLLM's list price at this address, too
+
+        [models.flex]
+        model = "openai/gpt-5-mini"
+        prices = { batch = 0.5 }  # a call in a batch costs half; input and output may be given, too
+        settings = { service_tier = "flex" }
         capabilities = { tools = false, vision = false, context_window = 8192 }
 
         [models.careful]
@@ -251,12 +296,20 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         template = "{prompt}\n\nThink step by step, then give the answer."
         votes = { samples = 5, same = "number" }
 
+        [models.gpt-5]  # the members gpt-5@low and gpt-5@high
+        model = "openai/gpt-5"
+        efforts = ["low", "high"]  # or settings by name: { quick = { reasoning_effort = "low", max_tokens = 500 } }
+
+        [models.panel]  # a plan, its sub-questions to the router's models, an answer; at most $0.01 a prompt
+        panel = { planner = "fast", aggregator = "gpt-5@low", rounds = 2, budget = 0.01 }
+
         [providers]
         mine = "my_package.my_module:handler"  # for model = "mine/..."
 
         [checks]  # of answers, see `unirouter_plugins.litellm.checks`
         valid = "json_schema"
         second = { check = "agreement", member = "home", same = "number" }
+        mine = "my_package.my_module:function"
 
     Raises `InvalidDataError` when the file is missing, is no TOML, or a value cannot be used; the message names it.
     """
@@ -276,8 +329,45 @@ def read_members(path: str | os.PathLike[str]) -> Members:
         wrong = failed.errors(include_url=False)
         first = next((each for each in wrong if each["type"] == "extra_forbidden"), wrong[0])
         raise InvalidDataError(redacted(f"{place}: {_where(first)} {_why(first)}.")) from None
-    members = {name: Member(name, **entry) for name, entry in table.get("models", {}).items()}  # type: ignore[arg-type]
+    try:
+        members = _made(table.get("models", {}))
+    except ValueError as failed:
+        raise InvalidDataError(f"{place}: {failed}") from None
     return Members(members, table.get("providers", {}), checks=table.get("checks", {}))
+
+
+def _efforts_of(name: str, members: Iterable[str]) -> list[str]:
+    return [each for each in members if each.rpartition("@")[0] == name]
+
+
+def _made(entries: Mapping[str, Any]) -> dict[str, Member]:
+    """Return the members of a table's entries, those of efforts and panels too."""
+    members: dict[str, Member] = {}
+    panels = {name: entry["panel"] for name, entry in entries.items() if "panel" in entry}
+    for name, entry in entries.items():
+        if name in panels:
+            continue
+        own = {key: value for key, value in entry.items() if key != "efforts"}
+        for effort, settings in entry.get("efforts", {"": {}}).items():
+            member = Member(name, **{**own, "settings": {**entry.get("settings", {}), **settings}})
+            if effort:
+                member = dataclasses.replace(member, name=f"{name}@{effort}")
+            if member.name in members or (effort and member.name in entries):
+                raise ValueError(f"models.{json.dumps(member.name)} is two members; give one of them another name.")
+            members[member.name] = member
+    for name, panel in panels.items():
+        for role, one in (("planner", panel.planner), ("aggregator", panel.aggregator)):
+            if one in panels:
+                raise ValueError(f"models.{name}.panel.{role} is {one!r}, a panel itself; name a model.")
+            if one not in members:
+                efforts = ", ".join(_efforts_of(one, members))
+                cure = f"name one of {efforts}" if efforts else f"add [models.{json.dumps(one)}]"
+                raise ValueError(f"models.{name}.panel.{role} is {one!r}, which this file does not have; {cure}.")
+        last, own = members[panel.aggregator], entries[name].get("capabilities", {})
+        how: dict[str, Any] = {name: getattr(last, name) for name in ("model", "api_base", "api_key_env", "list_price")}
+        how["capabilities"] = {**last.capabilities, **_NO_MEDIA, **own}
+        members[name] = Member(name, **how, panel=panel)
+    return members
 
 
 def members_for(folder: str | os.PathLike[str], pool: Members | str | os.PathLike[str] | None = BESIDE) -> Members:
@@ -327,6 +417,20 @@ def _grader(spec: Any) -> str:
     except InvalidDataError as failed:
         raise ValueError(f"names no grader that can tell whether two answers agree: {failed}".rstrip(".")) from failed
 
+
+def _efforts(given: Any) -> dict[str, dict[str, Any]]:
+    """Return the settings of each effort by its name; a list has values of `reasoning_effort`."""
+    names = list(given) if isinstance(given, list | dict) else []
+    tables = list(given.values()) if isinstance(given, dict) else [{"reasoning_effort": name} for name in names]
+    are_names = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) for name in names)
+    if not names or not are_names or not all(isinstance(table, dict) for table in tables):
+        raise ValueError('must be such as ["low", "high"], or { quick = { max_tokens = 500 } }: settings by name')
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"has {twice!r} twice; name each effort once")
+    return dict(zip(names, map(_settings, tables), strict=True))
+
+
+_NO_MEDIA = dict.fromkeys(("vision", "audio", "video", "pdf"), False)  # what they cost is not known beforehand
 
 _NOT_SETTINGS = re.compile(
     r"model|messages|stream(_options)?|n|custom_llm_provider|.*(num|max)_retries|.*timeout|.*fallback.*|mock_.*"
@@ -383,6 +487,7 @@ def _must(holds: Callable[[Any], Any], message: str) -> AfterValidator:
 _strict = with_config(ConfigDict(extra="forbid", strict=True))
 _Text = Annotated[str, _must(str.strip, "must not be empty")]
 _Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Template = _must(lambda text: text.count("{prompt}") == 1, "must have {prompt} once, where the prompt goes")
 _IsVariable = re.compile(r"[A-Za-z_]\w*").fullmatch
 _Variable = _must(_IsVariable, "must be the name of an environment variable, not the key itself")
@@ -392,9 +497,13 @@ _VotesDiffer = _must(
 )
 
 
-_ListPrice = AfterValidator(
-    lambda entry: {**entry, "prices": None, "list_price": True} if entry.get("prices") == LIST_PRICE else entry
-)
+def _with_prices(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry with its `prices`, None where the list price counts, and `batch` apart."""
+    given = entry.get("prices", {})
+    if given == LIST_PRICE:
+        return {**entry, "prices": None, "list_price": True}
+    own = {name: price for name, price in given.items() if name != "batch"}
+    return {**entry, "prices": Prices(**own) if own else None, "batch": given.get("batch", 1.0)}
 
 
 @_strict
@@ -402,6 +511,14 @@ class _PricesTable(TypedDict):
     input: _Usd
     output: _Usd
     cached_input: NotRequired[_Usd]
+    batch: NotRequired[_Share]
+
+
+def _prices(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Return the prices, checked; "list", or the share of a batch alone, leave them to the list."""
+    if isinstance(given, dict) and given.keys() == {"batch"}:
+        return {"batch": check({"input": 0, "output": 0, **given})["batch"]}
+    return given if given == LIST_PRICE else check(given)
 
 
 @_strict
@@ -428,6 +545,17 @@ class _VotesTable(TypedDict):
 
 
 @_strict
+class _PanelTable(TypedDict):
+    planner: _Text
+    aggregator: _Text
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    rounds: NotRequired[Annotated[int, Field(ge=1, le=10)]]
+
+
+_Panel = Annotated[_PanelTable, AfterValidator(lambda panel: Panel(**panel))]
+
+
+@_strict
 class _ModelTable(TypedDict):
     model: Annotated[
         _Text,
@@ -436,13 +564,7 @@ class _ModelTable(TypedDict):
     ]
     api_base: NotRequired[Annotated[str, AfterValidator(_address)]]
     api_key_env: NotRequired[Annotated[str, _Variable]]
-    prices: NotRequired[
-        Annotated[
-            _PricesTable,
-            AfterValidator(lambda prices: Prices(**prices)),
-            WrapValidator(lambda given, check: given if given == LIST_PRICE else check(given)),
-        ]
-    ]
+    prices: NotRequired[Annotated[_PricesTable, WrapValidator(_prices)]]
     capabilities: NotRequired[_CapabilitiesTable]
     settings: NotRequired[Annotated[dict[str, Any], AfterValidator(_settings)]]
     system: NotRequired[_Text]
@@ -451,6 +573,25 @@ class _ModelTable(TypedDict):
     ]
     template: NotRequired[Annotated[str, _Template]]
     votes: NotRequired[Annotated[_VotesTable, AfterValidator(lambda votes: Votes(**{"same": "text", **votes}))]]
+    panel: NotRequired[_Panel]
+    efforts: NotRequired[Annotated[Any, AfterValidator(_efforts)]]
+
+
+@_strict
+class _PanelEntry(TypedDict):
+    panel: _Panel
+    capabilities: NotRequired[_CapabilitiesTable]
+
+
+_PANEL_ENTRY = TypeAdapter(_PanelEntry)
+
+
+def _model_or_panel(given: Any, check: Callable[[Any], Any]) -> Any:
+    if not isinstance(given, Mapping) or "panel" not in given:
+        return check(given)
+    if other := next((name for name in given if name not in _PanelEntry.__annotations__), None):
+        raise ValueError(f"has a panel and {other!r}, which is for the panel's members to have; leave it out")
+    return _PANEL_ENTRY.validate_python(given)
 
 
 _MODEL_TABLE: TypeAdapter[Any] = TypeAdapter(Annotated[_ModelTable, _VotesDiffer])
@@ -460,7 +601,9 @@ _IsPlace = _must(re.compile(r"[\w.]+:\w+").fullmatch, 'must be "module:object", 
 
 @_strict
 class _Table(TypedDict, total=False):
-    models: dict[_Text, Annotated[_ModelTable, _VotesDiffer, _ListPrice]]
+    models: dict[
+        _Text, Annotated[_ModelTable, _VotesDiffer, AfterValidator(_with_prices), WrapValidator(_model_or_panel)]
+    ]
     providers: dict[Annotated[str, _IsName], Annotated[str, _IsPlace]]
     checks: dict[Annotated[str, _IsName], _Text | dict[str, Any]]
 
@@ -468,7 +611,8 @@ class _Table(TypedDict, total=False):
 _MUST = {
     **{"dict_type": "a table", "list_type": "a list", "string_type": "a text in quotes", "bool_type": "true or false"},
     **{"int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number"},
-    **{"greater_than_equal": "at least {ge:g}", "less_than_equal": "at most {le:g}"},
+    **{"greater_than": "more than {gt:g}", "greater_than_equal": "at least {ge:g}"},
+    **{"less_than_equal": "at most {le:g}"},
 }
 """What a value must be, by pydantic's error type."""
 
@@ -492,7 +636,7 @@ def _why(wrong: ErrorDetails) -> str:
 def _known(wrong: ErrorDetails) -> str:
     """Return the hint for an unknown name: which names there are."""
     where, tables = wrong["loc"], dict[Any, Any](prices=_PricesTable, capabilities=_CapabilitiesTable)
-    tables |= {"examples": _ExampleTable, "votes": _VotesTable}
+    tables |= {"examples": _ExampleTable, "votes": _VotesTable, "panel": _PanelTable}
     if len(where) == 1:
         return "a pool.toml has [models.NAME], [providers] and [checks]"
     kind = next((tables[part] for part in reversed(where[2:-1]) if part in tables), _ModelTable)

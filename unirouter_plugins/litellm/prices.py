@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from unirouter_plugins.litellm.pool_file import SERVED_AS, Member
 
 TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
 """Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
+
+INNER = "inner calls"
+"""Where that of a panel's answer comes from: what its calls cost together, which the answer tells; it has no other."""
 
 _ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 _LISTED = {
@@ -32,7 +36,7 @@ class Quote:
     """A model's prices, and where they come from."""
 
     prices: Prices
-    source: str  # "pool.toml", "profile" or "LiteLLM"
+    source: str  # "pool.toml", "profile" or "LiteLLM"; or "inner calls", whose prices are 0
     model: str = field(default="", compare=False)  # LiteLLM's name
     write_ratio: float = field(default=1.0, compare=False)  # of a token written to the prompt cache
 
@@ -41,7 +45,7 @@ class Quote:
 
         With LiteLLM's prices it is LiteLLM's own cost, which may depend on the prompt's length.
         """
-        if not usage.is_known:
+        if not usage.is_known or self.source == INNER:
             return math.nan
         if self.source == LITELLM and self.model:
             litellm = open_litellm()
@@ -77,6 +81,8 @@ UNKNOWN = Usage(math.nan, math.nan)
 
 def quote(member: Member, profile: ModelProfile | None = None) -> Quote | None:
     """Return the prices of a model: the user's, else its profile's, else LiteLLM's; None where they are not known."""
+    if member.panel is not None:
+        return Quote(Prices(0, 0), INNER)
     entry, listed = _listed(member), listed_prices(member)
     how: dict[str, Any] = {"model": member.model, "write_ratio": 1.0}
     if listed is not None and entry.get("cache_creation_input_token_cost"):
@@ -113,7 +119,7 @@ def listed_prices(member: Member, tokens_in: float = 0) -> Prices | None:
     listed = _listed(member)
     names = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
     given, answered, cached = map(listed.get, names)
-    if not given or not answered:
+    if not given or not answered or member.panel is not None:
         return None
     above = sorted(int(found[1]) for name in listed if (found := _ABOVE.fullmatch(name)) and listed[name])
     if passed := [thousands for thousands in above if 1000 * thousands < tokens_in]:
@@ -193,6 +199,34 @@ def checked_usage(tokens_in: Any, tokens_out: Any, cached: Any = 0, reasoning: A
     return Usage(tokens_in, tokens_out, cached, _count(reasoning), min(_count(written), tokens_in - cached))
 
 
+def summed_bill(response: Any, answers: Sequence[Any], usd: float | None) -> Any:
+    """Return a LiteLLM response with the usage of all answers and their USD; None where that is not known."""
+    usages = [answer.usage.model_dump() if getattr(answer, "usage", None) else {} for answer in answers]
+    is_known = all(usage.get("prompt_tokens") or usage.get("completion_tokens") for usage in usages)
+    response.usage = open_litellm().Usage(**summed(usages if is_known else []))  # a partial sum would be wrong
+    response._hidden_params["response_cost"] = usd
+    return response
+
+
+def summed(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sum of usages, field by field, with the details of prompts and answers.
+
+    Examples
+    --------
+    >>> one = {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}
+    >>> summed([one, one])
+    {'prompt_tokens': 18, 'completion_tokens': 6, 'completion_tokens_details': {'reasoning_tokens': 4}}
+    """
+    total: dict[str, Any] = {}
+    for usage in usages:
+        for name, value in usage.items():
+            if isinstance(value, Mapping):
+                total[name] = summed([total.get(name) or {}, value])
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                total[name] = (total.get(name) or 0) + value
+    return total
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
 
@@ -209,6 +243,9 @@ def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
     hidden = getattr(response, "_hidden_params", None) or {}
     if hidden.get("cache_hit"):
         return 0.0
+    if quoted.source == INNER:
+        told = hidden.get("response_cost")
+        return math.nan if told is None else float(told)
     if quoted.source == LITELLM and usage.is_known:
         computed = hidden.get("response_cost") or getattr(response.usage, "cost", None)  # the latter of a stream
         if isinstance(computed, int | float) and 0 < computed < _MOST_TOKENS:

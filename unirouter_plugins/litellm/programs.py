@@ -1,4 +1,4 @@
-"""Programs: pool members that are a model with a template, examples or votes, as a custom provider of LiteLLM."""
+"""Programs: pool members with a template, examples or votes, and panels, as a custom provider of LiteLLM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import itertools
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from contextvars import copy_context
@@ -17,16 +17,17 @@ from typing import Any
 
 from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.graders import Grader, parse_grader
-from unirouter_plugins.litellm.chat import Message, Messages, is_json, newest_prompt, texts_of
+from unirouter_plugins.litellm.chat import Message, Messages, is_json, newest_prompt, with_text
 from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
+from unirouter_plugins.litellm.panels import LIMITS, Calls, convene
 from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Members, Votes
+from unirouter_plugins.litellm.prices import summed_bill
 from unirouter_plugins.litellm.redaction import described
 
 VOTES = "unirouter_votes"
 """The hidden parameter of a response with the numbers of samples, of answers and of those that agree."""
 
 _MOST_THREADS = 16  # samples at once in synchronous calls
-_LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one setting
 _SYSTEM = ("system", "developer")
 _ALLOWED = ("reasoning_effort", "thinking", "verbosity", "user")  # LiteLLM rejects them for custom providers
 _PLACE = "unirouter_from"  # where our entries in LiteLLM's provider table say what they were made from
@@ -96,25 +97,34 @@ def enter_provider(name: str, place: str, make: Callable[[], Any]) -> Any:
         return provider
 
 
+def object_at(place: str, what: str, made: Callable[[Any], Any] = lambda found: found) -> Any:
+    """Return what is `made` of the object at "module:object".
+
+    Raises `InvalidDataError`, which begins with `what`, when it cannot be loaded.
+    """
+    module, _, attribute = place.partition(":")
+    try:
+        return made(getattr(importlib.import_module(module), attribute))
+    except ModuleNotFoundError as missing:
+        cure = "install it, or put its folder on PYTHONPATH"
+        raise InvalidDataError(f"{what}, but there is no module {missing.name!r}; {cure}.") from missing
+    except Exception as failed:  # of any kind: it is the user's own code
+        raise InvalidDataError(f"{what}, which cannot be loaded: {described(failed).rstrip('.')}.") from failed
+
+
 def _loaded(name: str, place: str) -> Any:
     """Return the provider at "module:object": a `litellm.CustomLLM`, or what its class or a function there makes.
 
     Nothing else is called: a function must be annotated to return one.
     """
-    module, _, attribute = place.partition(":")
     kind, what = open_litellm().CustomLLM, f"The provider {name!r} is {place!r}"
-    try:
-        provider = found = getattr(importlib.import_module(module), attribute)
+
+    def made(found: Any) -> Any:
         told = getattr(found, "__annotations__", {}).get("return") if not isinstance(found, type) else None
-        if (isinstance(found, type) and issubclass(found, kind)) or str(getattr(told, "__name__", told)).endswith(
-            kind.__name__
-        ):
-            provider = found()
-    except ModuleNotFoundError as missing:
-        cure = "install it, or put its folder on PYTHONPATH"
-        raise InvalidDataError(f"{what}, but there is no module {missing.name!r}; {cure}.") from missing
-    except Exception as failed:  # of any kind: it is the user's own code
-        raise InvalidDataError(f"{what}, which cannot be loaded: {described(failed)}.") from failed
+        is_maker = str(getattr(told, "__name__", told)).endswith(kind.__name__)
+        return found() if is_maker or (isinstance(found, type) and issubclass(found, kind)) else found
+
+    provider = object_at(place, what, made)
     if not isinstance(provider, kind):
         raise InvalidDataError(
             f"{what}, which is of type {type(provider).__name__}; it must be a litellm.CustomLLM, a class of them, or "
@@ -135,54 +145,51 @@ class Programs:
         self.members: dict[str, Member] = {}
 
     def completion(self, model: str, messages: Messages, **given: Any) -> Any:
-        """Return the answer; with votes, the one of the majority."""
-        votes, arguments = self._call(model, messages, given)
-        return open_litellm().completion(**arguments) if votes is None else _vote(votes, arguments)
+        """Return the answer: the model's own, that of the majority, or that of a panel's aggregator."""
+        call = self._call(model, messages, given)
+        return open_litellm().completion(**call) if isinstance(call, dict) else _answer(call)
 
     async def acompletion(self, model: str, messages: Messages, **given: Any) -> Any:
-        """Return the answer; with votes, the one of the majority."""
-        votes, arguments = self._call(model, messages, given)
-        return await (open_litellm().acompletion(**arguments) if votes is None else _avote(votes, arguments))
+        """Return the same as `completion`."""
+        call = self._call(model, messages, given)
+        return await (open_litellm().acompletion(**call) if isinstance(call, dict) else _aanswer(call))
 
     def streaming(self, model: str, messages: Messages, **given: Any) -> Iterator[Any]:
-        """Return the answer's chunks; with votes, it comes whole."""
-        votes, arguments = self._call(model, messages, given)  # here, and not with the first chunk: it may fail
-        return _end_last(open_litellm().completion(**arguments)) if votes is None else _chunks(_vote(votes, arguments))
+        """Return the answer's chunks; that of several calls comes whole."""
+        call = self._call(model, messages, given)  # here, and not with the first chunk: it may fail
+        return _end_last(open_litellm().completion(**call)) if isinstance(call, dict) else _chunks(_answer(call))
 
     async def astreaming(self, model: str, messages: Messages, **given: Any) -> AsyncIterator[Any]:
-        """Yield the answer's chunks; with votes, it comes whole."""
-        votes, arguments = self._call(model, messages, given)
-        if votes is not None:
-            for chunk in _chunks(await _avote(votes, arguments)):
+        """Yield the answer's chunks; that of several calls comes whole."""
+        call = self._call(model, messages, given)
+        if not isinstance(call, dict):
+            for chunk in _chunks(await _aanswer(call)):
                 yield chunk
             return
-        end: list[Any] = []
-        async with aclosing(await open_litellm().acompletion(**arguments)) as chunks:
+        async with aclosing(aend_last(await open_litellm().acompletion(**call))) as chunks:
             async for chunk in chunks:
-                if end or not _is_end(chunk):
-                    yield chunk
-                else:
-                    end.append(chunk)
-        for chunk in end:
-            yield chunk
+                yield chunk
 
-    def _call(self, model: str, messages: Messages, given: Mapping[str, Any]) -> tuple[Votes | None, dict[str, Any]]:
-        """Return the votes, and LiteLLM's arguments for the program's own model; the caller's parameters win."""
+    def _call(self, model: str, messages: Messages, given: Mapping[str, Any]) -> dict[str, Any] | Calls:
+        """Return LiteLLM's arguments for the program's own model, or several calls; the caller's parameters win."""
         if model not in self.members:
             message = f"{PROVIDER}/{model} is not registered; register its table, and call it by the name it has there."
             raise open_litellm().NotFoundError(message, model, PROVIDER)
         member, parameters = self.members[model], given["optional_params"]
+        if member.panel is not None:
+            return convene(member, messages, _for_several(member.called, parameters), given.get("timeout"))
         try:
             own = member.arguments()
         except MissingKeyError as missing:  # which LiteLLM would take for a failing server
             raise open_litellm().AuthenticationError(str(missing), PROVIDER, member.called) from missing
-        if any(limit in parameters for limit in _LIMITS):
-            own = {name: value for name, value in own.items() if name not in _LIMITS}
+        if any(limit in parameters for limit in LIMITS):
+            own = {name: value for name, value in own.items() if name not in LIMITS}
         around = {name: given.get(name) for name in ("api_base", "api_key", "timeout")}
         around["extra_headers"] = given.get("headers")
         around["drop_params"] = (given.get("litellm_params") or {}).get("drop_params")
-        kept = {name: value for name, value in around.items() if value} | own | parameters
-        return member.votes, {**kept, "messages": transformed(member, messages), "no-log": True}
+        around = {name: value for name, value in around.items() if value}
+        arguments = {**around, **own, **parameters, "messages": transformed(member, messages), "no-log": True}
+        return arguments if member.votes is None else _vote(member.votes, arguments)
 
 
 # --- Templates and examples -------------------------------------------------------------------------------------------
@@ -204,8 +211,10 @@ def transformed(member: Member, messages: Messages) -> list[Message]:
     """
     sent = list(messages)
     newest = newest_prompt(sent)
-    if member.template is not None and newest is not None:
-        sent[newest] = {**sent[newest], "content": _filled(sent[newest]["content"], member.template)}
+    if (template := member.template) is not None and newest is not None:
+        # not format: prompts hold braces
+        content = with_text(sent[newest]["content"], lambda text: template.replace("{prompt}", text))
+        sent[newest] = {**sent[newest], "content": content}
     if member.system and sent and sent[0]["role"] in _SYSTEM:
         own = sent[0].get("content")
         joined: Any = f"{member.system}\n\n{own}" if own else member.system
@@ -220,77 +229,84 @@ def transformed(member: Member, messages: Messages) -> list[Message]:
     return [*sent[:begins], *turns, *sent[begins:]]
 
 
-def _filled(content: Any, template: str) -> Any:
-    """Return a message's content with its text in the template; of several texts and images, the texts become one."""
-    text = template.replace("{prompt}", "\n".join(texts_of(content)))  # not format: prompts hold braces
-    if isinstance(content, str):
-        return text
-    first = next(place for place, part in enumerate(content) if any(texts_of([part])))
-    kept = {} if isinstance(content[first], str) else content[first]  # a mark of what is to be cached stays
-    rest = [part for part in content[first + 1 :] if not any(texts_of([part]))]
-    return [*content[:first], {"type": "text", **kept, "text": text}, *rest]
+# --- Several calls for one answer -------------------------------------------------------------------------------------
 
 
-# --- Votes ------------------------------------------------------------------------------------------------------------
+def _for_several(called: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call that is one of several: it does not stream, nor give several answers itself."""
+    if arguments.get("n") not in (None, 1):
+        message = f"n={arguments['n']}: votes and panels give one answer; leave out n."
+        raise open_litellm().BadRequestError(message, called, PROVIDER)
+    return {name: value for name, value in arguments.items() if name not in ("stream", "stream_options", "n")}
 
 
-def _vote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
-    """Return the answer of the majority of the samples."""
-    waiting: list[tuple[dict[str, Any], Future[Any]]] = [(each, Future()) for each in _samples(votes, arguments)]
+def _answer(calls: Calls) -> Any:
+    """Return the answer that several calls make; those of one step are made at once."""
+    step, answer = _next_step(calls, None)
+    while step is not None:
+        step, answer = _next_step(calls, _outcomes(step))
+    return answer
+
+
+async def _aanswer(calls: Calls) -> Any:
+    """Return the same as `_answer`; calls are cancelled with it. What is decided between them may take a while."""
+    step, answer = await asyncio.to_thread(_next_step, calls, None)
+    while step is not None:
+        made = [open_litellm().acompletion(**arguments) for arguments in step]
+        outcomes = await asyncio.gather(*made, return_exceptions=True)
+        step, answer = await asyncio.to_thread(_next_step, calls, outcomes)
+    return answer
+
+
+def _next_step(calls: Calls, outcomes: list[Any] | None) -> tuple[list[dict[str, Any]] | None, Any]:
+    """Return the calls to make after these outcomes; or None and the answer."""
+    try:
+        return (next(calls) if outcomes is None else calls.send(outcomes)), None
+    except StopIteration as ended:
+        return None, ended.value
+
+
+def _outcomes(step: Sequence[dict[str, Any]]) -> list[Any]:
+    """Return the response or the exception of each call, made at once."""
+    waiting: list[tuple[dict[str, Any], Future[Any]]] = [(each, Future()) for each in step]
     calls = [call for _, call in waiting]
 
     def call_all() -> None:
         while waiting:
-            sample, call = waiting.pop(0)
+            arguments, call = waiting.pop(0)
             try:
-                call.set_result(open_litellm().completion(**sample))
-            except BaseException as failed:  # of any kind: it is raised, or noted, where the votes are counted
+                call.set_result(open_litellm().completion(**arguments))
+            except BaseException as failed:  # of any kind: it is raised, or noted, where the outcomes are read
                 call.set_exception(failed)
 
     for _ in calls[:_MOST_THREADS]:
         # daemons, as an interrupt must not wait for them; in a copy of the context, for traces
         threading.Thread(target=copy_context().run, args=[call_all], daemon=True).start()
     try:
-        outcomes = [call.exception() or call.result() for call in calls]
+        return [call.exception() or call.result() for call in calls]
     finally:
         waiting.clear()  # after an interrupt, no further calls are made
-    return _elected(votes, arguments, outcomes)
 
 
-async def _avote(votes: Votes, arguments: Mapping[str, Any]) -> Any:
-    """Return the answer of the majority of the samples, which are cancelled with it."""
-    calls = [open_litellm().acompletion(**sample) for sample in _samples(votes, arguments)]
-    return _elected(votes, arguments, await asyncio.gather(*calls, return_exceptions=True))
+# --- Votes ------------------------------------------------------------------------------------------------------------
 
 
-def _samples(votes: Votes, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the arguments of each sample; a seed is different in each."""
-    if arguments.get("n") not in (None, 1):
-        message = f"n={arguments['n']}: votes give the one answer that most samples agree on; leave out n."
-        raise open_litellm().BadRequestError(message, arguments["model"], PROVIDER)
-    whole = {name: value for name, value in arguments.items() if name not in ("stream", "stream_options", "n")}
-    whole["cache"] = {"no-cache": True}  # else all samples are one where LiteLLM's cache is on
-    if (seed := whole.get("seed")) is None:
-        return [whole] * votes.samples
-    return [{**whole, "seed": seed + place} for place in range(votes.samples)]
+def _vote(votes: Votes, arguments: Mapping[str, Any]) -> Calls:
+    """Make the calls of a vote, and return the elected answer; raise the first failure when there is no answer.
 
-
-def _elected(votes: Votes, arguments: Mapping[str, Any], outcomes: Sequence[Any]) -> Any:
-    """Return the elected answer with the usage and cost of all; raise the first failure when there is no answer.
-
-    With a JSON `response_format`, answers agree when their values do, whatever the votes' own grader.
+    With a JSON `response_format`, answers agree when their values do, whatever the votes' own grader. A seed is
+    different in each sample.
     """
+    whole = _for_several(arguments["model"], arguments) | {"cache": {"no-cache": True}}  # else all samples are one
+    seed = whole.get("seed")
+    outcomes = yield [whole if seed is None else {**whole, "seed": seed + place} for place in range(votes.samples)]
     answers = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     if not answers:
         raise outcomes[0]
     grader = parse_grader("json" if is_json(arguments.get("response_format")) else votes.same)
     place, agreed = elected([Ballot.of(answer) for answer in answers], grader)
-    response = answers[place]
-    usages = [answer.usage.model_dump() for answer in answers]
-    is_known = all(usage.get("prompt_tokens") or usage.get("completion_tokens") for usage in usages)
-    response.usage = open_litellm().Usage(**summed(usages if is_known else []))  # a partial sum would be wrong
     costs = [answer._hidden_params.get("response_cost") for answer in answers]
-    response._hidden_params["response_cost"] = None if None in costs else sum(costs)
+    response = summed_bill(answers[place], answers, None if None in costs else sum(costs))
     response._hidden_params[VOTES] = {"samples": len(outcomes), "answered": len(answers), "agreed": agreed}
     return response
 
@@ -346,25 +362,6 @@ def elected(ballots: Sequence[Ballot], grader: Grader) -> tuple[int, int]:
     return largest[0], len(largest) if groups else 0
 
 
-def summed(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the sum of usages, field by field, with the details of prompts and answers.
-
-    Examples
-    --------
-    >>> one = {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}
-    >>> summed([one, one])
-    {'prompt_tokens': 18, 'completion_tokens': 6, 'completion_tokens_details': {'reasoning_tokens': 4}}
-    """
-    total: dict[str, Any] = {}
-    for usage in usages:
-        for name, value in usage.items():
-            if isinstance(value, Mapping):
-                total[name] = summed([total.get(name) or {}, value])
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                total[name] = (total.get(name) or 0) + value
-    return total
-
-
 # --- Streams ----------------------------------------------------------------------------------------------------------
 
 
@@ -381,6 +378,19 @@ def _end_last(chunks: Iterable[Any]) -> Iterator[Any]:
         else:
             end.append(chunk)
     yield from end
+
+
+async def aend_last(chunks: Any) -> AsyncGenerator[Any]:
+    """Yield the same of a stream that is not sync."""
+    end: list[Any] = []
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if end or not _is_end(chunk):
+                yield chunk
+            else:
+                end.append(chunk)
+    for chunk in end:
+        yield chunk
 
 
 def _chunks(response: Any) -> Iterator[Any]:

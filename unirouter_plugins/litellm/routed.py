@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 from unirouter_core.exceptions import UniRouterError, UnknownPriceError
 from unirouter_core.router import UniRouter
 from unirouter_core.rule import Decision
-from unirouter_plugins.litellm.chat import RECORD, Chat
+from unirouter_plugins.litellm.chat import RECORD, Chat, Messages
 from unirouter_plugins.litellm.failures import (
     Failure,
     classify,
@@ -30,6 +30,7 @@ from unirouter_plugins.litellm.failures import (
     open_litellm,
     unwrapped,
 )
+from unirouter_plugins.litellm.panels import inside
 from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage
 from unirouter_plugins.litellm.redaction import described, secrets_in, without_keys
@@ -79,6 +80,7 @@ class CallRecord:
     routed_on: str = "prompt"  # the newest text of the user; or the "question" of a longer message, or of a query
     checked: Mapping[str, Record] = field(default_factory=dict)  # the models whose answers were checked, in order
     seconds_to_first_token: float | None = None  # of a stream with checks
+    inner: tuple[Record, ...] = ()  # the calls of panels: role, model, tokens and USD of each
 
     def as_dict(self) -> Record:
         """Return the record as JSON can hold it, with what was expected of the model that answered."""
@@ -99,6 +101,7 @@ class CallRecord:
             "differs": list(self.differs),
             **({"checked": {model: dict(told) for model, told in self.checked.items()}} if self.checked else {}),
             **({} if (first := self.seconds_to_first_token) is None else {"seconds_to_first_token": round(first, 3)}),
+            **({"inner": [dict(told) for told in self.inner]} if self.inner else {}),
         }
 
 
@@ -309,6 +312,7 @@ class RoutedCall(ABC, Generic[M]):
         self.attempts = Attempts(self.decision, snapshot.windows, content_policy, None if forced else kept, writer)
         self.why = "forced" if forced else why if kept is not None and self.attempts.model == kept else "routed"
         self._routed_on, self._usd_of_failures = routed_on, 0.0
+        self.inside = snapshot.inside(request.get("cost_weight")) if snapshot.panels else None
         self._prompt, self._sources = request.get("text") or chat.text, sources
         self._drafts, self._checked, self._first = dict[str, Draft](), dict[str, Record](), 0.0
         self._telling: Any = None  # the part of a stream that tells the usage
@@ -334,6 +338,10 @@ class RoutedCall(ABC, Generic[M]):
     @abstractmethod
     def whole(self, parts: list[Any]) -> Any:
         """Return all parts of a stream as one answer."""
+
+    def ask(self, model: M, messages: Messages) -> Any:
+        """Return the answer of a model of the framework's own to a chat, for a check that calls it."""
+        raise LookupError("no member of the framework's own can be asked here")
 
     def forget(self) -> None:
         """Forget what an answer took, if anything is kept of it besides the answer: its draft is billed."""
@@ -384,7 +392,7 @@ class RoutedCall(ABC, Generic[M]):
         while self._draft is None:
             with self._attempt():
                 model = self._model()
-                with self.scope():
+                with self._scope():
                     answer = await self._in_time(call(model))
                 self._require_content([answer])
                 if self._check is None:
@@ -470,12 +478,12 @@ class RoutedCall(ABC, Generic[M]):
                 yield part
 
     async def _aeach(self, call: Callable[[Any], Any], model: Any) -> AsyncGenerator[Any]:
-        with self.scope():
+        with self._scope():
             opened = call(model)
             source = aiter(await self._in_time(opened) if inspect.isawaitable(opened) else opened)
         try:
             while True:
-                with self.scope():
+                with self._scope():
                     if (part := await self._in_time(anext(source, _END))) is _END:
                         return
                 yield part
@@ -484,8 +492,17 @@ class RoutedCall(ABC, Generic[M]):
                 await close()
 
     def _in_scope(self, function: Callable[..., T], *args: Any) -> T:
-        with self.scope():
+        with self._scope():
             return function(*args)
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        with self.scope(), inside(self.inside):
+            yield
+
+    def _usd_of(self, answer: Any, usage: Usage) -> float:
+        """Return what an answer cost; 0 of a panel's, whose calls are counted as they were made."""
+        return 0.0 if self.attempts.model in self.snapshot.panels else self.usd_of(answer, usage)
 
     # --- Checks of answers --------------------------------------------------------------------------------------------
 
@@ -525,8 +542,16 @@ class RoutedCall(ABC, Generic[M]):
         if self.models.health.store:
             self.models.health.answered(self._key, time.monotonic() - self._tried)
         self._until, usage, (text, held), chat = self._ends, self.usage_of(answer), self.seen(answer), self.chat
-        members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self.usd_of(answer, usage)
-        ask = asking(members, lambda name: self.snapshot.quote(name) if name in self.snapshot.pool else None)
+        members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self._usd_of(answer, usage)
+        by_litellm = asking(members, lambda name: self.snapshot.quote(name) if name in self.snapshot.pool else None)
+
+        def ask(name: str, messages: Messages, sample: int) -> tuple[str, float]:
+            if (own := self.models.given.get(name)) is None:
+                return by_litellm(name, messages, sample)
+            said = self.ask(own, messages)
+            quoted, took = self.snapshot.quote(name), self.usage_of(said)
+            return self.seen(said)[0], quoted.usd(took) if quoted is not None and took.is_known else 0.0
+
         held = {"documents": self._sources, "tool_results": chat.tool_results, "response": answer, **held}
         context = Context(model, chat.messages, tools=chat.tools, schema=chat.schema, ask=ask, **held)
         with contextlib.suppress(CallTimeoutError):
@@ -659,7 +684,7 @@ class RoutedCall(ABC, Generic[M]):
         is_filtered = finish == "content_filter"
         if finish is not None and not is_filtered and self.attempts.is_last:
             return
-        bills = (self.usd_of(part, self.usage_of(part)) for part in reversed(parts))
+        bills = (self._usd_of(part, self.usage_of(part)) for part in reversed(parts))
         self._usd_of_failures += next(itertools.filterfalse(math.isnan, bills), 0.0)
         ended = "without a finish reason" if finish is None else f"with finish reason {finish!r}"
         message = f"{model!r} gave no answer: its response is empty and ended {ended}."
@@ -679,12 +704,14 @@ class RoutedCall(ABC, Generic[M]):
             usage, usd = draft.usage, draft.usd
         else:
             usage = UNKNOWN if answer is None else self.usage_of(answer)
-            usd = math.nan if answer is None else self.usd_of(answer, usage)
+            usd = math.nan if answer is None else self._usd_of(answer, usage)
+        inner = () if self.inside is None else tuple(self.inside.calls)
+        usd += 0.0 if self.inside is None else self.inside.usd
         usd += self._usd_of_failures + sum(other.usd for other in self._drafts.values() if other is not draft)
         first = self._first - self._began if self._checked and self._first else None
         differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
         seconds, failures = time.monotonic() - self._began, dict(self.attempts.failures)
-        told = self.why, self._routed_on, dict(self._checked), first
+        told = self.why, self._routed_on, dict(self._checked), first, inner
         return CallRecord(model, self.decision, usd, usage, seconds, failures, differs, *told)
 
     def finish(self, answer: Any = None) -> CallRecord:

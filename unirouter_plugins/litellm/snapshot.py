@@ -25,6 +25,7 @@ from unirouter_plugins.litellm import programs
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
+from unirouter_plugins.litellm.panels import Inside
 from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members
 from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, longest_answer, quote, require_quote
 from unirouter_plugins.litellm.timeouts import Limits
@@ -72,7 +73,8 @@ class Snapshot:
         pool = router.pool if profiles is None else Pool(profiles)
         members = {name: Member.of(profile) for name, profile in pool.items() if name not in given}
         keys = {name: f"{name} {number:x}" for name, number in given.items()}
-        keys |= {name: f"{m.model} at {m.api_base} with {m.api_key_env}" for name, m in members.items()}
+        places = {n: f"{m.model} at {m.api_base} with {m.api_key_env}" for n, m in members.items()}
+        keys |= {n: members[n].called if members[n].panel else place for n, place in places.items()}
         return cls(router.with_pool(pool), pool, members, keys, TABLES.get(router, Members()))
 
     @cached_property
@@ -98,10 +100,10 @@ class Snapshot:
     def able(self, models: Sequence[str] | None, parameters: Mapping[str, Any]) -> Sequence[str] | None:
         """Return those of `models` that can give max_tokens, n and logprobs as asked for; None is all of the pool."""
         if parameters.get("n") not in (None, 1) or parameters.get("logprobs"):
-            voting = {name for name, member in self.members.items() if member.votes is not None}
+            voting = {name for name, member in self.members.items() if member.votes or member.panel}
             models = [name for name in (self.pool if models is None else models) if name not in voting]
             if voting and not models:
-                raise NoCandidateError("Votes give one answer, without logprobs; leave out n and logprobs.")
+                raise NoCandidateError("Votes and panels give one answer, without logprobs; leave out n and logprobs.")
         asked = parameters.get("max_completion_tokens") or parameters.get("max_tokens")
         if not asked or not isinstance(asked, int):
             return models
@@ -176,6 +178,25 @@ class Snapshot:
         if model not in self._quotes and (found := quote(self.members[model], profile)) is not None:
             self._quotes[model] = found
         return self._quotes.get(model)
+
+    @cached_property
+    def panels(self) -> list[str]:
+        """The models that are panels."""
+        return [name for name, member in self.members.items() if member.panel is not None]
+
+    def inside(self, cost_weight: float | None = None) -> Inside | None:
+        """Return what the calls of panels are made through: the rule among all other models; None without others."""
+        if not (others := [name for name in self.members if name not in self.panels]):
+            return None
+        members = {**self.table, **self.members}
+
+        def decide(question: str) -> Decision:
+            return self.decide(Chat.of(question), cost_weight=cost_weight, models=others)
+
+        def quoted(member: Member) -> Quote:
+            return (self.quote(member.name) if member.name in self.members else None) or require_quote(member)
+
+        return Inside(decide, members, quoted, programs.arguments_of)
 
     def require_callable(self, model: str) -> None:
         """Raise where LiteLLM cannot call a model, `InvalidDataError`, or its prices are not known."""

@@ -24,7 +24,7 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_core.pool import Capabilities, ModelProfile
 from unirouter_core.router import UniRouter
 from unirouter_plugins.litellm import check_settings
-from unirouter_plugins.litellm.chat import Chat, answered_by, portable_fields, portable_id
+from unirouter_plugins.litellm.chat import Chat, Messages, answered_by, portable_fields, portable_id
 from unirouter_plugins.litellm.prices import UNKNOWN, Usage, checked_usage, usage_of, usd_of
 from unirouter_plugins.litellm.routed import METADATA, CallRecord, Content, Record, RoutedCall
 from unirouter_plugins.litellm.snapshot import PoolModels, Snapshot
@@ -306,6 +306,10 @@ class LLMCall(RoutedCall[LLM]):
             read = cast(FunctionCallingLLM, reader).get_tool_calls_from_response(answer, error_on_no_tool_call=False)
             calls = [(call.tool_name, json.dumps(call.tool_kwargs, default=str)) for call in read]
         return answer.message.content or "", {"tool_calls": calls}
+
+    def ask(self, model: LLM, messages: Messages) -> Any:
+        """Return the LLM's answer to a chat of texts, for a check that calls it."""
+        return model.chat([ChatMessage(role=message["role"], content=message["content"]) for message in messages])
 
     def whole(self, parts: list[Any]) -> Any:
         """Return the last part with content, which holds those before, and with the usage that any part tells."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import json
 import math
@@ -11,18 +12,21 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unirouter_core.costs import TokenCounter
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
+from unirouter_core.router import UniRouter
 from unirouter_plugins.graders import GradeFunction as Function
 from unirouter_plugins.graders import is_refusal
+from unirouter_plugins.litellm.checks import logprobs_of
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, status_of
+from unirouter_plugins.litellm.panels import Inside, inside
 from unirouter_plugins.litellm.pool_file import Member, Members
-from unirouter_plugins.litellm.prices import UNKNOWN, Quote, usage_of, usd_of
+from unirouter_plugins.litellm.prices import UNKNOWN, Quote, listed_prices, require_quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.litellm.redaction import described
 from unirouter_plugins.onboarding.questions import Question, Questions, digest_of
@@ -37,7 +41,9 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from unirouter_plugins.logs import Log
 
+T = TypeVar("T")
 ATTEMPTS = 6  # how often a call is made before it has failed
+FIRST_ATTEMPTS = 3  # of a model's first call: a user waits for it, and what is wrong with it rarely passes
 LONGEST_PAUSE = 60.0  # the most seconds between two attempts, where the provider does not say
 LONGEST_WAIT = 600.0  # a provider that asks to wait longer than these seconds is not called again
 TIMEOUT_GRACE = 1.0  # seconds after LiteLLM's timeout, which counts from the last byte, that end a call
@@ -80,6 +86,9 @@ class OnboardingOptions:
         Graders of your own, for lines of the file that name them.
     pool : Members or path, optional
         A `pool.toml`: how models are called, with which settings, at which prices.
+    checks : mapping of str to check, or names, optional
+        Checks of the models' answers, as `named_checks` takes them; those that pay are kept. Answers that members must
+        give to them besides are on the bill.
     store : path or URL
         Where every answer is kept, and found again: a SQLite file, or a PostgreSQL database.
     judge : str, optional
@@ -115,6 +124,7 @@ class OnboardingOptions:
     answers: Log | str | os.PathLike[str] | None = None
     functions: Mapping[str, Function] | None = None
     pool: Members | str | os.PathLike[str] | None = None
+    checks: Mapping[str, Any] | Iterable[str] = ()
     store: str | os.PathLike[str] = "evaluations.sqlite"
     judge: str | None = None
     judge_prompt: str | os.PathLike[str] | None = None
@@ -139,6 +149,8 @@ class OnboardingOptions:
             raise InvalidDataError(f"budget={self.budget!r} must be a finite number of USD, >= 0, or None.")
         if self.judge_prompt is not None and self.judge is None:
             raise InvalidDataError("A judge prompt is for a judge; name one (--judge MODEL).")
+        if self.checks and not self.texts:
+            raise InvalidDataError("Checks read the answers' texts; keep these (no --no-texts), or give no check.")
 
 
 class Budget:
@@ -188,12 +200,13 @@ class Caller:
         counter: TokenCounter,
         budget: Budget,
         max_tokens: int | None = None,
+        router: Callable[[], Inside | None] = lambda: None,
     ) -> None:
         self.member, self.quoted, self.counter, self.budget = member, quoted, counter, budget
         limit = options.max_tokens if max_tokens is None else max_tokens
         self.settings, self.settings_digest = settings_of(member, limit), settings_digest(member, limit)
         self.max_tokens = int(self.settings["max_tokens"])
-        self.samples = 1 if member.votes is None else member.votes.samples
+        self.samples, self._router = member.samples, router  # the latter is what a panel asks
         self._timeout, pause = options.timeout, options.retry_pause
         self._at_once = asyncio.Semaphore(options.concurrency)
         self._resumes = 0.0  # no call before this, by time.monotonic: the provider asked for a pause
@@ -215,6 +228,8 @@ class Caller:
 
     def worst(self, tokens: float) -> float:
         """Return the most USD that a call with `tokens` prompt tokens may cost, as far as calls so far tell."""
+        if self.member.panel is not None:
+            return self.member.panel.budget
         return self.quoted.prices.cost(self._most_in * tokens, self._most_out * self.samples)
 
     async def __call__(self, question: Question, *, attempts: int = ATTEMPTS) -> Answer:
@@ -255,7 +270,8 @@ class Caller:
             try:
                 try:
                     async with asyncio.timeout(self._timeout + TIMEOUT_GRACE):
-                        response = await litellm.acompletion(messages=question.messages, **arguments)
+                        with inside(self._router() if self.member.panel else None):
+                            response = await litellm.acompletion(messages=question.messages, **arguments)
                 except TimeoutError:
                     said = f"{self.member.name} had not answered after {self._timeout:g} s."
                     raise litellm.Timeout(message=said, model=self.member.model, llm_provider="") from None
@@ -293,7 +309,59 @@ class Caller:
             finish=finish,
             refused=finish == "content_filter" or is_refusal(text),
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            logprobs=logprobs_of(response) or None,
         )
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine that calls models returns, where no event loop runs."""
+
+    async def run() -> T:
+        try:
+            return await work
+        finally:
+            await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
+
+    return asyncio.run(run())
+
+
+class Callers(dict[tuple[str, str], Caller]):
+    """The callers of members, made when they are first needed: they share a budget, and two roles share one."""
+
+    def __init__(
+        self,
+        options: OnboardingOptions,
+        counter: TokenCounter,
+        budget: Budget,
+        quotes: Mapping[str, Quote] = {},
+        router: Callable[[], Inside | None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self.options, self.counter, self.budget, self.quotes, self.router = options, counter, budget, quotes, router
+
+    def of(self, member: Member, max_tokens: int | None = None) -> Caller:
+        """Return what calls a member; raise `UnknownPriceError` where its price is not known."""
+        limit = self.options.max_tokens if max_tokens is None else max_tokens
+        key = member.name, settings_digest(member, limit)
+        if key not in self:
+            quoted = self.quotes.get(member.name) or require_quote(member)
+            how: dict[str, Any] = {"counter": self.counter, "budget": self.budget, "router": self.router}
+            self[key] = Caller(member, quoted, self.options, **how, max_tokens=limit)
+        return self[key]
+
+
+def member_of(router: UniRouter, table: Members, name: str) -> Member:
+    """Return how a model is called: as the table says, else as it was evaluated before, else by its own name.
+
+    What was evaluated before and LiteLLM's map does not know keeps its prices and capabilities.
+    """
+    if name in table or name not in router.pool:
+        return table.named(name)
+    profile = router.pool[name]
+    member = Member.of(profile)
+    if listed_prices(member) is not None:
+        return member
+    return dataclasses.replace(member, prices=profile.prices, capabilities=dataclasses.asdict(profile.capabilities))
 
 
 def settings_of(member: Member, max_tokens: int) -> dict[str, Any]:

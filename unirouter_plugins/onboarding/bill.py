@@ -20,6 +20,7 @@ from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller
 from unirouter_plugins.onboarding.judge import VERDICTS, Grading
 from unirouter_plugins.onboarding.questions import Question, Questions
 from unirouter_plugins.onboarding.run import Run, means_of
+from unirouter_plugins.onboarding.store import Answer
 
 VERDICT_TOKENS = (25.0, 75.0, 200.0)  # tokens of a judge's reason and verdict: low, expected, high
 FORM_TOKENS = {"number": 60.0, "choice": 40.0, "text": 40.0, "exact": 25.0, "contains": 60.0, "json": 120.0}
@@ -48,7 +49,7 @@ class Item:
     """
 
     model: str
-    role: Literal["measured", "reference", "judge"]
+    role: Literal["measured", "reference", "judge", "check"]
     calls: int
     paid: int
     tokens_in: float
@@ -142,9 +143,16 @@ def _answer_tokens(profile: ModelProfile) -> Array | None:
     return np.asarray(profile.cost.per_answer * (TOKENS_PER_PRICE / prices.output / (votes.samples if votes else 1)))
 
 
-def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, grading: Grading, lengths: Lengths) -> Bill:
+def draw_up(
+    questions: Questions,
+    runs: Sequence[Run],
+    trial: Run | None,
+    grading: Grading,
+    lengths: Lengths,
+    for_checks: Sequence[Item] = (),
+) -> Bill:
     """Return the bill of these models, for what is not in their store yet."""
-    items = []
+    items = list[Item]()
     for run in runs:
         rows = [row for row, _ in run.to_ask()]
         told = [(a.tokens_in, run.caller.tokens(questions[row])) for (row, _), a in run.answers.items() if a.tokens_in]
@@ -173,15 +181,30 @@ def draw_up(questions: Questions, runs: Sequence[Run], trial: Run | None, gradin
             usual = mean / wider, mean, mean * wider
         said = Spread(*(len(tokens) * min(each, caller.max_tokens) for each in usual))
         items.append(_item(caller, "judge", tokens, said, paid, worst, VERDICTS * ATTEMPTS))
+    assumed = lengths.is_assumed and not all(map(_known, runs))
+    return total([*items, *for_checks], len(questions), runs[0].repeats, is_assumed=assumed)
+
+
+def total(items: Sequence[Item], prompts: int, repeats: int = 1, *, is_assumed: bool = False) -> Bill:
+    """Return the bill of these items."""
     usd = Spread(*(sum(getattr(item.usd, end) for item in items) for end in ("low", "expected", "high")))
     longest, worst_usd = sum(item.usd_longest for item in items), sum(item.usd_worst for item in items)
-    calls, assumed = sum(item.calls for item in items), lengths.is_assumed and not all(map(_known, runs))
-    return Bill(len(questions), runs[0].repeats, tuple(items), assumed, calls, usd, longest, worst_usd)
+    calls = sum(item.calls for item in items)
+    return Bill(prompts, repeats, tuple(items), is_assumed, calls, usd, longest, worst_usd)
+
+
+def for_check(caller: Caller, tokens: Sequence[float], answers: Sequence[Answer]) -> Item:
+    """Return what a member does for checks, by the prompt tokens of each call to make and its answers in the store."""
+    known = [answer.tokens_out for answer in answers if answer.tokens_out]
+    mean, wider = _mean(known) if known else (FREE_TOKENS * caller.samples, ASSUMED)
+    most = float(caller.samples * caller.max_tokens)
+    said = Spread(*(len(tokens) * min(each, most) for each in (mean / wider, mean, mean * wider)))
+    return _item(caller, "check", tokens, said, 0)
 
 
 def _item(
     caller: Caller,
-    role: Literal["measured", "reference", "judge"],
+    role: Literal["measured", "reference", "judge", "check"],
     tokens_in: Sequence[float],
     tokens_out: Spread,
     paid: int,
@@ -192,6 +215,8 @@ def _item(
     prices, sent = caller.quoted.prices, sum(tokens_in)
     longest = sum(map(caller.worst, tokens_in) if worst is None else worst)
     usd = Spread(*(prices.cost(sent, tokens) for tokens in (tokens_out.low, tokens_out.expected, tokens_out.high)))
+    if caller.member.panel is not None:  # what its calls cost is known once they are made
+        usd = Spread(0.0, longest, longest)
     name, limit, source = caller.member.name, caller.max_tokens, caller.quoted.source
     return Item(
         name, role, len(tokens_in), paid, sent, tokens_out, limit, usd, longest, attempts * longest, prices, source

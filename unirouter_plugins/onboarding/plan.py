@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -19,30 +19,37 @@ from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate import impact
 from unirouter_core.evaluate.stopping import Undecided, ask_order, undecided
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, UnknownPriceError
+from unirouter_core.pool import Pool
 from unirouter_core.router import UniRouter
-from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
-from unirouter_plugins.litellm.prices import Quote, capabilities, listed_prices, require_quote
+from unirouter_plugins.litellm import configured
+from unirouter_plugins.litellm.panels import Inside
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Members, approved, read_members
+from unirouter_plugins.litellm.prices import Quote, capabilities, require_quote
 from unirouter_plugins.litellm.programs import register
+from unirouter_plugins.litellm.snapshot import Snapshot
 from unirouter_plugins.onboarding.ask import (
+    FIRST_ATTEMPTS,
     Budget,
-    Caller,
+    Callers,
     OnboardingOptions,
     PreflightError,
     check_first,
+    member_of,
     missing_keys,
+    run_to_end,
 )
 from unirouter_plugins.onboarding.bill import PROBE, TRIFLE, Bill, Lengths, draw_up
 from unirouter_plugins.onboarding.judge import Grading, Judge, read_judge_prompt, trial_questions, trial_result, worth
 from unirouter_plugins.onboarding.questions import Questions, read_questions
-from unirouter_plugins.onboarding.run import Onboarded, Run
+from unirouter_plugins.onboarding.run import Checked, Onboarded, Run
 from unirouter_plugins.onboarding.store import AnswerStore, shown
 
 if TYPE_CHECKING:
+    from unirouter_plugins.litellm.checks import AnswerCheck
     from unirouter_plugins.onboarding.logged import Logged
+    from unirouter_plugins.onboarding.stored import Replay
 
 FIRST_CHECK, NEXT_CHECK = 50, 25  # answers before the first check whether more are needed, and between checks
-FIRST_ATTEMPTS = 3  # of a model's first call: a user waits for it, and what is wrong with it rarely passes
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,8 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 class Plan:
     """What onboarding some models will take: `bill` is its expected cost, `spent_usd` that of the last `run`.
 
-    `missing_keys` are the environment variables of keys that are not set, each with the called models that need it.
+    `missing_keys` are the environment variables of keys that are not set, each with the called models that need it;
+    `check_calls` counts the calls that each check needs besides.
     """
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
@@ -109,19 +117,26 @@ class Plan:
             raise InvalidDataError(f"{models!r:.60} is no list of names; put the names in a list.")
         if not models:
             raise InvalidDataError("No model is named; name at least one.")
-        if known := [name for name in models if name in router.pool and not options.replace]:
+        pool = options.pool
+        pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
+        self.models = list(dict.fromkeys(pool.expanded(models)))
+        if known := [name for name in self.models if name in router.pool and not options.replace]:
             raise InvalidDataError(
                 f"{known[0]!r} is in the pool already; pass replace=True (--replace) to evaluate it again."
             )
-        self.models = list(dict.fromkeys(models))
         router.pool.check_costs(self.models, known=True)
-        pool = options.pool
-        pool = Members({}) if pool is None else pool if isinstance(pool, Members) else read_members(pool)
         self._router, reference = router, options.reference_model
         judge = None
         if options.judge is not None:
-            judge = Judge(_member(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
-        self._members = [_member(router, pool, name) for name in self.models]
+            judge = Judge(member_of(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
+        self._members = [member_of(router, pool, name) for name in self.models]
+        self._table = pool
+        self._asked: tuple[Pool, Snapshot] | None = None
+        if (panel := next((m for m in self._members if m.panel), None)) and self._inside_of() is None:
+            raise InvalidDataError(
+                f"{panel.name!r} is a panel, which asks the models of the router, and there is none yet; onboard them "
+                "first, then the panel."
+            )
         if judge is not None and judge.member.model in {member.model for member in self._members}:
             said = (
                 f"The judge {options.judge} is a candidate itself and would grade its own answers; take another judge."
@@ -134,12 +149,20 @@ class Plan:
         if pool.providers:
             register(pool)
         called = [*self._members, *([judge.member] if judge else [])]
-        called += [_member(router, pool, reference)] if reference is not None else []
+        called += [member_of(router, pool, reference)] if reference is not None else []
+        for member in called:
+            member.require_trust()
         self._quotes: dict[str, Quote] = {member.name: require_quote(member) for member in called}
         self._questions = questions
         self._judge = judge if questions.for_judge else None
         self._reference = called[-1] if reference is not None and questions.without_reference else None
         self._trial = [] if self._judge is None else trial_questions(self._judge, questions, seed=options.seed)
+        self._checks: dict[str, AnswerCheck] = {}
+        if options.checks:
+            from unirouter_plugins.litellm.checks import named_checks
+
+            self._checks = named_checks(options.checks, pool, [*router.pool, *self.models])
+        self.check_calls = dict.fromkeys(self._checks, 0)
         self._logged: Logged | None = None
         if options.answers is not None:
             from unirouter_plugins.onboarding.logged import Logged
@@ -153,8 +176,11 @@ class Plan:
         self._lengths = Lengths(router, regions, questions)
         with AnswerStore(os.fspath(options.store), texts=options.texts, create=False) as store:
             store.known = self._logged.answers if self._logged is not None else {}
-            self.bill: Bill = draw_up(questions, *self._open(store, Budget()), self._lengths)
+            runs, trial, grading, callers = self._open(store, Budget())
+            items = self._noted(self._replay(store, callers), runs).items() if self._checks else []
+            self.bill: Bill = draw_up(questions, runs, trial, grading, self._lengths, items)
         with_calls = {item.model for item in self.bill.items if item.calls}
+        called += [caller.member for caller in callers.values() if caller.member not in called]
         self.missing_keys = missing_keys([member for member in called if member.name in with_calls])
 
     def __repr__(self) -> str:
@@ -172,22 +198,69 @@ class Plan:
 
     def _open(
         self, store: AnswerStore, budget: Budget, told: Callable[[Run], None] = lambda _: None
-    ) -> tuple[list[Run], Run | None, Grading]:
-        """Return a run of each model, the judge's trial, and what grades; two roles of a model share one caller."""
-        options, callers = self.options, dict[str, Caller]()
-
-        def caller(member: Member, max_tokens: int | None = None) -> Caller:
-            quote, counter = self._quotes[member.name], self._router.fit_.token_counter
-            made = Caller(member, quote, options, counter=counter, budget=budget, max_tokens=max_tokens)
-            return callers.setdefault(f"{member.name} {made.settings_digest}", made)
-
+    ) -> tuple[list[Run], Run | None, Grading, Callers]:
+        """Return a run of each model, the judge's trial, what grades, and their callers."""
+        options = self.options
+        callers = Callers(options, self._router.fit_.token_counter, budget, self._quotes, self._inside_of)
         judge, reference, trial = self._judge, self._reference, None
-        judges = None if judge is None else caller(judge.member, judge.max_tokens)
-        grading = Grading(store, judge, judges, None if reference is None else caller(reference))
+        judges = None if judge is None else callers.of(judge.member, judge.max_tokens)
+        grading = Grading(store, judge, judges, None if reference is None else callers.of(reference))
         if judges is not None and self._trial:
             trial = Run(judges, self._trial, Grading(store))
-        runs = [Run(caller(member), self._questions, grading, options.repeats, told) for member in self._members]
-        return runs, trial, grading
+        runs = [Run(callers.of(member), self._questions, grading, options.repeats, told) for member in self._members]
+        return runs, trial, grading, callers
+
+    def _replay(self, store: AnswerStore, callers: Callers) -> Replay:
+        from unirouter_plugins.onboarding.stored import Replay
+
+        return Replay(self._router, self._table, store, callers, fresh=self.models)
+
+    def _noted(self, replay: Replay, runs: Sequence[Run], *, answered: bool = False) -> Replay:
+        """Note what checks of these models' answers need besides; before they have `answered`, without what comes."""
+        coming = {(run.model, run.questions[row].digest, n) for run in runs for row, n in run.to_ask() if not answered}
+        for check, run in itertools.product(self._checks.values(), runs):
+            texts = {run.questions[row].digest: a.text or "" for (row, n), a in run.answers.items() if not n}
+            asked = run.questions if not answered else [q for q in run.questions if q.digest in texts]
+            self.check_calls[check.name] += (not answered) * replay.note(check, run.model, asked, texts, coming)
+        return replay
+
+    async def _judge_checks(self, done: list[Onboarded], runs: Sequence[Run], replay: Replay) -> list[Onboarded]:
+        """Return the results with what checks of the models' answers are worth; where they pay, the router has them."""
+        added = {one.model for one in done if one.profile is not None}
+        noted = self._noted(replay, [run for run in runs if run.model in added], answered=True)
+        try:
+            await noted.ask()
+        except PreflightError as refused:
+            replay.ended = str(refused)
+        judged = []
+        for one in done:
+            checks, notes = list[Checked](), [*one.notes]
+            for check in self._checks.values() if one.profile is not None else ():
+                try:
+                    checks.append(await asyncio.to_thread(replay.judge, one.model, check, self._questions))
+                except InvalidDataError as failed:  # too few answers or signals: the model is onboarded all the same
+                    notes.append(str(failed))
+            judged.append(dataclasses.replace(one, checks=tuple(checks), notes=tuple(notes)))
+        return judged
+
+    @property
+    def digests(self) -> list[str]:
+        """The digests of the questions, in their order."""
+        return [question.digest for question in self._questions]
+
+    async def fill(self, store: AnswerStore, rows: Sequence[int], budget: Budget) -> int:
+        """Get and grade the answers of all models to the questions at `rows` that the store lacks; return how many."""
+        runs, *_ = self._open(store, budget)
+        await asyncio.gather(*(run.ask(run.jobs(rows), self.options.concurrency) for run in runs))
+        return sum(run.n_asked for run in runs)
+
+    def _inside_of(self) -> Inside | None:
+        """Return what panels ask: the router's models as they are now; None where there is none but panels."""
+        pool = self._router.pool
+        if self._asked is None or self._asked[0] is not pool:
+            now = self._router.with_pool(approved(pool, self._table))
+            self._asked = pool, Snapshot.of(configured(now, self._table))
+        return self._asked[1].inside()
 
     async def run(
         self,
@@ -195,6 +268,7 @@ class Plan:
         *,
         folder: str | os.PathLike[str] | None = None,
         onboarded: Callable[[Onboarded], None] | None = None,
+        workers: Callable[[Budget], Awaitable[None]] | None = None,
     ) -> list[Onboarded]:
         """Evaluate the models one after the other, and add to the router's pool those that were evaluated well.
 
@@ -209,6 +283,8 @@ class Plan:
             Without `texts`, prompts are left out there too.
         onboarded : function of Onboarded, optional
             Called after each model.
+        workers : coroutine function of Budget, optional
+            Awaited after the first calls; answers that it brings into the store are not asked for here.
 
         Raises
         ------
@@ -226,9 +302,12 @@ class Plan:
             try:
                 if self._logged is not None:
                     await self._logged.keep(store)
-                runs, trial, grading = self._open(store, budget, told)
+                runs, trial, grading, callers = self._open(store, budget, told)
                 tried, ended = await self._first_calls(runs, trial), ""
                 await self._probe(runs, trial, grading, budget)
+                if workers is not None:
+                    await workers(budget)
+                    runs, _, grading, callers = self._open(store, budget, told)
                 for run in runs:
                     one = await self._onboard(run, tried, ended)
                     ended = ended or (one.reason if run.grades.is_hopeless(run.n_jobs) else "")
@@ -237,6 +316,10 @@ class Plan:
                     if onboarded is not None:
                         onboarded(one)
                     done.append(one)
+                if self._checks:
+                    done = await self._judge_checks(done, runs, self._replay(store, callers))
+                    if folder is not None and any(each.saved for one in done for each in one.checks):
+                        self._router.save(folder, texts=None if options.texts else False)
             finally:
                 self.spent_usd = budget.spent
         return done
@@ -361,37 +444,17 @@ class Plan:
         return notes
 
 
-def _member(router: UniRouter, table: Members, name: str) -> Member:
-    """Return how a model is called: as the table says, else as it was evaluated before, else by its own name.
-
-    What was evaluated before and LiteLLM's map does not know keeps its prices and capabilities.
-    """
-    if name in table or name not in router.pool:
-        return table.named(name)
-    profile = router.pool[name]
-    member = Member.of(profile)
-    member.require_trust()
-    if listed_prices(member) is not None:
-        return member
-    return dataclasses.replace(member, prices=profile.prices, capabilities=dataclasses.asdict(profile.capabilities))
-
-
 def run_onboarding(
     plan: Plan,
     progress: Callable[[Progress], None] | None = None,
     *,
     folder: str | os.PathLike[str] | None = None,
     onboarded: Callable[[Onboarded], None] | None = None,
+    workers: Callable[[Budget], Awaitable[None]] | None = None,
 ) -> list[Onboarded]:
     """Run a plan where no event loop runs; see `Plan.run`. In a notebook, await that instead."""
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
         raise InvalidDataError("An event loop runs here, as in a notebook; write: await plan.run(...)")
 
-    async def run() -> list[Onboarded]:
-        try:
-            return await plan.run(progress, folder=folder, onboarded=onboarded)
-        finally:
-            await open_litellm().close_litellm_async_clients()  # they belong to this event loop, which ends
-
-    return asyncio.run(run())
+    return run_to_end(plan.run(progress, folder=folder, onboarded=onboarded, workers=workers))

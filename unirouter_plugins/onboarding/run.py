@@ -13,7 +13,7 @@ import numpy as np
 
 from unirouter_core.data import Evaluation, ValidationSet
 from unirouter_core.embedding import Array
-from unirouter_core.evaluate import Impact
+from unirouter_core.evaluate import CheckValue, Impact
 from unirouter_core.evaluate.stopping import Undecided
 from unirouter_core.pool import ModelProfile
 from unirouter_plugins.onboarding.ask import ATTEMPTS, Caller, CallFailedError, OverBudgetError
@@ -30,6 +30,20 @@ Job: TypeAlias = tuple[int, int]  # one answer: the row of its question, and the
 
 
 @dataclass(frozen=True, eq=False)
+class Checked:
+    """What a check of a model's answers is worth, its mean USD, the answers without a signal, whether it is kept."""
+
+    value: CheckValue
+    usd: float
+    unknown: int
+    saved: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {**self.value.as_dict(), "usd": self.usd, "unknown": self.unknown, "saved": self.saved}
+
+
+@dataclass(frozen=True, eq=False)
 class Onboarded:
     """The result of one model.
 
@@ -39,6 +53,7 @@ class Onboarded:
     reference model for it, that failed after all attempts) and `spent_usd`, in which a bill not known counts at its
     worst. `ungradable` counts prompts that nothing can grade, `truncated` and `refused` answers. `stopped` says why not
     all prompts were answered, `undecided` is the last check whether more were needed, `notes` is what else to know.
+    `checks` are those of its answers, as judged once all models were onboarded.
     """
 
     model: str
@@ -58,6 +73,7 @@ class Onboarded:
     undecided: Undecided | None
     reason: str
     notes: tuple[str, ...]
+    checks: tuple[Checked, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, without the evaluation and the profile's arrays."""
@@ -67,7 +83,8 @@ class Onboarded:
         }
         if self.profile is not None:
             told |= {"error": self.profile.error, "provenance": dict(self.profile.provenance)}
-        return {**told, "notes": list(self.notes), "onboarded": self.profile is not None}
+        listed = {"notes": list(self.notes), "checks": [each.as_dict() for each in self.checks]}
+        return {**told, **listed, "onboarded": self.profile is not None}
 
 
 @dataclass
@@ -265,7 +282,7 @@ class Run:
             repeats=min(times.values(), default=self.repeats),
             failed=failed,
             truncated=np.isin(rows, [row for (row, _), answer in self.answers.items() if answer.truncated]),
-            prices=self.caller.quoted.prices,
+            prices=None if self.caller.member.panel else self.caller.quoted.prices,  # its calls have several
             provenance=provenance,
         )
 

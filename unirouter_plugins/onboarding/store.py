@@ -9,9 +9,9 @@ import math
 import re
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -35,6 +35,7 @@ _CURES = {
     "sqlite": "it must be a SQLite file that may be written, in a folder that exists, with space left on the disk",
     "postgresql": "check that the server runs, and the host, user, password and database in the URL",
 }
+_OURS = {"answers", "grades", "calls", "unirouter_schema"}  # the last with those of version 0.1
 _ADVISORY_LOCK = 0x756E69  # two processes that open a new PostgreSQL database make its tables one after the other
 
 
@@ -59,7 +60,8 @@ class Answer:
     """One answer to one prompt, and what it took, None where not known, never 0.
 
     `text` is "" for an empty answer and None where texts are not kept; tokens are as the provider counted them;
-    `finish` is LiteLLM's finish_reason; `refused` says that the model, or its provider's content filter, declined.
+    `finish` is LiteLLM's finish_reason; `refused` says that the model, or its provider's content filter, declined;
+    `logprobs` are the log-probabilities of its tokens, where its settings have logprobs = true.
     """
 
     text: str | None
@@ -72,6 +74,7 @@ class Answer:
     finish: str | None
     refused: bool
     date: str
+    logprobs: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         _check_amounts(self, *_AMOUNTS)
@@ -104,24 +107,26 @@ def _check_amounts(record: Answer | Grade, *names: str) -> None:
             object.__setattr__(record, name, float(value))
 
 
-class _Text(sa.TypeDecorator[str]):
+class AnyText(sa.TypeDecorator[str]):
     """Any string. NUL and lone surrogates, which databases refuse, are kept in Python's escapes behind a mark."""
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: object) -> str | None:
+        """Return the string as it is kept."""
         is_plain = value is None or re.search(r"[\0\ud800-\udfff]|\Aescaped:", value) is None
         return value if is_plain else f"escaped:{value}".encode("unicode_escape").decode("ascii")
 
     def process_result_value(self, value: str | None, dialect: object) -> str | None:
+        """Return the string that was given."""
         if value is None or not value.startswith("escaped:"):
             return value
         return value.removeprefix("escaped:").encode("ascii").decode("unicode_escape")
 
 
 def _key() -> list[sa.Column[Any]]:
-    texts = [sa.Column(name, _Text, primary_key=True) for name in ("model", "prompt", "settings")]
+    texts = [sa.Column(name, AnyText, primary_key=True) for name in ("model", "prompt", "settings")]
     return [*texts, sa.Column("repeat", sa.Integer, primary_key=True, autoincrement=False)]
 
 
@@ -131,28 +136,29 @@ _answers = sa.Table(
     _tables,
     *_key(),
     sa.Column("chat_json", sa.Text),  # what the digest `prompt` stands for, for people who read the table
-    sa.Column("settings_json", _Text),
-    sa.Column("text", _Text),
+    sa.Column("settings_json", AnyText),
+    sa.Column("text", AnyText),
     *(sa.Column(name, sa.Double) for name in _AMOUNTS),
-    sa.Column("finish", _Text),
+    sa.Column("finish", AnyText),
     sa.Column("refused", sa.Boolean, nullable=False),
-    sa.Column("date", _Text, nullable=False),
+    sa.Column("date", AnyText, nullable=False),
+    sa.Column("logprobs", sa.JSON(none_as_null=True)),  # newer than the others
 )
 _grades = sa.Table(
     "grades",
     _tables,
     *_key(),
-    sa.Column("grader", _Text, primary_key=True),  # the digest of grader_key, which may be too long for an index
-    sa.Column("grader_key", _Text, nullable=False),
+    sa.Column("grader", AnyText, primary_key=True),  # the digest of grader_key, which may be too long for an index
+    sa.Column("grader_key", AnyText, nullable=False),
     sa.Column("error", sa.Double),
     sa.Column("usd", sa.Double),
-    sa.Column("note", _Text, nullable=False),
+    sa.Column("note", AnyText, nullable=False),
 )
 # Statements that bring the six tables of version 0.1 into two
 _FROM_VERSION_0_1 = """
     ALTER TABLE answers RENAME TO answers_1; ALTER TABLE grades RENAME TO grades_1; CREATE;
     INSERT INTO answers SELECT model, prompt, settings, repeat, chat_json, settings_json, text, tokens_in, tokens_out,
-      reasoning_tokens, cached_tokens, usd, seconds, finish, refused, date
+      reasoning_tokens, cached_tokens, usd, seconds, finish, refused, date, NULL
       FROM answers_1 LEFT JOIN prompts USING (prompt) LEFT JOIN settings USING (settings);
     INSERT INTO grades SELECT model, prompt, settings, repeat, grader, grader_key, error, usd, note
       FROM grades_1 JOIN graders USING (grader);
@@ -161,7 +167,83 @@ _FROM_VERSION_0_1 = """
 """
 
 
-class AnswerStore:
+class Database:
+    """Tables of ours in a SQLite file or a PostgreSQL database, which several processes share.
+
+    `place` is as in `AnswerStore`, which says what `create` does, too; a subclass names its `tables`.
+    """
+
+    tables: sa.MetaData
+
+    def __init__(self, place: str | Path, *, create: bool = True) -> None:
+        url = _url(place)
+        is_file, file = url.get_backend_name() == "sqlite", Path(url.database or "")
+        self.shown, self._engine = shown(place), _engine(url)
+        self.insert: Any = sqlite.insert if is_file else postgresql.insert
+        if is_file and file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device would never end
+            raise StoreError(f"{self.shown} is no regular file; give another place.")
+        self._is_empty = not create and is_file and not file.exists() and file.parent.is_dir()
+        try:
+            if not self._is_empty:
+                self.in_transaction(lambda connection: self._open(connection, create=create))
+                if is_file:  # not before it is known to be ours, for it changes the file
+                    self.in_transaction(lambda c: c.exec_driver_sql("PRAGMA journal_mode=WAL"), writes=False)
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.dispose()
+
+    def in_transaction(self, work: Callable[[sa.Connection], T], *, writes: bool = True) -> T:
+        """Return what `work` returns, on disk afterwards or undone; wait while another process holds the lock."""
+
+        def warn(state: RetryCallState) -> None:
+            if state.attempt_number == 1:
+                _LOG.warning("%s is locked by another process; waiting for it.", self.shown)
+
+        def once() -> T:
+            connecting = self._engine.connect().execution_options(writes=writes)
+            with connecting as connection, connection.begin() if writes else nullcontext():
+                return work(connection)
+
+        locked, stop = retry_if_exception(_is_locked), stop_after_delay(LOCK_TIMEOUT)
+        try:
+            return Retrying(retry=locked, stop=stop, before_sleep=warn, reraise=True)(once)
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as failed:  # sqlite3's own, from a new connection's pragmas
+            reason = str(getattr(failed, "orig", None) or failed).split("\n")[0].partition(" with text ")[0].rstrip(".")
+            cure = _CURES["locked" if _is_locked(failed) else self._engine.dialect.name]
+            raise StoreError(f"Answers cannot be kept in {self.shown}: {reason}; {cure}.") from failed
+
+    def _open(self, connection: sa.Connection, *, create: bool) -> None:
+        """Check that the tables are ours; make them, or bring those of version 0.1 into their shape."""
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        inspector = sa.inspect(connection)
+        found = inspector.get_table_names()
+        own = self.tables.tables
+        if "unirouter_schema" in found and self.tables is _tables:
+            for statement in _FROM_VERSION_0_1.split(";"):
+                if statement.strip() == "CREATE":
+                    _tables.create_all(connection, checkfirst=False)
+                else:
+                    connection.exec_driver_sql(statement)
+        elif others := set(found) - _OURS:
+            raise StoreError(f"{self.shown} holds other tables ({min(others)!r}); give a place of the answers' own.")
+        elif not own.keys() & set(found):
+            self._is_empty = not create
+            if create:
+                self.tables.create_all(connection)
+        elif (differ := _differences(inspector, own)) == {"logprobs"}:  # made before these were kept
+            connection.exec_driver_sql("ALTER TABLE answers ADD COLUMN logprobs JSON")
+        elif differ:
+            raise StoreError(f"{self.shown} was written by another version of unirouter; upgrade it, or name another.")
+
+
+class AnswerStore(Database):
     """Answers and their grades, which people may read and several processes share.
 
     One thread writes: what is added during a transaction goes into the next one. Leaving the block waits for the disk.
@@ -179,26 +261,15 @@ class AnswerStore:
     (True, {('5f2a', 0, 'exact v1'): Grade(error=0.0, usd=0.0, note='')})
     """
 
+    tables = _tables
+
     def __init__(self, place: str | Path, *, texts: bool = True, create: bool = True) -> None:
-        url = _url(place)
-        is_file, file = url.get_backend_name() == "sqlite", Path(url.database or "")
-        self.texts, self.shown, self._engine = texts, shown(place), _engine(url)
+        super().__init__(place, create=create)
+        self.texts = texts
         self.known: Mapping[AnswerKey, Answer] = {}  # answers that `answers` returns, too, where none is kept
         self._waiting: deque[tuple[AnswerKey, dict[str, Any] | None, dict[str, Any] | None, Future[None]]] = deque()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="answers")
-        if is_file and file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device would never end
-            raise StoreError(f"{self.shown} is no regular file; give another place.")
-        self._is_empty = not create and is_file and not file.exists() and file.parent.is_dir()
-        try:
-            if not self._is_empty:
-                self._in_transaction(lambda connection: self._open(connection, create=create))
-                if is_file:  # not before it is known to be ours, for it changes the file
-                    self._in_transaction(lambda c: c.exec_driver_sql("PRAGMA journal_mode=WAL"), writes=False)
-        except BaseException:
-            self._engine.dispose()
-            raise
-        insert: Any = sqlite.insert if is_file else postgresql.insert
-        answer, self._insert_grades = insert(_answers), insert(_grades).on_conflict_do_nothing()
+        answer, self._insert_grades = self.insert(_answers), self.insert(_grades).on_conflict_do_nothing()
         self._insert_answers = answer.on_conflict_do_update(  # an answer without its text is replaced
             index_elements=list(_answers.primary_key),
             set_={column: answer.excluded[column.name] for column in _answers.c if not column.primary_key},
@@ -208,12 +279,9 @@ class AnswerStore:
     def __repr__(self) -> str:
         return f"AnswerStore({self.shown!r}, texts={self.texts})"
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._writer.shutdown()
-        self._engine.dispose()
+        super().__exit__()
 
     def answers(self, model: str, settings: str) -> dict[tuple[str, int], Answer]:
         """Return the answers of a model with these settings, by prompt and repeat."""
@@ -245,7 +313,7 @@ class AnswerStore:
         row = graded = None
         if answer is not None:
             row = {**key._asdict(), "chat_json": _json(chat), "settings_json": _json(settings), **vars(answer)}
-            row |= {} if self.texts else {"chat_json": None, "text": None}
+            row |= {} if self.texts else {"chat_json": None, "text": None, "logprobs": None}
         if grade is not None and grader_key is not None:
             digest = hashlib.sha256(grader_key.encode("utf-8", "surrogatepass")).hexdigest()
             graded = {**key._asdict(), "grader": digest, "grader_key": grader_key, **vars(grade)}
@@ -254,6 +322,24 @@ class AnswerStore:
         self._waiting.append((key, row, graded, kept))
         self._writer.submit(self._write_waiting)
         return kept
+
+    @contextmanager
+    def claimed(self, shares: Iterable[int]) -> Iterator[None]:
+        """Hold these numbers while the block lasts; wait for other processes that hold one of them.
+
+        They are locks of the session, which the server frees when a process, or its connection, ends. A SQLite file has
+        none: `InvalidDataError`.
+        """
+        if self._engine.dialect.name != "postgresql":
+            raise InvalidDataError(f"{self.shown} cannot be filled by several workers; give a postgresql:// URL.")
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for share in sorted(shares):  # in one order everywhere, as two that wait for each other would for ever
+                connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK, share)))
+            try:
+                yield
+            finally:
+                with suppress(sa.exc.SQLAlchemyError):  # a connection that has ended holds none
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
 
     def _write_waiting(self) -> None:
         """Commit all that waits, together."""
@@ -269,7 +355,7 @@ class AnswerStore:
 
         try:
             if group:
-                self._in_transaction(insert)
+                self.in_transaction(insert)
         except BaseException as failed:
             for kept in pending:
                 kept.set_exception(failed)
@@ -283,7 +369,7 @@ class AnswerStore:
         columns = [table.c[name] for name in (*keys, *(field.name for field in fields(record)))]
         statement = sa.select(*columns).where(table.c.model == model, table.c.settings == settings)
         try:
-            rows = self._in_transaction(lambda connection: connection.execute(statement).all(), writes=False)
+            rows = self.in_transaction(lambda connection: connection.execute(statement).all(), writes=False)
             return {tuple(row[: len(keys)]): record(*row[len(keys) :]) for row in rows}
         except (
             InvalidDataError,
@@ -296,46 +382,11 @@ class AnswerStore:
                 "write; delete it, or give another place."
             ) from failed
 
-    def _in_transaction(self, work: Callable[[sa.Connection], T], *, writes: bool = True) -> T:
-        """Return what `work` returns, on disk afterwards or undone; wait while another process holds the lock."""
 
-        def warn(state: RetryCallState) -> None:
-            if state.attempt_number == 1:
-                _LOG.warning("%s is locked by another process; waiting for it.", self.shown)
-
-        def once() -> T:
-            connecting = self._engine.connect().execution_options(writes=writes)
-            with connecting as connection, connection.begin() if writes else nullcontext():
-                return work(connection)
-
-        locked, stop = retry_if_exception(_is_locked), stop_after_delay(LOCK_TIMEOUT)
-        try:
-            return Retrying(retry=locked, stop=stop, before_sleep=warn, reraise=True)(once)
-        except (sa.exc.SQLAlchemyError, sqlite3.Error) as failed:  # sqlite3's own, from a new connection's pragmas
-            reason = str(getattr(failed, "orig", None) or failed).split("\n")[0].partition(" with text ")[0].rstrip(".")
-            cure = _CURES["locked" if _is_locked(failed) else self._engine.dialect.name]
-            raise StoreError(f"Answers cannot be kept in {self.shown}: {reason}; {cure}.") from failed
-
-    def _open(self, connection: sa.Connection, *, create: bool) -> None:
-        """Check that the tables are ours; make them, or bring those of version 0.1 into their shape."""
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-        inspector = sa.inspect(connection)
-        found = inspector.get_table_names()
-        if "unirouter_schema" in found:
-            for statement in _FROM_VERSION_0_1.split(";"):
-                if statement.strip() == "CREATE":
-                    _tables.create_all(connection, checkfirst=False)
-                else:
-                    connection.exec_driver_sql(statement)
-        elif not found:
-            self._is_empty = not create
-            if create:
-                _tables.create_all(connection)
-        elif others := set(found) - set(_tables.tables):
-            raise StoreError(f"{self.shown} holds other tables ({min(others)!r}); give a place of the answers' own.")
-        elif any({c["name"] for c in inspector.get_columns(n)} != set(t.c.keys()) for n, t in _tables.tables.items()):
-            raise StoreError(f"{self.shown} was written by another version of unirouter; upgrade it, or name another.")
+def _differences(inspector: sa.Inspector, tables: Mapping[str, sa.Table]) -> set[str]:
+    """Return the columns that tables have here and not in the database, or there alone."""
+    both = ((table.c.keys(), inspector.get_columns(name)) for name, table in tables.items())
+    return {name for own, found in both for name in {*own} ^ {column["name"] for column in found}}
 
 
 def _is_locked(failed: BaseException) -> bool:

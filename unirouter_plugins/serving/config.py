@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from unirouter_core.router import UniRouter
+from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.prices import LITELLM
 from unirouter_plugins.litellm.programs import arguments_of
 from unirouter_plugins.litellm.snapshot import Snapshot
@@ -76,6 +78,7 @@ def group_settings(router: UniRouter) -> dict[str, Any]:
 def deployments(router: UniRouter) -> list[dict[str, Any]]:
     """Return a deployment for each model of the pool; its id is the model's name and a digest of how it is called."""
     snapshot, made = Snapshot.of(router), []
+    _ = snapshot.checks  # raises where one cannot be used
     for name, member in snapshot.members.items():
         snapshot.require_callable(name)
         if member.is_program:
@@ -97,3 +100,17 @@ def deployments(router: UniRouter) -> list[dict[str, Any]]:
         info = {"id": f"{name}@{digest}", "cooldown_time": 0}  # models cool down in the table that decisions read
         made.append({"model_name": GROUP, "litellm_params": params, "model_info": info})
     return made
+
+
+@cache
+def is_native(api: str, model: str, is_like: bool) -> bool:
+    """Return whether LiteLLM sends messages or responses on as they are: as a chat they would lose parts."""
+    litellm = open_litellm()
+    try:
+        name, provider, *_ = litellm.get_llm_provider(model)
+        kind, known = litellm.LlmProviders(provider), litellm.utils.ProviderConfigManager
+    except Exception:  # of any kind: a custom provider
+        return False
+    if api == "anthropic_messages":
+        return known.get_provider_anthropic_messages_config(name, kind) is not None
+    return not is_like and known.get_provider_responses_api_config(kind, name) is not None

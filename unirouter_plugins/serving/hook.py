@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from litellm.caching.dual_cache import DualCache
@@ -19,11 +19,13 @@ from unirouter_core.exceptions import InvalidDataError, UniRouterError
 from unirouter_plugins.litellm.chat import RECORD, Chat
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.health import HEALTH
+from unirouter_plugins.litellm.panels import enter
 from unirouter_plugins.litellm.routed import NoAnswerError
 from unirouter_plugins.litellm.shared_health import RedisStore
 from unirouter_plugins.litellm.telemetry import LOG
 from unirouter_plugins.serving.calls import ProxyCall, tool_calls_of
-from unirouter_plugins.serving.config import GROUP
+from unirouter_plugins.serving.checked import as_checked
+from unirouter_plugins.serving.config import GROUP, is_native
 from unirouter_plugins.serving.requests import ProxyRequest, forced_by, name_of
 from unirouter_plugins.serving.watch import WatchedRouter
 
@@ -69,8 +71,8 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
         try:
             if known is None and _api_of(given) not in APIS:
                 raise InvalidDataError(f"{GROUP} serves chat, messages and responses.")
-            call = await self._new_call(given, messages, [*there]) if known is None else known
-            name = call.start() if known is None else call.next_attempt()
+            call = await self._new_call(given, messages, there) if known is None else known
+            name = call.pick() if known is None else call.next_attempt()
             while name not in there:  # retired since the request came
                 call.newest_failure = NoAnswerError(f"{name!r} is not in the pool any more.")
                 name = call.next_attempt()
@@ -84,10 +86,11 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
                 raise
             LOG.exception("A request could not be decided on; the cheapest model that can take it answers.")
             return [there[self._cheapest(given, messages, [*there])]]
+        enter(call.inside)  # the proxy calls the model in this task
         call.show(given.setdefault("litellm_metadata" if "litellm_metadata" in given else "metadata", {}))
-        return [there[name]]
+        return [as_checked(there[name], call) if call.is_checked else there[name]]
 
-    async def _new_call(self, given: dict[str, Any], messages: Any, there: Sequence[str]) -> ProxyCall:
+    async def _new_call(self, given: dict[str, Any], messages: Any, there: Mapping[str, Any]) -> ProxyCall:
         self.served.start()
         router, models = self.served.router, self.served.models
         headers = (given.get("proxy_server_request") or {}).get("headers") or {}
@@ -100,7 +103,12 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
 
         request, (*before, digest), called = await _made(is_quick, read)
         writers = await self._writers(before, called) if before else []
-        call = await _made(is_quick, lambda: ProxyCall.made(models, router, request.written_by(writers), there))
+
+        def make() -> ProxyCall:
+            check = not models.snapshot(router).checks or not _is_native(_api_of(given), there.values())
+            return ProxyCall.made(models, router, request.written_by(writers), [*there], check=check)
+
+        call = await _made(is_quick, make)
         call.digest = digest
         if (logged := given.get("litellm_logging_obj")) is not None:
             logged.unirouter_call, logged.model_call_details[RECORD] = call, weakref.ref(call)
@@ -180,10 +188,12 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: Any, call_type: Any
-    ) -> None:
-        """Give LiteLLM the cost of a program's answer: of a vote, that of all samples."""
-        if (call := _call_of(request_data)) is not None and hasattr(response, "choices"):
-            call.price(response)
+    ) -> Any:
+        """Return the answer, with the cost of a program's, of a vote that of all samples; of an empty one the next."""
+        call = _call_of(request_data)
+        if call is not None and call.finished is None and hasattr(response, "choices"):
+            return await call.answered(response)
+        return None
 
     async def async_post_call_response_headers_hook(
         self,
@@ -214,13 +224,20 @@ class RoutingHook(CustomLogger):  # type: ignore[misc]  # its types are not read
         """Note that a stream has broken off, unless another model has taken its place."""
         if RECORD in kwargs and (call := kwargs[RECORD]()) is not None and call.streams and call.finished is None:
             told = kwargs.get("standard_logging_object") or {}
-            if name_of(str(told.get("model_id"))) == call.attempts.model:
+            if name_of(str(told.get("model_id"))) == call.attempts.model and call.over is None:
                 call.broke_off(kwargs["exception"])
 
 
 async def _made(is_quick: bool, make: Callable[[], T]) -> T:
     """Return what `make` returns, made in a thread where that takes a while."""
     return make() if is_quick else await asyncio.to_thread(make)
+
+
+def _is_native(api: str, deployments: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether one of the deployments serves an API other than chat itself."""
+    each = (deployment["litellm_params"] for deployment in deployments)
+    own = (is_native(api, params["model"], bool(params.get("use_chat_completions_api"))) for params in each)
+    return api != "acompletion" and any(own)
 
 
 def _key(digest: str, called: str = "") -> str:

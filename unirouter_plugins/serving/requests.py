@@ -16,7 +16,7 @@ from unirouter_plugins.litellm.chat import RECORD, Chat, Messages, texts_of
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.serving.config import GROUP
 
-OPTIONS = ("cost_weight", "candidates", "question", "baseline")
+OPTIONS = ("cost_weight", "candidates", "question", "baseline", "check")
 """What a request may set: in the header x-unirouter-cost-weight, or in its metadata as {"unirouter": {...}}."""
 
 _REMINDER = re.compile("<system-reminder>.*?(</system-reminder>|$)", re.DOTALL)
@@ -183,6 +183,10 @@ def _options_of(given: Mapping[str, Any]) -> dict[str, Any]:
         options["candidates"] = names = [name.strip() for name in names.split(",") if name.strip()]
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise InvalidDataError(f"candidates is {names!r:.40}; give a list of names in the pool.")
+    if (check := options.get("check")) is not None:
+        if (told := str(check).lower()) not in ("true", "false"):
+            raise InvalidDataError(f"check is {check!r:.40}; give true or false.")
+        options["check"] = told == "true"
     for name in ("question", "baseline"):
         if not isinstance(options.get(name, ""), str):
             raise InvalidDataError(f"{name} is {options[name]!r:.40}; give a text.")

@@ -7,7 +7,7 @@ import pytest
 
 from unirouter_core import InvalidDataError, Outcomes, UniRouter
 from unirouter_core.checks import Check
-from unirouter_core.evaluate import check_value
+from unirouter_core.evaluate import check_value, impact, report
 from unirouter_core.evaluate.checking import follow
 
 N = 400
@@ -97,6 +97,25 @@ def test_following_a_ladder_is_what_decisions_do(router):
             column = checked.pool.positions[decision.model]
             usd += 0 if decision.model in decision.answered else float(expected.costs[row, column])
             assert (found[row], spent[row]) == (errors[row, column], pytest.approx(usd))
+
+
+def test_a_report_and_an_impact_pay_for_rejected_drafts(router):
+    wrong = router.pool["cheap"].errors > 0.5
+    checked = UniRouter.from_fit(router.fit_, router.pool, cost_weight=20)
+    plain = report(checked, trials=20, permutations=20)
+    assert (plain.checks, plain.checked_cost) == ((), plain.cost)
+    assert "with checks" not in str(plain)
+    checked.add_check("cheap", "tests", wrong, usd=1e-5)
+    found = report(checked, trials=20, permutations=20)
+    assert (found.checks, found.cost, plain.shares) == (("tests",), plain.cost, {"dear": 1})
+    asked_again = wrong.mean()  # every cheap answer is asked for and checked, and the wrong ones are mended by the dear
+    assert found.checked_cost == pytest.approx(1e-4 + 1e-5 + 1e-2 * asked_again, rel=1e-6)
+    assert "with checks (tests)" in str(found)
+    mended = router.pool["dear"].errors[wrong]
+    assert found.checked_quality == pytest.approx(1 - mended.sum() / N)
+    gained = impact(checked, "cheap", trials=20)
+    assert (gained.cost.before, gained.cost.after) == (pytest.approx(1e-2), pytest.approx(found.checked_cost))
+    assert gained.quality.after == pytest.approx(found.checked_quality)
 
 
 def test_checks_without_answers_enough_are_none():

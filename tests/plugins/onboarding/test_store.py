@@ -392,6 +392,17 @@ def test_what_version_0_1_kept_is_read_and_stays_paid_for(place):
     assert chat == '[{"content": "2 + 2?", "role": "user"}]'
 
 
+def test_a_store_that_was_made_before_log_probabilities_were_kept_keeps_them_from_now_on(place):
+    with AnswerStore(place) as store:
+        store.add(KEY, ANSWER).result()
+    with opened(place) as connection:
+        connection.exec_driver_sql("ALTER TABLE answers DROP COLUMN logprobs")
+    newer = replace(ANSWER, logprobs=[-0.5, -1.25])
+    with AnswerStore(place) as store:
+        store.add(KEY._replace(repeat=1), newer).result()
+        assert [*store.answers(KEY.model, KEY.settings).values()] == [ANSWER, newer]
+
+
 # --- What cannot be used ----------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,34 @@
+"""A PostgreSQL server for evaluations by many workers, and one Ray on loopback for all tests."""
+
+import warnings
+
+import pytest
+
+from tests.plugins.onboarding.postgres import postgres_server, postgres_url
+from tests.plugins.servers import KEY
+
+__all__ = ["postgres_server", "postgres_url", "ray"]
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """Ray, with two workers at once; it starts in seconds."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # its own, 15, starves them on a busy machine
+        patch.setenv("LOOPBACK", KEY)  # workers have the environment of now
+        warnings.simplefilter("ignore")  # of Ray's own
+        ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'unirouter[ray]'")
+        pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'unirouter[ray]'")
+        for is_last in (False, False, True):
+            try:
+                ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+                break
+            except Exception:  # it waits 30 seconds for itself, and a machine may be busier than that
+                ray.shutdown()
+                if is_last:
+                    raise
+        ray.data.DataContext.get_current().enable_progress_bars = False
+    yield ray
+    ray.shutdown()

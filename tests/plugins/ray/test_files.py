@@ -1,0 +1,180 @@
+"""`route-file`: the same rows with the router's choices, whole or not at all, a killed run gone on with."""
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unirouter_core import InvalidDataError
+from unirouter_core.router import UniRouter
+from unirouter_plugins.ray import files
+from unirouter_plugins.ray.files import route_file
+
+PROMPTS = [f"What is {n} plus 3?" if n % 2 else f"Write a poem of {n} lines about the sea." for n in range(40)]
+
+
+@pytest.fixture
+def folder(router, tmp_path):
+    router.save(tmp_path / "some.router")
+    return tmp_path / "some.router"
+
+
+def write_jsonl(file):
+    lines = [json.dumps({"id": n, "prompt": prompt, "kept": [n]}) for n, prompt in enumerate(PROMPTS)]
+    file.write_text("\n".join([*lines, "", "{", "[3]", '{"prompt": null}', r'{"prompt": "\ud800 lone"}']))
+
+
+def write_csv(file):
+    with file.open("w", encoding="utf-8-sig", newline="") as text:
+        csv.writer(text, delimiter=";").writerows([["id", "Question"], *enumerate(PROMPTS)])
+        text.write('40;"two\r\nlines, 5"" pipe"\r\n41;a;b\r\n42;\r\n')
+
+
+def write_parquet(file):
+    prompts = [*PROMPTS, "two\nlines", None, "", "last"]
+    pq.write_table(pa.table({"id": range(len(prompts)), "prompt": prompts}), file, row_group_size=16)
+
+
+def read_jsonl(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def read_csv(file):
+    return list(csv.DictReader(file.open(newline=""), delimiter=";"))
+
+
+def read_parquet(file):
+    return pq.read_table(file).to_pylist()
+
+
+FORMATS = {
+    ".jsonl": (write_jsonl, read_jsonl),
+    ".csv": (write_csv, read_csv),
+    ".parquet": (write_parquet, read_parquet),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(files, "PART", 500)  # bytes
+    monkeypatch.setattr(files, "SLICE", 7)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_each_row_keeps_its_columns_and_gets_the_decision_of_route(folder, tmp_path, suffix):
+    write, read = FORMATS[suffix]
+    write(tmp_path / f"in{suffix}")
+    done = route_file(folder, tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", cost_weight=600)
+    rows = read(tmp_path / f"out{suffix}")
+    expected = UniRouter.load(folder).route_batch(PROMPTS, cost_weight=600)
+    assert [row["unirouter_model"] for row in rows[:40]] == expected.models
+    assert [float(row["expected_usd"]) for row in rows[:40]] == expected.costs.tolist()
+    assert [str(row["id"]) for row in rows[:40]] == [str(n) for n in range(40)]
+    assert (done.rows, done.errors) == (44 if suffix != ".csv" else 43, 2 if suffix != ".jsonl" else 3)
+    assert sum(done.models.values()) + done.errors == done.rows == len(rows)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["some.router", f"in{suffix}", f"out{suffix}"])
+
+
+def test_bad_lines_are_rows_with_the_number_of_their_line(folder, tmp_path):
+    write_jsonl(tmp_path / "in.jsonl")
+    write_csv(tmp_path / "in.csv")
+    for name in ("in.jsonl", "in.csv"):
+        route_file(folder, tmp_path / name, tmp_path / "out" / name)
+    errors = [row["error"] for row in read_jsonl(tmp_path / "out" / "in.jsonl") if row["error"]]
+    assert errors[0].startswith("line 42: it is not JSON")
+    assert errors[1:] == ['line 43: it is no object; write {"prompt": ...}.', "The prompt is null; give it a text."]
+    rows = read_csv(tmp_path / "out" / "in.csv")
+    assert rows[40]["Question"] == 'two\r\nlines, 5" pipe'
+    assert [row["error"] for row in rows[41:]] == [
+        "line 44: 3 fields, but the header has 2.",
+        "The prompt is empty; give it a text.",
+    ]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_killed_run_leaves_no_output_and_is_gone_on_with(folder, tmp_path, suffix):
+    write, read = FORMATS[suffix]
+    write(source := tmp_path / f"in{suffix}")
+    route_file(folder, source, whole := tmp_path / f"whole{suffix}")
+    counts = []
+
+    def kill(rows, total):
+        counts.append(rows)
+        if len(counts) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        route_file(folder, source, out := tmp_path / f"out{suffix}", progress=kill)
+    assert not out.exists()
+    again = []
+    done = route_file(folder, source, out, progress=lambda rows, total: again.append(rows))
+    assert counts[-1] < again[0]
+    assert again[-1] == done.rows
+    assert read(out) == read(whole)
+
+
+def test_parts_of_another_router_or_input_are_not_taken(folder, tmp_path):
+    write_jsonl(source := tmp_path / "in.jsonl")
+
+    def kill(rows, total):
+        raise Killed
+
+    with pytest.raises(Killed):
+        route_file(folder, source, tmp_path / "out.jsonl", progress=kill)
+    seen = []
+    route_file(folder, source, tmp_path / "out.jsonl", models=["sage"], progress=lambda rows, total: seen.append(rows))
+    assert {row["unirouter_model"] for row in read_jsonl(tmp_path / "out.jsonl")} == {"sage", None}
+    assert seen[0] < 10
+
+
+def test_a_folder_becomes_a_folder_and_the_target_is_replaced_only_when_told_to(folder, tmp_path):
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    write_parquet(tmp_path / "in" / "a.parquet")
+    write_jsonl(tmp_path / "in" / "b" / "c.jsonl")
+    (tmp_path / "in" / "_SUCCESS").touch()
+    for _ in range(2):
+        route_file(folder, tmp_path / "in", tmp_path / "out", replace=True)
+        found = sorted(str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*"))
+        assert found == ["a.parquet", "b/c.jsonl"]
+    with pytest.raises(InvalidDataError, match=r"out exists; name another place, or replace it \(--replace\)"):
+        route_file(folder, tmp_path / "in", tmp_path / "out")
+
+
+WRONG = [
+    ("in.jsonl", "out.csv", "out.csv is to be CSV, and .*in.jsonl is JSON Lines; formats stay as they are"),
+    ("nothing.csv", "out.csv", "nothing.csv does not exist; name a file, a folder, or a pattern in quotes"),
+    ("in.txt", "out", "in.txt is no file of prompts; give one with .parquet"),
+    ("nocol.csv", "out.csv", r"nocol.csv: there is no column of prompts among 'a', 'b'; name it \(--prompt COLUMN\)"),
+    ("taken.csv", "out.csv", "taken.csv: The rows have a column 'error', which would be overwritten"),
+    ("broken.parquet", "out.parquet", "broken.parquet: it cannot be read"),
+    ("latin.csv", "out.csv", "latin.csv: byte 0 is not UTF-8; save the file as UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "sentence"), WRONG)
+def test_what_cannot_be_read_is_one_sentence_and_leaves_nothing(folder, tmp_path, source, target, sentence):
+    write_jsonl(tmp_path / "in.jsonl")
+    (tmp_path / "in.txt").touch()
+    (tmp_path / "nocol.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "taken.csv").write_text("prompt,error\nhello,2\n")
+    (tmp_path / "broken.parquet").write_text("PAR1")
+    (tmp_path / "latin.csv").write_bytes(b"\xe9,prompt\n1,2\n")
+    before = set(tmp_path.iterdir())
+    with pytest.raises(InvalidDataError, match=sentence):
+        route_file(folder, tmp_path / source, tmp_path / target)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_files_of_other_columns_become_a_folder_only(folder, tmp_path):
+    for name, header in {"a.csv": "prompt,x", "b.csv": "prompt,y"}.items():
+        (tmp_path / name).write_text(f"{header}\nhello,1\n")
+    with pytest.raises(InvalidDataError, match=r"b.csv has other columns than .*a.csv; name a folder"):
+        route_file(folder, f"{tmp_path}/*.csv", tmp_path / "all" / "out.csv")
+    route_file(folder, f"{tmp_path}/*.csv", tmp_path / "out")
+    assert (tmp_path / "out" / "b.csv").read_text().startswith("prompt,y,unirouter_model,")

@@ -1,0 +1,370 @@
+"""`call_dataset`: each row's model called, by many workers within one budget; no answer is paid for twice."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import inspect
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
+from unirouter_core.router import UniRouter
+from unirouter_plugins.litellm import (
+    BESIDE,
+    LiteLLMCall,
+    Members,
+    check_parameters,
+    load_router,
+    record_of,
+    snapshot_of,
+)
+from unirouter_plugins.litellm.failures import classify, open_litellm
+from unirouter_plugins.litellm.pool_file import members_for
+from unirouter_plugins.litellm.redaction import described
+from unirouter_plugins.litellm.snapshot import Snapshot
+from unirouter_plugins.onboarding.ask import LONGEST_PAUSE, OTHER_TOKENIZERS, OverBudgetError
+from unirouter_plugins.onboarding.questions import digest_of
+from unirouter_plugins.onboarding.store import AnyText, Database
+from unirouter_plugins.ray.evaluations import WORKER_CPUS, SharedBudget
+from unirouter_plugins.ray.routing import (
+    COLUMNS,
+    ERROR,
+    MODEL,
+    USD,
+    WHY,
+    at_batch_tariffs,
+    prompts_of,
+    why_unusable,
+    with_columns,
+)
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+ANSWER, PAID, RECORD = "answer", "usd", "record"
+CALLED = (*COLUMNS[:-1], ANSWER, PAID, RECORD, WHY)
+"""The columns that a call adds."""
+
+ATTEMPTS = 4  # how often a row is tried, all its models each time, where its failure may pass
+_MOST_KEYS = 500  # in one query
+_NOT_HERE = ("n", "tools", "functions", "stream")  # their answers are more than a text
+
+_tables = sa.MetaData()
+_calls = sa.Table(
+    "calls",
+    _tables,
+    sa.Column("key", AnyText, primary_key=True),  # the digest of the prompt and of all that was asked with it
+    sa.Column("answer", AnyText, nullable=False),
+    sa.Column("record", AnyText, nullable=False),
+    sa.Column("date", AnyText, nullable=False),
+)
+
+
+class CallStore(Database):
+    """Answers of routed calls with their records, as JSON, in a SQLite file or a PostgreSQL database."""
+
+    tables = _tables
+
+    def kept(self, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Return the answer and the record of each key that has them."""
+        found: dict[str, tuple[str, str]] = {}
+        for start in range(0, len(keys), _MOST_KEYS):
+            query = sa.select(_calls.c.key, _calls.c.answer, _calls.c.record).where(
+                _calls.c.key.in_(keys[start : start + _MOST_KEYS])
+            )
+            rows = self.in_transaction(lambda connection, query=query: connection.execute(query).all(), writes=False)
+            found |= {key: (answer, record) for key, answer, record in rows}
+        return found
+
+    def keep(self, key: str, answer: str, record: str) -> None:
+        """Keep an answer, on disk when this returns; one that is there stays."""
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        row = {"key": key, "answer": answer, "record": record, "date": date}
+        insert = self.insert(_calls).on_conflict_do_nothing()
+        self.in_transaction(lambda connection: connection.execute(insert, [row]))
+
+
+class Permits(SharedBudget):
+    """The budget and the rate of all workers, in a process of its own: each row waits for its permit."""
+
+    def __init__(self, usd: float | None = None, per_minute: float | None = None) -> None:
+        super().__init__(usd)
+        self._gap, self._next = 60 / per_minute if per_minute else 0.0, 0.0
+
+    async def permit(self, who: str, worst: float) -> None:
+        """Return when a call may be made, `worst` USD of the budget reserved for it."""
+        await self.reserve_for(who, worst)
+        if self._gap:
+            now = time.monotonic()
+            pause = max(self._next - now, 0.0)
+            self._next = now + pause + self._gap
+            await asyncio.sleep(pause)
+
+    def more(self, who: str, worst: float) -> bool:
+        """Reserve `worst` more USD and return True, or return False at once where they are not left."""
+        if self.spent + self._reserved + worst > self._limit:
+            return False
+        self._reserved += worst
+        self._held[who] += worst
+        return True
+
+
+class CallBatch:
+    """Calls the model of each row of a batch; see `call_dataset`, which has the parameters.
+
+    `permits` is a `Permits`, or the handle of Ray's actor of one.
+    """
+
+    def __init__(
+        self,
+        router: UniRouter | str | os.PathLike[str],
+        *,
+        store: str | os.PathLike[str],
+        prompt: str = "prompt",
+        permits: Any = None,
+        calls_at_once: int = 16,
+        pool: Members | str | os.PathLike[str] | None = BESIDE,
+        trust: bool = False,
+        **how: Any,
+    ) -> None:
+        self.router = open_router(router, pool, trust=trust)
+        self._store, self._prompt, self._how = CallStore(os.fspath(store)), prompt, how
+        self._permits, self._who = Permits() if permits is None else permits, "here"
+        self._asked = json.dumps(how, sort_keys=True, ensure_ascii=False, default=str)
+        self._at_once, self._most_in = calls_at_once, dict[str, float]()
+        self._runner = asyncio.Runner()  # LiteLLM's clients belong to one event loop
+        if hasattr(self._permits, "permit") and hasattr(self._permits.permit, "remote"):
+            import ray
+
+            self._who = ray.get_runtime_context().get_actor_id() or self._who  # the same when Ray starts it again
+            ray.get(self._permits.begin.remote(self._who))
+
+    def __call__(self, batch: Any) -> Any:
+        """Return the batch with the columns of `CALLED`."""
+        rows = self._runner.run(self._called(prompts_of(batch, self._prompt, CALLED)))
+        return with_columns(batch, {name: [row.get(name) for row in rows] for name in CALLED}, (ERROR, USD, PAID))
+
+    def close(self) -> None:
+        """Close the connections to providers and to the store."""
+        self._runner.run(open_litellm().close_litellm_async_clients())
+        self._runner.close()
+        self._store.__exit__()
+
+    async def _called(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
+        unusable = [why_unusable(prompt) for prompt in prompts]
+        keys = ["" if why else digest_of(f"{self._asked}\n{p}") for p, why in zip(prompts, unusable, strict=True)]
+        texts = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key}
+        kept, at_once = self._store.kept(list(texts)), asyncio.Semaphore(self._at_once)
+        found = {key: _columns(*answered) for key, answered in kept.items()}
+
+        async def fill(key: str) -> None:
+            async with at_once:
+                found[key] = await self._answered(key, texts[key])
+
+        async with asyncio.TaskGroup() as tasks:
+            for key in texts.keys() - kept.keys():
+                tasks.create_task(fill(key))
+        return [found[key] if key else {WHY: why} for key, why in zip(keys, unusable, strict=True)]
+
+    async def _answered(self, key: str, prompt: str) -> dict[str, Any]:
+        """Return the columns of a row whose model is called now, its answer kept first."""
+        retried = retry_if_exception(lambda failed: classify(failed).may_pass)
+        wait = wait_exponential_jitter(1, LONGEST_PAUSE)
+        retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), retry=retried, wait=wait, reraise=True)
+        try:
+            response = await retrying(self._call, prompt)
+        except UniRouterError as failed:
+            return {WHY: str(failed)}
+        except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
+            return {WHY: described(failed)}
+        answer = response.choices[0].message.content or ""
+        record = json.dumps(record_of(response).as_dict(), ensure_ascii=False)
+        await asyncio.to_thread(self._store.keep, key, answer, record)
+        return _columns(answer, record)
+
+    async def _call(self, prompt: str) -> Any:
+        """Return the response of the first model that does not fail, each attempt paid from the budget."""
+        decided = await LiteLLMCall.aof(self.router, prompt, check=False, **self._how)
+        held = self._worst(decided.snapshot, decided.attempts.model, prompt)
+        await self._permit("permit", held)
+        try:
+            call = await LiteLLMCall.aof(self.router, prompt, check=False, **self._how)  # its time begins here
+
+            async def paid(arguments: dict[str, Any]) -> Any:
+                nonlocal held
+                model = call.attempts.model
+                spent = worst = self._worst(call.snapshot, model, prompt)  # what a call counts whose bill is not known
+                if worst > held:
+                    if not await self._permit("more", worst - held):
+                        raise OverBudgetError(f"The budget has no ${worst:.4g} left for {model!r}; give a larger one.")
+                    held = worst
+                try:
+                    response = await open_litellm().acompletion(**{**arguments, "num_retries": 0, "max_retries": 0})
+                    usage = call.usage_of(response)
+                    usd = call.usd_of(response, usage)
+                    spent = worst if math.isnan(usd) else usd
+                    if usage.is_known:
+                        ratio = usage.tokens_in / self._tokens(call.snapshot, model, prompt)
+                        self._most_in[model] = max(self._most_in.get(model, 0.0), ratio)
+                except Exception as failed:
+                    spent = worst if classify(failed).may_be_billed else 0.0
+                    raise
+                finally:
+                    if spent:
+                        held -= worst
+                        await self._permit("settle_for", worst, spent)
+                return response
+
+            return await call.arun(paid)
+        finally:
+            await self._permit("settle_for", held, 0.0)
+
+    def _tokens(self, snapshot: Snapshot, model: str, prompt: str) -> float:
+        counter = self.router.fit_.token_counter
+        return snapshot.members[model].expanded_tokens(float(counter.count([prompt])[0]), counter)
+
+    def _worst(self, snapshot: Snapshot, model: str, prompt: str) -> float:
+        """Return the most USD that a call may cost, as far as calls so far tell; 0 where its price is not known."""
+        quoted, most_out = snapshot.quote(model), most_tokens(snapshot, model, self._how)
+        if quoted is None or most_out is None:
+            return 0.0
+        most_in = max(OTHER_TOKENIZERS, self._most_in.get(model, 0.0)) * self._tokens(snapshot, model, prompt)
+        return quoted.prices.cost(most_in, most_out)
+
+    async def _permit(self, name: str, *given: Any) -> Any:
+        """Return what a method of the permits returns, here or in their own process."""
+        method = getattr(self._permits, name)
+        made = (getattr(method, "remote", None) or method)(self._who, *given)
+        return await made if inspect.isawaitable(made) else made
+
+
+def _columns(answer: str, record: str) -> dict[str, Any]:
+    told = json.loads(record)
+    expected = {ERROR: told["expected_error"], USD: told["expected_usd"]}
+    return {ANSWER: answer, RECORD: record, MODEL: told["model"], PAID: told["usd"], **expected}
+
+
+def open_router(router: UniRouter | str | os.PathLike[str], pool: Any, *, trust: bool) -> UniRouter:
+    """Return the router at what its models cost in a batch; a folder is read with the models of `pool`."""
+    if isinstance(router, UniRouter):
+        return router
+    members = members_for(router, pool)
+    return at_batch_tariffs(load_router(router, members, trust=trust, warm=False), members)
+
+
+def most_tokens(snapshot: Snapshot, model: str, parameters: Mapping[str, Any]) -> float | None:
+    """Return the most output tokens that a call of a model is charged for; None where there is no limit."""
+    member = snapshot.members[model]
+    given = {**member.settings, **{name: value for name, value in parameters.items() if value is not None}}
+    limit = given.get("max_completion_tokens") or given.get("max_tokens") or snapshot.longest.get(model)
+    return None if limit is None else limit * (1 if member.votes is None else member.votes.samples)
+
+
+def call_dataset(
+    ds: Dataset,
+    router: UniRouter | str | os.PathLike[str],
+    *,
+    store: str | os.PathLike[str],
+    budget: float | None = None,
+    calls_per_minute: float | None = None,
+    workers: int = 4,
+    calls_at_once: int = 16,
+    batch_size: int = 64,
+    prompt: str = "prompt",
+    cost_weight: float | None = None,
+    models: Sequence[str] | None = None,
+    requires: Sequence[str] = (),
+    pool: Members | str | os.PathLike[str] | None = BESIDE,
+    trust: bool = False,
+    **parameters: Any,
+) -> Dataset:
+    """Return the dataset with the answer of each row's model, which is called when the dataset is read.
+
+    The columns ``answer``, ``usd`` and ``record`` (JSON, see `CallRecord`) are added to those of `RouteBatch`, which
+    are here of the model that answered. A row that fails has its ``error``, and is tried again by the next run; what
+    was answered is in the `store`, and never paid for again, whatever was killed meanwhile. Equal prompts of a batch
+    are one call. Answers are not checked.
+
+    Parameters
+    ----------
+    ds : ray.data.Dataset
+    router : UniRouter or path
+        A folder that all workers reach.
+    store : path or URL
+        Where answers are kept, by the prompt and the options given here: a SQLite file where all workers are on one
+        machine, else a ``postgresql://`` URL.
+    budget : float, optional
+        The most USD that the reading may cost, over all workers: each call at its worst is reserved before it is made.
+        Answers of earlier runs cost nothing.
+    calls_per_minute : float, optional
+        Rows begun in a minute, over all workers.
+    workers, calls_at_once, batch_size : int
+        Workers, the calls of each at once, and the rows that each is given at once.
+    prompt : str
+        The column of the prompts.
+    cost_weight, models, requires
+        As in `UniRouter.route`.
+    pool : Members or path, optional
+        A `pool.toml`, by default the one beside the folder. Its `batch` tariffs count.
+    trust : bool
+        As in `load_router`.
+    **parameters
+        As in `complete`: temperature, max_tokens, timeout and the like.
+
+    Raises
+    ------
+    InvalidDataError
+        When a parameter cannot be used, or a model has no limit of output tokens though there is a budget.
+
+    Examples
+    --------
+    ::
+
+        ds = ray.data.read_parquet("prompts")
+        done = call_dataset(ds, "my.router", store="postgresql://me@host/answers", budget=200.0, max_tokens=800)
+        done.write_parquet("answers")
+    """
+    try:
+        import ray.data
+    except ImportError as missing:
+        raise missing_package("Ray", "ray") from missing
+    if wrong := next((name for name in _NOT_HERE if parameters.get(name)), None):
+        raise InvalidDataError(f"{wrong}= gives more than a text, which is all that a row keeps; leave it out.")
+    for name, amount in {"budget": budget, "calls_per_minute": calls_per_minute}.items():
+        if amount is not None and not (isinstance(amount, int | float) and 0 < amount < math.inf):
+            raise InvalidDataError(f"{name}={amount!r} must be a finite number above 0, or None.")
+    opened = open_router(router, pool, trust=trust)
+    opened.pool.check_known(models or ())
+    snapshot = snapshot_of(opened)
+    check_parameters(parameters, snapshot.members.values())
+    for model in (models or snapshot.pool) if budget is not None else ():
+        if most_tokens(snapshot, model, parameters) is None:
+            raise InvalidDataError(
+                f"How long answers of {model!r} may be is not known; give max_tokens= with a budget."
+            )
+    CallStore(os.fspath(store)).__exit__()  # here, where it is one sentence
+    how = {"cost_weight": cost_weight, "models": models, "requires": requires, **parameters}
+    permits = (
+        ray.remote(Permits)
+        .options(name=f"unirouter-permits-{secrets.token_hex(4)}", num_cpus=0, max_concurrency=10_000)
+        .remote(budget, calls_per_minute)
+    )
+    given = {"store": store, "prompt": prompt, "permits": permits, "calls_at_once": calls_at_once, "pool": pool}
+    return ds.map_batches(
+        CallBatch,
+        fn_constructor_args=(router,),
+        fn_constructor_kwargs={**given, "trust": trust, **how},
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        num_cpus=WORKER_CPUS,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+    )
