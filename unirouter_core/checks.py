@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +111,7 @@ class Checks(tuple[Check, ...]):
     """Checks for one pool, as arrays besides, so that all of them are valued at once."""
 
     @cached_property
-    def arrays(self) -> tuple[Array, ...]:
+    def arrays(self) -> tuple[Any, ...]:
         """Columns, USD, limits and n of the checks, (k,); the shares of their bins (k, n_bins) and odds (k, n_bins, m).
 
         Checks with fewer bins than others have empty ones besides.
@@ -136,7 +136,7 @@ class Checks(tuple[Check, ...]):
     @property
     def columns(self) -> Labels:
         """The models' positions in the pool, (k,)."""
-        return self.arrays[0]
+        return np.asarray(self.arrays[0])
 
     def values(
         self, errors: Array, costs: Array, cost_weight: float, eligible: Mask | None = None

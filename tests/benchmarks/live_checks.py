@@ -37,42 +37,38 @@ from unirouter_plugins.onboarding.questions import read_questions
 from unirouter_plugins.onboarding.store import AnswerStore
 from unirouter_plugins.onboarding.stored import Replay
 
-Signals: TypeAlias = dict[str, list[tuple[str, Array, float]]]  # of each kind: model, signals, USD of the check
+Signals: TypeAlias = dict[str, tuple[Array, float]]  # of each check, and its USD
 
-MODEL = """model = "llamafile/NAME"
-api_base = "URL"
-prices = { input = 0.10, output = 0.40 }
-settings = { temperature = 0, max_tokens = 12, logprobs = true }"""
-POOL = f"""
+POOL = """
 [models.small]
-{MODEL}
+model = "llamafile/{name}"
+api_base = "{url}"
+prices = {{ input = 0.10, output = 0.40 }}
+settings = {{ temperature = 0, max_tokens = 12, logprobs = true }}
 template = "{{prompt}} Answer briefly."
-[models.shown]
-{MODEL}
-examples = [
-  {{ prompt = "What is 3 + 4?", answer = "3 + 4 = 7" }},
-  {{ prompt = "What is 6 times 8?", answer = "6 times 8 is 48." }},
-  {{ prompt = "What is 14 - 5?", answer = "14 - 5 = 9" }},
-  {{ prompt = "What is the capital of Germany?", answer = "The capital of Germany is Berlin." }},
-  {{ prompt = "What is the opposite of big?", answer = "The opposite of big is small." }},
-]
 [models.calculator]
 model = "calculator/calculator"
 prices = {{ input = 3, output = 15 }}
 [providers]
 calculator = "unirouter_plugins.local.calculator:provider"
 """
-CHECKS = {  # by kind: models whose answers are checked, and how
-    "log-probability": [("small", "logprob"), ("shown", "logprob")],
-    "agreement": [("shown", {"check": "agreement", "member": "small", "same": "number"})],
+MODELS = ["calculator", "small"]  # as pools order them
+CHECKS = {  # of small's answers
+    "log-probability, mean": "logprob",
+    "log-probability, lowest": {"check": "logprob", "of": "lowest"},
+    "agreement with the calculator": {"check": "agreement", "member": "calculator", "same": "number"},
 }
 CAPITALS = """France Paris, Italy Rome, Spain Madrid, Japan Tokyo, China Beijing, Egypt Cairo, Kenya Nairobi, Peru Lima,
 Norway Oslo, Sweden Stockholm, Cuba Havana, Chile Santiago, Greece Athens, Turkey Ankara, Austria Vienna, Poland Warsaw,
-Russia Moscow, India Delhi, Portugal Lisbon, Ireland Dublin, Finland Helsinki, Hungary Budapest, Romania Bucharest"""
+Russia Moscow, India Delhi, Portugal Lisbon, Ireland Dublin, Finland Helsinki, Denmark Copenhagen, Hungary Budapest,
+Romania Bucharest, Bulgaria Sofia, Canada Ottawa, Australia Canberra, Thailand Bangkok, Vietnam Hanoi, Nepal Kathmandu,
+Iraq Baghdad, Iran Tehran, Syria Damascus, Morocco Rabat, Ghana Accra, Uganda Kampala, Mongolia Ulaanbaatar, Qatar Doha,
+Indonesia Jakarta, Colombia Bogota, Ecuador Quito, Bolivia Sucre, Venezuela Caracas, Senegal Dakar, Latvia Riga"""
 OPPOSITES = """hot cold, up down, day night, black white, left right, open closed, in out, good bad, fast slow,
 happy sad, wet dry, light dark, high low, hard soft, rich poor, true false, full empty, early late, near far,
 long short, push pull, loud quiet, win lose, love hate, old young, first last, strong weak, thick thin, buy sell,
-north south"""
+north south, east west, yes no, inside outside, clean dirty, cheap expensive, deep shallow, wide narrow, heavy light,
+begin end, tall short, awake asleep, sweet sour, alive dead, question answer, above below"""
 
 
 def write_prompts(place: Path, seed: int) -> int:
@@ -85,11 +81,11 @@ def write_prompts(place: Path, seed: int) -> int:
             asked = prompt.format(a=a, b=b, sum=a + b)
             lines[asked] = {"prompt": asked, "reference": str(result(a, b)), "grader": "number"}
 
-    numbers(45, 2, 15, "What is {a} + {b}?", lambda a, b: a + b)
-    numbers(35, 2, 12, "What is {a} times {b}?", lambda a, b: a * b)
-    numbers(20, 2, 15, "What is {sum} - {b}?", lambda a, b: a)
-    numbers(15, 16, 99, "What is {a} + {b}?", lambda a, b: a + b)
-    numbers(20, 1, 9, "Ann has {a} apples and buys {b} more. How many apples has she?", lambda a, b: a + b)
+    numbers(100, 2, 15, "What is {a} + {b}?", lambda a, b: a + b)
+    numbers(80, 2, 12, "What is {a} times {b}?", lambda a, b: a * b)
+    numbers(50, 2, 15, "What is {sum} - {b}?", lambda a, b: a)
+    numbers(50, 16, 99, "What is {a} + {b}?", lambda a, b: a + b)
+    numbers(40, 1, 9, "Ann has {a} apples and buys {b} more. How many apples has she?", lambda a, b: a + b)
     for prompt, pairs in (("What is the capital of {}?", CAPITALS), ("What is the opposite of {}?", OPPOSITES)):
         for asked, reference in (pair.split() for pair in pairs.replace("\n", " ").split(",")):
             lines[prompt.format(asked)] = {"prompt": prompt.format(asked), "reference": reference, "grader": "text"}
@@ -98,22 +94,20 @@ def write_prompts(place: Path, seed: int) -> int:
 
 
 def asked(store: Path, seed: int) -> tuple[UniRouter, Outcomes, Signals]:
-    """Return a router with the three models, what they did on the prompts, and what the checks say of it."""
+    """Return a router with both models, what they did on the prompts, and what the checks say of it."""
     folder, router, found = Path(tempfile.mkdtemp()), UniRouter.starter(), Signals()
     print(write_prompts(folder / "prompts.jsonl", seed), "prompts")
     with serve_model() as local:
-        (folder / "pool.toml").write_text(POOL.replace("NAME", local.name).replace("URL", local.url))
+        (folder / "pool.toml").write_text(POOL.format(name=local.name, url=local.url))
         given = {"validation": folder / "prompts.jsonl", "pool": folder / "pool.toml", "store": store, "timeout": 600}
-        models = ["calculator", "shown", "small"]  # as pools order them
-        done = run_onboarding(plan_onboarding(router, models, OnboardingOptions(**given, concurrency=4)))
+        done = run_onboarding(plan_onboarding(router, MODELS, OnboardingOptions(**given, concurrency=4)))
     questions, evaluations = read_questions(folder / "prompts.jsonl"), [one.evaluation for one in done]
     with AnswerStore(store) as kept:
         replay = Replay(router, Members(), kept, Callers(OnboardingOptions(), TokenCounter(), Budget(0)))
-        for kind, (model, spec) in ((kind, each) for kind, group in CHECKS.items() for each in group):
-            run = parse_check(kind, spec, members=models)
-            found.setdefault(kind, []).append((model, *replay.signals(model, run, questions)))
+        for kind, spec in CHECKS.items():
+            found[kind] = replay.signals("small", parse_check(kind, spec, members=MODELS), questions)
     errors, costs = (np.stack([getattr(each, name) for each in evaluations], axis=1) for name in ("errors", "costs"))
-    return router, Outcomes([question.prompt for question in questions], models, errors, costs), found
+    return router, Outcomes([question.prompt for question in questions], MODELS, errors, costs), found
 
 
 def trial(router: UniRouter, table: Outcomes, found: Signals, seed: int) -> Iterator[dict[str, object]]:
@@ -131,10 +125,10 @@ def trial(router: UniRouter, table: Outcomes, found: Signals, seed: int) -> Iter
         predicted, usd, checks = expected.prediction.errors, expected.costs, list[tuple[Check, Array]]()
         if kind == "best mixture":
             predicted, usd = (np.tile(of.mean(axis=0), (len(test), 1)) for of in (measured.errors, measured.costs))
-        for name, group in found.items():
-            for model, signals, price in group if kind in (name, "both checks") else ():
-                check = Check.fit(name, table.models.index(model), signals[val], measured.errors, price)
-                checks += [] if check is None else [(check, signals[test])]
+        if kind in found:
+            signals, price = found[kind]
+            check = Check.fit(kind, MODELS.index("small"), signals[val], measured.errors, price)
+            checks += [] if check is None else [(check, signals[test])]
         paths = [follow(predicted, usd, errors, costs, checks, weight) for weight in WEIGHTS / dearest]
         wrong, spent = map(np.stack, zip(*paths, strict=True))
 
@@ -145,7 +139,7 @@ def trial(router: UniRouter, table: Outcomes, found: Signals, seed: int) -> Iter
         pairs = (halves, halves[::-1])
         return [through(judged, through(tried, every).hull().cost_weights.astype(int)) for tried, judged in pairs]
 
-    made = {kind: curves(kind) for kind in ("no checks", *found, "both checks", "best mixture")}
+    made = {kind: curves(kind) for kind in ("no checks", *found, "best mixture")}
     for column, model in enumerate(table.models):
         alone = costs[:, column].mean(keepdims=True), 1 - errors[:, column].mean(keepdims=True)
         made[f"{model} alone"] = [Curve(*alone, np.zeros(1))] * 2
@@ -160,7 +154,7 @@ def main() -> None:
     """Print the means over the trials, and their standard errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("live.sqlite"))
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=20)
     given = parser.parse_args()
     router, table, found = asked(given.store, 0)
     rows = [row for seed in range(given.trials) for row in trial(router, table, found, seed)]

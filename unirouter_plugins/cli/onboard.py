@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -27,6 +27,7 @@ from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, re
 
 if TYPE_CHECKING:
     from unirouter_core.evaluate import Efforts
+    from unirouter_plugins.litellm.pool_file import Members
     from unirouter_plugins.logs import Log
     from unirouter_plugins.onboarding import Plan, Progress
 
@@ -338,7 +339,7 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
         checked = [each for one in done for each in one.checks]
         for each in checked:
             show.say(f"{each.value.verdict} {'Kept.' if each.saved else 'Not kept.'}")
-        to_be_named(checked, wanted.pool)
+        to_be_named(checked, cast("Members", wanted.pool))  # `_plan` has read it
         show.say(f"Spent: {show.usd(plan.spent_usd)}. The answers are kept in {plan.place}.", wrap=False)
     if all(one.profile is None and one.stopped == "failures" for one in done):
         raise typer.Exit(options.PROVIDERS_FAILED)

@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -69,6 +70,10 @@ _calls = sa.Table(
 )
 
 
+def _read(query: Any, connection: sa.Connection) -> Any:
+    return connection.execute(query).all()
+
+
 class CallStore(Database):
     """Answers of routed calls with their records, as JSON, in a SQLite file or a PostgreSQL database."""
 
@@ -78,11 +83,10 @@ class CallStore(Database):
         """Return the answer and the record of each key that has them."""
         found: dict[str, tuple[str, str]] = {}
         for start in range(0, len(keys), _MOST_KEYS):
-            query = sa.select(_calls.c.key, _calls.c.answer, _calls.c.record).where(
-                _calls.c.key.in_(keys[start : start + _MOST_KEYS])
-            )
-            rows = self.in_transaction(lambda connection, query=query: connection.execute(query).all(), writes=False)
-            found |= {key: (answer, record) for key, answer, record in rows}
+            wanted = _calls.c.key.in_(keys[start : start + _MOST_KEYS])
+            query = sa.select(_calls.c.key, _calls.c.answer, _calls.c.record).where(wanted)
+            for key, *answered in self.in_transaction(partial(_read, query), writes=False):
+                found[key] = tuple(answered)
         return found
 
     def keep(self, key: str, answer: str, record: str) -> None:
@@ -138,11 +142,12 @@ class CallBatch:
     ) -> None:
         self.router = open_router(router, pool, trust=trust)
         self._store, self._prompt, self._how = CallStore(os.fspath(store)), prompt, how
-        self._permits, self._who = Permits() if permits is None else permits, "here"
+        self._who = "here"
+        self._permits: Any = Permits() if permits is None else permits
         self._asked = json.dumps(how, sort_keys=True, ensure_ascii=False, default=str)
         self._at_once, self._most_in = calls_at_once, dict[str, float]()
         self._runner = asyncio.Runner()  # LiteLLM's clients belong to one event loop
-        if hasattr(self._permits, "permit") and hasattr(self._permits.permit, "remote"):
+        if not isinstance(self._permits, Permits):  # Ray's handle of them
             import ray
 
             self._who = ray.get_runtime_context().get_actor_id() or self._who  # the same when Ray starts it again
@@ -181,7 +186,7 @@ class CallBatch:
         wait = wait_exponential_jitter(1, LONGEST_PAUSE)
         retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), retry=retried, wait=wait, reraise=True)
         try:
-            response = await retrying(self._call, prompt)
+            response: Any = await retrying(self._call, prompt)
         except UniRouterError as failed:
             return {WHY: str(failed)}
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
@@ -234,6 +239,8 @@ class CallBatch:
 
     def _worst(self, snapshot: Snapshot, model: str, prompt: str) -> float:
         """Return the most USD that a call may cost, as far as calls so far tell; 0 where its price is not known."""
+        if (panel := snapshot.members[model].panel) is not None:
+            return panel.budget
         quoted, most_out = snapshot.quote(model), most_tokens(snapshot, model, self._how)
         if quoted is None or most_out is None:
             return 0.0
@@ -266,7 +273,7 @@ def most_tokens(snapshot: Snapshot, model: str, parameters: Mapping[str, Any]) -
     member = snapshot.members[model]
     given = {**member.settings, **{name: value for name, value in parameters.items() if value is not None}}
     limit = given.get("max_completion_tokens") or given.get("max_tokens") or snapshot.longest.get(model)
-    return None if limit is None else limit * (1 if member.votes is None else member.votes.samples)
+    return None if limit is None else limit * member.samples
 
 
 def call_dataset(

@@ -10,77 +10,29 @@ import io
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unirouter_core.atomic_files import exchange, temporary
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
-from unirouter_core.reading import LONGEST_LINE, parse_json, readable
-from unirouter_core.tables import find_columns, quoted
 from unirouter_plugins.litellm.pool_file import BESIDE
-from unirouter_plugins.ray.routing import COLUMNS, RouteBatch, Routed, check_names
+from unirouter_plugins.ray.parts import (
+    CSV,
+    FORMATS,
+    PARQUET,
+    Part,
+    Routing,
+    header,
+    parts_of,
+    prompt_column,
+    route_part,
+)
+from unirouter_plugins.ray.routing import COLUMNS, RouteBatch
 
-PARQUET, JSONL, CSV = "Parquet", "JSON Lines", "CSV"
-FORMATS = {".parquet": PARQUET, ".pq": PARQUET, ".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV, ".tsv": CSV}
-SLICE = 8_192  # rows routed at once
-PART = 2**23  # bytes of a part of lines; a part of Parquet is a row group
 WHOLE = 2**16  # rows of a row group of what is put together
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a file: the bytes of some lines, or a row group."""
-
-    file: str
-    at: int  # the file's place among all
-    number: int  # in the file
-    begin: int
-    end: int
-    rows: int
-    line: int = 1  # of its first row
-
-    @property
-    def kind(self) -> str:
-        """The format."""
-        return FORMATS[Path(self.file).suffix.lower()]
-
-    def kept_in(self, folder: str | os.PathLike[str]) -> Path:
-        """Return where it is written once it is routed."""
-        return Path(folder) / f"{self.at:06}-{self.number:06}.part"
-
-
-@dataclass
-class Routing:
-    """What was routed: rows, those with an error, the rows of each model, and their expected USD."""
-
-    rows: int = 0
-    errors: int = 0
-    usd: float = 0.0
-    models: Counter[str] = field(default_factory=Counter)
-    first_error: str | None = None
-
-    def add(self, routed: Iterable[Routed]) -> None:
-        """Count some rows."""
-        for each in routed:
-            self.rows += 1
-            self.usd += each.expected_usd or 0.0
-            if each.model is None:
-                self.errors += 1
-                self.first_error = self.first_error or each.error
-            else:
-                self.models[each.model] += 1
-
-    def merge(self, kept: Mapping[str, Any]) -> None:
-        """Count what `vars` of another says."""
-        self.rows += kept["rows"]
-        self.errors += kept["errors"]
-        self.usd += kept["usd"]
-        self.models.update(kept["models"])
-        self.first_error = self.first_error or kept["first_error"]
 
 
 def route_file(
@@ -141,7 +93,7 @@ def route_file(
         raise InvalidDataError(
             f"{out} is to be {FORMATS[out.suffix.lower()]}, and {files[0]} is {min(kinds)}; formats stay as they are."
         )
-    column = prompt or _prompt_column(files[0])
+    column = prompt or prompt_column(files[0])
     how: dict[str, Any] = {"cost_weight": cost_weight, "models": models, "requires": list(requires), "prompt": column}
     if pool != BESIDE:
         how["pool"] = None if pool is None else os.fspath(pool)
@@ -194,115 +146,7 @@ def sources(source: str | os.PathLike[str]) -> list[Path]:
     return files
 
 
-def parts_of(file: Path, at: int = 0) -> Iterator[Part]:
-    """Yield the parts of a file, the number `at` of all."""
-    kind, name = FORMATS[file.suffix.lower()], str(file.resolve())
-    with _in_a_sentence(file):
-        if kind == PARQUET:
-            groups = _parquet(file).metadata
-            sizes = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
-            yield from (Part(name, at, number, number, number + 1, size) for number, size in enumerate(sizes))
-            if not sizes:
-                yield Part(name, at, 0, 0, 0, 0)
-            return
-        with file.open("rb") as raw:
-            ends = _csv_rows(raw) if kind == CSV else _rows(raw)
-            end, after = begin, line = next(ends)
-            number = rows = 0
-            for end, after in ends:
-                rows += 1
-                if end - begin >= PART:
-                    yield Part(name, at, number, begin, end, rows, line)
-                    begin, line, number, rows = end, after, number + 1, 0
-            if rows or not number:
-                yield Part(name, at, number, begin, end, rows, line)
-
-
-def _lines(raw: Any) -> Iterator[bytes]:
-    for number, line in enumerate(iter(lambda: raw.readline(LONGEST_LINE + 1), b""), 1):
-        if len(line) > LONGEST_LINE:
-            raise InvalidDataError(f"line {number} has more than {LONGEST_LINE:,} bytes; split it.")
-        yield line
-
-
-def _rows(raw: Any) -> Iterator[tuple[int, int]]:
-    """Yield where the rows of a file begin, then where each ends, with the number of the line after it."""
-    end = 0
-    yield end, 1
-    for number, line in enumerate(_lines(raw), 2):
-        end += len(line)
-        yield end, number
-
-
-def _csv_rows(raw: Any) -> Iterator[tuple[int, int]]:
-    """Yield the same of a CSV file, whose rows may have line breaks in quotes."""
-    end = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal end
-        for line in _lines(raw):
-            end += len(line)
-            yield line.decode("utf-8-sig" if end == len(line) else "utf-8")
-
-    reader = csv.reader(texts(), delimiter=_delimiter(raw))
-    next(reader, None)
-    yield end, reader.line_num + 1
-    for _ in reader:
-        yield end, reader.line_num + 1
-
-
-def _delimiter(raw: Any) -> str:
-    raw.seek(0)
-    head = raw.readline(LONGEST_LINE).decode("utf-8-sig")
-    raw.seek(0)
-    csv.field_size_limit(LONGEST_LINE)  # its own is 131,072 characters; prompts are longer
-    return max(",;\t|", key=head.count)
-
-
-def _parquet(file: str | os.PathLike[str]) -> Any:
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as missing:
-        raise missing_package("pyarrow", "parquet") from missing
-    return pq.ParquetFile(file)
-
-
-def _header(file: Path) -> tuple[list[str], str]:
-    """Return the names of a CSV file's columns, and what stands between them."""
-    with file.open("rb") as raw:
-        delimiter = _delimiter(raw)
-        with io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
-            return next(csv.reader(text, delimiter=delimiter), []), delimiter
-
-
-def _prompt_column(file: Path) -> str:
-    """Return the column of a file that has the usual name of prompts."""
-    kind, names = FORMATS[file.suffix.lower()], list[str]()
-    with _in_a_sentence(file):
-        if kind == PARQUET:
-            names = list(_parquet(file).schema_arrow.names)
-        elif kind == CSV:
-            names, _ = _header(file)
-        else:
-            with file.open("rb") as raw:
-                first = _parsed(next(filter(bytes.strip, _lines(raw)), b'""'))
-            names = list(first) if isinstance(first, dict) else ["prompt"]
-        found = ["prompt"] if "prompt" in names else find_columns(names, kinds=("prompt",)).get("prompt")
-        if not found:
-            raise InvalidDataError(f"there is no column of prompts among {quoted(names)}; name it (--prompt COLUMN).")
-    return found[0]
-
-
-@contextmanager
-def _in_a_sentence(file: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        with readable("it cannot be read", "give a file that can"):
-            yield
-    except InvalidDataError as failed:
-        raise InvalidDataError(f"{os.fspath(file)}: {failed}") from failed
-
-
-# --- A part, routed ---------------------------------------------------------------------------------------------------
+# --- By whom ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -317,90 +161,13 @@ class Work:
     def __call__(self, part: Part) -> dict[str, Any]:
         """Return the counts of a part, once it is written whole."""
         self.route = self.route or RouteBatch(self.router, **self.how)
-        place, counted = part.kept_in(self.folder), Routing()
+        place = part.kept_in(self.folder)
         beside = place.with_name(temporary(place.name))
-        with _in_a_sentence(part.file):
-            {PARQUET: _parquet_part, JSONL: _jsonl_part, CSV: _csv_part}[part.kind](part, beside, self.route, counted)
+        counted = route_part(part, beside, self.route)
         os.replace(beside, place)
         beside.write_text(json.dumps(vars(counted)))
         os.replace(beside, place.with_suffix(".json"))  # last: it says that the part is done
         return vars(counted)
-
-
-def _parquet_part(part: Part, to: Path, route: RouteBatch, counted: Routing) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = _parquet(part.file)
-    empty = route(file.schema_arrow.empty_table())
-    with pq.ParquetWriter(to, empty.schema) as writer:
-        for batch in file.iter_batches(SLICE, row_groups=range(part.begin, part.end)):
-            table = route(pa.Table.from_batches([batch]))
-            counted.add(map(Routed, *(table[name].to_pylist() for name in COLUMNS)))
-            writer.write_table(table)
-
-
-def _jsonl_part(part: Part, to: Path, route: RouteBatch, counted: Routing) -> None:
-    lines = [(n, line) for n, line in enumerate(_bytes_of(part).split(b"\n"), part.line) if line.strip()]
-    with to.open("wb") as out:
-        for start in range(0, len(lines), SLICE):
-            rows, bad = list[dict[str, Any]](), dict[int, str]()
-            for at, (number, line) in enumerate(lines[start : start + SLICE]):
-                row = _parsed(line)
-                if not isinstance(row, dict | str):
-                    why = row if isinstance(row, ValueError) else "it is no object"
-                    bad[at] = f"line {number}: {why}; write {{{json.dumps(route.prompt)}: ...}}."
-                rows.append(row if isinstance(row, dict) else {route.prompt: row if isinstance(row, str) else None})
-                check_names({route.prompt, *rows[-1]}, route.prompt)
-            routed = _routed(route, [row.get(route.prompt) for row in rows], bad, counted)
-            for row, each in zip(rows, routed, strict=True):
-                whole = {**row, **dict(zip(COLUMNS, each, strict=True))}
-                out.write(json.dumps(whole, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-
-
-def _routed(route: RouteBatch, prompts: Sequence[Any], bad: Mapping[int, str], counted: Routing) -> list[Routed]:
-    """Return what is decided on each prompt, and count it; rows that are `bad` have that for their error."""
-    routed = route.route([None if at in bad else prompt for at, prompt in enumerate(prompts)])
-    for at, why in bad.items():
-        routed[at] = Routed(error=why)
-    counted.add(routed)
-    return routed
-
-
-def _parsed(line: bytes) -> Any:
-    """Return the value of a line of JSON, or the failure."""
-    try:
-        return parse_json(line.removeprefix(b"\xef\xbb\xbf"))
-    except ValueError as failed:
-        return ValueError(f"it is not JSON ({failed})")
-
-
-def _csv_part(part: Part, to: Path, route: RouteBatch, counted: Routing) -> None:
-    names, delimiter = _header(Path(part.file))
-    check_names(names, route.prompt)
-    at, own = names.index(route.prompt), [n for n, name in enumerate(names) if name not in COLUMNS]
-    reader = csv.reader(io.StringIO(_bytes_of(part).decode("utf-8-sig"), newline=""), delimiter=delimiter)
-    rows = [(reader.line_num + part.line - 1, row) for row in reader if row]
-    with to.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
-        for start in range(0, len(rows), SLICE):
-            some, bad = [row for _, row in rows[start : start + SLICE]], dict[int, str]()
-            for place, (line, row) in enumerate(rows[start : start + SLICE]):
-                if len(row) != len(names):
-                    bad[place] = f"line {line}: {len(row)} fields, but the header has {len(names)}."
-                    row += [""] * (len(names) - len(row))
-            routed = _routed(route, [row[at] for row in some], bad, counted)
-            for row, each in zip(some, routed, strict=True):
-                writer.writerow([*(row[n] for n in own), *("" if value is None else value for value in each)])
-
-
-def _bytes_of(part: Part) -> bytes:
-    with open(part.file, "rb") as raw:
-        raw.seek(part.begin)
-        return raw.read(part.end - part.begin)
-
-
-# --- Ray --------------------------------------------------------------------------------------------------------------
 
 
 class RoutePart:
@@ -411,7 +178,8 @@ class RoutePart:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was counted, as JSON, or why it failed, which then is one sentence."""
-        part = Part(**{name: str(values[0]) if name == "file" else int(values[0]) for name, values in batch.items()})
+        numbers: dict[str, int] = {name: int(values[0]) for name, values in batch.items() if name != "file"}
+        part = Part(str(batch["file"][0]), **numbers)
         try:
             return {"counted": [json.dumps(self._work(part))], "failed": [""]}
         except (UniRouterError, OSError) as failed:
@@ -529,18 +297,17 @@ def _whole_lines(target: Path, parts: Sequence[tuple[Part, Path]], out: Path) ->
     first = parts[0][0]
     with target.open("wb") as whole:
         if first.kind == CSV:
-            header = _header(Path(first.file))
-            if other := next(
-                (part for part, _ in parts if part.number == 0 and _header(Path(part.file)) != header), None
-            ):
+            names, delimiter = header(Path(first.file))
+            begun = (part for part, _ in parts if part.number == 0)
+            if other := next((part for part in begun if header(Path(part.file)) != (names, delimiter)), None):
                 raise _differ(other, first, out)
             line = io.StringIO(newline="")
-            names = [*(name for name in header[0] if name not in COLUMNS), *COLUMNS]
-            csv.writer(line, delimiter=header[1], lineterminator="\n").writerow(names)
+            made = [*(name for name in names if name not in COLUMNS), *COLUMNS]
+            csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(made)
             whole.write(line.getvalue().encode())
         for _, place in parts:
-            with place.open("rb") as made:
-                shutil.copyfileobj(made, whole)
+            with place.open("rb") as routed:
+                shutil.copyfileobj(routed, whole)
 
 
 def _differ(part: Part, first: Part, out: Path) -> InvalidDataError:

@@ -21,14 +21,13 @@ def ray():
         warnings.simplefilter("ignore")  # of Ray's own
         ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'unirouter[ray]'")
         pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'unirouter[ray]'")
-        for is_last in (False, False, True):
-            try:
-                ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-                break
-            except Exception:  # it waits 30 seconds for itself, and a machine may be busier than that
-                ray.shutdown()
-                if is_last:
-                    raise
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        except Exception as failed:
+            ray.shutdown()
+            if "timed out during startup" not in str(failed):
+                raise
+            pytest.skip("Ray, which gives itself 30 seconds to start, did not on this busy machine")
         ray.data.DataContext.get_current().enable_progress_bars = False
     yield ray
     ray.shutdown()

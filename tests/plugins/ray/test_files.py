@@ -6,10 +6,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from unirouter_core import InvalidDataError
 from unirouter_core.router import UniRouter
-from unirouter_plugins.ray import files
+from unirouter_plugins.cli import app
+from unirouter_plugins.ray import parts
 from unirouter_plugins.ray.files import route_file
 
 PROMPTS = [f"What is {n} plus 3?" if n % 2 else f"Write a poem of {n} lines about the sea." for n in range(40)]
@@ -58,8 +60,8 @@ FORMATS = {
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(files, "PART", 500)  # bytes
-    monkeypatch.setattr(files, "SLICE", 7)
+    monkeypatch.setattr(parts, "PART", 500)  # bytes
+    monkeypatch.setattr(parts, "SLICE", 7)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -178,3 +180,16 @@ def test_files_of_other_columns_become_a_folder_only(folder, tmp_path):
         route_file(folder, f"{tmp_path}/*.csv", tmp_path / "all" / "out.csv")
     route_file(folder, f"{tmp_path}/*.csv", tmp_path / "out")
     assert (tmp_path / "out" / "b.csv").read_text().startswith("prompt,y,unirouter_model,")
+
+
+def test_the_command_prints_the_counts_and_what_is_wrong_in_a_sentence(folder, tmp_path):
+    write_jsonl(source := tmp_path / "in.jsonl")
+    words = ["route-file", str(folder), str(source), str(tmp_path / "out.jsonl"), "--models", "sage"]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["rows"], told["errors"], told["models"]) == (0, 44, 3, {"sage": 41})
+    again = CliRunner().invoke(app, words)
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "exists; name another place, or replace it (--replace)." in " ".join(again.stderr.split())
+    shown = CliRunner().invoke(app, [*words, "--replace"])
+    assert "3 rows have no model; the column error says why" in " ".join(shown.stderr.split())
