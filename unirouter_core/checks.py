@@ -136,7 +136,7 @@ class Checks(tuple[Check, ...]):
     @property
     def columns(self) -> Labels:
         """The models' positions in the pool, (k,)."""
-        return np.asarray(self.arrays[0])
+        return np.asarray(self.arrays[0], int)
 
     def values(
         self, errors: Array, costs: Array, cost_weight: float, eligible: Mask | None = None

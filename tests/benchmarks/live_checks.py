@@ -26,6 +26,7 @@ from unirouter_core.checks import Check
 from unirouter_core.costs import TokenCounter
 from unirouter_core.curves import Curve, curve_through
 from unirouter_core.embedding import Array
+from unirouter_core.evaluate import check_value
 from unirouter_core.evaluate.checking import follow
 from unirouter_core.evaluate.reporting import NEARLY
 from unirouter_plugins.litellm.checks import parse_check
@@ -151,16 +152,18 @@ def trial(router: UniRouter, table: Outcomes, found: Signals, seed: int) -> Iter
 
 
 def main() -> None:
-    """Print the means over the trials, and their standard errors."""
+    """Print what `unirouter check` says of each check, and the means over the trials with their standard errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("live.sqlite"))
     parser.add_argument("--trials", type=int, default=20)
     given = parser.parse_args()
     router, table, found = asked(given.store, 0)
+    for kind, (signals, price) in found.items():
+        print(check_value(router, "small", kind, signals, usd=price).verdict)
     rows = [row for seed in range(given.trials) for row in trial(router, table, found, seed)]
     trials = pd.DataFrame(rows).groupby(["kind", "trial"], sort=False).mean().groupby("kind", sort=False)
     shown = trials.agg(["mean", "std"]).round(4)
-    shown["ahead"] = trials["gain"].agg(lambda gains: (gains > 0).mean())
+    shown["ahead", "share"] = trials["gain"].agg(lambda gains: (gains > 0).mean())
     print(shown.to_string())
 
 

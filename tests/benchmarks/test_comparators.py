@@ -43,4 +43,4 @@ def test_a_learned_head_finds_who_fails_at_what_among_models_it_has_not_seen(pla
     pytest.importorskip("torch")
     module, _, name = place.partition(":")
     head = getattr(importlib.import_module(f"comparators.{module}"), name)
-    finds_who_fails_at_what(head(clusters=2, hidden=16, steps=100, n_val=100))
+    finds_who_fails_at_what(head(clusters=2, hidden=16, steps=100))

@@ -147,7 +147,7 @@ class CallBatch:
         self._asked = json.dumps(how, sort_keys=True, ensure_ascii=False, default=str)
         self._at_once, self._most_in = calls_at_once, dict[str, float]()
         self._runner = asyncio.Runner()  # LiteLLM's clients belong to one event loop
-        if not isinstance(self._permits, Permits):  # Ray's handle of them
+        if permits is not None and hasattr(permits.permit, "remote"):
             import ray
 
             self._who = ray.get_runtime_context().get_actor_id() or self._who  # the same when Ray starts it again

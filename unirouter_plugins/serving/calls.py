@@ -168,11 +168,10 @@ class ProxyCall(LiteLLMCall):
         try:
             yield
         except UniRouterError as failed:
-            kind = (
-                open_litellm().Timeout if isinstance(failed, CallTimeoutError) else open_litellm().InternalServerError
-            )
-            self.over = kind(str(failed), self.attempts.model, GROUP)
-            raise self.over from failed
+            litellm = open_litellm()
+            kind = litellm.Timeout if isinstance(failed, CallTimeoutError) else litellm.InternalServerError
+            self.over = shown = kind(str(failed), self.attempts.model, GROUP)
+            raise shown from failed
         except Exception as over:
             self.over = over
             raise
@@ -201,7 +200,7 @@ class ProxyCall(LiteLLMCall):
 
     def settle(self) -> None:
         """Have LiteLLM take the deployment that answers for the one that it called, in logs and ids of responses."""
-        self._metadata["model_info"]["id"] = self._ids[self.attempts.model]
+        self._metadata.get("model_info", {})["id"] = self._ids[self.attempts.model]
 
     def passed(self, part: Any) -> Any:
         """Return a chunk of a checked call; the one that tells the usage has the cost of the whole call."""

@@ -22,7 +22,7 @@ class GraphRouter(LearnedHead):
     """
 
     def network(self, d: int) -> nn.Module:
-        return Graph(d, self.clusters + 1, self.hidden)
+        return Graph(d, self.clusters + 2, self.hidden)
 
     def loss(self, network: nn.Module, X: Tensor, labels: Tensor, seen: Measured, errors: Tensor) -> Tensor:
         few = Measured(seen.psi, seen.X[:SENDING], seen.errors[:SENDING])

@@ -27,7 +27,7 @@ class RadialRouter(LearnedHead):
     contrast: float = 0.5
 
     def network(self, d: int) -> nn.Module:
-        return RadialFormer(d, self.clusters + 1, self.hidden, self.layers, self.heads)
+        return RadialFormer(d, self.clusters + 2, self.hidden, self.layers, self.heads)
 
     def loss(self, network: nn.Module, X: Tensor, labels: Tensor, seen: Measured, errors: Tensor) -> Tensor:
         target = ((1 - errors) / self.temperature).softmax(dim=1)

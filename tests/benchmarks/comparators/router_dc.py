@@ -24,7 +24,7 @@ class RouterDC(LearnedHead):
     temperature: float = 1.0
 
     def network(self, d: int) -> nn.Module:
-        return TwoTowers(d, self.clusters + 1, self.hidden)
+        return TwoTowers(d, self.clusters + 2, self.hidden)
 
     def loss(self, network: nn.Module, X: Tensor, labels: Tensor, seen: Measured, errors: Tensor) -> Tensor:
         scores = network(X, seen) / self.temperature
