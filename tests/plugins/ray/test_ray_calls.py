@@ -6,7 +6,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from tests.plugins.servers import KEY, breaks, says
+from tests.plugins.servers import KEY, breaks, fails, says
 from unirouter_plugins.onboarding.store import AnswerStore
 from unirouter_plugins.ray.calls import CallBatch, CallStore, Permits
 
@@ -95,12 +95,14 @@ def test_the_budget_is_never_exceeded_and_the_rest_says_so(call, scripted_server
     assert len(scripted_server.seen) == len(paid)
 
 
-def test_a_fallback_is_paid_from_the_budget_or_not_made(call, scripted_server):
-    scripted_server.script |= {"sage": breaks(400)}
-    permits = Permits(usd=0.05)
-    (row,) = call(PROMPTS[:1], permits=permits, models=["sage", "tutor"])
-    assert row["unirouter_model"] == "tutor", row
-    assert row["usd"] == pytest.approx(permits.spent)
+def test_a_fallback_is_paid_from_the_budget_with_what_the_failure_may_have_cost(call, scripted_server):
+    unbilled = fails(404, "There is no such model.", code="model_not_found")
+    for prompt, failure, billed in ((PROMPTS[0], unbilled, False), (PROMPTS[1], breaks(400), True)):
+        scripted_server.script["sage"] = failure
+        permits = Permits(usd=0.06)
+        (row,) = call([prompt], permits=permits, models=["sage", "tutor"])
+        assert row["unirouter_model"] == "tutor"
+        assert permits.spent - row["usd"] == (pytest.approx(0.026, rel=0.1) if billed else pytest.approx(0))
 
 
 def test_what_a_lost_worker_had_reserved_counts_as_spent():
