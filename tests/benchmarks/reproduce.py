@@ -59,7 +59,7 @@ def commands(trials: int, out: Path) -> Commands:
 def markdown(found: pd.DataFrame) -> Iterator[str]:
     """Yield a Markdown table for each set and N_val."""
     columns = ["method", "Area", "raw", "hull", "gap", "QNC", "$/1k right", "Brier", "ECE"]
-    columns += ["ahead", "p", "by", "90 % interval", "s"]
+    columns += ["ahead", "p", "by", "90 % interval"]
     found = found[~found["method"].isin(BEFORE[1:])]
     for (name, n_val), rows in found.groupby(["table", "n_val"], sort=False):
         yield f"\n### {name}, N_val {n_val}, {rows['trials'].iloc[0]} trials\n"

@@ -99,8 +99,9 @@ def test_a_budget_ends_the_verdicts_and_what_was_paid_for_is_kept(checked, scrip
     assert 0 < paid < 60
     assert output(*check(checked, "newcomer", JUDGE, "--dry-run"))["calls"] == 60 - paid
     scripted_server.seen.clear()
-    less = refusal(*check(checked, "newcomer", json.dumps({"check": "agreement", "samples": 2}), "--budget", "1e-6"))
-    assert "$0 of the budget of $1e-06 are spent, and the next call may cost $0.0008" in less
+    less = run(*check(checked, "newcomer", json.dumps({"check": "agreement", "samples": 2}), "--budget", "1e-6"))
+    assert less.exit_code == 2
+    assert "$0 of the budget of $1e-06 are spent, and the next call may cost $0.000" in less.stderr
     assert scripted_server.seen == []
 
 

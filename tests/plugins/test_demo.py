@@ -60,7 +60,7 @@ def test_real_models_are_evaluated_routed_between_and_called(tmp_path):
         asking = ("--validation", tmp_path / "few.jsonl", "--concurrency", 2, "--yes", *pool)
         joined = output("onboard", tmp_path / "my.router", *NAMES, *asking)["onboarded"]
         answer = output("ask", tmp_path / "my.router", lines(tmp_path / "few.jsonl")[0]["prompt"], *pool)
-    assert [(one["model"], one["answered"]) for one in joined] == [(name, 3) for name in NAMES]
+    assert [(one["model"], one["answered"]) for one in joined] == [(name, len(few)) for name in NAMES]
     pool = UniRouter.load(tmp_path / "my.router").pool
     smol, votes = (np.nanmean(pool[name].usd) for name in NAMES[:2])
     assert votes > 5 * smol  # five samples, each of a longer prompt
@@ -74,7 +74,7 @@ def test_ctrl_c_ends_the_demo_and_its_server(tmp_path):
     command = [*PROGRAM, "demo", "--folder", "demo"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, start_new_session=True) as shown:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (tmp_path / "demo" / "evaluations.sqlite").exists():
             assert shown.poll() is None, shown.stderr.read()
             assert time.monotonic() < deadline, "no evaluations"

@@ -71,4 +71,5 @@ class RadialFormer(nn.Module):
         for models, prompts in self.layers:
             around = models(around, [around, given, middle[:, None].expand_as(around)])
             middle = prompts(middle, [middle, *around.unbind(1)])
-        return self.score(around)[:, :, 0]
+        scores = self.score(around)[:, :, 0]
+        return scores - scores.mean(dim=1, keepdim=True)  # a softmax leaves their level free

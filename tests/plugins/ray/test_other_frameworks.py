@@ -40,7 +40,7 @@ def test_an_iterator_of_series_in_spark(folder, monkeypatch):
         def route(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
             router = RouteBatch(folder)
             for prompts in batches:
-                yield pd.DataFrame(router.route(prompts))
+                yield pd.DataFrame(router.route(prompts.tolist()))
 
         frame = spark.createDataFrame([(prompt,) for prompt in PROMPTS], "prompt string")
         rows = [row.routed for row in frame.withColumn("routed", route("prompt")).collect()]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.conftest import THINGS
-from unirouter_core import InvalidDataError
+from unirouter_core import InvalidDataError, NoCandidateError
 from unirouter_core.pool import Capabilities, Pool
 from unirouter_plugins.litellm import read_members
 from unirouter_plugins.ray import RouteBatch
@@ -56,10 +56,12 @@ def test_a_bad_row_has_a_sentence_and_fails_nothing(router, kind):
 
 def test_a_prompt_that_no_model_may_answer_has_the_sentence_that_route_raises(router):
     tight = {n: dataclasses.replace(p, capabilities=Capabilities(context_window=50)) for n, p in router.pool.items()}
-    route = RouteBatch(router.with_pool(Pool(tight)))
-    done = route({"prompt": [PROMPTS[0], "word " * 100, PROMPTS[1]] * 3})
+    router = router.with_pool(Pool(tight))
+    done = RouteBatch(router)({"prompt": [PROMPTS[0], "word " * 100, PROMPTS[1]] * 3})
     assert [why is None for why in done["error"]] == [True, False, True] * 3
-    assert "its context window of 50 tokens is less than the prompt's 100" in done["error"][1]
+    with pytest.raises(NoCandidateError) as refused:
+        router.route("word " * 100)
+    assert done["error"][1] == str(refused.value)
 
 
 def test_an_empty_batch_has_the_columns(router):

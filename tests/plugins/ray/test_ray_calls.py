@@ -99,7 +99,7 @@ def test_a_fallback_is_paid_from_the_budget_or_not_made(call, scripted_server):
     scripted_server.script |= {"sage": breaks(400)}
     permits = Permits(usd=0.05)
     (row,) = call(PROMPTS[:1], permits=permits, models=["sage", "tutor"])
-    assert row["unirouter_model"] == "tutor"
+    assert row["unirouter_model"] == "tutor", row
     assert row["usd"] == pytest.approx(permits.spent)
 
 
