@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from sets import VALIDATION, load
 
-from unirouter_core import Evaluation, Outcomes, Prices, UniRouter
+from unirouter_core import Evaluation, Outcomes, UniRouter
 from unirouter_core.curves import deferral_curve
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.outcome_files import read_outcomes
@@ -117,11 +117,9 @@ def measure(what: str, n_rows: int, n_models: int, answer: Any) -> None:
 def pooled(n_models: int) -> UniRouter:
     """Return a router with a pool of copies of a few models."""
     table = read_outcomes(pd.concat(list(synthetic(2_000))))
+    table = dataclasses.replace(table, costs=np.ones((len(table), 1)) * 1e-4 * np.arange(1, MODELS + 1))
     router, measured = UniRouter().fit(table), table.rows(range(400))
-    some = [
-        router.profile(Evaluation.recorded(model, measured, prices=Prices(1 + j, 2)))
-        for j, model in enumerate(table.models)
-    ]
+    some = [router.profile(Evaluation.recorded(model, measured)) for model in table.models]
     copies = [dataclasses.replace(some[j % MODELS], model=f"copy-{j}") for j in range(n_models)]
     return router.with_pool(Pool({profile.model: profile for profile in copies}))
 
