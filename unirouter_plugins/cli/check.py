@@ -94,7 +94,7 @@ def check(
     if as_json:
         show.emit({**found, **made.as_dict(), "spent_usd": callers.budget.spent})
     else:
-        show.say(str(made.value), wrap=False)
+        show.say(str(made.value))
         show.say(f"Saved: {router} can use {name} on {model}'s answers." if made.saved else "Not saved.", wrap=False)
         to_be_named([made], members)
     if not made.saved:

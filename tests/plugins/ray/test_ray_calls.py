@@ -95,14 +95,19 @@ def test_the_budget_is_never_exceeded_and_the_rest_says_so(call, scripted_server
     assert len(scripted_server.seen) == len(paid)
 
 
-def test_a_fallback_is_paid_from_the_budget_with_what_the_failure_may_have_cost(call, scripted_server):
-    unbilled = fails(404, "There is no such model.", code="model_not_found")
-    for prompt, failure, billed in ((PROMPTS[0], unbilled, False), (PROMPTS[1], breaks(400), True)):
-        scripted_server.script["sage"] = failure
-        permits = Permits(usd=0.06)
-        (row,) = call([prompt], permits=permits, models=["sage", "tutor"])
-        assert row["unirouter_model"] == "tutor"
-        assert permits.spent - row["usd"] == (pytest.approx(0.026, rel=0.1) if billed else pytest.approx(0))
+@pytest.mark.parametrize(
+    ("failure", "counted"),
+    [(fails(404, "There is no such model.", code="model_not_found"), 0), (breaks(400), 0.026)],
+    ids=["unbilled", "perhaps billed"],
+)
+def test_a_fallback_is_paid_from_the_budget_with_what_the_failure_may_have_cost(
+    failure, counted, call, scripted_server
+):
+    scripted_server.script["sage"] = failure
+    permits = Permits(usd=0.06)
+    (row,) = call(PROMPTS[:1], permits=permits, models=["sage", "tutor"])
+    assert row["unirouter_model"] == "tutor"
+    assert permits.spent - row["usd"] == pytest.approx(counted, rel=0.1)
 
 
 def test_what_a_lost_worker_had_reserved_counts_as_spent():
