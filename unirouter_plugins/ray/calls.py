@@ -151,7 +151,7 @@ class CallBatch:
             import ray
 
             self._who = ray.get_runtime_context().get_actor_id() or self._who  # the same when Ray starts it again
-            ray.get(self._permits.begin.remote(self._who))
+            ray.get(permits.begin.remote(self._who))
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch with the columns of `CALLED`."""
