@@ -99,6 +99,17 @@ def readable(what: str, cure: str) -> Iterator[None]:
         raise InvalidDataError(f"{what} ({why.partition(chr(10))[0]}); {cure}.") from failed
 
 
+@contextmanager
+def long_fields() -> Iterator[None]:
+    """Let the csv module read fields as long as a line, in this block only."""
+    with _CSV:
+        limit = csv.field_size_limit(LONGEST_LINE)  # its own is 131,072 characters; documents in prompts are longer
+        try:
+            yield
+        finally:
+            csv.field_size_limit(limit)
+
+
 # --- Anything to columns ---------------------------------------------------------------------------------------------
 
 
@@ -264,8 +275,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _read_csv(path: Path, wanted: Wanted) -> Columns:
     places = list[int]()
-    with _CSV:
-        limit = csv.field_size_limit(LONGEST_LINE)  # its own is 131,072 characters; documents in prompts are longer
+    with long_fields():
         try:
             text = (line for _, line in lines_of(path))
             header = re.sub(r'"[^"]*"', "", first := next(text, ""))
@@ -290,8 +300,6 @@ def _read_csv(path: Path, wanted: Wanted) -> Columns:
                 place = lines.line_num + 1
         except csv.Error as failure:
             raise InvalidDataError(f"line {lines.line_num}: {failure}; quote fields as RFC 4180 does.") from failure
-        finally:
-            csv.field_size_limit(limit)
     return Columns(columns, places, "line", comma=separator == ";")
 
 

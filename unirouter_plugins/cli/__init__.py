@@ -72,7 +72,7 @@ for _cls, _command, _example in (
     (ExampleCommand, pool.list_models, "models my.router"),
     (RouterCommand, pool.retire, "retire my.router openai/gpt-4.1-mini"),
     (ExampleCommand, route.route, 'route my.router "What is 17 times 23?" --explain'),
-    (route_file.RouteFileCommand, route_file.route_file, "route-file my.router prompts.parquet routed.parquet"),
+    (RouterCommand, route_file.route_file, "route-file my.router prompts.parquet routed.parquet"),
     (RouterCommand, route.ask, 'ask my.router "What is 17 times 23?"'),
     (RouterCommand, serve.serve, "serve my.router"),
     (ExampleCommand, evaluate.tune, "tune my.router --save-cost 0.4 --save"),

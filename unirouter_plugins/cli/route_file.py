@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from unirouter_plugins.cli import options, show
-from unirouter_plugins.cli.options import RouterCommand
-
-
-class RouteFileCommand(RouterCommand):
-    """A command whose ``--ray`` may have an address, as host:port, or none."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; ``--ray`` without an address is of this machine."""
-        given = []
-        for place, word in enumerate(args):
-            following = args[place + 1] if place + 1 < len(args) else ""
-            is_bare = word == "--ray" and following != "auto" and (":" not in following or "/" in following[:1])
-            given.append("--ray=local" if is_bare else word)
-        return super().parse_args(ctx, given)
 
 
 def route_file(
@@ -37,8 +23,9 @@ def route_file(
     cost_weight: options.CostWeight = None,
     models: options.Models = None,
     requires: Annotated[str | None, typer.Option(metavar="A,B", help="Capabilities: tools, vision, json…")] = None,
-    ray: Annotated[
-        str | None, typer.Option(metavar="[ADDRESS]", help="Work on all cores, or on a Ray cluster: host:port, auto.")
+    ray: Annotated[bool, options.flag("Work on all cores of this machine.", "--ray")] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: host:port, or auto.")
     ] = None,
     replace: Annotated[bool, options.flag("Replace OUT.", "--replace")] = False,
     as_json: options.Json = False,
@@ -60,7 +47,7 @@ def route_file(
             requires=options.split(requires) or (),
             pool=BESIDE if pool is None else pool,
             replace=replace,
-            ray=ray,
+            ray=ray_address or ("local" if ray else None),
             progress=lambda rows, total: bar.update(task, completed=rows, total=total),
         )
     if as_json:

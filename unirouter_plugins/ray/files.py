@@ -10,9 +10,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from unirouter_plugins.ray.parts import (
     CSV,
     FORMATS,
     PARQUET,
+    PART,
     Part,
     Routing,
     header,
@@ -33,6 +35,7 @@ from unirouter_plugins.ray.parts import (
 from unirouter_plugins.ray.routing import COLUMNS, RouteBatch
 
 WHOLE = 2**16  # rows of a row group of what is put together
+RUN, PUT_TOGETHER = "run", "whole"  # beside the parts: what the run is of, and what will be the target
 
 
 def route_file(
@@ -66,7 +69,7 @@ def route_file(
     cost_weight, models, requires, pool
         As in `RouteBatch`.
     replace : bool
-        Whether the target may be replaced.
+        Whether the target may be replaced: a file, or a folder with no other files than this run writes.
     ray : str, optional
         The address of a Ray cluster, whose machines see the same files, or "local" for all cores of this one. Without
         it, this process does the work.
@@ -79,15 +82,13 @@ def route_file(
     """
     out, files = Path(target), sources(source)
     is_one = out.suffix.lower() in FORMATS
-    if out.exists() and not (replace and out.is_file() == is_one):
-        cure = (
-            "or replace it (--replace)"
-            if out.is_file() == is_one
-            else "as it is a folder" * is_one or "as it is a file"
-        )
-        raise InvalidDataError(f"{out} exists; name another place, {cure}.")
-    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
-        raise InvalidDataError(f"{out} is inside of {source}, whose files are read; name a place outside of it.")
+    if out.name in ("", ".."):
+        raise InvalidDataError(f"{os.fspath(target)!r} is no name of a file or folder; name one.")
+    for place in [Path(source), Path(router)]:
+        if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
+            raise InvalidDataError(f"{out} is inside of {place}, whose files are read; name a place outside of it.")
+    targets = _targets(files, is_one)
+    _check_target(out, files, targets, replace)
     kinds = {FORMATS[file.suffix.lower()] for file in files}
     if is_one and kinds != {FORMATS[out.suffix.lower()]}:
         raise InvalidDataError(
@@ -96,34 +97,31 @@ def route_file(
     column = prompt or prompt_column(files[0])
     how: dict[str, Any] = {"cost_weight": cost_weight, "models": models, "requires": list(requires), "prompt": column}
     if pool != BESIDE:
-        how["pool"] = None if pool is None else os.fspath(pool)
-    router = os.fspath(router)
+        how["pool"] = None if pool is None else os.path.abspath(pool)  # workers have another folder
+    router = os.path.abspath(router)
     local = RouteBatch(router, **how)  # here, where what is wrong with it is one sentence
     parts = [part for at, file in enumerate(files) for part in parts_of(file, at)]
-    with _kept_beside(out, _key(router, files, how)) as folder:
-        done, total = Routing(), sum(part.rows for part in parts)
-        pending = []
-        for part in parts:
-            if (counted := part.kept_in(folder).with_suffix(".json")).is_file():
-                done.merge(json.loads(counted.read_bytes()))
-            else:
-                pending.append(part)
+    key = _key(router, files, how)
+    with _kept_beside(out, key) as folder:
+        kept = {file.stem for file in folder.glob("*.json")}
+        pending = [part for part in parts if part.kept_in(folder).stem not in kept]
+        rows = _counted(folder, [part for part in parts if part.kept_in(folder).stem in kept]).rows
         work = Work(os.fspath(folder.resolve()), router, how, local)
         made = map(work, pending) if ray is None or not pending else _on_ray(ray, work, pending)
-        for one in made:
-            done.merge(one)
+        for some in made:
+            rows += some
             if progress is not None:
-                progress(done.rows, total)
-        beside = out.with_name(temporary(out.name))
-        try:
-            _put_together(folder, files, parts, out, beside, is_one)
-            if out.is_dir():
-                exchange(beside, out)
-            else:
-                os.replace(beside, out)
-        finally:
-            shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
-    return done
+                progress(rows, sum(part.rows for part in parts))
+        if _key(router, files, how) != key:
+            raise InvalidDataError(f"What {out} is made of has changed meanwhile; run it again.")
+        beside = folder / PUT_TOGETHER
+        _put_together(folder, targets, parts, out, beside)
+        _check_target(out, files, targets, replace)  # it may have appeared meanwhile
+        if out.is_dir():
+            exchange(beside, out)
+        else:
+            os.replace(beside, out)
+        return _counted(folder, parts)
 
 
 # --- What is read -----------------------------------------------------------------------------------------------------
@@ -146,28 +144,53 @@ def sources(source: str | os.PathLike[str]) -> list[Path]:
     return files
 
 
+def _targets(files: Sequence[Path], is_one: bool) -> dict[Path, list[int]]:
+    """Return what is written, in the target or the target itself, and the places of the files it is made of."""
+    root, made = Path(os.path.commonpath([file.parent for file in files])), dict[Path, list[int]]()
+    for at, file in enumerate(files):
+        made.setdefault(Path() if is_one else file.relative_to(root), []).append(at)
+    return made
+
+
+def _check_target(out: Path, files: Sequence[Path], targets: Collection[Path], replace: bool) -> None:
+    """Raise `InvalidDataError` where the target exists, unless it may be replaced and holds only what a run writes."""
+    if not out.exists():
+        return
+    is_one = Path() in targets
+    if not replace or out.is_file() != is_one:
+        same, other = "or replace it (--replace)", "as it is a folder" if is_one else "as it is a file"
+        raise InvalidDataError(f"{out} exists; name another place, {same if out.is_file() == is_one else other}.")
+    read = {place: file for file in files for own in (file.absolute(), file.resolve()) for place in (own, *own.parents)}
+    for place, file in read.items():
+        if place.samefile(out):
+            raise InvalidDataError(f"{out} would be replaced, but {file} is read; name a place outside of the input.")
+    for old in out.rglob("*"):
+        if (old.is_symlink() or not old.is_dir()) and old.relative_to(out) not in targets:
+            raise InvalidDataError(f"{old} would be deleted, and is not of this run; move it, or name another place.")
+
+
 # --- By whom ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Work:
-    """Routes parts and writes each beside the target; Ray's workers load the router themselves."""
+    """Routes parts, writes each beside the target and returns its rows; Ray's workers load the router themselves."""
 
     folder: str
     router: str
     how: dict[str, Any]
     route: RouteBatch | None = None
 
-    def __call__(self, part: Part) -> dict[str, Any]:
-        """Return the counts of a part, once it is written whole."""
+    def __call__(self, part: Part) -> int:
+        """Return the rows of a part, once it is written whole."""
         self.route = self.route or RouteBatch(self.router, **self.how)
         place = part.kept_in(self.folder)
         beside = place.with_name(temporary(place.name))
         counted = route_part(part, beside, self.route)
-        os.replace(beside, place)
+        _synced(beside).replace(place)
         beside.write_text(json.dumps(vars(counted)))
-        os.replace(beside, place.with_suffix(".json"))  # last: it says that the part is done
-        return vars(counted)
+        _synced(beside).replace(place.with_suffix(".json"))  # last: it says that the part is done
+        return counted.rows
 
 
 class RoutePart:
@@ -177,17 +200,17 @@ class RoutePart:
         self._work = work
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what was counted, as JSON, or why it failed, which then is one sentence."""
+        """Return the rows, or why it failed, which then is one sentence."""
         numbers: dict[str, int] = {name: int(values[0]) for name, values in batch.items() if name != "file"}
         part = Part(str(batch["file"][0]), **numbers)
         try:
-            return {"counted": [json.dumps(self._work(part))], "failed": [""]}
+            return {"rows": [self._work(part)], "failed": [""]}
         except (UniRouterError, OSError) as failed:
-            return {"counted": [""], "failed": [str(failed)]}
+            return {"rows": [0], "failed": [str(failed)]}
 
 
-def _on_ray(address: str, work: Work, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
-    """Yield the counts of each part, done by the workers of a cluster."""
+def _on_ray(address: str, work: Work, parts: Sequence[Part]) -> Iterator[int]:
+    """Yield the rows of each part, done by the workers of a cluster."""
     try:
         import ray
         import ray.data
@@ -195,9 +218,8 @@ def _on_ray(address: str, work: Work, parts: Sequence[Part]) -> Iterator[dict[st
         raise missing_package("Ray", "ray") from missing
     is_ours = not ray.is_initialized()
     if is_ours:
-        where = {} if address == "local" else {"address": address}
         try:
-            ray.init(**where, include_dashboard=False, log_to_driver=False)
+            ray.init(address, include_dashboard=False, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as failed:
             raise InvalidDataError(
                 f"Ray at {address!r} cannot be reached ({failed}); start it, or check it."
@@ -216,7 +238,7 @@ def _on_ray(address: str, work: Work, parts: Sequence[Part]) -> Iterator[dict[st
         for row in done.iter_rows():
             if row["failed"]:
                 raise InvalidDataError(row["failed"])
-            yield json.loads(row["counted"])
+            yield row["rows"]
     finally:
         if is_ours:
             ray.shutdown()
@@ -232,7 +254,9 @@ def _key(router: str, files: Sequence[Path], how: Mapping[str, Any]) -> str:
     for file in sorted(each for each in [*Path(router).rglob("*"), *tables] if each.is_file()):
         digest.update(f"{file.name}\n{file.stat().st_size}\n".encode() + file.read_bytes())
     inputs = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return json.dumps({"inputs": inputs, "router": digest.hexdigest(), "options": how, "format": 1})
+    version = [each.version for each in metadata.distributions(name="unirouter")]
+    made = {"inputs": inputs, "router": digest.hexdigest(), "options": how, "part": PART, "version": version}
+    return json.dumps(made)
 
 
 @contextmanager
@@ -240,7 +264,9 @@ def _kept_beside(out: Path, key: str) -> Iterator[Path]:
     """Yield the folder of the parts that are done, emptied where they are of another run; one process may have it."""
     folder = out.with_name(f".{out.name}.parts")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "run").open("a+") as held:
+    busy = InvalidDataError(f"Another process is writing {out}; let it end, or name another file.")
+    run = folder / RUN
+    with run.open("a+") as held:
         try:
             import fcntl
 
@@ -248,37 +274,64 @@ def _kept_beside(out: Path, key: str) -> Iterator[Path]:
         except ImportError:  # Windows
             pass
         except BlockingIOError as failed:
-            raise InvalidDataError(f"Another process is writing {out}; let it end, or name another file.") from failed
+            raise busy from failed
+        if not (run.exists() and os.path.samestat(run.stat(), os.fstat(held.fileno()))):  # removed by who had it
+            raise busy
         held.seek(0)
         if held.read() != key:
             for file in folder.iterdir():
-                if file.name != "run":
-                    file.unlink()
+                if file.name != RUN:
+                    _remove(file)
             held.truncate(0)
             held.write(key)
             held.flush()
+        is_done = False
         try:
             yield folder
-        except BaseException:
-            if any(folder.glob("*.json")):  # there is something to go on from
-                raise
-            shutil.rmtree(folder)
-            raise
-    shutil.rmtree(folder)
+            is_done = True
+        finally:
+            if is_done or not any(folder.glob("*.json")):  # else there is something to go on from
+                if os.name == "nt":  # it removes no open file, and has no lock here
+                    held.close()
+                shutil.rmtree(folder, ignore_errors=True)  # a file system on the network may keep what is locked
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def _synced(file: Path) -> Path:
+    """Return a file, once it is on the disk."""
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
+    return file
+
+
+def _counted(folder: Path, parts: Sequence[Part]) -> Routing:
+    """Return the sum of the counts of parts that are done, in their order, as sums of floats depend on it."""
+    done = Routing()
+    for part in parts:
+        done.merge(json.loads(part.kept_in(folder).with_suffix(".json").read_bytes()))
+    return done
 
 
 def _put_together(
-    folder: Path, files: Sequence[Path], parts: Sequence[Part], out: Path, beside: Path, is_one: bool
+    folder: Path, targets: Mapping[Path, Sequence[int]], parts: Sequence[Part], out: Path, beside: Path
 ) -> None:
     """Write the parts as the one file `beside`, or as a folder with a file for each that was read."""
-    root = Path(os.path.commonpath([file.parent for file in files]))
-    targets: dict[Path, list[Part]] = {}
+    _remove(beside)  # of a run that was killed here
+    of: dict[int, list[tuple[Part, Path]]] = {}
     for part in parts:
-        targets.setdefault(beside if is_one else beside / files[part.at].relative_to(root), []).append(part)
-    for target, own in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write = _whole_parquet if own[0].kind == PARQUET else _whole_lines
-        write(target, [(part, part.kept_in(folder)) for part in own], out)
+        of.setdefault(part.at, []).append((part, part.kept_in(folder)))
+    for name, files in targets.items():
+        (target := beside / name).parent.mkdir(parents=True, exist_ok=True)
+        own = [part for at in files for part in of[at]]
+        write = _whole_parquet if own[0][0].kind == PARQUET else _whole_lines
+        write(target, own, out)
+        _synced(target)
 
 
 def _whole_parquet(target: Path, parts: Sequence[tuple[Part, Path]], out: Path) -> None:

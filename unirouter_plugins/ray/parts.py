@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unirouter_core.exceptions import InvalidDataError, missing_package
-from unirouter_core.reading import LONGEST_LINE, parse_json, readable
+from unirouter_core.reading import LONGEST_LINE, long_fields, parse_json, readable
 from unirouter_core.tables import find_columns, quoted
 from unirouter_plugins.ray.routing import COLUMNS, RouteBatch, Routed, check_names
 
@@ -129,18 +129,25 @@ def _csv_rows(raw: Any) -> Iterator[tuple[int, int]]:
             end += len(line)
             yield line.decode("utf-8-sig" if end == len(line) else "utf-8")
 
-    reader = csv.reader(texts(), delimiter=_delimiter(raw))
-    next(reader, None)
-    yield end, reader.line_num + 1
-    for _ in reader:
-        yield end, reader.line_num + 1
+    reader, line = _reader(texts(), _delimiter(raw)), 1
+    with long_fields():
+        try:
+            next(reader, None)
+            yield end, (line := reader.line_num + 1)
+            for _ in reader:
+                yield end, (line := reader.line_num + 1)
+        except csv.Error as failed:
+            raise InvalidDataError(f"the row at line {line}: {failed}; quote fields as RFC 4180 does.") from failed
+
+
+def _reader(lines: Iterable[str], delimiter: str) -> Any:
+    return csv.reader(lines, delimiter=delimiter, strict=True)  # else a quote that is not closed swallows rows
 
 
 def _delimiter(raw: Any) -> str:
     raw.seek(0)
     head = raw.readline(LONGEST_LINE).decode("utf-8-sig")
     raw.seek(0)
-    csv.field_size_limit(LONGEST_LINE)  # its own is 131,072 characters; prompts are longer
     return max(",;\t|", key=head.count)
 
 
@@ -157,7 +164,7 @@ def header(file: Path) -> tuple[list[str], str]:
     with file.open("rb") as raw:
         delimiter = _delimiter(raw)
         with io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
-            return next(csv.reader(text, delimiter=delimiter), []), delimiter
+            return next(_reader(text, delimiter), []), delimiter
 
 
 def prompt_column(file: Path) -> str:
@@ -223,7 +230,8 @@ def _jsonl_part(part: Part, to: Path, route: RouteBatch, counted: Routing) -> No
                     why = row if isinstance(row, ValueError) else "it is no object"
                     bad[at] = f"line {number}: {why}; write {{{json.dumps(route.prompt)}: ...}}."
                 rows.append(row if isinstance(row, dict) else {route.prompt: row if isinstance(row, str) else None})
-                check_names({route.prompt, *rows[-1]}, route.prompt)
+                if (taken := sorted({*COLUMNS} & {*rows[-1]})) and len(taken) < len(COLUMNS):
+                    bad[at] = f"line {number}: its own {taken[0]!r} is overwritten by this; rename or drop it."
             routed = _routed(route, [row.get(route.prompt) for row in rows], bad, counted)
             for row, each in zip(rows, routed, strict=True):
                 whole = {**row, **dict(zip(COLUMNS, each, strict=True))}
@@ -251,8 +259,9 @@ def _csv_part(part: Part, to: Path, route: RouteBatch, counted: Routing) -> None
     names, delimiter = header(Path(part.file))
     check_names(names, route.prompt)
     at, own = names.index(route.prompt), [n for n, name in enumerate(names) if name not in COLUMNS]
-    reader = csv.reader(io.StringIO(_bytes_of(part).decode("utf-8-sig"), newline=""), delimiter=delimiter)
-    rows = [(reader.line_num + part.line - 1, row) for row in reader if row]
+    reader = _reader(io.StringIO(_bytes_of(part).decode("utf-8-sig"), newline=""), delimiter)
+    with long_fields():
+        rows = [(reader.line_num + part.line - 1, row) for row in reader if row]
     with to.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
         for start in range(0, len(rows), SLICE):

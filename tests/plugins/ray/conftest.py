@@ -24,7 +24,7 @@ def ray():
         pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'unirouter[ray]'")
         started = True
         try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         except Exception as failed:
             ray.shutdown()
             if "timed out during startup" not in str(failed):

@@ -95,6 +95,69 @@ def test_bad_lines_are_rows_with_the_number_of_their_line(folder, tmp_path):
     ]
 
 
+def held(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "sentence"),
+    [
+        ("in/data/prompts", "in", r"in would be replaced, but .*[ab].jsonl is read; name a place outside"),
+        ("in/data/prompts/a.jsonl", "in/data", r"data would be replaced, but .*a.jsonl is read"),
+        ("in/data/prompts/*.jsonl", "in/data/prompts/b.jsonl", r"b.jsonl would be replaced, but .*b.jsonl is read"),
+        ("in/linked.jsonl", "in/data/prompts/a.jsonl", r"a.jsonl would be replaced, but .*linked.jsonl is read"),
+        ("in/data", "in/data/prompts/new", "new is inside of .*data, whose files are read"),
+        ("in/data", "in/some.router/out.jsonl", "out.jsonl is inside of .*some.router, whose files are read"),
+        ("in/data", "other", "notes.txt would be deleted, and is not of this run; move it"),
+        ("in/data", "..", "'..' is no name of a file or folder"),
+    ],
+)
+def test_what_is_read_and_what_no_run_has_written_is_not_replaced(router, tmp_path, source, target, sentence):
+    (tmp_path / "in/data/prompts").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").touch()
+    router.save(tmp_path / "in/some.router")
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / "in/data/prompts" / name).write_text('{"prompt": "hello"}\n')
+    (tmp_path / "in/linked.jsonl").symlink_to(tmp_path / "in/data/prompts/a.jsonl")
+    before, out = held(tmp_path), target if target == ".." else tmp_path / target
+    with pytest.raises(InvalidDataError, match=sentence):
+        route_file(tmp_path / "in/some.router", f"{tmp_path}/{source}", out, replace=True)
+    assert held(tmp_path) == before
+
+
+def test_a_target_that_appears_during_the_run_is_kept(folder, tmp_path):
+    write_jsonl(tmp_path / "in.jsonl")
+    with pytest.raises(InvalidDataError, match=r"out.jsonl exists; name another place"):
+        route_file(
+            folder,
+            tmp_path / "in.jsonl",
+            tmp_path / "out.jsonl",
+            progress=lambda *_: (tmp_path / "out.jsonl").write_text("mine"),
+        )
+    assert (tmp_path / "out.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [('1,"never closed\n2,hello\n3,bye\n', "unexpected end of data"), ('1,"open\n2,hello\n3,"bye"\n', "',' expected")],
+)
+def test_a_quote_that_is_not_closed_swallows_no_rows(folder, tmp_path, rows, why):
+    (tmp_path / "in.csv").write_text(f"id,prompt\n0,fine\n{rows}")
+    limit = csv.field_size_limit()
+    with pytest.raises(InvalidDataError, match=rf"in.csv: the row at line 3: {why}.*; quote fields as RFC 4180 does"):
+        route_file(folder, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    assert csv.field_size_limit() == limit
+
+
+def test_a_line_with_a_field_of_our_name_is_one_error(folder, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n{"prompt": "hello", "error": "mine"}\n')
+    done = route_file(folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (done.rows, done.errors) == (2, 1)
+    assert done.first_error == "line 2: its own 'error' is overwritten by this; rename or drop it."
+
+
 class Killed(BaseException):
     pass
 
@@ -121,18 +184,36 @@ def test_a_killed_run_leaves_no_output_and_is_gone_on_with(folder, tmp_path, suf
     assert read(out) == read(whole)
 
 
-def test_parts_of_another_router_or_input_are_not_taken(folder, tmp_path):
+@pytest.mark.parametrize("changed", ["router", "input", "option"])
+def test_parts_of_another_router_input_or_option_are_not_taken(router, folder, tmp_path, changed):
     write_jsonl(source := tmp_path / "in.jsonl")
+    how = {}
 
     def kill(rows, total):
+        (tmp_path / ".out.jsonl.parts" / "whole").mkdir()  # as a run that was killed while it was put together
         raise Killed
 
     with pytest.raises(Killed):
         route_file(folder, source, tmp_path / "out.jsonl", progress=kill)
-    seen = []
-    route_file(folder, source, tmp_path / "out.jsonl", models=["sage"], progress=lambda rows, total: seen.append(rows))
-    assert {row["unirouter_model"] for row in read_jsonl(tmp_path / "out.jsonl")} == {"sage", None}
-    assert seen[0] < 10
+    if changed == "router":
+        router.retire("poet")
+        router.save(folder)
+    elif changed == "input":
+        source.write_text(source.read_text().replace("poem", "verse"))
+    else:
+        how = {"models": ["sage"]}
+    route_file(folder, source, tmp_path / "out.jsonl", **how)
+    route_file(folder, source, tmp_path / "fresh.jsonl", **how)
+    assert read_jsonl(tmp_path / "out.jsonl") == read_jsonl(tmp_path / "fresh.jsonl")
+    assert not (tmp_path / ".out.jsonl.parts").exists()
+
+
+def test_an_input_that_changes_while_it_is_read_is_a_sentence(folder, tmp_path):
+    write_jsonl(source := tmp_path / "in.jsonl")
+    with pytest.raises(InvalidDataError, match=r"What .*out.jsonl is made of has changed meanwhile; run it again"):
+        route_file(folder, source, tmp_path / "out.jsonl", progress=lambda *_: source.open("a").write("\n"))
+    assert not (tmp_path / "out.jsonl").exists()
+    assert route_file(folder, source, tmp_path / "out.jsonl").rows == 44
 
 
 def test_a_folder_becomes_a_folder_and_the_target_is_replaced_only_when_told_to(folder, tmp_path):

@@ -57,11 +57,12 @@ def test_a_killed_worker_loses_no_row_and_doubles_none(ray, folder, tmp_path):
     assert [row["unirouter_model"] for row in rows] == expected.models
 
 
-def test_files_are_routed_by_workers_as_by_one_process(ray, folder, tmp_path):
+def test_files_are_routed_by_workers_as_by_one_process(ray, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for part in range(3):
         lines = [json.dumps({"id": n, "prompt": PROMPTS[n]}) for n in range(part, 300, 3)]
         (tmp_path / f"in{part}.jsonl").write_text("\n".join([*lines, "{"]))
-    done = [route_file(folder, f"{tmp_path}/in*.jsonl", tmp_path / f"{ray}.jsonl", ray=ray) for ray in (None, "local")]
+    done = [route_file("some.router", "in*.jsonl", f"{ray}.jsonl", ray=ray) for ray in (None, "local")]
     assert done[0] == done[1]
     assert (tmp_path / "None.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
 
