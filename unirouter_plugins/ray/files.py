@@ -169,7 +169,7 @@ def _check_target(out: Path, files: Sequence[Path], targets: Collection[Path], r
             raise InvalidDataError(f"{old} would be deleted, and is not of this run; move it, or name another place.")
 
 
-# --- By whom ----------------------------------------------------------------------------------------------------------
+# --- Workers ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
