@@ -322,10 +322,22 @@ def test_what_a_member_s_extra_body_says_counts(script, body, why):
         next(convene(panel, [{"role": "user", "content": ASKED}], {"max_completion_tokens": 9}))
 
 
-def test_of_two_limits_of_an_answer_the_larger_counts(panel, script):
-    with pytest.raises(open_litellm().UnsupportedParamsError, match=r"The budget of .* is below the price of one call"):
-        complete(panel(), ASKED, max_tokens=7, max_completion_tokens=10**6, **ONLY)
-    assert script.calls == []
+def test_of_two_limits_of_an_answer_the_larger_counts(script):
+    asks = Inside(None, OTHERS, lambda m: Quote(m.prices, PROFILE), lambda m: {"model": m.model})
+    panel, limits = Member("panel", "tutor", panel=Panel("poet", "tutor", 1.0)), {"max_tokens": 7}
+    with (
+        inside(asks),
+        pytest.raises(open_litellm().UnsupportedParamsError, match=r"The budget of .* is below the price"),
+    ):
+        next(convene(panel, [{"role": "user", "content": ASKED}], {**limits, "max_completion_tokens": 10**6}))
+
+
+@pytest.mark.parametrize(("kind", "usd"), [("ContentPolicyViolationError", None), ("RateLimitError", 0.0)])
+def test_a_failure_that_may_be_billed_is_not_recorded_as_free(panel, script, kind, usd):
+    script.says["tutor"] = getattr(open_litellm(), kind)("No.", "tutor", "panelists")
+    record = record_of(complete(panel(), ASKED, models=["panel", "poet"], content_policy=True))
+    assert record.model == "poet"
+    assert record.as_dict()["inner"][-1]["usd"] == usd
 
 
 def test_a_panel_reads_no_images_whatever_its_table_says(panel, script, tmp_path):
