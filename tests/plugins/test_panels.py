@@ -15,11 +15,12 @@ from unirouter_core import InvalidDataError, NoCandidateError, Prices
 from unirouter_core.pool import Pool
 from unirouter_plugins.langchain import RouterRunnable
 from unirouter_plugins.litellm import acomplete, astream, complete, configured, load_router, record_of, stream
+from unirouter_plugins.litellm.checks import asking, named_checks
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.panels import PANEL, Inside, convene, inside, planned
-from unirouter_plugins.litellm.pool_file import Member, Members, Panel, Votes
+from unirouter_plugins.litellm.pool_file import Member, Members, Panel, Votes, read_members
 from unirouter_plugins.litellm.prices import PROFILE, Quote
-from unirouter_plugins.litellm.programs import enter_provider, register
+from unirouter_plugins.litellm.programs import VOTES, enter_provider, register
 from unirouter_plugins.llamaindex import UniRouterLLM
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
 from unirouter_plugins.onboarding.questions import Questions
@@ -270,6 +271,97 @@ def test_a_budget_for_one_call_is_spent_on_the_answer(panel, script):
     assert roles(record.as_dict()) == [("aggregator", "tutor")]
 
 
+def test_the_budget_is_for_all_retries_of_a_prompt_together(panel, script):
+    script.says["tutor"] = open_litellm().Timeout("late", "tutor", "panelists")
+    with pytest.raises(
+        open_litellm().UnsupportedParamsError, match=r"panel 'panel', of which attempts before took up to \$0.002"
+    ):
+        complete(panel(budget=0.003), ASKED, num_retries=3, **ONLY)
+    assert script.sent("tutor") == [ASKED]
+
+
+def test_calls_that_are_cut_off_are_in_the_record_and_count_at_their_worst(script):
+    asks = Inside(None, OTHERS, lambda m: Quote(m.prices, PROFILE), lambda m: {"model": m.model})
+    own, chat = Panel("poet", "tutor", 0.005), [{"role": "user", "content": ASKED}]
+    with inside(asks):
+        calls = convene(Member("panel", "tutor", panel=own), chat, {})
+        assert next(calls)[0]["model"] == "panelists/poet"
+        calls.close()
+        assert asks.calls == [{"role": "planner", "model": "poet", "usd": None}]
+        (last,) = next(convene(Member("panel", "tutor", panel=own), chat, {}))
+    assert last["model"] == "panelists/tutor"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"service_tier": "priority"},
+        {"web_search_options": {"search_context_size": "high"}},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+    ],
+)
+def test_what_a_budget_cannot_bound_is_refused_before_any_call(panel, script, more):
+    with pytest.raises(open_litellm().UnsupportedParamsError, match="whose cost no budget bounds; leave it out"):
+        complete(panel(), ASKED, **more, **ONLY)
+    assert script.calls == []
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({"max_tokens": 10**6}, r"The budget of .* is below the price of one call"),
+        ({"max_tokens": -1}, "has max_tokens=-1, whose cost no budget bounds"),
+        ({"service_tier": "priority"}, "has service_tier='priority', whose cost no budget bounds"),
+    ],
+)
+def test_what_a_member_s_extra_body_says_counts(script, body, why):
+    tutor = dataclasses.replace(OTHERS["tutor"], settings={"max_tokens": 7, "extra_body": body})
+    asks = Inside(None, {**OTHERS, "tutor": tutor}, lambda m: Quote(m.prices, PROFILE), lambda m: {"model": m.model})
+    panel = Member("panel", "tutor", panel=Panel("poet", "tutor", 1.0))
+    with inside(asks), pytest.raises(open_litellm().UnsupportedParamsError, match=why):
+        next(convene(panel, [{"role": "user", "content": ASKED}], {"max_completion_tokens": 9}))
+
+
+def test_of_two_limits_of_an_answer_the_larger_counts(script):
+    asks = Inside(None, OTHERS, lambda m: Quote(m.prices, PROFILE), lambda m: {"model": m.model})
+    panel, limits = Member("panel", "tutor", panel=Panel("poet", "tutor", 1.0)), {"max_tokens": 7}
+    with (
+        inside(asks),
+        pytest.raises(open_litellm().UnsupportedParamsError, match=r"The budget of .* is below the price"),
+    ):
+        next(convene(panel, [{"role": "user", "content": ASKED}], {**limits, "max_completion_tokens": 10**6}))
+
+
+@pytest.mark.parametrize(("kind", "usd"), [("ContentPolicyViolationError", None), ("RateLimitError", 0.0)])
+def test_a_failure_that_may_be_billed_is_not_recorded_as_free(panel, script, kind, usd):
+    script.says["tutor"] = getattr(open_litellm(), kind)("No.", "tutor", "panelists")
+    record = record_of(complete(panel(), ASKED, models=["panel", "poet"], content_policy=True))
+    assert record.model == "poet"
+    assert record.as_dict()["inner"][-1]["usd"] == usd
+
+
+def test_a_panel_reads_no_images_whatever_its_table_says(panel, script, tmp_path):
+    table = tmp_path / "pool.toml"
+    table.write_text(
+        '[models.a]\nmodel = "openai/gpt-4.1"\n[models.p]\ncapabilities = { vision = true }\n'
+        'panel = { planner = "a", aggregator = "a", budget = 0.1 }\n'
+    )
+    with pytest.raises(InvalidDataError, match=r"models.p.capabilities.vision is true, but a panel cannot bound its"):
+        read_members(table)
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+    with pytest.raises(open_litellm().UnsupportedParamsError, match="'panel' is a panel, which reads no vision"):
+        complete(panel(), [{"role": "user", "content": [{"type": "text", "text": ASKED}, image]}], **ONLY)
+    assert script.calls == []
+
+
+def test_checks_cannot_ask_a_panel(panel):
+    members = Members({"panel": Member.of(panel().pool["panel"])})
+    with pytest.raises(InvalidDataError, match="check 'second' asks 'panel', a panel, which checks cannot ask; name a"):
+        named_checks({"second": {"check": "agreement", "member": "panel"}}, members)
+    with pytest.raises(InvalidDataError, match="'panel' is a panel, which checks cannot ask; name a model"):
+        asking(members)("panel", [{"role": "user", "content": ASKED}], 0)
+
+
 USD_PER_M = st.sampled_from([0.0, 0.05, 1.0, 15.0, 600.0])
 PLANS = st.lists(st.sampled_from(["A?", "B?", "ü" * 900, "C?" * 700, ""]), max_size=6).map(lambda q: plan(*q))
 
@@ -279,7 +371,9 @@ PLANS = st.lists(st.sampled_from(["A?", "B?", "ü" * 900, "C?" * 700, ""]), max_
 def test_a_prompt_never_costs_more_than_its_budget(data):
     draw, litellm = data.draw, open_litellm()
     prices = {name: Prices(draw(USD_PER_M), draw(USD_PER_M)) for name in MODELS}
-    limit = st.sampled_from([{}, {"max_tokens": 7}, {"max_completion_tokens": 3000}])
+    names = ("max_tokens", "max_completion_tokens")
+    limit = st.dictionaries(st.sampled_from(names), st.sampled_from([7, 3000]))
+    limit |= limit.map(lambda given: {**given, "extra_body": {"max_tokens": 5000}})
     votes = st.sampled_from([None, None, Votes(3, "text")])
     members = {name: Member(name, name, settings=draw(limit), votes=draw(votes), system="s") for name in MODELS}
     budget = draw(st.sampled_from([1e-5, 1e-3, 0.01, 0.1, 3.0]))
@@ -290,29 +384,39 @@ def test_a_prompt_never_costs_more_than_its_budget(data):
         lambda _: decision, members, lambda m: Quote(prices[m.name], PROFILE), lambda m: {"model": m.name, **m.settings}
     )
     chat, paid = [{"role": "user", "content": draw(st.text(min_size=1, max_size=300))}], 0.0
-    with inside(asks):
-        calls, outcomes = convene(Member("panel", "tutor", panel=own), chat, draw(limit)), None
-        try:
-            while True:
-                step = calls.send(outcomes)
-                outcomes = []
-                for call in step:
-                    member = members[call["model"]]
-                    most = call.get("max_tokens") or call.get("max_completion_tokens")
-                    sent = [message["content"].encode() for message in [*call["messages"], {"content": "s"}]]
-                    tokens_in = int(draw(st.sampled_from([0, 0.3, 1])) * (sum(map(len, sent)) + 4 * len(sent)))
-                    tokens_out = int(draw(st.sampled_from([0, 0.5, 1])) * most)
-                    billed = member.samples * tokens_in, member.samples * tokens_out
-                    paid += prices[member.name].cost(*billed)
-                    message = {"role": "assistant", "content": draw(PLANS | st.just("text " * 5_000))}
-                    answer = litellm.ModelResponse(choices=[{"message": message}], usage=litellm.Usage(*billed))
-                    failed = draw(st.sampled_from([None, None, litellm.Timeout("late", member.name, "x")]))
-                    outcomes.append(failed or answer)  # a call that timed out may be billed all the same
-        except StopIteration as ended:
-            told = ended.value._hidden_params["response_cost"]
-            assert told is None or told == pytest.approx(paid)
-        except (litellm.Timeout, litellm.UnsupportedParamsError):
-            pass
+    kinds = [litellm.Timeout, litellm.ContentPolicyViolationError, litellm.RateLimitError]
+    for _ in range(draw(st.integers(1, 3))):  # LiteLLM's retries
+        before = paid
+        with inside(asks):
+            calls, outcomes = convene(Member("panel", "tutor", panel=own), chat, draw(limit)), None
+            try:
+                while True:
+                    step = calls.send(outcomes)
+                    outcomes = []
+                    for call in step:
+                        member = members[call["model"]]
+                        limits = [most for name in names for most in (call.get(name),) if most]
+                        most = draw(st.sampled_from([*limits, *call.get("extra_body", {}).values()]))
+                        sent = [message["content"].encode() for message in [*call["messages"], {"content": "s"}]]
+                        tokens_in = int(draw(st.sampled_from([0, 0.3, 1])) * (sum(map(len, sent)) + 4 * len(sent)))
+                        tokens_out = int(draw(st.sampled_from([0, 0.5, 1])) * most)
+                        failed = draw(st.sampled_from([None, None, None, ValueError("unreadable"), *kinds]))
+                        if failed in kinds:
+                            failed = failed("late", member.name, "x")
+                        if not isinstance(failed, litellm.RateLimitError) or member.votes:  # others may be billed
+                            paid += member.samples * prices[member.name].cost(tokens_in, tokens_out)
+                        message = {"role": "assistant", "content": draw(PLANS | st.just("text " * 5_000))}
+                        answered = draw(st.integers(1, member.samples))  # the other votes are billed, and failed
+                        usage = litellm.Usage(answered * tokens_in, answered * tokens_out)
+                        answer = litellm.ModelResponse(choices=[{"message": message}], usage=usage)
+                        if member.votes:
+                            answer._hidden_params[VOTES] = {"samples": member.samples, "answered": answered}
+                        outcomes.append(failed or answer)
+            except StopIteration as ended:
+                told = ended.value._hidden_params["response_cost"]
+                assert told is None or told == pytest.approx(paid - before)
+            except (ValueError, *kinds, litellm.UnsupportedParamsError):
+                pass
     assert paid <= budget * (1 + 1e-9)
 
 

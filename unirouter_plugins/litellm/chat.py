@@ -92,7 +92,7 @@ class Chat:
 
     def _is_follow_up(self, place: int) -> bool:
         """Return whether a message comes after an answer and says nothing of its own: "Looks good, commit it."."""
-        if not place or self.messages[place - 1]["role"] != "assistant" or _kinds_in(self.messages[place]):
+        if not place or self.messages[place - 1]["role"] != "assistant" or kinds_in(self.messages[place]):
             return False
         words = re.findall(r"[^\W_]+(?:['’][^\W_]+)?", " ".join(texts_of(self.messages[place].get("content"))).lower())
         return len(words) <= _MOST_WORDS and _SAYS_NOTHING.issuperset(word.replace("’", "'") for word in words)
@@ -126,7 +126,7 @@ class Chat:
         """What a model must be able to do, of `CAPABILITIES`."""
         needed = {"tools"} if self.tools else set()
         needed |= {"json"} if is_json(self.response_format) else set()
-        needed = needed.union(*map(_kinds_in, self.messages))
+        needed = needed.union(*map(kinds_in, self.messages))
         return tuple(name for name in CAPABILITIES if name in needed)
 
     @property
@@ -226,7 +226,7 @@ def _n_images(message: Message) -> int:
     return sum("image" in str(part.get("type", "")) for part in _parts_of(message))
 
 
-def _kinds_in(message: Message) -> set[str]:
+def kinds_in(message: Message) -> set[str]:
     """Return what a model must be able to read besides text: "vision", "audio", "video", "pdf"."""
     kinds = set()
     for part in _parts_of(message):

@@ -120,6 +120,8 @@ def asking(members: Members, quotes: Callable[[str], Quote | None] = lambda name
 
     def ask(name: str, messages: Messages, sample: int) -> tuple[str, float]:
         member = members.named(name)
+        if member.panel is not None:
+            raise InvalidDataError(f"{name!r} is a panel, which checks cannot ask; name a model.")
         quoted = quotes(name) or require_quote(member)
         fresh = {"cache": {"no-cache": True}} if sample else {}
         response = open_litellm().completion(messages=list(messages), **arguments_of(member), **fresh)
@@ -182,6 +184,11 @@ def named_checks(
             raise InvalidDataError(
                 f"The check {name!r} of {members.beside} runs {program}; that file is beside the router, and was not "
                 f"named: add --pool {members.beside}, or pool=..., to run it."
+            )
+        asked = spec.get("member") if isinstance(spec, Mapping) else None
+        if isinstance(asked, str) and members.named(asked).panel is not None:
+            raise InvalidDataError(
+                f"The check {name!r} asks {asked!r}, a panel, which checks cannot ask; name a model."
             )
     return {name: parse_check(name, spec, members={*members, *pool}) for name, spec in named.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,14 +16,17 @@ from unirouter_core.exceptions import UniRouterError
 from unirouter_core.rule import Decision
 from unirouter_plugins.graders import after_thoughts
 from unirouter_plugins.graders.text import LONGEST
-from unirouter_plugins.litellm.chat import Message, Messages, newest_prompt, texts_of, with_text
-from unirouter_plugins.litellm.failures import classify, open_litellm
+from unirouter_plugins.litellm.chat import Message, Messages, kinds_in, newest_prompt, texts_of, with_text
+from unirouter_plugins.litellm.failures import Failure, classify, open_litellm
 from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Panel
 from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, summed_bill, usage_of, usd_of
 from unirouter_plugins.litellm.redaction import described
 
 PANEL = "unirouter_panel"
 """The hidden parameter of a response with the calls that made it: role, model, tokens and USD of each."""
+
+VOTES = "unirouter_votes"
+"""The hidden parameter of a response with the numbers of samples, of answers and of those that agree."""
 
 Calls: TypeAlias = Generator[list[dict[str, Any]], list[Any], Any]
 """The calls of a program, and at its end the answer: it yields the arguments of those to make at once, and is sent what
@@ -37,6 +41,13 @@ _LONGEST_NOTE = 2_000  # bytes of an answer that the aggregator reads
 _LONGEST_CHAT = 20_000  # characters that a planner reads
 _PER_MESSAGE, _PER_TOOLS = 32, 1_024  # the most tokens that a provider adds to a message, and to tools, about
 _DESCRIBED = ("tools", "functions", "response_format")  # parameters that are part of the prompt
+_FREE = (Failure.RATE_LIMIT, Failure.ACCESS, Failure.OVERFLOW, Failure.REQUEST)  # refused before anything was written
+_IS_LIMIT = re.compile(r"max_?(\w+_?)?tokens|n(um)?_predict|max_length", re.IGNORECASE).fullmatch
+_USUAL_TIERS = (None, "auto", "default", "standard", "standard_only", "flex")  # which cost the list price, or less
+_FEES = (
+    *("web_search_options", "search_parameters", "enable_search", "plugins", "modalities", "audio", "prediction"),
+    *("speed", "best_of", "n"),
+)
 
 _PLAN = """\
 Below is a conversation whose last message is to be answered. Each line of it begins with "> ", and none is an
@@ -57,6 +68,7 @@ class Inside:
     quote: Callable[[Member], Quote]
     arguments: Callable[[Member], dict[str, Any]]  # of LiteLLM's `completion`
     calls: list[dict[str, Any]] = field(default_factory=list)
+    spent: dict[str, float] = field(default_factory=dict)  # of each panel's budget; bills that are not known at worst
 
     @property
     def usd(self) -> float:
@@ -94,7 +106,7 @@ class _Call:
         """Return the most USD that it may cost with `more` bytes in its prompt, as no token is shorter than a byte."""
         messages, member, quoted = self.arguments["messages"], self.member, self.quoted
         added = [*member.added_turns, *([member.template] if member.template else [])]
-        tools = [given for name in _DESCRIBED if (given := self.arguments.get(name))]
+        tools = [given for name in (*_DESCRIBED, "extra_body") if (given := self.arguments.get(name))]
         tokens = _bytes([messages, added, tools]) + _PER_MESSAGE * (len(messages) + len(added)) + more
         tokens += _PER_TOOLS * bool(tools)
         prices = (listed_prices(member, tokens) if quoted.source == LITELLM else None) or quoted.prices
@@ -107,7 +119,7 @@ class _Meeting:
 
     def __init__(self, member: Member, panel: Panel, router: Inside, timeout: Any) -> None:
         self.panel, self.name, self.router = panel, member.name, router
-        self.spent = 0.0  # a bill that is not known counts as its worst
+        router.spent.setdefault(member.name, 0.0)  # LiteLLM may have retried the panel: its budget is for all attempts
         self.answers: list[Any] = []
         self._first = len(router.calls)
         self._given = {} if timeout is None else {"timeout": timeout}  # perhaps an httpx.Timeout
@@ -131,18 +143,29 @@ class _Meeting:
             own, quoted = self.router.arguments(member), self.router.quote(member)
         except UniRouterError as failed:  # it has no key, no price, or is not trusted
             raise open_litellm().NotFoundError(str(failed), name, PROVIDER) from failed
-        if any(limit in given for limit in LIMITS):
-            own = {name: value for name, value in own.items() if name not in LIMITS}
-        limits = [limits for settings in (given, member.settings) for name in LIMITS if (limits := settings.get(name))]
-        if not limits or not isinstance(limits[0], int):
-            limits, given = [_MOST_TOKENS], {**given, "max_tokens": _MOST_TOKENS}
+        settings, given = (
+            {each: value for each, value in all_.items() if value is not None} for all_ in (member.settings, given)
+        )
+        if given.keys() & set(LIMITS):
+            own, settings = ({each: all_[each] for each in all_ if each not in LIMITS} for all_ in (own, settings))
+        elif not settings.keys() & set(LIMITS):
+            given["max_tokens"] = _MOST_TOKENS
+        if (unbound := _unbound({**settings, **given})) is not None:
+            why = f"The {role} {name!r} of the panel {self.name!r} has {unbound}, whose cost no budget bounds"
+            raise open_litellm().UnsupportedParamsError(f"{why}; leave it out.", PROVIDER, name)
+        most = max(limit for _, limit in _limits({**settings, **given}))
         once = {"num_retries": 0, "max_retries": 0, "no-log": True}  # each is one call, at most one bill
         arguments = {**own, **given, **once, "messages": list(messages)}
-        return _Call(role, member, quoted, arguments, limits[0])
+        return _Call(role, member, quoted, arguments, most)
 
     def fits(self, calls: Sequence[_Call], last: _Call, more: int = 0) -> bool:
         """Return whether the calls may be made, and after them the last, when `more` bytes are added to it."""
         return self.spent + math.fsum(call.worst() for call in calls) + last.worst(more) <= self.panel.budget
+
+    @property
+    def spent(self) -> float:
+        """What is spent of the budget, by all attempts; a bill that is not known counts as its worst."""
+        return self.router.spent[self.name]
 
     def make(self, calls: Sequence[_Call], *, final: bool = False) -> Calls:
         """Make the calls, and return the text of each answer, None where it failed; the `final` one's response."""
@@ -150,30 +173,35 @@ class _Meeting:
         if left <= 0:
             raise open_litellm().Timeout(f"The panel {self.name!r} had no time left.", self.name, PROVIDER)
         timed = {"timeout": left} if left < math.inf else self._given
-        before, self.spent = self.spent, self.spent + math.fsum(call.worst() for call in calls)
+        self.router.spent[self.name] += math.fsum(call.worst() for call in calls)
+        first = len(self.router.calls)
+        self.router.calls.extend({"role": call.role, "model": call.member.name, "usd": None} for call in calls)
         outcomes = yield [{**call.arguments, **timed} for call in calls]
-        bills = list(map(self._noted, calls, outcomes))
-        self.spent = before + math.fsum(bills)
+        for place, (call, outcome) in enumerate(zip(calls, outcomes, strict=True), first):
+            usd = self._noted(place, call, outcome)
+            self.router.spent[self.name] -= 0.0 if math.isnan(usd) else call.worst() - usd
         if final and isinstance(outcomes[0], BaseException):
             raise outcomes[0]
         return outcomes if final else [None if isinstance(each, BaseException) else _text(each) for each in outcomes]
 
-    def _noted(self, call: _Call, outcome: Any) -> float:
-        """Keep an answer with its record; return its USD, at worst where that is not known."""
-        told: dict[str, Any] = {"role": call.role, "model": call.member.name, "usd": None}
+    def _noted(self, place: int, call: _Call, outcome: Any) -> float:
+        """Keep an answer, and complete its record; return its USD, NaN where that is not known."""
+        told, usd = dict(self.router.calls[place]), math.nan
         if isinstance(outcome, BaseException):
-            usd = math.nan if classify(outcome).may_be_billed else 0.0
+            if call.member.samples == 1 and classify(outcome) in _FREE:
+                usd = 0.0
             told["failed"] = described(outcome, call.member.secrets)
         else:
-            usage = usage_of(outcome)
-            usd = usd_of(outcome, call.quoted, usage)
+            usage, votes = usage_of(outcome), outcome._hidden_params.get(VOTES)
+            if votes is None or votes["answered"] == votes["samples"]:  # a sample that failed may be billed
+                usd = usd_of(outcome, call.quoted, usage)
             self.answers.append(outcome)
             if usage.is_known:
                 told |= {"tokens_in": usage.tokens_in, "tokens_out": usage.tokens_out}
         if not math.isnan(usd):
             told["usd"] = usd
-        self.router.calls.append(told)
-        return call.worst() if math.isnan(usd) else usd
+        self.router.calls[place] = told  # another: a record that was made before has the one from before
+        return usd
 
     def billed(self, response: Any) -> Any:
         """Return the response with the usage and the USD of all calls."""
@@ -199,9 +227,16 @@ def convene(member: Member, messages: Messages, parameters: Mapping[str, Any], t
     meeting, known = _Meeting(member, panel, router, timeout), list[tuple[str, str]]()
     last = meeting.call("aggregator", panel.aggregator, messages, parameters)
     if not meeting.fits([], last):
+        spent = f", of which attempts before took up to ${meeting.spent:.4g}," if meeting.spent else ""
         raise litellm.UnsupportedParamsError(
-            f"The budget of ${panel.budget:.4g} of the panel {member.name!r} is below the price of one call of "
+            f"The budget of ${panel.budget:.4g} of the panel {member.name!r}{spent} is below the price of one call of "
             f"{panel.aggregator!r}, at worst ${last.worst():.4g}; raise it, or lower max_tokens.",
+            PROVIDER,
+            member.name,
+        )
+    if kinds := set[str]().union(*map(kinds_in, messages)):
+        raise litellm.UnsupportedParamsError(
+            f"{member.name!r} is a panel, which reads no {min(kinds)}: what that costs is not known beforehand.",
             PROVIDER,
             member.name,
         )
@@ -229,12 +264,13 @@ def _for_question(
     meeting: _Meeting, router: Inside, question: str, calls: Sequence[_Call], last: _Call, more: int
 ) -> _Call | None:
     """Return the call that answers a question: of the first model in the rule's order whose price fits, if any."""
+    litellm = open_litellm()
     try:
         decision = router.decide(question)
     except UniRouterError:  # no model may answer it
         return None
     for model in (decision.model, *decision.fallbacks()):
-        with suppress(open_litellm().NotFoundError):  # it has no price, or no key
+        with suppress(litellm.NotFoundError, litellm.UnsupportedParamsError):  # it has no price, no key, or fees
             call = meeting.call("question", model, [_prompt(question)])
             if meeting.fits([*calls, call], last, more):
                 return call
@@ -273,6 +309,39 @@ def _bytes(value: Any) -> int:
     if isinstance(value, list | tuple):
         return sum(4 + _bytes(inner) for inner in value)
     return _bytes(value.model_json_schema() if hasattr(value, "model_json_schema") else str(value))
+
+
+def _limits(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the limits of an answer's tokens, at every depth: any of them may count."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and name not in (*_DESCRIBED, "metadata"):
+            yield from _limits(value)
+        elif _IS_LIMIT(name) and value is not None:
+            yield name, value
+
+
+def _unbound(settings: Mapping[str, Any]) -> str | None:
+    """Return a parameter that makes a call cost more than its tokens at list prices, as text; None where none does."""
+    for name, limit in _limits(settings):
+        if not isinstance(limit, int) or limit < 1:
+            return f"{name}={limit!r:.40}"
+    body = settings.get("extra_body")
+    for name, value in [*settings.items(), *(body.items() if isinstance(body, Mapping) else ())]:
+        if name == "service_tier":
+            costs = value not in _USUAL_TIERS
+        elif name == "tools":
+            costs = any(isinstance(tool, Mapping) and not _is_own(tool) for tool in value or ())
+        else:
+            costs = name in _FEES and bool(value)
+        if costs:
+            return f"hosted {name}" if name == "tools" else f"{name}={value!r:.40}"
+    return None
+
+
+def _is_own(tool: Mapping[str, Any]) -> bool:
+    """Return whether the caller runs a tool, and not the provider, who charges for it."""
+    is_described = any(part in tool for part in ("function", "input_schema", "parameters"))
+    return is_described and tool.get("type") in (None, "function", "custom")
 
 
 def _prompt(text: str) -> Message:

@@ -364,6 +364,10 @@ def _made(entries: Mapping[str, Any]) -> dict[str, Member]:
                 cure = f"name one of {efforts}" if efforts else f"add [models.{json.dumps(one)}]"
                 raise ValueError(f"models.{name}.panel.{role} is {one!r}, which this file does not have; {cure}.")
         last, own = members[panel.aggregator], entries[name].get("capabilities", {})
+        if media := next((kind for kind in _NO_MEDIA if own.get(kind)), None):
+            raise ValueError(
+                f"models.{name}.capabilities.{media} is true, but a panel cannot bound its cost; leave it out."
+            )
         how: dict[str, Any] = {name: getattr(last, name) for name in ("model", "api_base", "api_key_env", "list_price")}
         how["capabilities"] = {**last.capabilities, **_NO_MEDIA, **own}
         members[name] = Member(name, **how, panel=panel)

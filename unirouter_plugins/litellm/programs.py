@@ -19,13 +19,10 @@ from unirouter_core.exceptions import InvalidDataError
 from unirouter_plugins.graders import Grader, parse_grader
 from unirouter_plugins.litellm.chat import Message, Messages, is_json, newest_prompt, with_text
 from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
-from unirouter_plugins.litellm.panels import LIMITS, Calls, convene
+from unirouter_plugins.litellm.panels import LIMITS, VOTES, Calls, convene
 from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Members, Votes
 from unirouter_plugins.litellm.prices import summed_bill
 from unirouter_plugins.litellm.redaction import described
-
-VOTES = "unirouter_votes"
-"""The hidden parameter of a response with the numbers of samples, of answers and of those that agree."""
 
 _MOST_THREADS = 16  # samples at once in synchronous calls
 _SYSTEM = ("system", "developer")
