@@ -189,7 +189,9 @@ class CallBatch:
         routed = self._route.route([None if why else prompt for prompt, why in zip(prompts, unusable, strict=True)])
         unusable = [why or each.error for why, each in zip(unusable, routed, strict=True)]
         keys = [each.model and self._key(each.model, p) for p, each in zip(prompts, routed, strict=True)]
-        wanted = {key: (p, each.model) for key, p, each in zip(keys, prompts, routed, strict=True) if key}
+        wanted = {
+            key: (p, each.model) for key, p, each in zip(keys, prompts, routed, strict=True) if key and each.model
+        }
         kept, at_once = self._store.kept(list(wanted)), asyncio.Semaphore(self._at_once)
         found = {key: _columns(*answered) for key, answered in kept.items()}
         lost: list[StoreError] = []
