@@ -1,4 +1,4 @@
-"""`call_dataset`: each row's model called, by many workers within one budget; no answer is paid for twice."""
+"""`call_dataset`: each row's model called, by many workers within one budget; no kept answer is paid for twice."""
 
 from __future__ import annotations
 

@@ -95,10 +95,10 @@ class RouteBatch:
             members = members_for(router, pool)
             router = UniRouter.load(router, embedder=embedder, estimator=estimator)
             router = at_batch_tariffs(configured(router, members), members)
-        if router.pool.models:
-            Request(models=models, requires=requires).eligible(router.pool, np.zeros(1))
         self.router, self.prompt = router, prompt
         self._how: dict[str, Any] = {"cost_weight": cost_weight, "models": models, "requires": requires}
+        router.route_batch([], **self._how)  # what is wrong with all rows is one sentence here
+        Request(models=models, requires=requires).eligible(router.pool, np.zeros(1))
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch with the columns of `COLUMNS`."""
@@ -125,9 +125,8 @@ class RouteBatch:
         """Return why no model may answer, of the rows where that is so."""
         request, pool = Request(models=self._how["models"], requires=self._how["requires"]), self.router.pool
         tokens, why = self.router.fit_.count_tokens(texts), dict[int, str]()
-        widest = max(
-            size for size, each in zip(pool.windows[0], pool.values(), strict=True) if not request.reason(each)
-        )
+        windows = zip(pool.windows[0], pool.values(), strict=True)
+        widest = max((size for size, profile in windows if not request.reason(profile)), default=0)
         for at in np.flatnonzero(tokens > widest).tolist():
             try:
                 request.eligible(pool, tokens[[at]])

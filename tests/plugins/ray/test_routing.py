@@ -67,16 +67,17 @@ def test_a_prompt_that_no_model_may_answer_has_the_sentence_that_route_raises(ro
 def test_refused_prompts_cost_one_more_routing_of_the_rest_and_not_one_each(router):
     tight = {n: dataclasses.replace(p, capabilities=Capabilities(context_window=50)) for n, p in router.pool.items()}
     router = router.with_pool(Pool(tight))
-    seen = []
-    route_batch = router.route_batch
+    seen, route, route_batch = [], RouteBatch(router), router.route_batch
     router.route_batch = lambda prompts, **how: seen.append(len(prompts)) or route_batch(prompts, **how)
-    RouteBatch(router).route([PROMPTS[0], "word " * 100] * 16)
+    route.route([PROMPTS[0], "word " * 100] * 16)
     assert seen == [32, 16]
 
 
 def test_options_that_leave_no_model_are_one_sentence_at_once(router):
     with pytest.raises(NoCandidateError, match="not among the models asked for"):
         RouteBatch(router, models=[])
+    with pytest.raises(NoCandidateError, match="The pool holds no model"):
+        RouteBatch(router.with_pool(Pool({})))
 
 
 @pytest.mark.parametrize("make", [pa.table, pd.DataFrame, dict], ids=["pyarrow", "pandas", "dict"])
