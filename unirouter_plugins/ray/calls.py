@@ -1,4 +1,4 @@
-"""`call_dataset`: each row's model called, by many workers within one budget; no answer is paid for twice."""
+"""`call_dataset`: each row's model called, by many workers within one budget; no kept answer is paid for twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+    wait_random_exponential,
+)
 
 from unirouter_core.exceptions import InvalidDataError, UniRouterError, missing_package
 from unirouter_core.router import UniRouter
@@ -28,13 +35,14 @@ from unirouter_plugins.litellm import (
     record_of,
     snapshot_of,
 )
+from unirouter_plugins.litellm.chat import texts_of
 from unirouter_plugins.litellm.failures import classify, open_litellm
 from unirouter_plugins.litellm.pool_file import members_for
 from unirouter_plugins.litellm.redaction import described
 from unirouter_plugins.litellm.snapshot import Snapshot
-from unirouter_plugins.onboarding.ask import LONGEST_PAUSE, OTHER_TOKENIZERS, OverBudgetError
+from unirouter_plugins.onboarding.ask import LONGEST_PAUSE, OTHER_TOKENIZERS, OverBudgetError, shaping_of
 from unirouter_plugins.onboarding.questions import digest_of
-from unirouter_plugins.onboarding.store import AnyText, Database
+from unirouter_plugins.onboarding.store import AnyText, Database, StoreError
 from unirouter_plugins.ray.evaluations import WORKER_CPUS, SharedBudget
 from unirouter_plugins.ray.routing import (
     COLUMNS,
@@ -42,7 +50,9 @@ from unirouter_plugins.ray.routing import (
     MODEL,
     USD,
     WHY,
+    RouteBatch,
     at_batch_tariffs,
+    check_alone,
     prompts_of,
     why_unusable,
     with_columns,
@@ -56,6 +66,7 @@ CALLED = (*COLUMNS[:-1], ANSWER, PAID, RECORD, WHY)
 """The columns that a call adds."""
 
 ATTEMPTS = 4  # how often a row is tried, all its models each time, where its failure may pass
+MOST_AT_ONCE = 5_000  # calls, over all workers: half of what `Permits` takes, so that bills always get in
 _MOST_KEYS = 500  # in one query
 _NOT_HERE = ("n", "tools", "functions", "stream")  # their answers are more than a text
 
@@ -89,12 +100,13 @@ class CallStore(Database):
                 found[key] = tuple(answered)
         return found
 
-    def keep(self, key: str, answer: str, record: str) -> None:
-        """Keep an answer, on disk when this returns; one that is there stays."""
+    def keep(self, key: str, answer: str, record: str) -> tuple[str, str]:
+        """Keep an answer, on disk when this returns, and return what is kept: one that is there stays."""
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         row = {"key": key, "answer": answer, "record": record, "date": date}
         insert = self.insert(_calls).on_conflict_do_nothing()
         self.in_transaction(lambda connection: connection.execute(insert, [row]))
+        return self.kept([key])[key]
 
 
 class Permits(SharedBudget):
@@ -115,7 +127,7 @@ class Permits(SharedBudget):
 
     def more(self, who: str, worst: float) -> bool:
         """Reserve `worst` more USD and return True, or return False at once where they are not left."""
-        if self.spent + self._reserved + worst > self._limit:
+        if who not in self._held or self.spent + self._reserved + worst > self._limit:
             return False
         self._reserved += worst
         self._held[who] += worst
@@ -136,26 +148,34 @@ class CallBatch:
         prompt: str = "prompt",
         permits: Any = None,
         calls_at_once: int = 16,
+        cost_weight: float | None = None,
+        models: Sequence[str] | None = None,
+        requires: Sequence[str] = (),
         pool: Members | str | os.PathLike[str] | None = BESIDE,
         trust: bool = False,
-        **how: Any,
+        **parameters: Any,
     ) -> None:
         self.router = open_router(router, pool, trust=trust)
-        self._store, self._prompt, self._how = CallStore(os.fspath(store)), prompt, how
-        self._who = "here"
+        which: dict[str, Any] = {"cost_weight": cost_weight, "models": models, "requires": requires}
+        self._route = RouteBatch(self.router, prompt=prompt, **which)
+        self._store, self._how = CallStore(os.fspath(store)), {**which, **parameters}
+        given = {name: value for name, value in parameters.items() if value is not None}
+        self._asked = [None if models is None else sorted(models), sorted(requires), given]
+        self._who = secrets.token_hex(8)
         self._permits: Any = Permits() if permits is None else permits
-        self._asked = json.dumps(how, sort_keys=True, ensure_ascii=False, default=str)
         self._at_once, self._most_in = calls_at_once, dict[str, float]()
         self._runner = asyncio.Runner()  # LiteLLM's clients belong to one event loop
-        if permits is not None and hasattr(permits.permit, "remote"):
+        if hasattr(self._permits.begin, "remote"):
             import ray
 
-            self._who = ray.get_runtime_context().get_actor_id() or self._who  # the same when Ray starts it again
-            ray.get(permits.begin.remote(self._who))
+            place = ray.get_runtime_context().get_actor_id()  # the same when Ray starts this worker again
+            ray.get(self._permits.begin.remote(place or self._who, self._who))
+        else:
+            self._permits.begin(self._who, self._who)
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch with the columns of `CALLED`."""
-        rows = self._runner.run(self._called(prompts_of(batch, self._prompt, CALLED)))
+        rows = self._runner.run(self._called(prompts_of(batch, self._route.prompt, CALLED)))
         return with_columns(batch, {name: [row.get(name) for row in rows] for name in CALLED}, (ERROR, USD, PAID))
 
     def close(self) -> None:
@@ -165,41 +185,62 @@ class CallBatch:
         self._store.__exit__()
 
     async def _called(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
-        unusable = [why_unusable(prompt) for prompt in prompts]
-        keys = ["" if why else digest_of(f"{self._asked}\n{p}") for p, why in zip(prompts, unusable, strict=True)]
-        texts = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key}
-        kept, at_once = self._store.kept(list(texts)), asyncio.Semaphore(self._at_once)
+        unusable = [why_unusable(prompt) for prompt in prompts]  # as a chat is: a part of it is another question
+        routed = self._route.route([None if why else prompt for prompt, why in zip(prompts, unusable, strict=True)])
+        unusable = [why or each.error for why, each in zip(unusable, routed, strict=True)]
+        keys = [each.model and self._key(each.model, p) for p, each in zip(prompts, routed, strict=True)]
+        wanted = {
+            key: (p, each.model) for key, p, each in zip(keys, prompts, routed, strict=True) if key and each.model
+        }
+        kept, at_once = self._store.kept(list(wanted)), asyncio.Semaphore(self._at_once)
         found = {key: _columns(*answered) for key, answered in kept.items()}
+        lost: list[StoreError] = []
 
         async def fill(key: str) -> None:
             async with at_once:
-                found[key] = await self._answered(key, texts[key])
+                if not lost:  # what has begun is paid, and ends
+                    try:
+                        found[key] = await self._answered(key, *wanted[key])
+                    except StoreError as failed:
+                        lost.append(failed)
 
         async with asyncio.TaskGroup() as tasks:
-            for key in texts.keys() - kept.keys():
+            for key in wanted.keys() - kept.keys():
                 tasks.create_task(fill(key))
+        if lost:
+            raise lost[0]
         return [found[key] if key else {WHY: why} for key, why in zip(keys, unusable, strict=True)]
 
-    async def _answered(self, key: str, prompt: str) -> dict[str, Any]:
+    def _key(self, model: str, prompt: str) -> str:
+        """Return what an answer is kept by: all that shapes it, of the chosen model and of the call."""
+        shaping = shaping_of(snapshot_of(self.router).members[model])
+        asked = [model, shaping, *self._asked, prompt]
+        return digest_of(json.dumps(asked, sort_keys=True, ensure_ascii=False, default=str))
+
+    async def _answered(self, key: str, prompt: str, model: str) -> dict[str, Any]:
         """Return the columns of a row whose model is called now, its answer kept first."""
         retried = retry_if_exception(lambda failed: classify(failed).may_pass)
         wait = wait_exponential_jitter(1, LONGEST_PAUSE)
         retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), retry=retried, wait=wait, reraise=True)
         try:
-            response: Any = await retrying(self._call, prompt)
+            response: Any = await retrying(self._call, prompt, model)
+            answer = "\n".join(texts_of(response.choices[0].message.content))
+            record = json.dumps(record_of(response).as_dict(), ensure_ascii=False)
         except UniRouterError as failed:
             return {WHY: str(failed)}
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
             return {WHY: described(failed)}
-        answer = response.choices[0].message.content or ""
-        record = json.dumps(record_of(response).as_dict(), ensure_ascii=False)
-        await asyncio.to_thread(self._store.keep, key, answer, record)
-        return _columns(answer, record)
+        keeping = AsyncRetrying(
+            stop=stop_after_attempt(ATTEMPTS),
+            retry=retry_if_exception_type(StoreError),
+            wait=wait_random_exponential(1, LONGEST_PAUSE),
+            reraise=True,
+        )
+        return _columns(*await keeping(asyncio.to_thread, self._store.keep, key, answer, record))
 
-    async def _call(self, prompt: str) -> Any:
+    async def _call(self, prompt: str, chosen: str) -> Any:
         """Return the response of the first model that does not fail, each attempt paid from the budget."""
-        decided = await LiteLLMCall.aof(self.router, prompt, check=False, **self._how)
-        held = self._worst(decided.snapshot, decided.attempts.model, prompt)
+        held = self._worst(snapshot_of(self.router), chosen, prompt)
         await self._permit("permit", held)
         try:
             call = await LiteLLMCall.aof(self.router, prompt, check=False, **self._how)  # its time begins here
@@ -263,6 +304,7 @@ def _columns(answer: str, record: str) -> dict[str, Any]:
 def open_router(router: UniRouter | str | os.PathLike[str], pool: Any, *, trust: bool) -> UniRouter:
     """Return the router at what its models cost in a batch; a folder is read with the models of `pool`."""
     if isinstance(router, UniRouter):
+        check_alone(pool)
         return router
     members = members_for(router, pool)
     return at_batch_tariffs(load_router(router, members, trust=trust, warm=False), members)
@@ -274,6 +316,12 @@ def most_tokens(snapshot: Snapshot, model: str, parameters: Mapping[str, Any]) -
     given = {**member.settings, **{name: value for name, value in parameters.items() if value is not None}}
     limit = given.get("max_completion_tokens") or given.get("max_tokens") or snapshot.longest.get(model)
     return None if limit is None else limit * member.samples
+
+
+def _absolute(place: Any) -> Any:
+    """Return the path of a file or folder from the root; anything else as it is."""
+    is_path = isinstance(place, str | os.PathLike) and place != BESIDE and "://" not in os.fspath(place)
+    return os.path.abspath(place) if is_path else place
 
 
 def call_dataset(
@@ -299,7 +347,7 @@ def call_dataset(
     The columns ``answer``, ``usd`` and ``record`` (JSON, see `CallRecord`) are added to those of `RouteBatch`, which
     are here of the model that answered. A row that fails has its ``error``, and is tried again by the next run; what
     was answered is in the `store`, and never paid for again, whatever was killed meanwhile. Equal prompts of a batch
-    are one call. Answers are not checked.
+    are one call, whose ``usd`` each of them has; those of two batches may be two. Answers are not checked.
 
     Parameters
     ----------
@@ -307,13 +355,13 @@ def call_dataset(
     router : UniRouter or path
         A folder that all workers reach.
     store : path or URL
-        Where answers are kept, by the prompt and the options given here: a SQLite file where all workers are on one
-        machine, else a ``postgresql://`` URL.
+        Where answers are kept: a SQLite file where all workers are on one machine, else a ``postgresql://`` URL. They
+        are kept by the prompt, the chosen model and its settings, `models`, `requires` and `parameters`.
     budget : float, optional
-        The most USD that the reading may cost, over all workers: each call at its worst is reserved before it is made.
+        The most USD that the reading may cost, over all workers: each call at its estimated worst is reserved before.
         Answers of earlier runs cost nothing.
     calls_per_minute : float, optional
-        Rows begun in a minute, over all workers.
+        Rows begun in a minute, over all workers; a row's fallbacks are not counted.
     workers, calls_at_once, batch_size : int
         Workers, the calls of each at once, and the rows that each is given at once.
     prompt : str
@@ -349,8 +397,13 @@ def call_dataset(
     for name, amount in {"budget": budget, "calls_per_minute": calls_per_minute}.items():
         if amount is not None and not (isinstance(amount, int | float) and 0 < amount < math.inf):
             raise InvalidDataError(f"{name}={amount!r} must be a finite number above 0, or None.")
+    if workers * calls_at_once > MOST_AT_ONCE:
+        raise InvalidDataError(
+            f"{workers} workers with {calls_at_once} calls at once are above {MOST_AT_ONCE:,}; lower one."
+        )
+    router, pool, store = (_absolute(each) for each in (router, pool, store))  # workers may be in other folders
     opened = open_router(router, pool, trust=trust)
-    opened.pool.check_known(models or ())
+    RouteBatch(opened, models=models, requires=requires)  # here, where what is wrong with them is one sentence
     snapshot = snapshot_of(opened)
     check_parameters(parameters, snapshot.members.values())
     for model in (models or snapshot.pool) if budget is not None else ():

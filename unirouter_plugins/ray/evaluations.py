@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import defaultdict
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_plugins.onboarding import Onboarded, Plan, Progress, run_onboarding
-from unirouter_plugins.onboarding.ask import Budget
+from unirouter_plugins.onboarding.ask import Budget, OverBudgetError
 from unirouter_plugins.onboarding.store import AnswerStore
 
 SHARES = 64  # of the questions, by their digests: what a worker claims, the same in every process
@@ -22,26 +22,34 @@ WORKER_CPUS = 0.1  # a worker waits for its models
 
 
 class SharedBudget(Budget):
-    """The budget of several workers, in a process of its own; `who` names what a worker is at."""
+    """The budget of several workers, in a process of its own; `who` is one of them, which has begun."""
 
     def __init__(self, usd: float | None = None) -> None:
         super().__init__(usd)
-        self._held = defaultdict[int | str, float](float)
+        self._held, self._at = dict[str, float](), dict[int | str, str]()
 
-    async def reserve_for(self, who: int | str, worst: float) -> None:
+    def begin(self, place: int | str, who: str) -> None:
+        """Let a worker spend in the place of the one before it, which is lost.
+
+        What that one had reserved counts as spent, as its calls may be billed; what it still waits for it cannot get.
+        """
+        if lost := self._held.pop(self._at.get(place, who), 0.0):
+            self.settle(lost, usd=lost)
+        self._at[place], self._held[who] = who, 0.0
+
+    async def reserve_for(self, who: str, worst: float) -> None:
         """Reserve as `Budget.reserve`."""
         await self.reserve(worst)
+        if who not in self._held:  # it was lost while it waited
+            self.settle(worst, usd=0.0)
+            raise OverBudgetError(f"The worker {who} has been replaced; run again to go on.")
         self._held[who] += worst
 
-    def settle_for(self, who: int | str, worst: float, usd: float) -> None:
-        """Count a call as `Budget.settle`."""
-        self._held[who] -= worst
-        self.settle(worst, usd=usd)
-
-    def begin(self, who: int | str) -> None:
-        """Count what a lost worker had reserved for these shares as spent, as its calls may be billed."""
-        if lost := self._held.pop(who, 0.0):
-            self.settle(lost, usd=lost)
+    def settle_for(self, who: str, worst: float, usd: float) -> None:
+        """Count a call as `Budget.settle`; those of a lost worker have been counted."""
+        if who in self._held:
+            self._held[who] -= worst
+            self.settle(worst, usd=usd)
 
     def total(self) -> float:
         """Return the USD that were spent."""
@@ -51,10 +59,12 @@ class SharedBudget(Budget):
 class _Part(Budget):
     """What one worker sees of a `SharedBudget` in another process, `actor`."""
 
-    def __init__(self, actor: Any, who: int) -> None:
+    def __init__(self, actor: Any, share: int) -> None:
+        import ray
+
         super().__init__()
-        self._actor, self._who = actor, who
-        actor.begin.remote(who)
+        self._actor, self._who = actor, secrets.token_hex(8)
+        ray.get(actor.begin.remote(share, self._who))
 
     async def reserve(self, worst: float) -> None:
         await self._actor.reserve_for.remote(self._who, worst)
@@ -141,7 +151,7 @@ def onboard_dataset(
     def work(actor: Any) -> None:
         n_batches = min(BATCHES * workers, SHARES)
         shares = ray.data.from_items([{"share": share} for share in range(SHARES)], override_num_blocks=n_batches)
-        arguments: Any = (plan, lambda who: _Part(actor, who))
+        arguments: Any = (plan, lambda share: _Part(actor, share))
         pool = ray.data.ActorPoolStrategy(size=min(workers, SHARES))
         how = {"batch_size": None, "num_cpus": WORKER_CPUS, "compute": pool}
         shares.map_batches(Filler, fn_constructor_args=arguments, **how).materialize()

@@ -13,8 +13,9 @@ import numpy as np
 
 from unirouter_core.exceptions import InvalidDataError, NoCandidateError
 from unirouter_core.pool import Pool
-from unirouter_core.reading import LONGEST_LINE
+from unirouter_core.reading import LONGEST_LINE, user_text
 from unirouter_core.router import UniRouter
+from unirouter_core.rule import Request
 from unirouter_core.tables import quoted
 from unirouter_plugins.litellm import configured
 from unirouter_plugins.litellm.pool_file import BESIDE, Members, members_for
@@ -50,9 +51,9 @@ class RouteBatch:
     Parameters
     ----------
     router : UniRouter or path
-        A folder is read with the models and prices of `pool`.
+        A folder is read with the models and prices of `pool`; a `UniRouter` is taken with its own.
     prompt : str
-        The column of the prompts.
+        The column of the prompts: texts, or chats in OpenAI's form, routed by the user's newest text.
     cost_weight, models, requires
         As in `UniRouter.route_batch`.
     pool : Members or path, optional
@@ -63,7 +64,10 @@ class RouteBatch:
     Raises
     ------
     InvalidDataError
-        When a batch is no table, lacks the column of prompts, or has one that would be overwritten.
+        When a batch is no table, lacks the column of prompts, or has one that would be overwritten; when `pool` is
+        given beside a `UniRouter`.
+    NoCandidateError
+        When no model at all is among `models` and has what `requires` names.
 
     Examples
     --------
@@ -85,13 +89,16 @@ class RouteBatch:
         embedder: Any = None,
         estimator: Any = None,
     ) -> None:
-        if not isinstance(router, UniRouter):
+        if isinstance(router, UniRouter):
+            check_alone(pool)
+        else:
             members = members_for(router, pool)
             router = UniRouter.load(router, embedder=embedder, estimator=estimator)
             router = at_batch_tariffs(configured(router, members), members)
-        router.pool.check_known(models or ())
         self.router, self.prompt = router, prompt
         self._how: dict[str, Any] = {"cost_weight": cost_weight, "models": models, "requires": requires}
+        router.route_batch([], **self._how)  # what is wrong with all rows is one sentence here
+        Request(models=models, requires=requires).eligible(router.pool, np.zeros(1))
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch with the columns of `COLUMNS`."""
@@ -100,25 +107,38 @@ class RouteBatch:
 
     def route(self, prompts: Sequence[Any]) -> list[Routed]:
         """Return what is decided on each prompt, which may be anything."""
-        routed = [Routed(error=why_unusable(prompt)) for prompt in prompts]
-        self._fill([row for row, each in enumerate(routed) if each.error is None], prompts, routed)
-        return routed
-
-    def _fill(self, rows: list[int], prompts: Sequence[str], routed: list[Routed]) -> None:
-        """Route the prompts at `rows`; where no model may answer one, by halves, until it stands alone."""
-        if not rows:
-            return
+        texts = [user_text(list(each) if isinstance(each, np.ndarray) else each) for each in prompts]
+        routed = [Routed(error=why_unusable(text)) for text in texts]
+        rows = [row for row, each in enumerate(routed) if each.error is None]
         try:
-            made = self.router.route_batch([prompts[row] for row in rows], **self._how)
-        except NoCandidateError as failed:
-            if len(rows) == 1:
-                routed[rows[0]] = Routed(error=str(failed))
-                return
-            self._fill(rows[: len(rows) // 2], prompts, routed)
-            self._fill(rows[len(rows) // 2 :], prompts, routed)
-            return
+            made = self.router.route_batch([texts[row] for row in rows], **self._how)
+        except NoCandidateError:
+            for row, why in self._refused(rows, [texts[row] for row in rows]).items():
+                routed[row] = Routed(error=why)
+            rows = [row for row in rows if routed[row].error is None]
+            made = self.router.route_batch([texts[row] for row in rows], **self._how)
         for row, *what in zip(rows, made.models, made.errors.tolist(), made.costs.tolist(), strict=True):
             routed[row] = Routed(*what)
+        return routed
+
+    def _refused(self, rows: Sequence[int], texts: Sequence[str]) -> dict[int, str]:
+        """Return why no model may answer, of the rows where that is so."""
+        request, pool = Request(models=self._how["models"], requires=self._how["requires"]), self.router.pool
+        tokens, why = self.router.fit_.count_tokens(texts), dict[int, str]()
+        windows = zip(pool.windows[0], pool.values(), strict=True)
+        widest = max((size for size, profile in windows if not request.reason(profile)), default=0)
+        for at in np.flatnonzero(tokens > widest).tolist():
+            try:
+                request.eligible(pool, tokens[[at]])
+            except NoCandidateError as failed:
+                why[rows[at]] = str(failed)
+        return why
+
+
+def check_alone(pool: Any) -> None:
+    """Raise `InvalidDataError` where a pool is given beside a router that is no folder."""
+    if pool != BESIDE:
+        raise InvalidDataError("pool= is read with a router's folder; give the path of the folder, or leave pool= out.")
 
 
 def at_batch_tariffs(router: UniRouter, members: Members) -> UniRouter:
@@ -146,7 +166,7 @@ def why_unusable(prompt: Any) -> str | None:
     if prompt is None or (isinstance(prompt, float) and math.isnan(prompt)) or type(prompt).__name__ == "NAType":
         return "The prompt is null; give it a text."
     if not isinstance(prompt, str):
-        return f"The prompt is {type(prompt).__name__} {prompt!r:.40}, not a text; make it one."
+        return f"The prompt is of type {type(prompt).__name__}, not a text; make it one."
     if not prompt or prompt.isspace():
         return "The prompt is empty; give it a text."
     if len(prompt) > LONGEST_LINE:
@@ -174,7 +194,11 @@ def check_names(names: Collection[str], column: str, added: Collection[str] = CO
 
 
 def with_columns(batch: Any, columns: Mapping[str, Sequence[Any]], numbers: Collection[str] = (ERROR, USD)) -> Any:
-    """Return a batch with columns added or replaced, of texts and `numbers`; None in them is null."""
+    """Return a batch with columns added or replaced, of texts and `numbers`; None in them is null.
+
+    Lone surrogates, which Arrow refuses, are "?".
+    """
+    columns = {n: each if n in numbers else [_encodable(text) for text in each] for n, each in columns.items()}
     if hasattr(batch, "column_names"):
         import pyarrow as pa
 
@@ -189,3 +213,7 @@ def with_columns(batch: Any, columns: Mapping[str, Sequence[Any]], numbers: Coll
     import pandas as pd
 
     return batch.assign(**{n: a if n in numbers else pd.array(a, dtype="string") for n, a in arrays.items()})
+
+
+def _encodable(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "replace").decode()

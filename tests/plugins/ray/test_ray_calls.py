@@ -1,14 +1,17 @@
 """Each row's model is called once and paid for once, whatever is killed, within one budget."""
 
 import json
+import sqlite3
 from collections import Counter
+from contextlib import closing
 
 import pyarrow as pa
 import pytest
 
 from tests.plugins.servers import KEY, breaks, fails, says
-from unirouter_plugins.onboarding.store import AnswerStore
-from unirouter_plugins.ray.calls import CallBatch, CallStore, Permits
+from unirouter_core import InvalidDataError
+from unirouter_plugins.onboarding.store import AnswerStore, StoreError
+from unirouter_plugins.ray.calls import CallBatch, CallStore, Permits, call_dataset
 
 PROMPTS = [f"What is {n} plus 3?" for n in range(12)]
 pytestmark = [
@@ -74,6 +77,57 @@ def test_other_options_are_other_calls(call, scripted_server):
     assert asked(scripted_server) == {PROMPTS[0]: 2}
 
 
+def test_the_answer_of_another_model_or_of_other_settings_is_not_taken(call, place, scripted_server):
+    first = call(PROMPTS[:1], models=["sage"])
+    assert call(PROMPTS[:1], models=["sage"], cost_weight=None, requires=(), temperature=None) == first
+    assert len(scripted_server.seen) == 1
+    assert call(PROMPTS[:1], models=["tutor"])[0]["unirouter_model"] == "tutor"
+    table = place["pool"].read_text()
+    place["pool"].write_text(table.replace('"openai/sage"\n', '"openai/sage"\nsettings = { temperature = 0.5 }\n'))
+    call(PROMPTS[:1], models=["sage"])
+    assert [seen.body["model"] for seen in scripted_server.seen] == ["sage", "tutor", "sage"]
+
+
+def test_another_router_that_chooses_another_model_is_another_call(call, place, router, scripted_server):
+    (first,) = call(PROMPTS[:1])
+    router.retire(first["unirouter_model"])
+    router.save(place["router"])
+    (other,) = call(PROMPTS[:1])
+    assert other["unirouter_model"] != first["unirouter_model"]
+
+
+def test_an_answer_that_arrow_cannot_hold_is_a_row_like_others_now_and_when_it_is_taken_from_the_store(
+    call, scripted_server
+):
+    scripted_server.script |= dict.fromkeys(scripted_server.script, says("half \ud83d"))
+    assert [call(PROMPTS[:1])[0]["answer"] for _ in range(2)] == ["half ?"] * 2
+    assert len(scripted_server.seen) == 1
+
+
+def test_calls_that_have_begun_are_kept_though_the_store_refuses_one(call, place, scripted_server):
+    with CallStore(place["store"]), closing(sqlite3.connect(place["store"])) as database:
+        database.executescript(
+            f"CREATE TRIGGER full BEFORE INSERT ON calls WHEN NEW.answer = 'It is {PROMPTS[0]}'"
+            " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END;"
+        )
+        with pytest.raises(StoreError, match="the disk is full"):
+            call(PROMPTS)
+        database.execute("DROP TRIGGER full")
+        assert len(call(PROMPTS)) == len(PROMPTS)
+    assert asked(scripted_server) == {**dict.fromkeys(PROMPTS, 1), PROMPTS[0]: 2}
+
+
+def test_a_chat_is_not_called_by_a_part_of_it(call, scripted_server):
+    (row,) = call([[{"role": "user", "content": PROMPTS[0]}]])
+    assert row["error"] == "The prompt is of type list, not a text; make it one."
+    assert not scripted_server.seen
+
+
+def test_a_pool_beside_a_router_that_is_no_folder_is_refused(router, place):
+    with pytest.raises(InvalidDataError, match="leave pool= out"):
+        CallBatch(router, store=place["store"], pool=place["pool"])
+
+
 def test_a_failed_row_has_its_sentence_and_is_tried_again_by_the_next_run(call, scripted_server):
     working = dict(scripted_server.script)
     scripted_server.script |= dict.fromkeys(working, breaks(400))
@@ -112,15 +166,30 @@ def test_a_fallback_is_paid_from_the_budget_with_what_the_failure_may_have_cost(
 
 def test_what_a_lost_worker_had_reserved_counts_as_spent():
     permits = Permits(usd=1)
+    permits.begin("a", "lost")
+    permits.begin("b", "other")
     assert permits.more("lost", 0.75)
     assert not permits.more("other", 0.5)
-    permits.begin("lost")
+    permits.begin("a", "next")
     assert permits.spent == 0.75
+    assert not permits.more("lost", 0.25)
     assert permits.more("other", 0.25)
+
+
+def test_workers_get_paths_that_hold_in_any_folder_and_no_more_calls_than_permits_can_serve(ray, place, monkeypatch):
+    class Dataset:
+        def map_batches(self, _, **given):
+            return given["fn_constructor_args"], given["fn_constructor_kwargs"]
+
+    monkeypatch.chdir(place["store"].parent)
+    relative = {"router": "some.router", "store": "calls.sqlite", "pool": "pool.toml"}
+    (router,), given = call_dataset(Dataset(), **relative)
+    assert {"router": router, "store": given["store"], "pool": given["pool"]} == {n: str(place[n]) for n in relative}
+    with pytest.raises(InvalidDataError, match="100 workers with 100 calls at once are above 5,000; lower one"):
+        call_dataset(Dataset(), **relative, workers=100, calls_at_once=100)
 
 
 def test_calls_and_evaluations_share_a_database(tmp_path):
     with AnswerStore(tmp_path / "one.sqlite"), CallStore(tmp_path / "one.sqlite") as calls:
-        calls.keep("a", "\0 \ud800", "{}")
-        calls.keep("a", "another", "{}")
+        assert calls.keep("a", "\0 \ud800", "{}") == calls.keep("a", "another", "{}") == ("\0 \ud800", "{}")
         assert calls.kept(["a", "b"]) == {"a": ("\0 \ud800", "{}")}

@@ -94,13 +94,38 @@ def test_every_question_is_in_one_share():
     assert {share_of(question.digest) for question in SUMS} <= set(range(SHARES))
 
 
+def budget_of(usd, *workers):
+    budget = SharedBudget(usd)
+    for who in workers:
+        budget.begin(f"place of {who}", who)
+    return budget
+
+
+def test_a_reservation_that_a_lost_worker_still_waited_for_keeps_nothing_from_the_others():
+    async def lose():
+        budget = budget_of(1.0, "lost", "other")
+        await budget.reserve_for("lost", 0.25)
+        await budget.reserve_for("other", 0.5)
+        waiting = asyncio.ensure_future(budget.reserve_for("lost", 0.5))
+        await asyncio.sleep(0)
+        budget.begin("place of lost", "next")
+        budget.settle_for("lost", 0.25, 0.125)  # too late: it has been counted
+        budget.settle_for("other", 0.5, 0.0)
+        with pytest.raises(OverBudgetError, match="The worker lost has been replaced"):
+            await waiting
+        await asyncio.wait_for(budget.reserve_for("next", 0.75), 60)
+        return budget.total()
+
+    assert asyncio.run(lose()) == 0.25
+
+
 def test_what_a_lost_worker_had_reserved_is_spent_when_another_takes_over():
     async def lose():
-        budget = SharedBudget(1.0)
-        await budget.reserve_for(3, 0.75)
-        waiting = asyncio.ensure_future(budget.reserve_for(5, 0.5))
+        budget = budget_of(1.0, "lost", "other")
+        await budget.reserve_for("lost", 0.75)
+        waiting = asyncio.ensure_future(budget.reserve_for("other", 0.5))
         await asyncio.sleep(0)
-        budget.begin(3)
+        budget.begin("place of lost", "next")
         with pytest.raises(OverBudgetError, match=r"\$0.75 of the budget"):
             await waiting
         return budget.total()

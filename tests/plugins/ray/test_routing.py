@@ -64,6 +64,39 @@ def test_a_prompt_that_no_model_may_answer_has_the_sentence_that_route_raises(ro
     assert done["error"][1] == str(refused.value)
 
 
+def test_refused_prompts_cost_one_more_routing_of_the_rest_and_not_one_each(router):
+    tight = {n: dataclasses.replace(p, capabilities=Capabilities(context_window=50)) for n, p in router.pool.items()}
+    router = router.with_pool(Pool(tight))
+    seen, route, route_batch = [], RouteBatch(router), router.route_batch
+    router.route_batch = lambda prompts, **how: seen.append(len(prompts)) or route_batch(prompts, **how)
+    route.route([PROMPTS[0], "word " * 100] * 16)
+    assert seen == [32, 16]
+
+
+def test_options_that_leave_no_model_are_one_sentence_at_once(router):
+    with pytest.raises(NoCandidateError, match="not among the models asked for"):
+        RouteBatch(router, models=[])
+    with pytest.raises(NoCandidateError, match="The pool holds no model"):
+        RouteBatch(router.with_pool(Pool({})))
+
+
+@pytest.mark.parametrize("make", [pa.table, pd.DataFrame, dict], ids=["pyarrow", "pandas", "dict"])
+def test_a_chat_is_routed_by_its_users_newest_text(router, make):
+    chats = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}] for prompt in PROMPTS]
+    done = RouteBatch(router, prompt="messages")(make({"messages": chats}))
+    assert list(map(str, done["unirouter_model"])) == router.route_batch(PROMPTS).models
+
+
+def test_the_sentence_on_a_value_that_is_no_text_does_not_quote_it(router):
+    (routed,) = RouteBatch(router).route([{"secret": "of a user"}])
+    assert routed.error == "The prompt is of type dict, not a text; make it one."
+
+
+def test_a_pool_beside_a_router_that_is_no_folder_is_refused(router):
+    with pytest.raises(InvalidDataError, match="leave pool= out"):
+        RouteBatch(router, pool=None)
+
+
 def test_an_empty_batch_has_the_columns(router):
     assert RouteBatch(router)(pa.table({"prompt": pa.array([], pa.string())})).column_names == ["prompt", *COLUMNS]
 
