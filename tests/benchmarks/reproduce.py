@@ -49,8 +49,10 @@ def commands(trials: int, out: Path) -> Commands:
         "costs": [script("cost_curves", "--trials", str(trials))],
         "spending": [script("spending_coverage", "--trials", str(trials))],
         "stopping": [script("stopping_rule", "--trials", "5")],
+        "paraphrases": [script("robustness", "--trials", "5")],
         "chosen-prompts": [script("chosen_prompts", "--trials", str(trials))],
         "speed": [timed("test_speed"), timed("test_langchain_overhead"), timed("test_llamaindex_overhead")],
+        "scale": [timed("test_scale")],
         "onboarding-speed": [timed("test_onboarding_speed")],
         "peers": [script("peers/run", "--trials", "10")],
     }
@@ -58,7 +60,7 @@ def commands(trials: int, out: Path) -> Commands:
 
 def markdown(found: pd.DataFrame) -> Iterator[str]:
     """Yield a Markdown table for each set and N_val."""
-    columns = ["method", "Area", "raw", "hull", "gap", "QNC", "$/1k right", "Brier", "ECE"]
+    columns = ["method", "Area", "raw", "hull", "gap", "QNC", "$/1k right", "Brier", "ECE", "covers"]
     columns += ["ahead", "p", "by", "90 % interval"]
     found = found[~found["method"].isin(BEFORE[1:])]
     for (name, n_val), rows in found.groupby(["table", "n_val"], sort=False):

@@ -111,7 +111,8 @@ def main() -> None:
                             costs[rows, after].mean() / costs[rows, before].mean() - 1,
                         ]
                     )
-                found[label].append([changed.mean(), *np.mean(each, axis=0)])
+                if each:
+                    found[label].append([changed.mean(), *np.mean(each, axis=0)])
         for label, rows in found.items():
             share, stay, quality, usd = np.mean(rows, axis=0)
             print(f"| {name} | {label} | {share:.0%} | {stay:.1%} | {quality:+.4f} | {usd:+.1%} |", flush=True)

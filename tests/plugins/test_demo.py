@@ -81,7 +81,7 @@ def test_ctrl_c_ends_the_demo_and_its_server(tmp_path):
             time.sleep(0.05)
         assert servers_of(shown.pid)
         os.killpg(shown.pid, signal.SIGINT)  # as a terminal does, to the server too
-        _, said = shown.communicate(timeout=60)
+        _, said = shown.communicate(timeout=180)
     assert shown.returncode in (130, -signal.SIGINT), said  # the latter where Python was running generated code
     assert said.endswith("\nStopped, and so has the model's server. What was made until then is in demo.\n")
     assert "Traceback" not in said

@@ -25,7 +25,7 @@ from unirouter_plugins.onboarding.questions import Question
 from unirouter_plugins.onboarding.run import Checked, Run
 from unirouter_plugins.onboarding.store import Answer, AnswerStore
 
-_UNGRADED = Grader("none, a check asked v1", lambda answer, reference: 0.0)  # a run grades; nobody reads this grade
+_UNGRADED = Grader("none, a check asked v1", lambda answer, reference: 0.0)  # a run grades; its grades are not used
 
 
 def stored_answers(store: AnswerStore, profile: ModelProfile) -> dict[tuple[str, int], Answer]:

@@ -34,7 +34,7 @@ KINDS = {"more accurate": list(CLASSES), "cheaper": ["knn", "svm", "mf"]}
 """By the order of equals; a network takes ten times as long to train as any other, and is trained in one order."""
 
 FITS = 8
-"""Each limit on the price is another fit; so many limits, spread over the pool, draw the curve."""
+"""Each limit on the price is another fit; this many limits, spread over the pool, draw the curve."""
 
 
 def ranked(problem: Problem, n_models: int, first: str) -> np.ndarray:
