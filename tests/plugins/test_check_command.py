@@ -159,14 +159,13 @@ def test_a_check_that_does_not_pay_is_not_kept_and_the_exit_code_says_so(checked
 
 
 def test_a_check_with_a_limit_is_kept_and_what_it_costs_is_said(checked):
-    limit = "--wrong-at-most", "0.1", "--confidence", "0.6"
-    plain = run(*check(checked, "newcomer", AGREEMENT))
-    assert (plain.exit_code, "Not saved." in plain.stdout) == (3, True)
-    done = run(*check(checked, "newcomer", AGREEMENT, *limit))
+    needless = check(checked, "dear", json.dumps({"check": "agreement", "member": "newcomer", "name": "second"}))
+    assert run(*needless).exit_code == 3
+    done = run(*needless, "--wrong-at-most", "0.05", "--confidence", "0.6")
     assert done.exit_code == 0
     assert "does not pay" in done.stdout
     assert "that is what it costs to accept only up to" in " ".join(done.stdout.split())
-    assert 0 < UniRouter.load(checked / "my.router").pool["newcomer"].checks["second"].limit < 1
+    assert 0 < UniRouter.load(checked / "my.router").pool["dear"].checks["second"].limit < 1
 
 
 def test_the_calls_of_checks_end_where_the_bill_does(checked, scripted_server):

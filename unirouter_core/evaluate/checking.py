@@ -271,5 +271,9 @@ def _judge(
     level: Level = "pays" if area[0] > 0 else "does not pay" if sum(area) <= 0 else "about even"
     gains = f"changes the Area by {plus_minus(area, sign='+', digits=2)} points"
     saves = f"the cost of {NEARLY:.0%} quality by {plus_minus((-saving[1], -saving[0]), unit='%', digits=0, sign='+')}"
-    price = f"; that is what it costs to accept only up to an expected error of {limit:.1%}" if limit < 1 else ""
+    price = (
+        f"; that is what it costs to accept only up to an expected error of {limit:.1%}"
+        if limit < 1 and level != "pays"
+        else ""
+    )
     return Verdict(level, f"{told}, {gains} and {saves}{price}", None, subject)
