@@ -241,7 +241,7 @@ class Decision:
         self.region, self.far = int(expected.regions[0]), float(expected.far[0])
         self.cost_weight, self.pool, self.answered = request.cost_weight, pool, answered
         self._expected, self._request, self._tokens, self._used = expected, request, tokens, used or {}
-        self.check = self.check_of(self.model)
+        self.check = self.check_of(self.model) if request.checks else None
 
     def _look_ahead(self, pool: Pool, request: Request, answered: tuple[str, ...]) -> dict[int, Check] | None:
         """Let models be worth what asking them with a check is, where it pays; return the checks by column."""
