@@ -240,8 +240,8 @@ class Decision:
         self.error, self.cost = float(self._errors[0, chosen]), float(self._costs[0, chosen])
         self.region, self.far = int(expected.regions[0]), float(expected.far[0])
         self.cost_weight, self.pool, self.answered = request.cost_weight, pool, answered
-        self.check = None if used is None else used.get(chosen)
-        self._expected, self._request, self._tokens = expected, request, tokens
+        self._expected, self._request, self._tokens, self._used = expected, request, tokens, used or {}
+        self.check = self.check_of(self.model) if request.checks else None
 
     def _look_ahead(self, pool: Pool, request: Request, answered: tuple[str, ...]) -> dict[int, Check] | None:
         """Let models be worth what asking them with a check is, where it pays; return the checks by column."""
@@ -257,8 +257,23 @@ class Decision:
         self._errors, self._costs, used = look_ahead(self._errors, self._costs, request.cost_weight, checks, may)
         return {column: checks[position] for column, position in enumerate(used[0].tolist()) if position >= 0}
 
-    def after(self, signal: float | bool | None) -> Decision:
-        """Return the rule's choice once the chosen model has answered, and `check` gave `signal`; None is not known.
+    def check_of(self, model: str) -> Check | None:
+        """Return the check to run on the answer of a model, chosen or not; None where that is given as it is.
+
+        One with a limit is run whatever it promises: at every weight, and of models to be avoided, too.
+        """
+        if not self._request.checks or model in self.answered:
+            return None
+        column = self.pool.positions[model]
+        if column in self._used:
+            return self._used[column]
+        own = (each for each in self.pool.checks(self._request.checks) if each.column == column)
+        return next((each for each in own if each.limit < 1), None)
+
+    def after(self, signal: float | bool | None, model: str | None = None) -> Decision:
+        """Return the rule's choice once a model has answered, and its check gave `signal`; None is not known.
+
+        The model is the chosen one when not given, else one that was asked in its place, as after a failure.
 
         Its answer is free now, and what the signal says of all models' errors is known. Where the model of the new
         decision is one of those that have `answered`, that answer is the one to give. An answer whose error is over the
@@ -266,9 +281,10 @@ class Decision:
 
         Raises `InvalidDataError` when there was nothing to check.
         """
-        check, expected = self.check, self._expected
+        model = self.model if model is None else model
+        check, expected = self.check_of(model), self._expected
         if check is None:
-            raise InvalidDataError(f"The answer of {self.model!r} was not to be checked; give it as it is.")
+            raise InvalidDataError(f"The answer of {model!r} was not to be checked; give it as it is.")
         value = math.nan if signal is None else as_number(signal)
         errors, costs = expected.prediction.errors, np.array(expected.costs, np.float64)
         if math.isfinite(value):
@@ -277,10 +293,10 @@ class Decision:
         request = self._request
         if errors[0, check.column] > check.limit:
             why = f"its answer may be wrong ({errors[0, check.column]:.0%}, over the limit of {check.limit:.1%})"
-            request = dataclasses.replace(request, avoid={**request.avoid, self.model: why})
+            request = dataclasses.replace(request, avoid={**request.avoid, model: why})
         prediction = Prediction(errors, lambda: expected.prediction.stderrs)
         known = Expected(prediction, costs, expected.regions, expected.far)
-        return Decision(self.pool, known, request, self._tokens, (*self.answered, self.model))
+        return Decision(self.pool, known, request, self._tokens, (*self.answered, model))
 
     def avoiding(self, models: Mapping[str, str]) -> Decision:
         """Return the rule's choice where these models, each with the reason, are not to be chosen if another may."""

@@ -114,6 +114,25 @@ def test_an_answer_that_was_not_to_be_checked_cannot_be(router: UniRouter) -> No
         router.route("Question 7 about sums").after(True)
 
 
+def test_a_limit_holds_at_the_cheapest_and_for_a_model_that_is_asked_in_place_of_another(router: UniRouter) -> None:
+    router.add_check("cheap", "tests", wrong(router), limit=0.05)
+    for asked in ({"cost_weight": math.inf}, {"avoid": {"cheap": "it failed"}}):
+        first = router.route("Question 7 about sums", checks=["tests"], **asked)
+        check = first.check_of("cheap")
+        assert check is not None
+        assert check.limit == 0.05
+        assert first.after(True, "cheap").model == "dear"
+        assert first.after(True, "cheap").check_of("cheap") is None
+    cheapest = router.route("Question 7 about sums", checks=["tests"], cost_weight=math.inf)
+    assert (cheapest.model, cheapest.check, cheapest.after(False).model) == (
+        "cheap",
+        cheapest.check_of("cheap"),
+        "cheap",
+    )
+    router.add_check("cheap", "tests", wrong(router))
+    assert router.route("Question 7 about sums", checks=["tests"], cost_weight=math.inf).check is None
+
+
 @pytest.mark.parametrize("n", [7, 5000])  # the latter in several parts
 def test_checks_are_valued_together_as_one_by_one(n: int) -> None:
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from unirouter_core import InvalidDataError
 from unirouter_core.costs import Prices
 from unirouter_plugins.litellm.checks import AnswerCheck, Context, Found, asking, named_checks, parse_check
+from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.pool_file import Member, Members, members_for, read_members
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -115,6 +116,31 @@ def test_agreement_asks_another_member_or_more_samples_and_costs_what_these_do()
     assert asked == [(name, "What is 2 + 2?", n) for name, n in (("other", 0), ("own", 1), ("own", 2))]
     with pytest.warns(UserWarning, match="own answer"):
         assert other("What is 2 + 2?", "4", Context(model="other", ask=ask)).signal is None
+
+
+def test_what_a_failing_check_has_asked_is_paid_and_what_says_no_price_is_not_known():
+    def ask(name, messages, sample):
+        if sample == 3:
+            raise LookupError
+        if sample == 4:
+            raise open_litellm().Timeout("too slow", name, "openai")
+        return "4", math.nan if name == "silent" else 0.01
+
+    async def late(prompt, answer, context):
+        context.ask("own", [], 1)
+        return Found(math.nan, 0.5)
+
+    def run(spec, member="own"):
+        with pytest.warns(UserWarning, match="says nothing"):
+            return asyncio.run(parse_check("again", spec, members=[]).acall("What?", "4", Context(member, ask=ask))).usd
+
+    assert run({"check": "agreement", "samples": 3}) == 0.02
+    assert math.isnan(run({"check": "agreement", "samples": 4, "same": "text"}, "silent"))
+    assert math.isnan(run(lambda *given: given[2].ask("own", [], 4)))
+    assert run(late) == 0.51
+    silent = parse_check("again", {"check": "agreement"}, members=[])("What?", "4", Context("silent", ask=ask))
+    assert silent.signal == 1
+    assert math.isnan(silent.usd)
 
 
 def test_a_judge_gives_a_probability_and_what_it_quotes_is_no_instruction():

@@ -9,6 +9,7 @@ from tests.plugins.servers import refuses_the_key, says
 from tests.plugins.test_cli import output, refusal, run
 from tests.plugins.test_live_commands import asked, place, right
 from unirouter_core import UniRouter
+from unirouter_plugins.onboarding.bill import TRIFLE
 
 __all__ = ["place"]
 
@@ -155,6 +156,32 @@ def test_a_check_that_does_not_pay_is_not_kept_and_the_exit_code_says_so(checked
     assert "does not pay" in done.stdout
     assert "Not saved." in done.stdout
     assert not UniRouter.load(checked / "my.router").pool["dear"].checks
+
+
+def test_a_check_with_a_limit_is_kept_and_what_it_costs_is_said(checked):
+    needless = check(checked, "dear", json.dumps({"check": "agreement", "member": "newcomer", "name": "second"}))
+    assert run(*needless).exit_code == 3
+    done = run(*needless, "--wrong-at-most", "0.05", "--confidence", "0.6")
+    assert done.exit_code == 0
+    assert "does not pay" in done.stdout
+    assert "that is what it costs to accept only up to" in " ".join(done.stdout.split())
+    assert 0 < UniRouter.load(checked / "my.router").pool["dear"].checks["second"].limit < 1
+
+
+def test_the_calls_of_checks_end_where_the_bill_does(checked, scripted_server):
+    onboarding = asked(checked, "newcomer", "--replace", "--check", JUDGE)
+    scripted_server.script["dear"] = says(lambda prompt: f"{'Think. ' * 500}PROBABILITY: 5")
+    found = output(*onboarding)
+    (one,) = found["onboarded"]
+    assert one["onboarded"]
+    assert 0 < found["spent_usd"] <= max(found["bill"]["usd"]["high"], TRIFLE)
+    assert 1 < len(scripted_server.seen) < 60
+
+
+def test_checks_that_a_new_evaluation_ends_are_named(checked):
+    output(*check(checked, "newcomer", "parses"))
+    (one,) = output(*asked(checked, "newcomer", "--replace"))["onboarded"]
+    assert "its checks (parses) is gone; run unirouter check for each" in one["notes"][-1]
 
 
 def test_what_cannot_be_checked_is_refused_in_a_sentence(checked):

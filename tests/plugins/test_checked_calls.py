@@ -14,6 +14,7 @@ from tests.plugins.scripted_chat import chats
 from tests.plugins.scripted_llm import scripted
 from tests.plugins.servers import KEY, breaks, fails, says
 from unirouter_core import InvalidDataError
+from unirouter_core.rule import Decision
 from unirouter_plugins.langchain import RouterRunnable, last_decision, record_decisions
 from unirouter_plugins.litellm import acomplete, astream, complete, configured, load_router, stream
 from unirouter_plugins.litellm.checks import Found
@@ -196,6 +197,58 @@ def test_a_check_ends_with_the_deadline_of_its_call(checked):
         assert (text, told["checked"]["tutor"]["signal"]) == ("tutor says 51.", None)
 
 
+def test_a_check_that_the_deadline_ends_has_paid_for_what_it_asked(checked, scripted_server):
+    async def asks_and_waits(prompt, answer, context):
+        context.ask("poet", [{"role": "user", "content": prompt}], 0)
+        await asyncio.sleep(60)
+
+    _, told = asked("acomplete", checked(asks_and_waits), deadline=2, timeout=1.9)
+    _, poet = asked("complete", checked(asks_and_waits), models=["poet"], check=False)
+    _, alone = asked("complete", checked(lambda *_: True))
+    assert told["checked"]["tutor"]["signal"] is None
+    assert told["usd"] == pytest.approx(alone["usd"] + poet["usd"])
+
+
+@pytest.mark.parametrize("way", ["complete", "astream"])
+def test_a_limit_holds_for_the_fallback_of_a_model_that_fails_and_for_the_cheapest(
+    checked, scripted_server, router, way
+):
+    doubted = np.arange(80) % 8 > 0  # a few right ones, too: a check needs answers of both kinds
+    for name in router.pool:
+        router.add_check(name, "right", (router.pool[name].errors < 0.5) & doubted, limit=0.1)
+    served = checked(lambda prompt, answer, context: context.model == "sage")
+    with record_decisions() as records:
+        complete(served, SUM, cost_weight=math.inf)
+    assert list(records[0]["checked"])[-1] == records[0]["model"] == "sage"
+    _, order = asked("complete", served)
+    scripted_server.script[next(iter(order["checked"]))] = breaks()
+    text, told = asked(way, served)
+    assert told["failures"]
+    assert (text, list(told["checked"])[-1]) == ("sage says 51.", "sage")
+
+
+def test_a_fallback_that_the_rule_would_not_choose_is_checked(checked, scripted_server, router, monkeypatch):
+    doubted = np.arange(80) % 8 > 0
+    router.add_check("scholar", "right", (router.pool["scholar"].errors < 0.5) & doubted, limit=0.1)
+    scripted_server.script["tutor"] = breaks()
+    monkeypatch.setattr(Decision, "avoiding", lambda decision, models: decision)  # its choice stays the tutor
+    _, told = asked("complete", checked(lambda *_: False))
+    assert (list(told["failures"]), list(told["checked"])) == (["tutor"], ["scholar"])
+    assert told["model"] != "scholar"
+
+
+def test_a_check_that_cannot_be_used_is_left_out_of_calls_but_not_one_with_a_limit(checked, scripted_server, router):
+    members = {name: Member(name, f"openai/{name}", scripted_server.url) for name in router.pool}
+    bare = configured(checked(None), Members(members, checks={"right": {"check": "agreement", "member": "ghost"}}))
+    with pytest.warns(UserWarning, match=r"without a check\. The check 'right' asks 'ghost'") as warned:
+        texts = [asked("complete", bare)[0] for _ in range(2)]
+    assert (texts, len(warned)) == (["scholar says 51."] * 2, 1)
+    router.add_check("tutor", "right", router.pool["tutor"].errors < 0.5, limit=0.5)
+    limited = configured(router, Members(members, checks={"right": {"check": "agreement", "member": "ghost"}}))
+    with pytest.raises(InvalidDataError, match="asks 'ghost'"):
+        complete(limited, SUM)
+
+
 def test_without_a_check_that_models_have_signals_of_nothing_changes(asked_router, checked, scripted_server):
     router = checked(lambda *_: False)
     members = {name: Member(name, f"openai/{name}", scripted_server.url) for name in router.pool}
@@ -277,9 +330,8 @@ def test_a_folder_s_checks_come_from_its_table_or_from_python(router, tmp_path):
     router.save(tmp_path / "my.router")
     table = tmp_path / "pool.toml"
     table.write_text('[checks]\nright = { check = "tests", command = ["false"] }\n')
-    beside = load_router(tmp_path / "my.router", warm=False)
     with pytest.raises(InvalidDataError, match=r"The check 'right' of .* runs a command; .* was not named"):
-        RouterRunnable(beside, chats(router), cost_weight=WEIGHT).invoke(SUM)
+        load_router(tmp_path / "my.router", warm=False)
     named = load_router(tmp_path / "my.router", table, warm=False)
     assert RouterRunnable(named, chats(router), cost_weight=WEIGHT).invoke(SUM).text == f"sage heard: {SUM}"
     own = load_router(tmp_path / "my.router", checks={"right": lambda *_: True}, warm=False)

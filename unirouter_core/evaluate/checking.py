@@ -266,9 +266,14 @@ def _judge(
     told = f"it tells wrong from right answers with an AUC of {auc:.2f}"
     if limit == 0:
         return Verdict("does not pay", f"{told}, too little on these answers to keep to the limit", None, subject)
-    if not is_used:
+    if not is_used and limit == 1:
         return Verdict("does not pay", f"{told}, too little, or for too much, to be used on any prompt", None, subject)
     level: Level = "pays" if area[0] > 0 else "does not pay" if sum(area) <= 0 else "about even"
     gains = f"changes the Area by {plus_minus(area, sign='+', digits=2)} points"
     saves = f"the cost of {NEARLY:.0%} quality by {plus_minus((-saving[1], -saving[0]), unit='%', digits=0, sign='+')}"
-    return Verdict(level, f"{told}, {gains} and {saves}", None, subject)
+    price = (
+        f"; that is what it costs to accept only up to an expected error of {limit:.1%}"
+        if limit < 1 and level != "pays"
+        else ""
+    )
+    return Verdict(level, f"{told}, {gains} and {saves}{price}", None, subject)

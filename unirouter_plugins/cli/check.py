@@ -45,7 +45,7 @@ def check(
     yes: Annotated[bool, options.flag("Accept the bill.", "--yes", "-y")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Judge a check by a model's stored answers, and use it if it pays. Exit code 3: it does not pay."""
+    """Judge a check by stored answers; keep it unless it does not pay, or for its limit. Exit code 3: not kept."""
     from unirouter_plugins.litellm.checks import named_checks
     from unirouter_plugins.litellm.programs import register
     from unirouter_plugins.onboarding.ask import Budget, Callers, OnboardingOptions, PreflightError, run_to_end

@@ -94,7 +94,10 @@ def load_router(
         own = named_checks(checks, members, router.pool)
         members = Members(members, members.providers, members.beside, {**members.checks, **own})
     register(members)
-    return configured(router.with_pool(approved(router.pool, members, trust=trust)), members)
+    made = configured(router.with_pool(approved(router.pool, members, trust=trust)), members)
+    if members.checks:
+        Snapshot.of(made).require_checks()
+    return made
 
 
 def configured(router: UniRouter, members: Members) -> UniRouter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import dataclasses
 import inspect
 import json
 import math
@@ -26,14 +27,14 @@ from unirouter_plugins.graders import after_thoughts, parse_grader
 from unirouter_plugins.graders.rules import JsonSpec
 from unirouter_plugins.graders.text import LONGEST, fenced, normalised
 from unirouter_plugins.litellm.chat import Messages
-from unirouter_plugins.litellm.failures import open_litellm
+from unirouter_plugins.litellm.failures import classify, open_litellm
 from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.litellm.prices import Quote, require_quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import Ballot, arguments_of, object_at
 from unirouter_plugins.litellm.redaction import described
 
 Ask: TypeAlias = Callable[[str, Messages, int], tuple[str, float]]
-"""From a member's name, a chat and the number of the sample to the text of an answer and its USD."""
+"""From a member's name, a chat and the number of the sample to an answer's text and USD, NaN where not known."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,35 @@ class Context:
 
 @dataclass(frozen=True)
 class Found:
-    """The signal of a check, None where it is not known, and the USD that the check cost."""
+    """The signal of a check, None where it is not known, and the USD that the check cost.
+
+    Your function leaves out of `usd` what its calls of `Context.ask` cost, which is added.
+    """
 
     signal: float | None = None
     usd: float = 0.0
+
+
+class Asked:
+    """An `Ask` that adds up what the calls cost, NaN where one may be billed and says no price, or has not ended."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask, self._bills = ask, list[list[float]]()
+
+    @property
+    def usd(self) -> float:
+        """What the calls have cost so far."""
+        return sum(usd for (usd,) in self._bills)
+
+    def __call__(self, name: str, messages: Messages, sample: int) -> tuple[str, float]:
+        """Return what the `Ask` gives."""
+        self._bills.append(bill := [math.nan])
+        try:
+            text, bill[0] = self._ask(name, messages, sample)
+        except Exception as failed:
+            bill[0] = math.nan if classify(failed).may_be_billed else 0.0
+            raise
+        return text, bill[0]
 
 
 CheckFunction: TypeAlias = Callable[[str, str, Context], Any]
@@ -67,7 +93,8 @@ CheckFunction: TypeAlias = Callable[[str, str, Context], Any]
 class AnswerCheck:
     """A named check. One that fails, or gives no finite number, says nothing of the answer, with one warning.
 
-    `usd` is what each run costs besides the `usd` of the `Found` that the function returns. `calls_members` says that
+    `usd` is what each run costs besides the `usd` of the `Found` that the function returns, and besides its calls of
+    members, which count even where it then fails. `calls_members` says that
     what it asks members can be asked for beforehand, as that depends on the prompt and the answer alone.
 
     >>> AnswerCheck("brief", lambda prompt, answer, context: len(answer) < 20)("What is 2 + 2?", "It is 4.")
@@ -80,35 +107,49 @@ class AnswerCheck:
 
     def __call__(self, prompt: str, answer: str, context: Context = Context()) -> Found:
         """Return what the check finds; an async one runs in a thread and an event loop of its own."""
+        context, asked = _counted(context)
         try:
             given = self.function(prompt, after_thoughts(answer), context)
             if inspect.isawaitable(given):
                 with ThreadPoolExecutor(1) as beside:
                     given = beside.submit(asyncio.run, _awaited(given)).result()
-            return self._found(given)
+            return self._found(given, asked)
         except Exception as failed:  # of any kind: the function may be the user's own
-            return self._unknown(described(failed))
+            return self._unknown(described(failed), asked)
 
     async def acall(self, prompt: str, answer: str, context: Context = Context()) -> Found:
         """Return what the check finds; one that is not async runs in a thread, as it may take a while."""
+        context, asked = _counted(context)
         try:
             run = partial(self.function, prompt, after_thoughts(answer), context)
             given = run() if inspect.iscoroutinefunction(self.function) else await asyncio.to_thread(run)
-            return self._found(await given if inspect.isawaitable(given) else given)
+            return self._found(await given if inspect.isawaitable(given) else given, asked)
         except Exception as failed:  # of any kind: the function may be the user's own
-            return self._unknown(described(failed))
+            return self._unknown(described(failed), asked)
 
-    def _found(self, given: Any) -> Found:
+    def _found(self, given: Any, asked: Asked | None) -> Found:
         found = given if isinstance(given, Found) else Found(given)
         if found.signal is not None and not math.isfinite(float(found.signal)):
-            return self._unknown(f"it gave {found.signal}", found.usd)
-        return Found(None if found.signal is None else float(found.signal), self.usd + found.usd)
+            return self._unknown(f"it gave {found.signal}", asked, found.usd)
+        return Found(None if found.signal is None else float(found.signal), self.spent(asked) + found.usd)
 
-    def _unknown(self, why: str, usd: float = 0.0) -> Found:
+    def _unknown(self, why: str, asked: Asked | None, usd: float = 0.0) -> Found:
         if not self.failure:
             self.failure = why.rstrip(".")
             warnings.warn(f"The check {self.name!r} says nothing of an answer: {self.failure}.", stacklevel=3)
-        return Found(None, self.usd + usd)
+        return Found(None, self.spent(asked) + usd)
+
+    def spent(self, asked: Asked | None) -> float:
+        """Return the USD of a run that has made these calls, whatever becomes of it."""
+        return self.usd + (0.0 if asked is None else asked.usd)
+
+
+def _counted(context: Context) -> tuple[Context, Asked | None]:
+    """Return the context with what adds up its calls, once."""
+    if context.ask is None or isinstance(context.ask, Asked):
+        return context, context.ask
+    asked = Asked(context.ask)
+    return dataclasses.replace(context, ask=asked), asked
 
 
 async def _awaited(given: Any) -> Any:
@@ -125,8 +166,7 @@ def asking(members: Members, quotes: Callable[[str], Quote | None] = lambda name
         quoted = quotes(name) or require_quote(member)
         fresh = {"cache": {"no-cache": True}} if sample else {}
         response = open_litellm().completion(messages=list(messages), **arguments_of(member), **fresh)
-        usd = usd_of(response, quoted, usage_of(response))
-        return response.choices[0].message.content or "", 0.0 if math.isnan(usd) else usd
+        return response.choices[0].message.content or "", usd_of(response, quoted, usage_of(response))
 
     return ask
 
@@ -322,10 +362,10 @@ def _part(whole: Any, name: str) -> Any:
     return whole.get(name) if isinstance(whole, Mapping) else getattr(whole, name, None)
 
 
-def _ask(context: Context, member: str, messages: Messages, sample: int = 0) -> tuple[str, float]:
+def _ask(context: Context, member: str, messages: Messages, sample: int = 0) -> str:
     if context.ask is None:
         raise LookupError("no member can be asked here")
-    return context.ask(member, messages, sample)
+    return context.ask(member, messages, sample)[0]
 
 
 @_checked
@@ -335,13 +375,12 @@ def agreement(
     """Return the share of others that agree by the grader `same`: another member, or samples of the same one."""
     grader = parse_grader(same)
 
-    def check(prompt: str, answer: str, context: Context) -> Found:
+    def check(prompt: str, answer: str, context: Context) -> float:
         if member == context.model:
             raise ValueError(f"{member} would check its own answer; name another member, or none for further samples")
         chat, first = context.messages or [{"role": "user", "content": prompt}], int(member is None)
         others = [_ask(context, member or context.model, chat, first + sample) for sample in range(samples)]
-        agreed = sum(Ballot(answer).agrees(Ballot(text), grader) for text, _ in others)
-        return Found(agreed / samples, sum(usd for _, usd in others))
+        return sum(Ballot(answer).agrees(Ballot(text), grader) for text in others) / samples
 
     return check
 
@@ -362,12 +401,11 @@ The answer:
 def judge(*, member: str) -> CheckFunction:
     """Return the probability, in [0, 1], that a member gives for the answer being right."""
 
-    def check(prompt: str, answer: str, context: Context) -> Found:
+    def check(prompt: str, answer: str, context: Context) -> float | None:
         prompt, answer = ("\n".join(f"> {line}" for line in text[:LONGEST].splitlines()) for text in (prompt, answer))
         chat = [{"role": "user", "content": JUDGE.format(prompt=prompt, answer=answer)}]
-        said, usd = _ask(context, member, chat)
-        told = re.findall(r"PROBABILITY\W{0,9}(\d{1,3})\b", after_thoughts(said)[-LONGEST:])
-        return Found(int(told[-1]) / 100 if told and int(told[-1]) <= 100 else None, usd)
+        told = re.findall(r"PROBABILITY\W{0,9}(\d{1,3})\b", after_thoughts(_ask(context, member, chat))[-LONGEST:])
+        return int(told[-1]) / 100 if told and int(told[-1]) <= 100 else None
 
     return check
 

@@ -514,10 +514,8 @@ class RoutedCall(ABC, Generic[M]):
     @property
     def _check(self) -> AnswerCheck | None:
         """The check of the answer of the model that is tried now; None where it is given as it is."""
-        decision = self.attempts.decision
-        if decision.check is None or decision.model != self.attempts.model:
-            return None
-        return self._checks[decision.check.name]
+        check = self.attempts.decision.check_of(self.attempts.model)
+        return None if check is None else self._checks[check.name]
 
     def _run_check(self, given: Any, answer: Any, rest: Any = None) -> None:
         """Check an answer, within the call's deadline, and let the rule decide again."""
@@ -535,7 +533,12 @@ class RoutedCall(ABC, Generic[M]):
         self, given: Any, answer: Any, rest: Any, *, is_async: bool = False
     ) -> Iterator[tuple[Callable[[], Any], list[Found]]]:
         """Yield what runs the check, and a list for what it found; keep the draft, and decide again."""
-        from unirouter_plugins.litellm.checks import Context, Found, asking  # with the graders: few calls have checks
+        from unirouter_plugins.litellm.checks import (
+            Asked,
+            Context,
+            Found,
+            asking,
+        )  # with the graders: few calls have checks
 
         found, check, model, decision = list[Found](), self._check, self.attempts.model, self.attempts.decision
         assert check is not None
@@ -549,15 +552,16 @@ class RoutedCall(ABC, Generic[M]):
             if (own := self.models.given.get(name)) is None:
                 return by_litellm(name, messages, sample)
             said = self.ask(own, messages)
-            quoted, took = self.snapshot.quote(name), self.usage_of(said)
-            return self.seen(said)[0], quoted.usd(took) if quoted is not None and took.is_known else 0.0
+            quoted = self.snapshot.quote(name)
+            return self.seen(said)[0], math.nan if quoted is None else quoted.usd(self.usage_of(said))
 
+        asked = Asked(ask)
         held = {"documents": self._sources, "tool_results": chat.tool_results, "response": answer, **held}
-        context = Context(model, chat.messages, tools=chat.tools, schema=chat.schema, ask=ask, **held)
+        context = Context(model, chat.messages, tools=chat.tools, schema=chat.schema, ask=asked, **held)
         with contextlib.suppress(CallTimeoutError):
             yield partial(check.acall if is_async else check, self._prompt, text, context), found
-        seen = found[0] if found else Found()
-        after, usd = decision.after(seen.signal), usd + seen.usd
+        seen = found[0] if found else Found(None, check.spent(asked))
+        after, usd = decision.after(seen.signal, model), usd + seen.usd
         told = {"check": check.name, "signal": seen.signal, "expected_error": after.expected(model)[0]}
         self._checked[model] = {**told, "usd": None if math.isnan(usd) else usd}
         self._drafts[model] = Draft(given, usage, usd, rest)

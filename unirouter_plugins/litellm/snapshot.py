@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,9 +85,34 @@ class Snapshot:
 
     @cached_property
     def checks(self) -> dict[str, AnswerCheck]:
-        """The checks of the table by name, those for which a model of the pool has signals."""
-        known = {name for profile in self.pool.values() for name in profile.checks}
-        if not (names := [name for name in self.table.checks if name in known]):
+        """The checks of the table by name, those for which a model of the pool has signals.
+
+        One that cannot be used is left out with a warning, as where the member that it asks was retired meanwhile; one
+        with a limit raises `InvalidDataError`.
+        """
+        made: dict[str, AnswerCheck] = {}
+        for name, limit in self._limits.items():
+            try:
+                made |= self._named([name])
+            except InvalidDataError as failed:
+                if limit < 1:
+                    raise
+                warnings.warn(f"Calls go on without a check. {failed}", stacklevel=2)
+        return made
+
+    def require_checks(self) -> None:
+        """Raise `InvalidDataError` where one of the checks cannot be used."""
+        self._named([*self._limits])
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        """The names of the table's checks for which a model has signals, with the least of their limits."""
+        known = [each for profile in self.pool.values() for each in profile.checks.items()]
+        every = {name: [signals.limit for which, signals in known if which == name] for name in self.table.checks}
+        return {name: min(limits) for name, limits in every.items() if limits}
+
+    def _named(self, names: Sequence[str]) -> dict[str, AnswerCheck]:
+        if not names:
             return {}
         from unirouter_plugins.litellm.checks import named_checks  # with the graders
 

@@ -165,9 +165,14 @@ class Budget:
     """
 
     def __init__(self, usd: float | None = None) -> None:
-        self.usd, self.spent, self._reserved = usd, 0.0, 0.0
-        self._limit = math.inf if usd is None else usd * (1 + ROUNDING)
+        self.spent, self._reserved = 0.0, 0.0
+        self.limit(usd)
         self._changed = asyncio.Event()
+
+    def limit(self, usd: float | None) -> None:
+        """Allow this many USD from now on, those that are spent included."""
+        self.usd = usd
+        self._limit = math.inf if usd is None else usd * (1 + ROUNDING)
 
     async def reserve(self, worst: float) -> None:
         """Return when `worst` USD more are reserved; raise `OverBudgetError` when they are more than can be left."""

@@ -218,18 +218,32 @@ class Plan:
     def _noted(self, replay: Replay, runs: Sequence[Run], *, answered: bool = False) -> Replay:
         """Note what checks of these models' answers need besides; before they have `answered`, without what comes."""
         coming = {(run.model, run.questions[row].digest, n) for run in runs for row, n in run.to_ask() if not answered}
+        if not answered:
+            self.check_calls = dict.fromkeys(self._checks, 0)
         for check, run in itertools.product(self._checks.values(), runs):
             texts = {run.questions[row].digest: a.text or "" for (row, n), a in run.answers.items() if not n}
             asked = run.questions if not answered else [q for q in run.questions if q.digest in texts]
             self.check_calls[check.name] += (not answered) * replay.note(check, run.model, asked, texts, coming)
         return replay
 
-    async def _judge_checks(self, done: list[Onboarded], runs: Sequence[Run], replay: Replay) -> list[Onboarded]:
-        """Return the results with what checks of the models' answers are worth; where they pay, the router has them."""
+    async def _judge_checks(
+        self,
+        done: list[Onboarded],
+        runs: Sequence[Run],
+        replay: Replay,
+        budget: Budget,
+        told: Callable[[Run], None],
+    ) -> list[Onboarded]:
+        """Return the results with what checks of the models' answers are worth; where they pay, the router has them.
+
+        What members must answer besides is asked for within the budget, else the range of the bill.
+        """
         added = {one.model for one in done if one.profile is not None}
         noted = self._noted(replay, [run for run in runs if run.model in added], answered=True)
+        if budget.usd is None:
+            budget.limit(max(self.bill.usd.high, TRIFLE))
         try:
-            await noted.ask()
+            await noted.ask(told)
         except PreflightError as refused:
             replay.ended = str(refused)
         judged = []
@@ -304,7 +318,7 @@ class Plan:
                     await self._logged.keep(store)
                 runs, trial, grading, callers = self._open(store, budget, told)
                 tried, ended = await self._first_calls(runs, trial), ""
-                await self._probe(runs, trial, grading, budget)
+                await self._probe(runs, trial, grading, budget, self._replay(store, callers))
                 if workers is not None:
                     await workers(budget)
                     runs, _, grading, callers = self._open(store, budget, told)
@@ -317,7 +331,7 @@ class Plan:
                         onboarded(one)
                     done.append(one)
                 if self._checks:
-                    done = await self._judge_checks(done, runs, self._replay(store, callers))
+                    done = await self._judge_checks(done, runs, self._replay(store, callers), budget, told)
                     if folder is not None and any(each.saved for one in done for each in one.checks):
                         self._router.save(folder, texts=None if options.texts else False)
             finally:
@@ -352,7 +366,9 @@ class Plan:
             raise PreflightError(f"{said} That is too few to trust it; take another judge, or another prompt for it.")
         return said or ("The judge could not be tried, as no right answer is known." if self._judge else "")
 
-    async def _probe(self, runs: Sequence[Run], trial: Run | None, grading: Grading, budget: Budget) -> None:
+    async def _probe(
+        self, runs: Sequence[Run], trial: Run | None, grading: Grading, budget: Budget, replay: Replay
+    ) -> None:
         """Get answers to the first questions; raise `OverBillError` where they say that all will cost too much."""
         if budget.usd is not None:
             return
@@ -362,7 +378,8 @@ class Plan:
             await run.ask(first[: max(PROBE - len(known), 0)], self.options.concurrency)
             if run.grades.failed:  # what grades all models may be down
                 return
-        rest = draw_up(self._questions, runs, trial, grading, self._lengths)
+        for_checks = self._noted(replay, runs).items() if self._checks else []
+        rest = draw_up(self._questions, runs, trial, grading, self._lengths, for_checks)
         total = budget.spent + rest.usd.expected
         if rest.calls and total > max(self.bill.usd.high, TRIFLE):
             raise OverBillError(total, self.bill)
@@ -372,6 +389,7 @@ class Plan:
         ended = ended if next(run.jobs(self._order), None) is not None else ""
         looked = None if ended else await self._ask(run)
         evaluation = profile = changed = None
+        before = self._router.pool.get(run.model)
         if not (reason := ended or run.why_not_onboarded(looked)):
             try:
                 evaluation = self._evaluation(run)
@@ -381,7 +399,12 @@ class Plan:
             except (InvalidDataError, UnknownPriceError) as failed:  # its answers do not make a profile
                 evaluation, reason = None, str(failed)
         made = {"profile": profile, "evaluation": evaluation, "impact": changed, "reason": reason}
-        return run.result(looked, **made, notes=tuple(self._notes(run, tried, looked)))
+        notes = self._notes(run, tried, looked)
+        if profile is not None and (
+            gone := [name for name in (before.checks if before else ()) if name not in self._checks]
+        ):
+            notes.append(f"What was known of its checks ({', '.join(gone)}) is gone; run unirouter check for each.")
+        return run.result(looked, **made, notes=tuple(notes))
 
     async def _ask(self, run: Run) -> Undecided | None:
         """Ask all questions, or until what is known decides; return the last look at that."""

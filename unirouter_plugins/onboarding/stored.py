@@ -170,7 +170,10 @@ class Replay:
                     signals[rows[name]] = found.signal
                     spent.append(found.usd)
         if not spent:
-            why = check.failure or "it gave no signal; is the validation file the one that the model was evaluated on?"
+            why = check.failure or (
+                "it gave no signal; is the validation file the one that the model was evaluated on? Stored answers are "
+                "texts: a check of tool calls is for router.add_check"
+            )
             raise InvalidDataError(
                 f"The check {check.name!r} says nothing of {model!r}'s stored answers: {why.rstrip('.')}."
             )
@@ -184,13 +187,13 @@ class Replay:
         wrong_at_most: float | None = None,
         confidence: float = 0.95,
     ) -> Checked:
-        """Return what a check of a model's stored answers is worth; where it pays, the router can use it from now on.
+        """Return what a check of a model's stored answers is worth; the router can use it from now on, if it is kept.
 
-        See `check_value`.
+        It is unless it does not pay; one with a limit is kept whatever that costs. See `check_value`.
         """
         signals, usd = self.signals(model, check, questions)
         limits = {"wrong_at_most": wrong_at_most, "confidence": confidence}
         value = check_value(self._router, model, check.name, signals, usd=usd, **limits)  # type: ignore[arg-type]
-        if pays := value.level != "does not pay":
+        if kept := value.level != "does not pay" or 0 < value.limit < 1:
             self._router.add_check(model, check.name, signals, usd=usd, limit=value.limit)
-        return Checked(value, usd, int(np.isnan(signals).sum()), pays)
+        return Checked(value, usd, int(np.isnan(signals).sum()), kept)

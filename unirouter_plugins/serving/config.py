@@ -78,7 +78,7 @@ def group_settings(router: UniRouter) -> dict[str, Any]:
 def deployments(router: UniRouter) -> list[dict[str, Any]]:
     """Return a deployment for each model of the pool; its id is the model's name and a digest of how it is called."""
     snapshot, made = Snapshot.of(router), []
-    _ = snapshot.checks  # raises where one cannot be used
+    snapshot.require_checks()
     for name, member in snapshot.members.items():
         snapshot.require_callable(name)
         if member.is_program:
