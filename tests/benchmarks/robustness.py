@@ -9,16 +9,18 @@ embedder, at all weights that choose between models.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
 
 import numpy as np
 from sets import DATA, VALIDATION
 
-from unirouter_core import read_outcomes
-from unirouter_core.embedding import HashingEmbedder, embed
+from unirouter_core import UniRouter, read_outcomes
+from unirouter_core.embedding import Array, HashingEmbedder, embed
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.rule import choose
 from unirouter_plugins.bench import Case, recorded, split
@@ -31,6 +33,7 @@ WORDS = {
     "total": "overall",
 }  # fmt: skip
 WEIGHTS = np.geomspace(0.001, 100, 100)  # errors for the dearest model's cost
+STARTER = "starter"
 MOST = 0.9  # weights at which one model gets more than this share of the prompts choose between nothing
 OPTION = re.compile(r"^[A-J]\. ", re.MULTILINE)
 Rewrite = Callable[[str, random.Random], str]
@@ -72,47 +75,73 @@ PARAPHRASES: dict[str, Rewrite] = {
 }
 
 
+def changes(
+    prompts: Sequence[str],
+    predict: Callable[[list[str]], Array],
+    errors: Array | None,
+    costs: Array,
+    rng: random.Random,
+) -> Iterator[tuple[str, list[float]]]:
+    """Yield each paraphrase, the shares of prompts that it changes and of choices that stay, and what others change.
+
+    Costs are (m,). Without real errors (n, m), the quality is the expected one of the prompt as it was.
+    """
+    expected = predict(list(prompts))
+    real, paid = expected if errors is None else errors, np.broadcast_to(costs, expected.shape)
+    for label, rewrite in PARAPHRASES.items():
+        rewritten = [rewrite(prompt, rng) for prompt in prompts]
+        changed = np.array([new != old for new, old in zip(rewritten, prompts, strict=True)])
+        again, rows, each = predict(rewritten), np.flatnonzero(changed), []
+        for weight in WEIGHTS / costs.max() if len(rows) else ():
+            before, after = (choose(given, paid, weight)[rows] for given in (expected, again))
+            if np.bincount(before).max() > MOST * len(rows):
+                continue
+            gained = real[rows, before].mean() - real[rows, after].mean()
+            each.append([(before == after).mean(), gained, paid[rows, after].mean() / paid[rows, before].mean() - 1])
+        if each:
+            yield label, [changed.mean(), *np.mean(each, axis=0)]
+
+
+def trial_of(name: str, trial: int) -> Iterator[tuple[str, list[float]]]:
+    """Return the changes in one split of a set, or, once, those of the starter's prompts."""
+    rng = random.Random(trial)
+    if name == STARTER:
+        lines = (resources.files("unirouter_core") / "starter" / "validation.jsonl").read_text().splitlines()
+        router, prompts = UniRouter.starter(examples=True), [json.loads(line)["prompt"] for line in lines]
+        features = np.stack([profile.features for profile in router.pool.values()])
+        costs = np.array([np.nanmean(profile.usd) for profile in router.pool.values()])
+        fit = router.fit_
+        return changes(
+            prompts, lambda texts: fit.estimator.predict(embed(fit.embedder, texts), features).errors, None, costs, rng
+        )
+    table = recorded(name, read_outcomes(DATA / name))
+    divided = split(table.outcomes.models, len(table), [0, trial])
+    case = Case.of(table, divided)
+    embedder = HashingEmbedder().fit([table.outcomes.prompts[row] for row in divided.train])
+    estimator = DefaultEstimator().fit(case.X_train, case.training)
+    profiles = [estimator.profile(case.X_validation, errors, case.known) for errors in case.measured.errors.T]
+    features = np.stack(profiles)
+    return changes(
+        case.prompts,
+        lambda texts: estimator.predict(embed(embedder, texts), features).errors,
+        case.errors,
+        case.costs,
+        rng,
+    )
+
+
 def main() -> None:
     """Print a table of every set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", default=list(VALIDATION))
+    parser.add_argument("sets", nargs="*", default=[*VALIDATION, STARTER])
     parser.add_argument("--trials", type=int, default=5)
     asked = parser.parse_args()
     print("| set | paraphrase | prompts changed | choices that stay | quality | USD |\n|---|---|---|---|---|---|")
     for name in asked.sets:
-        table, found = recorded(name, read_outcomes(DATA / name)), defaultdict(list)
-        for trial in range(asked.trials):
-            divided, rng = split(table.outcomes.models, len(table), [0, trial]), random.Random(trial)
-            case = Case.of(table, divided)
-            embedder = HashingEmbedder().fit([table.outcomes.prompts[row] for row in divided.train])
-            estimator = DefaultEstimator().fit(case.X_train, case.training)
-            features = np.stack(
-                [estimator.profile(case.X_validation, errors, case.known) for errors in case.measured.errors.T]
-            )
-            expected, costs = (
-                estimator.predict(case.X_test, features).errors,
-                np.broadcast_to(case.costs, case.errors.shape),
-            )
-            for label, rewrite in PARAPHRASES.items():
-                prompts = [rewrite(prompt, rng) for prompt in case.prompts]
-                changed = np.array([new != old for new, old in zip(prompts, case.prompts, strict=True)])
-                if not changed.any():
-                    continue
-                again = estimator.predict(embed(embedder, prompts), features).errors
-                rows, each = np.flatnonzero(changed), []
-                for weight in WEIGHTS / case.costs.max():
-                    before, after = (choose(errors, costs, weight)[rows] for errors in (expected, again))
-                    if np.bincount(before).max() > MOST * len(rows):
-                        continue
-                    each.append(
-                        [
-                            (before == after).mean(),
-                            case.errors[rows, before].mean() - case.errors[rows, after].mean(),
-                            costs[rows, after].mean() / costs[rows, before].mean() - 1,
-                        ]
-                    )
-                if each:
-                    found[label].append([changed.mean(), *np.mean(each, axis=0)])
+        found = defaultdict(list)
+        for trial in range(1 if name == STARTER else asked.trials):
+            for label, row in trial_of(name, trial):
+                found[label].append(row)
         for label, rows in found.items():
             share, stay, quality, usd = np.mean(rows, axis=0)
             print(f"| {name} | {label} | {share:.0%} | {stay:.1%} | {quality:+.4f} | {usd:+.1%} |", flush=True)
