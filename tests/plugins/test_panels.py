@@ -194,8 +194,8 @@ def test_panels_are_no_models_for_questions(panel):
 def test_a_panel_of_a_panel_is_refused_in_one_sentence(panel):
     with pytest.raises(open_litellm().NotFoundError, match="planner of the panel 'panel' is 'panel', a panel itself;"):
         complete(panel(planner="panel"), ASKED, **ONLY)
-    with pytest.raises(open_litellm().NotFoundError, match="is 'nobody', which is neither in the pool nor in pool"):
-        complete(panel(aggregator="nobody"), ASKED, **ONLY)
+    with pytest.raises(open_litellm().NotFoundError, match="is 'absent', which is neither in the pool nor in pool"):
+        complete(panel(aggregator="absent"), ASKED, **ONLY)
 
 
 def test_a_panel_outside_of_a_router_is_refused_in_one_sentence(panel):

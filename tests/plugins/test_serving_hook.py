@@ -81,9 +81,9 @@ async def test_a_refusal_is_not_decided_again(hook):
             return True
 
     hook.served.models = models = Counted()
-    request = given(metadata={"unirouter": {"baseline": "nobody"}})
+    request = given(metadata={"unirouter": {"baseline": "absent"}})
     for _ in range(3):
-        with pytest.raises(open_litellm().BadRequestError, match="'nobody' is not in the pool"):
+        with pytest.raises(open_litellm().BadRequestError, match="'absent' is not in the pool"):
             await picked(hook, request)
     assert models.begun == 1
 

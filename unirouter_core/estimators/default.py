@@ -206,7 +206,8 @@ class DefaultEstimator(AxesEstimator):
         n_models = sum(len(fold.errors.T) for fold in folds)
         scales = np.array([calibrated_scale(each, n_models) for each in gaps]).reshape(2, -1)
         self.sizes_ = folds[0].sizes
-        self.scale_ = np.exp([smoothed(np.log(self.sizes_), each) for each in np.log(scales)])
+        x, degree = np.log(self.sizes_), min(1, len(self.sizes_) - 1)  # a line smooths the noise of few models
+        self.scale_ = np.exp([np.polyval(np.polyfit(x, each, degree), x) for each in np.log(scales)])
         self.shift_ = slope * fit_difficulty(X, outcomes.errors)
         self.shift_[-1] += level
 
@@ -233,23 +234,14 @@ class DefaultEstimator(AxesEstimator):
             predictions = []
             for with_known, size in itertools.product((True, False), sizes.tolist()):
                 first = 0 if size == n_val else fold * most // FOLDS  # other prompts in each fold: they err together
-                features = []
+                drawn, features = np.roll(order[:most], -first), []
                 for j in new:
-                    rows = np.roll(order[:most], -first)
-                    rows = rows[~np.isnan(outcomes.errors[rows, j])][:size]
+                    rows = drawn[~np.isnan(outcomes.errors[drawn, j])][:size]
                     answers = outcomes.errors[np.ix_(rows, known)]
                     features.append(trial._profiled(X[rows], outcomes.errors[rows, j], answers, with_known))
                 predictions.append(trial.predict(X[seen], np.stack(features)))
             hardness = difficulty(X[seen], fit_difficulty(X[learned], training.errors))
             yield _Fold(sizes, n_val, predictions, outcomes.errors[np.ix_(seen, new)], hardness, regions)
-
-
-def smoothed(x: Array, y: Array) -> Array:
-    """Return the values at x (k,) of the line through the points (x, y)."""
-    if len(x) == 1:
-        return y
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
-    return np.asarray(y.mean() + slope * (x - x.mean()))
 
 
 class _Fold(NamedTuple):
