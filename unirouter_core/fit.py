@@ -109,8 +109,7 @@ class Fit:
     def encode(
         self, prompts: Sequence[str], documents: Sequence[GivenDocuments | None] | None = None, *, vectors: Any = None
     ) -> Array:
-        """Return the prompts' vectors, float32, (n, d), rows of length 1; see `UniRouter.encode`."""
-        embedding.check_prompts(prompts)
+        """Return the vectors of checked prompts, float32, (n, d), rows of length 1; see `UniRouter.encode`."""
         width, features = self.regions.centroids_.shape[1], self.document_features
         if vectors is not None:
             rows = embedding.as_rows(vectors, len(prompts))
