@@ -50,9 +50,9 @@ def main() -> None:
                     found = areas_of(sweep(errors, costs, case.errors, case.costs), case.costs)
                     told[n_val, label].append((*found, explained(costs, case.costs)))
         for (n_val, label), rows in told.items():
-            own, base = np.array(rows), np.array(told[n_val, MEAN])
-            cells = " | | " if label == MEAN else lead(own[:, :3], base[:, :3])
-            print(f"| {name}, {n_val} | {label} | {means(own[:, :3])} | {cells} | {own[:, 3].mean():.2f} |", flush=True)
+            (own, r2), (base, _) = (np.split(np.array(each), [3], axis=1) for each in (rows, told[n_val, MEAN]))
+            cells = f"{mean_areas(own)} | {' | | ' if label == MEAN else lead(own, base)}"
+            print(f"| {name}, {n_val} | {label} | {cells} | {r2.mean():.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from sets import HEADS, RULE, VALIDATION, areas_of, lead, load, means
+from sets import HEADS, RULE, VALIDATION, areas_of, lead, load, mean_areas
 
 from unirouter_core import Outcomes
 from unirouter_core.curves import sweep
@@ -56,7 +56,7 @@ def main() -> None:
                 areas, base = ([score[0] for score in each] for each in (rows, found["MiniLM"]))
                 cells = " | | " if embedder == "MiniLM" else lead(areas, base)
                 brier = np.mean([score[1] for score in rows])
-                print(f"| {name} | {method} | {embedder} | {means(areas)} | {cells} | {brier:.4f} |", flush=True)
+                print(f"| {name} | {method} | {embedder} | {mean_areas(areas)} | {cells} | {brier:.4f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from sets import DATA, HEADS, RULE, VALIDATION, lead, means
+from sets import DATA, HEADS, RULE, VALIDATION, lead, mean_areas
 
 from unirouter_plugins.bench import BEFORE, CLAIRVOYANT, DEFAULT, ZERO, shown, standings
 
@@ -80,7 +80,7 @@ def leads(trials: pd.DataFrame) -> Iterator[str]:
         for method in (ZERO, DEFAULT, CLAIRVOYANT):
             own, base = (by_method.loc[each].to_numpy() for each in (method, ZERO))
             cells = " | | " if method == ZERO else lead(own, base)
-            yield f"| {name}, {n_val} | {method} | {means(own)} | {cells} |"
+            yield f"| {name}, {n_val} | {method} | {mean_areas(own)} | {cells} |"
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def areas_of(swept: Sweep, costs: Array) -> Areas:
     return areas(swept.curve(), swept.crossfit(), float(np.atleast_2d(costs).mean(axis=0).max()))
 
 
-def means(found: npt.ArrayLike) -> str:
+def mean_areas(found: npt.ArrayLike) -> str:
     """Return the first cells under `HEADS`: the mean of each of the three Areas over trials, (n_trials, 3)."""
     return " | ".join(decimals(mean) for mean in np.mean(found, axis=0).tolist())
 

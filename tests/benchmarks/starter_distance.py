@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from sets import HEADS, RULE, areas_of, lead, load, means
+from sets import HEADS, RULE, areas_of, lead, load, mean_areas
 
 from tests.benchmarks.make_starter import SETS, join
 from unirouter_core import Outcomes
@@ -74,7 +74,7 @@ def main() -> None:
     for name, fitted_on, known in trials[0]:
         areas, own = ([each[name, on, known] for each in trials] for on in (fitted_on, "own set"))
         cells = " | | " if fitted_on == "own set" else lead(areas, own)
-        print(f"| {name} | {fitted_on} | {'yes' if known else 'no'} | {means(areas)} | {cells} |")
+        print(f"| {name} | {fitted_on} | {'yes' if known else 'no'} | {mean_areas(areas)} | {cells} |")
 
 
 if __name__ == "__main__":

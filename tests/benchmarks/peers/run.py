@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 sys.path.append(str(Path(__file__).parents[1]))
-from sets import DATA, HEADS, RULE, VALIDATION, areas_of, lead, load, means
+from sets import DATA, HEADS, RULE, VALIDATION, areas_of, lead, load, mean_areas
 
 from unirouter_core.curves import Sweep, sweep
 from unirouter_core.estimators import DefaultEstimator
@@ -165,7 +165,7 @@ def table(
         asked = [seed for seed, each in enumerate(areas) if router in each]
         here, ours = ([areas[seed][name] for seed in asked] for name in (router, UNIROUTER))
         cells = " | | " if router == UNIROUTER else lead(ours, here)
-        line = f"| {router} | {len(asked)} | {means(here)} | {cells} |"
+        line = f"| {router} | {len(asked)} | {mean_areas(here)} | {cells} |"
         if router not in points[0]:
             yield f"{line} | | |"
             continue
