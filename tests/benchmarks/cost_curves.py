@@ -9,7 +9,7 @@ import argparse
 from collections import defaultdict
 
 import numpy as np
-from sets import DATA, HEADS, RULE, VALIDATION, areas_of, lead
+from sets import DATA, HEADS, RULE, VALIDATION, areas_of, lead, mean_areas
 
 from unirouter_core import read_outcomes
 from unirouter_core.curves import sweep
