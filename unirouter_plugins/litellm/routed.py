@@ -351,9 +351,14 @@ class RoutedCall(ABC, Generic[M]):
         return model
 
     def usd_of(self, answer: Any, usage: Usage) -> float:
-        """Return what an answer cost; NaN where its tokens or the model's prices are not known."""
+        """Return what an answer cost besides `usd_inside`; NaN where its tokens or the prices are not known."""
         quoted = self.snapshot.quote(self.attempts.model)
         return math.nan if quoted is None else quoted.usd(usage)
+
+    @property
+    def usd_inside(self) -> float:
+        """What the calls of panels have cost so far, whether these have answered or not."""
+        return 0.0 if self.inside is None else self.inside.usd
 
     def scope(self) -> AbstractContextManager[Any]:
         """Return the context in which the model's own code runs, each part of a stream too."""
@@ -500,10 +505,6 @@ class RoutedCall(ABC, Generic[M]):
         with self.scope(), inside(self.inside):
             yield
 
-    def _usd_of(self, answer: Any, usage: Usage) -> float:
-        """Return what an answer cost; 0 of a panel's, whose calls are counted as they were made."""
-        return 0.0 if self.attempts.model in self.snapshot.panels else self.usd_of(answer, usage)
-
     # --- Checks of answers --------------------------------------------------------------------------------------------
 
     @property
@@ -545,7 +546,7 @@ class RoutedCall(ABC, Generic[M]):
         if self.models.health.store:
             self.models.health.answered(self._key, time.monotonic() - self._tried)
         self._until, usage, (text, held), chat = self._ends, self.usage_of(answer), self.seen(answer), self.chat
-        members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self._usd_of(answer, usage)
+        members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self.usd_of(answer, usage)
         by_litellm = asking(members, lambda name: self.snapshot.quote(name) if name in self.snapshot.pool else None)
 
         def ask(name: str, messages: Messages, sample: int) -> tuple[str, float]:
@@ -688,7 +689,7 @@ class RoutedCall(ABC, Generic[M]):
         is_filtered = finish == "content_filter"
         if finish is not None and not is_filtered and self.attempts.is_last:
             return
-        bills = (self._usd_of(part, self.usage_of(part)) for part in reversed(parts))
+        bills = (self.usd_of(part, self.usage_of(part)) for part in reversed(parts))
         self._usd_of_failures += next(itertools.filterfalse(math.isnan, bills), 0.0)
         ended = "without a finish reason" if finish is None else f"with finish reason {finish!r}"
         message = f"{model!r} gave no answer: its response is empty and ended {ended}."
@@ -708,10 +709,9 @@ class RoutedCall(ABC, Generic[M]):
             usage, usd = draft.usage, draft.usd
         else:
             usage = UNKNOWN if answer is None else self.usage_of(answer)
-            usd = math.nan if answer is None else self._usd_of(answer, usage)
+            usd = math.nan if answer is None else self.usd_of(answer, usage)
         inner = () if self.inside is None else tuple(self.inside.calls)
-        usd += 0.0 if self.inside is None else self.inside.usd
-        usd += self._usd_of_failures + sum(other.usd for other in self._drafts.values() if other is not draft)
+        usd += self.usd_inside + self._usd_of_failures + sum(other.usd for other in self._drafts.values() if other is not draft)
         first = self._first - self._began if self._checked and self._first else None
         differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
         seconds, failures = time.monotonic() - self._began, dict(self.attempts.failures)
