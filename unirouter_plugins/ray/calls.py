@@ -265,7 +265,9 @@ class CallBatch:
                     spent = worst if classify(failed).may_be_billed else 0.0
                     raise
                 finally:
-                    if call.inside is not None and model in call.snapshot.panels:  # what its calls took, if it fails too
+                    if (
+                        call.inside is not None and model in call.snapshot.panels
+                    ):  # what its calls took, if it fails too
                         spent = call.inside.spent.get(model, 0.0)
                     if spent:
                         held -= worst
