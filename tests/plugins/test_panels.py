@@ -256,7 +256,7 @@ def test_a_panel_is_onboarded_like_any_model_and_called_from_the_folder(begin, s
 def test_what_a_panel_s_calls_cost_counts_where_its_last_one_fails(begin, script, world):
     script.says["tutor"] = open_litellm().RateLimitError("Slow down.", "panelists", "tutor")
     plan = begin(onboarded(world), retry_pause=0.001)
-    with pytest.raises(PreflightError, match="panel: .*Slow down"):
+    with pytest.raises(PreflightError, match=r"panel: .*Slow down"):
         run_onboarding(plan)
     assert len(script.sent("tutor")) == 3
     assert plan.spent_usd == pytest.approx((len(script.calls) - 3) * USD)

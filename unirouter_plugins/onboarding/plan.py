@@ -107,8 +107,8 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 class Plan:
     """What onboarding some models will take: `bill` is its expected cost, `spent_usd` that of the last `run`.
 
-    `table` is the `pool` of the options, read; `missing_keys` are the environment variables of keys that are not set, each with the called models that need it;
-    `check_calls` counts the calls that each check needs besides.
+    `table` is the `pool` of the options, read. `missing_keys` are the environment variables of keys that are not set,
+    each with the called models that need it; `check_calls` counts the calls that each check needs besides.
     """
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
