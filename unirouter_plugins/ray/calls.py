@@ -298,8 +298,9 @@ class CallBatch:
                     spent = worst if classify(failed).may_be_billed else 0.0
                     raise
                 finally:
-                    if len(inner) > before + 1:  # of a panel, which has been counted as one
-                        await self._permit("count", len(inner) - before - 1)
+                    if call.inside is not None and member.panel is not None:
+                        spent = call.inside.spent.get(model, 0.0)  # what its calls took, if it fails too
+                        await self._permit("count", max(len(inner) - before - 1, 0))  # it has been counted as one
                     if spent:
                         held -= worst
                         await self._permit("settle_for", worst, spent)
