@@ -207,15 +207,14 @@ def follow(
     limited = np.flatnonzero(fitted.arrays[2] < 1)[::-1]
     own[fitted.columns[limited]] = limited  # of several the first
     while len(todo):
-        if is_cheapest:
-            values, usd, used = expected[todo], left[todo], np.tile(own, (len(todo), 1))
-        else:
+        if not is_cheapest:
             values, usd, used = look_ahead(expected[todo], left[todo], cost_weight, fitted, eligible)
+        else:
+            values, usd, used = expected[todo], left[todo], np.tile(own, (len(todo), 1))
         again = answered[todo] & (used >= 0)
         values[again], usd[again], used[again] = expected[todo][again], left[todo][again], -1
         over = NOT_GIVEN * barred[todo]
-        scores = usd + over if is_cheapest else values + cost_weight * usd + over
-        best = choose(values, scores, cost_weight) if is_cheapest else scores.argmin(axis=1)
+        best = choose(values + over, usd + over, cost_weight)
         position = used[np.arange(len(todo)), best]
         ends = todo[position < 0]
         chosen[ends] = best[position < 0]
