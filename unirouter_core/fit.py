@@ -30,6 +30,7 @@ from unirouter_core.embedding import CHECK_PROMPTS, Array, Embedder, HashingEmbe
 from unirouter_core.estimators.clusters import Regions, shrunken_means
 from unirouter_core.estimators.protocol import (
     Arrays,
+    AxesEstimator,
     Estimator,
     Prediction,
     WithoutAxes,
@@ -108,8 +109,7 @@ class Fit:
     def encode(
         self, prompts: Sequence[str], documents: Sequence[GivenDocuments | None] | None = None, *, vectors: Any = None
     ) -> Array:
-        """Return the prompts' vectors, float32, (n, d), rows of length 1; see `UniRouter.encode`."""
-        embedding.check_prompts(prompts)
+        """Return the vectors of checked prompts, float32, (n, d), rows of length 1; see `UniRouter.encode`."""
         width, features = self.regions.centroids_.shape[1], self.document_features
         if vectors is not None:
             rows = embedding.as_rows(vectors, len(prompts))
@@ -211,12 +211,16 @@ class Fit:
         return errors.shape == (len(self.regions), len(features)) and bool(inside.all())
 
     @cached_property
+    def _with_axes(self) -> AxesEstimator:
+        return with_axes(self.estimator)
+
+    @cached_property
     def _axes(self) -> tuple[Array, Array, int]:
-        """The axes (d, k) and intercepts (k,) of regions and estimator, and how many of them are regions."""
+        """The axes (d, k) and intercepts (1, k) of regions and estimator, and how many of them are regions."""
         centroids, regions = self.regions.centroids_, self.regions
-        axes, intercepts = with_axes(self.estimator).axes()
+        axes, intercepts = self._with_axes.axes()
         stacked = np.concatenate([centroids, axes]).T if len(axes) else centroids.T
-        return stacked, np.concatenate([-regions.offsets_, intercepts]), len(regions)
+        return stacked, np.concatenate([-regions.offsets_, intercepts])[None], len(regions)
 
     def expect(
         self, pool: Pool, X: Array, tokens_in: Array, cached_tokens: Array | None = None, *, whole: bool = False
@@ -232,7 +236,7 @@ class Fit:
         products += intercepts
         labels, far = self.regions.located(products[:, :n_regions])
         products, features = products[:, n_regions:], pool.features
-        estimator = with_axes(self.estimator)
+        estimator = self._with_axes
         if isinstance(estimator, WithoutAxes):
             prediction = estimator.predicted(X, products, features)
         else:

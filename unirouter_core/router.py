@@ -420,7 +420,7 @@ class UniRouter:
         A router fitted with documents makes one longer vector of a prompt and its documents; `vectors` are whole ones.
         Another dimension raises `InvalidDataError`, an embedder other than the fitted one `EmbedderMismatchError`.
         """
-        return self.fit_.encode(prompts, documents, vectors=vectors)
+        return self.fit_.encode(check_prompts(prompts), documents, vectors=vectors)
 
     def expect(
         self,
@@ -542,7 +542,7 @@ def _decide(fit: Fit, pool: Pool, prompt: str, request: Request, vector: Array |
     """Return the decision on one prompt, and the prompt's vector (1, d)."""
     found = None if request.documents is None else [Documents.of(request.documents)]
     given: Any = vector[None] if isinstance(vector, np.ndarray) else None if vector is None else [vector]
-    X, tokens = fit.encode([prompt], found, vectors=given), request.tokens(pool)
+    X, tokens = fit.encode(check_prompts([prompt]), found, vectors=given), request.tokens(pool)
     whole = tokens is not None
     if tokens is None:
         tokens = fit.count_tokens([prompt], found)

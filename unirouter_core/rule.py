@@ -94,7 +94,7 @@ def in_order(errors: Array, costs: Array, cost_weight: float, columns: Labels) -
             yield int(columns[pick])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """How a prompt is to be routed: the parameters of `UniRouter.route` besides the prompt, checked once."""
 
@@ -108,21 +108,23 @@ class Request:
     checks: Iterable[str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cost_weight", check_cost_weight(self.cost_weight))
+        self.cost_weight = check_cost_weight(self.cost_weight)
         for name in ("models", "requires", "checks"):
             names = getattr(self, name)
             if isinstance(names, str):
                 raise InvalidDataError(f"{names!r} is one name, not a list of names; put it in a list.")
             if names is not None:
-                object.__setattr__(self, name, dict.fromkeys(names))  # an ordered set
+                setattr(self, name, dict.fromkeys(names))  # an ordered set
         if self.documents is not None:
-            object.__setattr__(self, "documents", Documents.of(self.documents))
+            self.documents = Documents.of(self.documents)
 
     def tokens(self, pool: Pool) -> Array | None:
         """Return `tokens_in`, checked: (1,), or by model (1, m); None where they are not given."""
         given = self.tokens_in
-        if given is None or not isinstance(given, Mapping):
-            return None if given is None else check_count(given, "tokens_in")
+        if given is None:
+            return None
+        if not isinstance(given, Mapping):
+            return check_count(given, "tokens_in")
         if missing := [model for model in pool.models if model not in given]:
             raise InvalidDataError(f"tokens_in has no count for {missing[0]!r}; give one for each model of the pool.")
         return check_counts([given[model] for model in pool.models], len(pool), "tokens_in")[None]
@@ -130,11 +132,13 @@ class Request:
     def cached(self, pool: Pool, tokens: Array) -> Array | None:
         """Return `cached_tokens`, checked to be part of `tokens`: (1,), or by model (1, m); None if there are none."""
         given = self.cached_tokens
+        if not given:
+            return None
         if not isinstance(given, Mapping):
-            return check_cached(check_count(given, "cached_tokens"), tokens) if given else None
+            return check_cached(check_count(given, "cached_tokens"), tokens)
         pool.check_known(given)
         counts = check_counts([given.get(model, 0) for model in pool.models], len(pool), "cached_tokens")
-        return check_cached(counts[None], tokens) if given else None
+        return check_cached(counts[None], tokens)
 
     def eligible(self, pool: Pool, tokens: Array, first: int = 0) -> Mask | None:
         """Return the mask of eligible models for the given token counts, (m,) or (n, m); None when all are eligible.

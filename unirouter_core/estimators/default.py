@@ -21,6 +21,7 @@ from unirouter_core.estimators.known_models import KnownModelsEstimator
 from unirouter_core.estimators.linear import difficulty, fit_difficulty, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import LowRankEstimator
 from unirouter_core.estimators.protocol import (
+    ONE,
     AxesEstimator,
     Compiled,
     Estimator,
@@ -177,10 +178,13 @@ class DefaultEstimator(AxesEstimator):
         """Return what gives the mean errors of the members that measured the model, corrected for difficulty."""
         parts, weights = self._parts(features)
         each = [(part.compiled(own, weight), where) for (part, own, where), weight in zip(parts, weights, strict=True)]
+        (first, start), *others = each
 
         def errors(X: Array, products: Array) -> Array:
-            total = functools.reduce(np.add, [part(X, products[:, where]) for part, where in each])
-            return shift_odds(np.minimum(total, 1), products[:, -1])  # the weights' sum may round to more than 1
+            total = first(X, products[:, start])
+            for part, where in others:
+                total = total + part(X, products[:, where])
+            return shift_odds(np.minimum(total, ONE), products[:, -1])  # the weights' sum may round to more than 1
 
         return errors if (shares == 1).all() else lambda X, products: errors(X, products) * shares
 

@@ -10,7 +10,7 @@ import numpy as np
 from unirouter_core.data import Outcomes
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.linear import fit_ridge
-from unirouter_core.estimators.protocol import AxesEstimator, Compiled, check_settings
+from unirouter_core.estimators.protocol import ZERO, AxesEstimator, Compiled, check_settings
 from unirouter_core.exceptions import MissingOutcomesError
 
 
@@ -79,8 +79,9 @@ class KnownModelsEstimator(AxesEstimator):
 
     def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives the weighted errors of the training models, clipped to [0, 1]."""
+        shares = shares[None]
         intercepts, weights = features[:, 0] * shares, np.ascontiguousarray(features[:, 1:-1].T) * shares
-        return lambda _, trained: np.minimum(np.maximum(trained.dot(weights) + intercepts, 0), shares)
+        return lambda _, trained: np.minimum(np.maximum(trained.dot(weights) + intercepts, ZERO), shares)
 
     def stderrs(self, X: Array, products: Array, features: Array) -> Array:
         """Return the model's one standard error on each prompt."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from unirouter_core.embedding import Array
 from unirouter_core.estimators.clusters import ShrunkenClustersEstimator
+from unirouter_core.estimators.protocol import ONE
 
 DIFFICULTY_RIDGE, CLAIRVOYANT_RIDGE = 10.0, 30.0  # penalties, on centred vectors of length 1
 NEWTON_STEPS = 12  # two coefficients and a concave likelihood: 5 to 6 suffice
@@ -53,7 +54,7 @@ def shift_odds(errors: Array, shifts: Array) -> Array:
     The most accurate model stays the same, 0 stays 0 and 1 stays 1.
     """
     wrong = errors * np.exp(shifts)[:, None]
-    return np.asarray(wrong / (wrong + (1 - errors)))
+    return np.asarray(wrong / (wrong + (ONE - errors)))
 
 
 def fit_shift(predicted: Array, difficulties: Array, errors: Array) -> tuple[float, float]:

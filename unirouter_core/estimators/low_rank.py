@@ -79,7 +79,7 @@ class LowRankEstimator(AxesEstimator):
     def compiled(self, features: Array, shares: Array) -> Compiled:
         """Return what gives σ(b_h + a_h·F(x)), computed as (1 + tanh(logit / 2)) / 2."""
         halves = features[:, : len(self.axes_) + 1].T / 2
-        intercepts, slopes, shares = halves[0], halves[1:], shares / np.float32(2)
+        intercepts, slopes, shares = halves[:1], halves[1:], shares[None] / np.float32(2)
         return lambda _, axes: np.tanh(axes.dot(slopes) + intercepts) * shares + shares
 
     def stderrs(self, X: Array, products: Array, features: Array) -> Array:

@@ -19,6 +19,9 @@ from unirouter_core.exceptions import InvalidDataError, NotFittedError, as_numbe
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 Part = TypeVar("Part")  # an estimator or embedder
 
+# On one row, numpy takes as long to convert a Python number, or to broadcast (m,) to (1, m), as for the operation.
+ZERO, ONE = np.zeros((), np.float32), np.ones((), np.float32)
+
 
 @dataclass(eq=False)
 class Prediction:

@@ -154,7 +154,7 @@ def outcome(held: HeldOut, cost_weight: float, eligible: Mask | None = None, *, 
     Rejected drafts and checks are paid, too. What signals say is fitted on the other four fifths of the prompts.
     `eligible` (m,) masks the models that may be chosen.
     """
-    if not held.checks or math.isinf(cost_weight):
+    if not held.checks:
         return held.outcome(choose(held.predicted_errors, held.predicted_costs, cost_weight, eligible))
     usable = [each for each in held.checks if eligible is None or eligible[each[1]]]
     return _followed(held, _fitted(held, usable, seed), cost_weight, eligible)
@@ -196,18 +196,25 @@ def follow(
     """Return the error and the USD (n,) of each prompt where the rule is applied again after each checked answer.
 
     Predicted and real errors and costs are (n, m); each check has its signals (n,) on these prompts. `eligible` (m,)
-    masks the models that may be chosen.
+    masks the models that may be chosen. At an infinite weight only checks with a limit are run, whatever they promise.
     """
     expected, left = np.array(predicted, np.float64), np.array(expected_costs, np.float64)
     n, fitted = len(errors), Checks(check for check, _ in checks)
     answered, barred = np.zeros((2, *errors.shape), bool)
     barred[:, [] if eligible is None else ~eligible] = True
     spent, chosen, todo = np.zeros(n), np.empty(n, int), np.arange(n)
+    is_cheapest, own = math.isinf(cost_weight), np.full(errors.shape[1], -1)
+    limited = np.flatnonzero(fitted.arrays[2] < 1)[::-1]
+    own[fitted.columns[limited]] = limited  # of several the first
     while len(todo):
-        values, usd, used = look_ahead(expected[todo], left[todo], cost_weight, fitted, eligible)
+        if not is_cheapest:
+            values, usd, used = look_ahead(expected[todo], left[todo], cost_weight, fitted, eligible)
+        else:
+            values, usd, used = expected[todo], left[todo], np.tile(own, (len(todo), 1))
         again = answered[todo] & (used >= 0)
         values[again], usd[again], used[again] = expected[todo][again], left[todo][again], -1
-        best = (values + cost_weight * usd + NOT_GIVEN * barred[todo]).argmin(axis=1)
+        over = NOT_GIVEN * barred[todo]
+        best = choose(values + over, usd + over, cost_weight)
         position = used[np.arange(len(todo)), best]
         ends = todo[position < 0]
         chosen[ends] = best[position < 0]

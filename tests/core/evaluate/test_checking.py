@@ -81,14 +81,14 @@ def test_following_a_ladder_is_what_decisions_do(router):
     rng = np.random.default_rng(4)
     errors = np.stack([router.pool[model].errors for model in router.pool.models], axis=1)
     signals = {model: router.pool[model].errors + 0.7 * rng.standard_normal(N) for model in router.pool}
-    for limit in (1.0, 0.1):
-        checked = UniRouter.from_fit(router.fit_, router.pool, cost_weight=20)
+    for limit, weight in ((1.0, 20.0), (0.1, 20.0), (1.0, math.inf), (0.1, math.inf)):
+        checked = UniRouter.from_fit(router.fit_, router.pool, cost_weight=weight)
         for model in router.pool:
             checked.add_check(model, "score", signals[model], usd=1e-5, limit=limit)
         prompts = [f"Question {i} about {('sums', 'poems')[i % 2]}" for i in range(30)]
         expected, checks = checked.expect(prompts), checked.pool.checks(["score"])
         given = [(check, signals[checked.pool.models[check.column]][:30]) for check in checks]
-        found, spent = follow(expected.prediction.errors, expected.costs, errors[:30], expected.costs, given, 20.0)
+        found, spent = follow(expected.prediction.errors, expected.costs, errors[:30], expected.costs, given, weight)
         for row, prompt in enumerate(prompts):
             decision, usd = checked.route(prompt, checks=["score"]), 0.0
             while (check := decision.check) is not None:
@@ -116,6 +116,17 @@ def test_a_report_and_an_impact_pay_for_rejected_drafts(router):
     gained = impact(checked, "cheap", trials=20)
     assert (gained.cost.before, gained.cost.after) == (pytest.approx(1e-2), pytest.approx(found.checked_cost))
     assert gained.quality.after == pytest.approx(found.checked_quality)
+
+
+def test_at_an_infinite_weight_checks_with_a_limit_are_paid_for_as_in_calls(router):
+    wrong = router.pool["cheap"].errors > 0.5
+    checked = UniRouter.from_fit(router.fit_, router.pool, cost_weight=math.inf)
+    checked.add_check("cheap", "tests", wrong, usd=1e-5)
+    assert report(checked, trials=20, permutations=20).checked_cost == pytest.approx(1e-4)
+    checked.add_check("cheap", "tests", wrong, usd=1e-5, limit=0.1)
+    assert checked.route("Question 1 about poems", checks=["tests"]).after(True).model == "dear"
+    found = report(checked, trials=20, permutations=20)
+    assert found.checked_cost == pytest.approx(1e-4 + 1e-5 + 1e-2 * wrong.mean())
 
 
 def test_checks_without_answers_enough_are_none():
