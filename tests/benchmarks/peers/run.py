@@ -24,6 +24,7 @@ from sets import DATA, HEADS, RULE, VALIDATION, areas_of, lead, load, mean_areas
 from unirouter_core.curves import Sweep, sweep
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_plugins.bench import split
+from unirouter_plugins.bench.results import decimals
 
 HERE = Path(__file__).parent
 UNIROUTER = "unirouter"
@@ -172,8 +173,8 @@ def table(
         own = np.array([points[seed][router] for seed in asked])
         there = [sweeps[seed][UNIROUTER].curve().quality_at(cost) for seed, cost in zip(asked, own[:, 0], strict=True)]
         share = np.mean(own[:, 0] / [trials[seed].prices[-1] for seed in asked])
-        gained = (np.array(there) > own[:, 1]).sum()
-        yield f"{line} {share:.0%}, {own[:, 1].mean():.4f} | {np.mean(there):.4f} | {gained}/{len(asked)} |"
+        theirs, here = (decimals(float(np.mean(each))) for each in (own[:, 1], there))
+        yield f"{line} {share:.0%}, {theirs} | {here} | {(np.array(there) > own[:, 1]).sum()}/{len(asked)} |"
 
 
 def times(problem: Path, peers: list[str], environments: Path) -> Iterator[str]:
