@@ -216,7 +216,8 @@ class Database:
         except (sa.exc.SQLAlchemyError, sqlite3.Error) as failed:  # sqlite3's own, from a new connection's pragmas
             reason = str(getattr(failed, "orig", None) or failed).split("\n")[0].partition(" with text ")[0].rstrip(".")
             cure = _CURES["locked" if _is_locked(failed) else self._engine.dialect.name]
-            raise StoreError(f"Answers cannot be kept in {self.shown}: {reason}; {cure}.") from failed
+            done = "kept in" if writes else "read from"
+            raise StoreError(f"Answers cannot be {done} {self.shown}: {reason}; {cure}.") from failed
 
     def _open(self, connection: sa.Connection, *, create: bool) -> None:
         """Check that the tables are ours; make them, or bring those of version 0.1 into their shape."""

@@ -6,11 +6,13 @@ import asyncio
 import datetime
 import inspect
 import json
+import logging
 import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,7 +45,7 @@ from unirouter_plugins.litellm.snapshot import Snapshot
 from unirouter_plugins.onboarding.ask import LONGEST_PAUSE, OTHER_TOKENIZERS, OverBudgetError, shaping_of
 from unirouter_plugins.onboarding.questions import digest_of
 from unirouter_plugins.onboarding.store import AnyText, Database, StoreError
-from unirouter_plugins.ray.evaluations import MOST_AT_ONCE, WORKER_CPUS, SharedBudget
+from unirouter_plugins.ray.evaluations import WORKER_CPUS, SharedBudget, room_for
 from unirouter_plugins.ray.routing import (
     COLUMNS,
     ERROR,
@@ -62,11 +64,16 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 ANSWER, PAID, RECORD = "answer", "usd", "record"
 CALLED = (*COLUMNS[:-1], ANSWER, PAID, RECORD, WHY)
 """The columns that a call adds."""
 
 ATTEMPTS = 4  # how often a row is tried, all its models each time, where its failure may pass
+LEASE = 120.0  # seconds without a message, after which a worker that is calling counts as lost
+_BEATS = 12  # messages in the time of a lease
+_LATE = 0.1  # seconds that a rate makes up for, as no sleep ends on time
+_MOST_AT_ONCE = 5_000  # calls, over all workers
 _MOST_KEYS = 500  # in one query
 _NOT_HERE = ("n", "tools", "functions", "stream")  # their answers are more than a text
 
@@ -110,44 +117,71 @@ class CallStore(Database):
 
 
 class Permits(SharedBudget):
-    """The budget and the rate of all workers, and who calls for which answer, in a process of its own."""
+    """The budget and the rate of all workers, and who calls for which answer, in a process of its own.
 
-    def __init__(self, usd: float | None = None, per_minute: float | None = None) -> None:
+    A worker of which there is no message for `lease` seconds is lost.
+    """
+
+    def __init__(self, usd: float | None = None, per_minute: float | None = None, *, lease: float = LEASE) -> None:
         super().__init__(usd)
-        self._gap, self._next = 60 / per_minute if per_minute else 0.0, 0.0
-        self._claims = dict[str, tuple[str, asyncio.Event]]()
+        self._gap, self._next, self._turn = 60 / per_minute if per_minute else 0.0, 0.0, asyncio.Lock()
+        self._claims = dict[str, tuple[str, asyncio.Future[str | None]]]()
+        self._lease, self._seen = lease, dict[str, float]()
 
-    def begin(self, place: int | str, who: str) -> None:
-        """Let a worker begin as in `SharedBudget`; answers that the lost one called for are free."""
-        lost = self._at.get(place)
-        super().begin(place, who)
-        for key in [key for key, (other, _) in self._claims.items() if other == lost]:
-            self.free(str(lost), key)
+    def enter(self, who: str, place: int | str) -> tuple[bool, float]:
+        """Let a worker `begin`; return whether calls are to be counted, and how often it is to be `alive`."""
+        self.begin(place, who)
+        self.alive(who)
+        return self._gap > 0, self._lease / _BEATS
 
-    async def claim(self, who: str, key: str) -> None:
-        """Return when no other worker calls for the answer that is kept by `key`; none will until it is `free`."""
-        while key in self._claims:
-            await self._claims[key][1].wait()
+    def end(self, who: str) -> None:
+        """End a worker that is lost as `SharedBudget` does; answers that it called for are free."""
+        super().end(who)
+        self._seen.pop(who, None)
+        for key in [key for key, (other, _) in self._claims.items() if other == who]:
+            self.free(who, key)
+
+    def alive(self, who: str) -> None:
+        """Note that a worker is at work, and end those that are lost: whoever waits for them has such a worker, too."""
+        now = time.monotonic()
+        if who in self._held:
+            self._seen[who] = now
+        for other in [other for other, seen in self._seen.items() if seen < now - self._lease]:
+            self.end(other)
+
+    async def claim(self, who: str, key: str) -> str | None:
+        """Return None when `who` is to call for the answer that is kept by `key`; no others will until it is free.
+
+        Otherwise return the outcome of a call that another worker was making meanwhile, as `free` was given it.
+        """
+        self.alive(who)
+        while key in self._claims and self._claims[key][0] != who:
+            if (outcome := await asyncio.shield(self._claims[key][1])) is not None:
+                return outcome
         self.require(who)
-        self._claims[key] = who, asyncio.Event()
+        self._claims.setdefault(key, (who, asyncio.get_running_loop().create_future()))
+        return None
 
-    def free(self, who: str, key: str) -> None:
-        """Let others call for an answer, which is kept now, or could not be had."""
+    def free(self, who: str, key: str, outcome: str | None = None) -> None:
+        """Give those who wait for an answer its outcome: "" when it is kept, or why it failed; None: one calls."""
         if key in self._claims and self._claims[key][0] == who:
-            self._claims.pop(key)[1].set()
+            self._claims.pop(key)[1].set_result(outcome)
 
     def count(self, who: str, calls: int) -> None:
-        """Let the next rows wait for calls that were made without a permit of their own."""
+        """Let all rows that wait wait for calls that were made without a permit of their own."""
         self._next = max(self._next, time.monotonic()) + calls * self._gap
 
     async def permit(self, who: str, worst: float) -> None:
         """Return when a call may be made, `worst` USD of the budget reserved for it."""
+        self.alive(who)
+        async with self._turn:  # a queue: only its head waits for the time
+            if self._gap and self.spent + worst <= self._limit:  # else it is refused at once
+                while (pause := self._next - time.monotonic()) > 0:
+                    self.require(who)
+                    await asyncio.sleep(pause)
+                self.require(who)
+                self._next = max(self._next, time.monotonic() - _LATE) + self._gap
         await self.reserve_for(who, worst)
-        if self._gap:
-            now = time.monotonic()
-            pause = max(self._next - now, 0.0)
-            self._next = now + pause + self._gap
-            await asyncio.sleep(pause)
 
     def more(self, who: str, worst: float) -> bool:
         """Reserve `worst` more USD and return True, or return False at once where they are not left."""
@@ -161,7 +195,7 @@ class Permits(SharedBudget):
 class CallBatch:
     """Calls the model of each row of a batch; see `call_dataset`, which has the parameters.
 
-    `permits` is a `Permits`, or the handle of Ray's actor of one.
+    `permits` is a `Permits` of this one alone, or the handle of Ray's actor of one.
     """
 
     def __init__(
@@ -189,13 +223,11 @@ class CallBatch:
         self._permits: Any = Permits() if permits is None else permits
         self._at_once, self._most_in = calls_at_once, dict[str, float]()
         self._runner = asyncio.Runner()  # LiteLLM's clients belong to one event loop
-        if hasattr(self._permits.begin, "remote"):
+        self._place, self._is_counted = self._who, False
+        if hasattr(self._permits.enter, "remote"):
             import ray
 
-            place = ray.get_runtime_context().get_actor_id()  # the same when Ray starts this worker again
-            ray.get(self._permits.begin.remote(place or self._who, self._who))
-        else:
-            self._permits.begin(self._who, self._who)
+            self._place = ray.get_runtime_context().get_actor_id() or self._who  # that of the one that it replaces
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch with the columns of `CALLED`."""
@@ -216,7 +248,7 @@ class CallBatch:
         wanted = {
             key: (p, each.model) for key, p, each in zip(keys, prompts, routed, strict=True) if key and each.model
         }
-        kept, at_once = self._store.kept(list(wanted)), asyncio.Semaphore(self._at_once)
+        kept, at_once = await _lasting(self._store.kept, list(wanted)), asyncio.Semaphore(self._at_once)
         found = {key: _columns(*answered) for key, answered in kept.items()}
         lost: list[StoreError] = []
 
@@ -228,12 +260,33 @@ class CallBatch:
                     except StoreError as failed:
                         lost.append(failed)
 
-        async with asyncio.TaskGroup() as tasks:
-            for key in wanted.keys() - kept.keys():
-                tasks.create_task(fill(key))
+        if missing := [key for key in wanted if key not in kept]:
+            async with self._entered(), asyncio.TaskGroup() as tasks:
+                for key in missing:
+                    tasks.create_task(fill(key))
         if lost:
             raise lost[0]
         return [found[key] if key else {WHY: why} for key, why in zip(keys, unusable, strict=True)]
+
+    @asynccontextmanager
+    async def _entered(self) -> AsyncIterator[None]:
+        """Be a worker that is alive, of another name for each batch: what is left of the last one is not held."""
+        self._who = secrets.token_hex(8)
+        retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(1, 10), reraise=True)
+        self._is_counted, pause = await retrying(self._permit, "enter", self._place)
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(pause)
+                with suppress(Exception):  # the next one is soon
+                    await self._permit("alive")
+
+        beating = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await asyncio.wait([beating])
 
     def _key(self, model: str, prompt: str) -> str:
         """Return what an answer is kept by: all that shapes it, of the chosen model and of the call."""
@@ -243,19 +296,24 @@ class CallBatch:
 
     async def _answered(self, key: str, prompt: str, model: str) -> dict[str, Any]:
         """Return the columns of a row: its answer is kept by another worker meanwhile, or its model is called now."""
+        outcome: str | None = None
         try:
-            await self._permit("claim", key)
-            try:
-                kept = await _lasting(self._store.kept, [key])
-                return _columns(*kept.get(key) or await self._paid(key, prompt, model))
-            finally:
-                await self._permit("free", key)
+            if why := await self._permit("claim", key):
+                return {WHY: why}
+            kept = await _lasting(self._store.kept, [key])
+            answered = kept.get(key) or await self._paid(key, prompt, model)
+            outcome = ""
+            return _columns(*answered)
         except StoreError:
             raise
-        except UniRouterError as failed:
-            return {WHY: str(failed)}
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
-            return {WHY: described(failed)}
+            outcome = str(failed) if isinstance(failed, UniRouterError) else described(failed)
+            return {WHY: outcome}
+        finally:
+            try:
+                await self._permit("free", key, outcome)
+            except Exception as failed:  # the answer is kept; the end of the batch, or of the lease, frees it
+                _LOG.warning("Equal prompts wait for the end of a batch: %s", described(failed))
 
     async def _paid(self, key: str, prompt: str, model: str) -> tuple[str, str]:
         """Return the answer of a model that is called now, and its record, both kept first."""
@@ -283,8 +341,7 @@ class CallBatch:
                     if not await self._permit("more", worst - held):
                         raise OverBudgetError(f"The budget has no ${worst:.4g} left for {model!r}; give a larger one.")
                     held = worst
-                if member.samples > counted:
-                    await self._permit("count", member.samples - counted)
+                await self._count(member.samples - counted)
                 counted, before = 0, len(inner)
                 try:
                     response = await open_litellm().acompletion(**{**arguments, "num_retries": 0, "max_retries": 0})
@@ -300,7 +357,8 @@ class CallBatch:
                 finally:
                     if call.inside is not None and member.panel is not None:
                         spent = call.inside.spent.get(model, 0.0)  # what its calls took, if it fails too
-                        await self._permit("count", max(len(inner) - before - 1, 0))  # it has been counted as one
+                        made = sum(call.snapshot.members[each["model"]].samples for each in inner[before:])
+                        await self._count(made - 1)  # it has been counted as one
                     if spent:
                         held -= worst
                         await self._permit("settle_for", worst, spent)
@@ -324,6 +382,10 @@ class CallBatch:
             return 0.0
         most_in = max(OTHER_TOKENIZERS, self._most_in.get(model, 0.0)) * self._tokens(snapshot, model, prompt)
         return quoted.prices.cost(most_in, most_out)
+
+    async def _count(self, calls: int) -> None:
+        if calls > 0 and self._is_counted:
+            await self._permit("count", calls)
 
     async def _permit(self, name: str, *given: Any) -> Any:
         """Return what a method of the permits returns, here or in their own process."""
@@ -441,9 +503,9 @@ def call_dataset(
     for name, amount in {"budget": budget, "calls_per_minute": calls_per_minute}.items():
         if amount is not None and not (isinstance(amount, int | float) and 0 < amount < math.inf):
             raise InvalidDataError(f"{name}={amount!r} must be a finite number above 0, or None.")
-    if workers * calls_at_once > MOST_AT_ONCE:
+    if workers * calls_at_once > _MOST_AT_ONCE:
         raise InvalidDataError(
-            f"{workers} workers with {calls_at_once} calls at once are above {MOST_AT_ONCE:,}; lower one."
+            f"{workers} workers with {calls_at_once} calls at once are above {_MOST_AT_ONCE:,}; lower one."
         )
     router, pool, store = (_absolute(each) for each in (router, pool, store))  # workers may be in other folders
     opened = open_router(router, pool, trust=trust)
@@ -459,7 +521,11 @@ def call_dataset(
     how = {"cost_weight": cost_weight, "models": models, "requires": requires, **parameters}
     permits = (
         ray.remote(Permits)
-        .options(name=f"unirouter-permits-{secrets.token_hex(4)}", num_cpus=0, max_concurrency=10_000)
+        .options(
+            name=f"unirouter-permits-{secrets.token_hex(4)}",
+            num_cpus=0,
+            max_concurrency=room_for(workers * calls_at_once),
+        )
         .remote(budget, calls_per_minute)
     )
     given = {"store": store, "prompt": prompt, "permits": permits, "calls_at_once": calls_at_once, "pool": pool}

@@ -19,7 +19,14 @@ from unirouter_plugins.onboarding.store import AnswerStore
 SHARES = 64  # of the questions, by their digests: what a worker claims, the same in every process
 BATCHES = 4  # for each worker, so that one with slow answers does not keep all waiting
 WORKER_CPUS = 0.1  # a worker waits for its models
-MOST_AT_ONCE = 5_000  # calls, over all workers: half of what a shared budget takes, so that bills always get in
+
+
+def room_for(calls_at_once: int) -> int:
+    """Return how many messages an actor must take at once, so that bills get in beside calls that wait, and lost ones.
+
+    Those of lost workers wait until their lease ends, some generations of them in a run that is begun several times.
+    """
+    return 10 * calls_at_once + 1_000
 
 
 class SharedBudget(Budget):
@@ -34,9 +41,13 @@ class SharedBudget(Budget):
 
         What that one had reserved counts as spent, as its calls may be billed; what it still waits for it cannot get.
         """
-        if lost := self._held.pop(self._at.get(place, who), 0.0):
-            self.settle(lost, usd=lost)
+        self.end(self._at.get(place, who))
         self._at[place], self._held[who] = who, 0.0
+
+    def end(self, who: str) -> None:
+        """Count what a worker that is lost had reserved as spent."""
+        if (lost := self._held.pop(who, 0.0)) > 0:
+            self.settle(lost, usd=lost)
 
     async def reserve_for(self, who: str, worst: float) -> None:
         """Reserve as `Budget.reserve`."""
@@ -118,7 +129,7 @@ def onboard_dataset(
     Each worker asks for all models' answers to its share of the questions. It claims the share first, so nothing is
     asked for twice, though two workers, or two runs of the plan, are at it; the claims of one that is killed are free
     at once, and another goes on from what was kept. All spend one budget. The concurrency of the plan's options is
-    that of one worker and model: `workers` x models x concurrency, at most 5,000, are the calls at once.
+    that of one worker and model: `workers` x models x concurrency are the calls at once.
 
     Parameters
     ----------
@@ -134,8 +145,7 @@ def onboard_dataset(
     Raises
     ------
     InvalidDataError
-        When the store is no PostgreSQL database, questions are to be answered `until_decided` only, or there would be
-        more than 5,000 calls at once.
+        When the store is no PostgreSQL database, or questions are to be answered `until_decided` only.
     PreflightError, OverBillError, StoreError
         As `Plan.run` does.
 
@@ -156,11 +166,7 @@ def onboard_dataset(
     if options.until_decided:
         raise InvalidDataError("Workers answer all questions, whatever is decided; leave until_decided out.")
     n_called = len([*plan.models, *filter(None, (options.judge, options.reference_model))])
-    if min(workers, SHARES) * n_called * options.concurrency > MOST_AT_ONCE:
-        raise InvalidDataError(
-            f"{workers} workers with {options.concurrency} calls at once of each of {n_called} models are above "
-            f"{MOST_AT_ONCE:,}; give fewer workers, or a smaller concurrency."
-        )
+    at_once = min(workers, SHARES) * n_called * options.concurrency
 
     def work(actor: Any) -> None:
         n_batches = min(BATCHES * workers, SHARES)
@@ -174,7 +180,7 @@ def onboard_dataset(
 
         async def fill(budget: Budget) -> None:
             left = None if budget.usd is None else max(budget.usd - budget.spent, 0.0)
-            actor = ray.remote(SharedBudget).options(num_cpus=0, max_concurrency=10_000).remote(left)
+            actor = ray.remote(SharedBudget).options(num_cpus=0, max_concurrency=room_for(at_once)).remote(left)
             claims.close()
             await asyncio.to_thread(work, actor)
             await asyncio.to_thread(claims.enter_context, store.claimed(range(SHARES)))

@@ -10,8 +10,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -77,14 +77,16 @@ def route_file(
         it, this process does the work.
     progress : function of (rows done, rows), optional
     part_size : int
-        The bytes of CSV or JSON Lines that are one part: what a worker does at once, and a killed run repeats. A part
-        of Parquet is a row group.
+        The bytes of CSV or JSON Lines that are one part, at least 1: what a worker does at once, and a killed run
+        repeats. A part of Parquet is a row group.
 
     Raises
     ------
     InvalidDataError, ArtifactError
         When a file cannot be read or has no column of prompts; when the router cannot be used.
     """
+    if not (isinstance(part_size, int) and part_size > 0):
+        raise InvalidDataError(f"part_size={part_size!r} must be a whole number of bytes above 0.")
     out, files = Path(target), sources(source)
     is_one = out.suffix.lower() in FORMATS
     if out.name in ("", ".."):
@@ -105,7 +107,7 @@ def route_file(
     router = os.path.abspath(router)
     local = RouteBatch(router, **how)  # here, where what is wrong with it is one sentence
     key = _key(router, files, {**how, "part_size": part_size})
-    if (done := _placed(out, key)) is None:
+    if (done := _placed(out, key, targets)) is None:
         _check_target(out, files, targets, replace)
     parts = [part for at, file in enumerate(files) for part in parts_of(file, at, part_size)]
     total = sum(part.rows for part in parts)
@@ -126,7 +128,7 @@ def route_file(
         _put_together(folder, targets, parts, out, beside := folder / PUT_TOGETHER)
         _check_target(out, files, targets, replace)  # it may have appeared meanwhile
         done = _counted(folder, parts)
-        _mark(out).write_text(json.dumps([key, _identity(beside), vars(done)]))
+        _mark(out).write_text(json.dumps([key, _identity(beside, targets), vars(done)]))
         if out.is_dir():
             exchange(beside, out)
         else:
@@ -261,7 +263,8 @@ def _on_ray(address: str, work: Work, parts: Sequence[Part]) -> Iterator[int]:
 def _key(router: str, files: Sequence[Path], how: Mapping[str, Any]) -> str:
     """Return the identity of a run: its inputs, its router and its options."""
     digest = hashlib.sha256()
-    tables = [Path(how.get("pool") or Path(router).resolve().parent / "pool.toml")]
+    pool = how.get("pool", Path(router).resolve().parent / "pool.toml")
+    tables = [] if pool is None else [Path(pool)]
     for file in sorted(each for each in [*Path(router).rglob("*"), *tables] if each.is_file()):
         digest.update(f"{file.name}\n{file.stat().st_size}\n".encode() + file.read_bytes())
     inputs = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -278,16 +281,17 @@ def _mark(out: Path) -> Path:
     return _beside(out) / PLACED
 
 
-def _identity(place: Path) -> list[int]:
-    """Return what a file or folder keeps when it is moved."""
-    return [place.stat().st_ino, place.stat().st_mtime_ns]
+def _identity(place: Path, targets: Iterable[Path]) -> list[list[int]]:
+    """Return what a file, or the files of a folder, keep when it is moved, and lose when they are changed."""
+    found = [(place / target).stat() for target in targets]
+    return [[each.st_ino, each.st_mtime_ns, each.st_size] for each in found]
 
 
-def _placed(out: Path, key: str) -> Routing | None:
+def _placed(out: Path, key: str, targets: Iterable[Path]) -> Routing | None:
     """Return what this very run has routed, where it was killed after the target was in its place."""
     with suppress(OSError, ValueError):
         of, identity, counted = json.loads(_mark(out).read_bytes())
-        if of == key and identity == _identity(out):
+        if of == key and identity == _identity(out, targets):
             (done := Routing()).merge(counted)
             return done
     return None
@@ -341,9 +345,10 @@ def _remove(place: Path) -> None:
 
 
 def _synced(place: Path) -> Path:
-    """Return a file or folder, once it is on the disk; Windows has no way to say so of a folder."""
-    if place.is_file() or os.name != "nt":
-        opened = os.open(place, os.O_RDWR if place.is_file() else os.O_RDONLY)
+    """Return a file or folder, once it is on the disk; not all file systems have a way to say so of a folder."""
+    is_file = place.is_file()
+    with nullcontext() if is_file else suppress(OSError):
+        opened = os.open(place, os.O_RDWR if is_file else os.O_RDONLY)
         try:
             os.fsync(opened)
         finally:
@@ -372,7 +377,9 @@ def _put_together(
         own = [part for at in files for part in of[at]]
         write = _whole_parquet if own[0][0].kind == PARQUET else _whole_lines
         write(target, own, out)
-        _synced(_synced(target).parent)
+        _synced(target)
+    for place in {*beside.glob("**/"), beside.parent}:
+        _synced(place)
 
 
 def _whole_parquet(target: Path, parts: Sequence[tuple[Part, Path]], out: Path) -> None:

@@ -1,7 +1,8 @@
-"""A stream of graded answers to a fitted router, in memory that does not grow with the stream."""
+"""A stream of graded answers to a fitted router, in the memory of a sample of its prompts."""
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -63,9 +64,7 @@ class PromptSample:
         layout = find_layout(list(frame.columns), self.columns)
         frame = frame[layout.needed(with_texts=True)]
         texts = list(map(text_of, values := frame[layout.prompt].tolist()))
-        if any(
-            text is not value for text, value in zip(texts, values, strict=True)
-        ):  # chats, whose lists may be arrays
+        if any(map(operator.is_not, texts, values)):  # chats, whose lists may be arrays
             frame = frame.assign(**{layout.prompt: texts})
         usable = np.array([isinstance(text, str) and text != "" and not text.isspace() for text in texts])
         if not usable.all():
@@ -127,10 +126,11 @@ def fit_dataset(
     prices: Mapping[str, Prices] | None = None,
     workers: int = 4,
 ) -> UniRouter:
-    """Fit a router on a stream of graded answers; memory does not grow with the stream.
+    """Fit a router on a stream of graded answers, in the memory of a sample of its prompts.
 
     All is learned, as by `UniRouter.fit`, from a uniform sample of the stream's different prompts with all of their
-    answers. A stream of fewer prompts than `sample` gives the very fit that the whole table gives.
+    answers: memory grows with the answers to a prompt, and with different prompts up to `sample`. A stream of fewer
+    prompts than `sample` gives the very fit that the whole table gives.
 
     Parameters
     ----------

@@ -163,13 +163,15 @@ def _scaled(record: T, share: float) -> T:
 
 def text_of(prompt: Any) -> Any:
     """Return a prompt; of a chat in OpenAI's form, whose lists may be arrays, the user's newest text."""
-    return prompt if isinstance(prompt, str) else user_text(_listed(prompt))
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(chat := _listed(prompt), list):
+        chat = [{**each, "content": _listed(each.get("content"))} if isinstance(each, dict) else each for each in chat]
+    return user_text(chat)
 
 
 def _listed(value: Any) -> Any:
-    if isinstance(value, list | np.ndarray):
-        return [_listed(each) for each in value]
-    return {name: _listed(each) for name, each in value.items()} if isinstance(value, dict) else value
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def why_unusable(prompt: Any) -> str | None:

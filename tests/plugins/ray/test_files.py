@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
+import shutil
 import signal
+import stat
 from functools import partial
 
 import pyarrow as pa
@@ -253,6 +256,48 @@ def test_a_run_killed_at_any_step_leaves_the_output_as_it_was_or_whole_and_the_n
         route_file(folder, tmp_path / "in", out, replace=not is_known)
         assert contents() == expected
         assert list(place.iterdir()) == [out]
+
+
+def test_an_output_that_was_changed_after_a_killed_run_had_placed_it_is_not_taken_for_its_own(folder, tmp_path):
+    (tmp_path / "in" / "inner").mkdir(parents=True)
+    for place in (tmp_path / "in", tmp_path / "in" / "inner"):
+        write_jsonl(place / "a.jsonl")
+    given = (folder, tmp_path / "in", tmp_path / "out")
+    steps = run_until(0, *given)
+    shutil.rmtree(out := given[-1])
+    assert run_until(steps - 1, *given) == -signal.SIGKILL  # before what says that it is placed is removed
+    (out / "inner" / "a.jsonl").write_text("damaged")
+    with pytest.raises(InvalidDataError, match="out exists; name another place, or replace it"):
+        route_file(*given)
+
+
+def test_a_pool_that_is_not_used_may_change(folder, tmp_path):
+    write_jsonl(tmp_path / "in.jsonl")
+
+    def change(*_):
+        (tmp_path / "pool.toml").write_text("# another")
+
+    given = (folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert route_file(*given, pool=None, progress=change).rows == 44
+
+
+def test_a_file_system_that_cannot_sync_a_folder_is_good_enough(folder, tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(opened):
+        if stat.S_ISDIR(os.fstat(opened).st_mode):
+            raise OSError(22, "Invalid argument")
+        real(opened)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_jsonl(tmp_path / "in.jsonl")
+    assert route_file(folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl").rows == 44
+
+
+def test_a_part_has_at_least_one_byte(folder, tmp_path):
+    write_jsonl(tmp_path / "in.jsonl")
+    with pytest.raises(InvalidDataError, match="part_size=0 must be a whole number of bytes above 0"):
+        route_file(folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl", part_size=0)
 
 
 def test_an_input_that_changes_while_it_is_read_is_a_sentence(folder, tmp_path):

@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 
 from tests.plugins.servers import KEY, breaks, fails, rate_limited, says
 from unirouter_core import InvalidDataError
@@ -191,44 +192,151 @@ def test_every_call_counts_in_the_rate_retries_fallbacks_and_votes_too(call, pla
     assert permits.calls == len(scripted_server.seen) == 1 + 3 + 2
 
 
-def test_rows_wait_for_calls_that_had_no_permit_of_their_own():
+@pytest.mark.parametrize("first", [True, False])
+def test_rows_wait_for_calls_that_had_no_permit_of_their_own_those_in_the_queue_too(first):
     async def wait():
         permits = Permits(per_minute=6_000)
         permits.begin("place", "one")
         began = time.monotonic()
+        rows = [asyncio.ensure_future(permits.permit("one", 0.0)) for _ in range(30)]
+        if not first:
+            await rows[0]
         permits.count("one", 20)
-        await permits.permit("one", 0.0)
+        await asyncio.gather(*rows)
         return time.monotonic() - began
 
-    assert asyncio.run(wait()) > 0.19
+    assert asyncio.run(wait()) > 0.38  # 30 + 20 calls at 100 a second, .1 s of them at once
+
+
+def test_rows_that_the_budget_cannot_pay_do_not_wait_for_the_time():
+    async def wait():
+        permits = Permits(usd=1.0, per_minute=1e-3)
+        permits.begin("place", "one")
+        await permits.permit("one", 0.5)
+        permits.settle_for("one", 0.5, 0.5)
+        with pytest.raises(OverBudgetError):
+            await permits.permit("one", 0.75)
+
+    asyncio.run(asyncio.wait_for(wait(), 60))
+
+
+def begun(*workers, **options):
+    permits = Permits(**options)
+    for who in workers:
+        permits.enter(who, f"place of {who}")
+    return permits
 
 
 def test_one_worker_at_a_time_calls_for_an_answer_and_another_goes_on_when_it_is_lost():
     async def claimed():
-        permits, order = Permits(), list[str]()
-        for who in ("one", "two", "three"):
-            permits.begin(f"place of {who}", who)
-        await permits.claim("one", "answer")
-
-        async def claim(who):
-            await permits.claim(who, "answer")
-            order.append(who)
-
-        tasks = [asyncio.ensure_future(claim(who)) for who in ("two", "three")]
+        permits = begun("one", "two", "three")
+        assert await permits.claim("one", "answer") is None
+        assert await permits.claim("one", "answer") is None  # its reply was lost
+        tasks = [asyncio.ensure_future(permits.claim(who, "answer")) for who in ("two", "three")]
         await permits.claim("two", "other answer")  # at once
-        permits.free("two", "answer")  # which is not its own
+        permits.free("two", "answer", "")  # which is not its own
         await asyncio.sleep(0)
-        assert not order
+        assert not tasks[0].done()
         permits.begin("place of one", "next")
-        await tasks[0]
-        assert order == ["two"]
+        assert await tasks[0] is None
         permits.begin("place of three", "replaced")
         permits.free("two", "answer")
         with pytest.raises(OverBudgetError, match="The worker three has been replaced"):
             await tasks[1]
-        await permits.claim("next", "answer")
+        assert await permits.claim("next", "answer") is None
 
     asyncio.run(asyncio.wait_for(claimed(), 60))
+
+
+@pytest.mark.parametrize("outcome", ["", "It failed."])
+def test_those_who_wait_for_an_answer_get_its_outcome_and_later_ones_call(outcome):
+    async def claimed():
+        permits = begun("one", "two", "three")
+        await permits.claim("one", "answer")
+        waiting = [asyncio.ensure_future(permits.claim(who, "answer")) for who in ("two", "three")]
+        await asyncio.sleep(0)
+        permits.free("one", "answer", outcome)
+        return [await each for each in waiting], await permits.claim("two", "answer")
+
+    assert asyncio.run(asyncio.wait_for(claimed(), 60)) == ([outcome, outcome], None)
+
+
+def test_what_a_worker_holds_is_free_when_there_is_no_message_of_it_in_the_time_of_a_lease():
+    async def silent():
+        permits = begun("lost", "other", usd=1.0, lease=0.2)
+        await permits.permit("lost", 0.5)
+        await permits.claim("lost", "answer")
+        claim = asyncio.ensure_future(permits.claim("other", "answer"))
+        paid = asyncio.ensure_future(permits.permit("other", 0.75))
+        while not (claim.done() and paid.done()):
+            permits.alive("other")
+            await asyncio.sleep(0.01)
+        assert claim.result() is None
+        with pytest.raises(OverBudgetError, match=r"\$0.5 of the budget"):
+            paid.result()
+
+    asyncio.run(asyncio.wait_for(silent(), 60))
+
+
+class Beaten(Permits):
+    beats = 0
+
+    def alive(self, who):
+        self.beats += 1
+        super().alive(who)
+
+
+def test_a_worker_sends_that_it_is_alive_while_it_calls(call, scripted_server):
+    permits = Beaten(lease=0.12)
+
+    def slow(*given):
+        return says("It is late.", latency=0.5)(*given)
+
+    scripted_server.script |= dict.fromkeys(scripted_server.script, slow)
+    assert call(PROMPTS[:1], permits=permits)[0]["answer"] == "It is late."
+    assert permits.beats > 5  # one for each step of a call, and some
+
+
+class Silenced(Permits):
+    def free(self, who, key, outcome=None):
+        raise ConnectionError("The message was lost.")
+
+
+def test_an_answer_that_is_kept_is_a_row_s_though_its_claim_could_not_be_freed(call, caplog):
+    assert [row["error"] for row in call([*PROMPTS[:2], None], permits=Silenced())] == [
+        None,
+        None,
+        "The prompt is null; give it a text.",
+    ]
+    assert "Equal prompts wait for the end of a batch" in caplog.text
+
+
+def test_a_store_that_cannot_be_read_once_is_read_again(place, scripted_server):
+    worker = CallBatch(**place)
+    with closing(sqlite3.connect(place["store"])) as database:
+        database.execute("ALTER TABLE calls RENAME TO away")
+        failures = []
+
+        def mend(failed):
+            failures.append(failed)
+            with closing(sqlite3.connect(place["store"])) as other:
+                other.execute("ALTER TABLE away RENAME TO calls")
+
+        sa.event.listen(sa.Engine, "handle_error", mend)
+        try:
+            done = worker({"prompt": PROMPTS[:1]})
+        finally:
+            sa.event.remove(sa.Engine, "handle_error", mend)
+            worker.close()
+    assert len(failures) == 1
+    assert done["answer"][0] == f"It is {PROMPTS[0]}"
+
+
+def test_the_sentence_on_a_store_that_cannot_be_read_says_so(place):
+    with CallStore(place["store"]) as store, closing(sqlite3.connect(place["store"])) as database:
+        database.execute("DROP TABLE calls")
+        with pytest.raises(StoreError, match=r"Answers cannot be read from .*no such table"):
+            store.kept(["a"])
 
 
 def test_what_a_lost_worker_had_reserved_counts_as_spent():

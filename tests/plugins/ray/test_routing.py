@@ -87,6 +87,20 @@ def test_a_chat_is_routed_by_its_users_newest_text(router, make):
     assert list(map(str, done["unirouter_model"])) == router.route_batch(PROMPTS).models
 
 
+@pytest.mark.parametrize("parts", [list, np.array], ids=["lists", "arrays"])
+def test_a_chat_of_parts_is_routed_by_their_text_whatever_lists_it_has(router, parts):
+    chats = [np.array([{"role": "user", "content": parts([{"type": "text", "text": p}])}]) for p in PROMPTS[:2]]
+    assert [each.model for each in RouteBatch(router).route(chats)] == router.route_batch(PROMPTS[:2]).models
+
+
+@pytest.mark.parametrize("depth", [600, 940, 5_000])
+def test_a_value_of_any_depth_is_no_text(router, depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    assert RouteBatch(router).route([value])[0].error == "The prompt is of type list, not a text; make it one."
+
+
 def test_the_sentence_on_a_value_that_is_no_text_does_not_quote_it(router):
     (routed,) = RouteBatch(router).route([{"secret": "of a user"}])
     assert routed.error == "The prompt is of type dict, not a text; make it one."
