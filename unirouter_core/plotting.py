@@ -52,7 +52,7 @@ def plot(
     *,
     dark: bool = False,
 ) -> Any:
-    """Draw hulls of curves, models at (cost, quality) and the point `here`; return the axes.
+    """Draw curves, models at (cost, quality) and the point `here`; return the axes.
 
     The first curve is emphasised, and `band` has its interval as (cost, low, high). New axes of pyplot are made where
     none are given.
@@ -132,12 +132,12 @@ def _scale(axes: Any, costs: Array, qualities: Array) -> None:
     axes.set_ylim(qualities.min() - room, min(qualities.max() + 1.5 * room, 1 + room))
 
 
-def _line(hull: Curve, costs: Array) -> tuple[Array, Array]:
-    """Return a hull in many points: a mixture is no straight line on a logarithmic axis."""
-    at = np.unique(np.append(hull.costs, np.linspace(hull.costs[0], hull.costs[-1], 500)))
+def _line(curve: Curve, costs: Array) -> tuple[Array, Array]:
+    """Return a curve in many points: a mixture is no straight line on a logarithmic axis."""
+    at = np.unique(np.append(curve.costs, np.linspace(curve.costs[0], curve.costs[-1], 500)))
     if _is_wide(costs):
-        at = np.unique(np.append(at, np.geomspace(hull.costs[0], hull.costs[-1], 500)))
-    return 1000 * at, hull.quality_at(at)
+        at = np.unique(np.append(at, np.geomspace(curve.costs[0], curve.costs[-1], 500)))
+    return 1000 * at, curve.quality_at(at)
 
 
 def _label(axes: Any, names: Sequence[str], dots: Array, curves: Array, color: str) -> None:

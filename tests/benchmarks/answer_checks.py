@@ -27,6 +27,7 @@ from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.evaluate.checking import follow
 from unirouter_core.outcome_files import read_outcomes
 from unirouter_plugins.bench.protocol import Case, Recorded, recorded, split
+from unirouter_plugins.bench.results import areas
 
 ALONE = ("mixture", "clairvoyant")  # without checks: one prediction for all prompts, and the true errors
 KINDS = (*ALONE, "agreement", ".7", ".8", ".9", "perfect")
@@ -52,13 +53,13 @@ def signals_of(
             yield one, 0.0, errors[:, one] * distance + rng.standard_normal(len(errors))
 
 
-def areas(errors: Array, usd: Array, dearest: float) -> tuple[float, float]:
+def both_areas(errors: Array, usd: Array, dearest: float) -> tuple[float, float]:
     """Return the Area under the hull and the cross-fitted one of points (n_weights, n) of each prompt."""
     quality, cost = (np.diff(each, axis=0, prepend=0).ravel() for each in (1 - errors, usd))
     n_weights, n = errors.shape
     swept = Sweep(np.tile(np.arange(n), n_weights), np.repeat(WEIGHTS, n), quality, cost)
-    crossed = [curve.area(dearest) for curve in swept.crossfit()]
-    return swept.curve().hull().area(dearest), float(np.mean(crossed))
+    crossed, _, hull = areas(swept.curve(), swept.crossfit(), dearest)
+    return hull, crossed
 
 
 def run_trial(
@@ -75,7 +76,7 @@ def run_trial(
 
     def found(expected: Array, checks: list[tuple[Check, Array]]) -> tuple[float, float]:
         paths = [follow(expected, usd, truth, usd, checks, weight) for weight in WEIGHTS / dearest]
-        return areas(*map(np.stack, zip(*paths, strict=True)), dearest)
+        return both_areas(*map(np.stack, zip(*paths, strict=True)), dearest)
 
     base = found(predicted, [])
     for kind in kinds:

@@ -9,14 +9,15 @@ import argparse
 from collections import defaultdict
 
 import numpy as np
-from sets import DATA, VALIDATION
+from sets import DATA, HEADS, RULE, VALIDATION, areas_of, lead, mean_areas
 
 from unirouter_core import read_outcomes
-from unirouter_core.curves import deferral_curve
+from unirouter_core.curves import sweep
 from unirouter_core.embedding import Array
 from unirouter_core.estimators import DefaultEstimator
-from unirouter_core.evaluate import measure
 from unirouter_plugins.bench import Case, recorded, split
+
+MEAN = "the model's mean"
 
 
 def explained(expected: Array, paid: Array) -> float:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=list(VALIDATION))
     parser.add_argument("--trials", type=int, default=20)
     asked = parser.parse_args()
-    print("| set, N_val | expected USD | Area | against the mean | ahead | R² |\n|---|---|---|---|---|---|")
+    print(f"| set, N_val | expected USD | {HEADS} | R² |\n|---|---|{RULE}---|")
     for name in asked.sets:
         table = recorded(name, read_outcomes(DATA / name), np.load(DATA / name / "minilm.npy"), every_cost=True)
         told = defaultdict(list)
@@ -42,18 +43,16 @@ def main() -> None:
                 errors = case.predict(estimator, n_val).errors
                 means = np.broadcast_to(case.validation_costs(n_val), errors.shape)
                 for label, costs in {
-                    "the model's mean": means,
+                    MEAN: means,
                     "by prompt": case.expected_costs(n_val),
                     "known beforehand": case.costs,
                 }.items():
-                    curve = deferral_curve(errors, costs, case.errors, case.costs)
-                    area = measure(curve, case.errors, case.costs).area
-                    told[n_val, label].append((area, explained(costs, case.costs)))
+                    found = areas_of(sweep(errors, costs, case.errors, case.costs), case.costs)
+                    told[n_val, label].append((*found, explained(costs, case.costs)))
         for (n_val, label), rows in told.items():
-            areas, r2 = np.array(rows).T
-            gap = areas - np.array(told[n_val, "the model's mean"])[:, 0]
-            cells = f"{gap.mean():+.4f} ± {gap.std() / len(gap) ** 0.5:.4f} | {(gap > 0).sum()}/{len(gap)}"
-            print(f"| {name}, {n_val} | {label} | {areas.mean():.4f} | {cells} | {r2.mean():.2f} |", flush=True)
+            (own, r2), (base, _) = (np.split(np.array(each), [3], axis=1) for each in (rows, told[n_val, MEAN]))
+            cells = f"{mean_areas(own)} | {' | | ' if label == MEAN else lead(own, base)}"
+            print(f"| {name}, {n_val} | {label} | {cells} | {r2.mean():.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from sets import DATA, VALIDATION
+from sets import DATA, HEADS, RULE, VALIDATION, lead, mean_areas
 
-from unirouter_plugins.bench import BEFORE, DEFAULT, shown, standings
+from unirouter_plugins.bench import BEFORE, CLAIRVOYANT, DEFAULT, ZERO, shown, standings
 
 HERE = Path(__file__).parent
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "UNIROUTER_DATA": str(DATA)}
@@ -72,6 +72,17 @@ def markdown(found: pd.DataFrame) -> Iterator[str]:
             yield f"| {' | '.join(cells)} |"
 
 
+def leads(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield a Markdown table of what the default and the clairvoyant lead the zero router by."""
+    yield f"\n| set, N_val | method | {HEADS} |\n|---|---|{RULE}"
+    for (name, n_val), rows in trials.groupby(["table", "n_val"], sort=False):
+        by_method = rows.sort_values("trial").set_index("method")[["crossfit_area", "raw_area", "area"]]
+        for method in (ZERO, DEFAULT, CLAIRVOYANT):
+            own, base = (by_method.loc[each].to_numpy() for each in (method, ZERO))
+            cells = " | | " if method == ZERO else lead(own, base)
+            yield f"| {name}, {n_val} | {method} | {mean_areas(own)} | {cells} |"
+
+
 def main() -> None:
     """Run the parts named, or all, and write what they print and the tables of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,9 +97,11 @@ def main() -> None:
             for command in parts[name]:
                 print(" ".join(command), flush=True)
                 subprocess.run(command, env={**os.environ, **ALONE}, stdout=file, check=True)
-        tables = [pd.read_parquet(path) for path in sorted((asked.out / name).glob("*/trials.parquet"))]
-        if tables:
-            (asked.out / f"{name}.md").write_text("\n".join(markdown(standings(pd.concat(tables)))) + "\n")
+        tables = [asked.out / name / each / "trials.parquet" for each in VALIDATION]
+        if any(path.exists() for path in tables):
+            trials = pd.concat([pd.read_parquet(path) for path in tables])
+            lines = [*markdown(standings(trials)), *leads(trials)]
+            (asked.out / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ embedder, at all weights that choose between models.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import re
@@ -20,6 +21,7 @@ import numpy as np
 from sets import DATA, VALIDATION
 
 from unirouter_core import UniRouter, read_outcomes
+from unirouter_core.curves import sweep
 from unirouter_core.embedding import Array, HashingEmbedder, embed
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.rule import choose
@@ -33,7 +35,7 @@ WORDS = {
     "total": "overall",
 }  # fmt: skip
 WEIGHTS = np.geomspace(0.001, 100, 100)  # errors for the dearest model's cost
-STARTER = "starter"
+STARTER, AS_WRITTEN = "starter", "as written"
 MOST = 0.9  # weights at which one model gets more than this share of the prompts choose between nothing
 OPTION = re.compile(r"^[A-J]\. ", re.MULTILINE)
 Rewrite = Callable[[str, random.Random], str]
@@ -84,10 +86,18 @@ def changes(
 ) -> Iterator[tuple[str, list[float]]]:
     """Yield each paraphrase, the shares of prompts that it changes and of choices that stay, and what others change.
 
-    Costs are (m,). Without real errors (n, m), the quality is the expected one of the prompt as it was.
+    Last is the cross-fitted Area of all choices. Costs are (m,). Without real errors (n, m), the quality is the
+    expected one of the prompt as it was, and the Area unknown.
     """
+
+    def area(predicted: Array) -> float:
+        if errors is None:
+            return np.nan
+        return float(np.mean([curve.area(costs.max()) for curve in sweep(predicted, costs, errors, costs).crossfit()]))
+
     expected = predict(list(prompts))
     real, paid = expected if errors is None else errors, np.broadcast_to(costs, expected.shape)
+    yield AS_WRITTEN, [0, 1, 0, 0, area(expected)]
     for label, rewrite in PARAPHRASES.items():
         rewritten = [rewrite(prompt, rng) for prompt in prompts]
         changed = np.array([new != old for new, old in zip(rewritten, prompts, strict=True)])
@@ -99,7 +109,7 @@ def changes(
             gained = real[rows, before].mean() - real[rows, after].mean()
             each.append([(before == after).mean(), gained, paid[rows, after].mean() / paid[rows, before].mean() - 1])
         if each:
-            yield label, [changed.mean(), *np.mean(each, axis=0)]
+            yield label, [changed.mean(), *np.mean(each, axis=0), area(again)]
 
 
 def trial_of(name: str, trial: int) -> Iterator[tuple[str, list[float]]]:
@@ -116,8 +126,8 @@ def trial_of(name: str, trial: int) -> Iterator[tuple[str, list[float]]]:
         )
     table = recorded(name, read_outcomes(DATA / name))
     divided = split(table.outcomes.models, len(table), [0, trial])
-    case = Case.of(table, divided)
     embedder = HashingEmbedder().fit([table.outcomes.prompts[row] for row in divided.train])
+    case = Case.of(dataclasses.replace(table, X=embed(embedder, table.outcomes.prompts)), divided)
     estimator = DefaultEstimator().fit(case.X_train, case.training)
     profiles = [estimator.profile(case.X_validation, errors, case.known) for errors in case.measured.errors.T]
     features = np.stack(profiles)
@@ -136,15 +146,17 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=[*VALIDATION, STARTER])
     parser.add_argument("--trials", type=int, default=5)
     asked = parser.parse_args()
-    print("| set | paraphrase | prompts changed | choices that stay | quality | USD |\n|---|---|---|---|---|---|")
+    print("| set | paraphrase | prompts changed | choices that stay | quality | USD | Area |")
+    print("|---|---|---|---|---|---|---|")
     for name in asked.sets:
         found = defaultdict(list)
         for trial in range(1 if name == STARTER else asked.trials):
             for label, row in trial_of(name, trial):
                 found[label].append(row)
         for label, rows in found.items():
-            share, stay, quality, usd = np.mean(rows, axis=0)
-            print(f"| {name} | {label} | {share:.0%} | {stay:.1%} | {quality:+.4f} | {usd:+.1%} |", flush=True)
+            share, stay, quality, usd, area = np.mean(rows, axis=0)
+            last = "–" if np.isnan(area) else f"{area:.4f}"
+            print(f"| {name} | {label} | {share:.0%} | {stay:.1%} | {quality:+.4f} | {usd:+.1%} | {last} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,20 +12,20 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from sets import load
+from sets import HEADS, RULE, areas_of, lead, load, mean_areas
 
 from tests.benchmarks.make_starter import SETS, join
 from unirouter_core import Outcomes
-from unirouter_core.curves import deferral_curve
+from unirouter_core.curves import sweep
 from unirouter_core.embedding import HashingEmbedder, embed
 from unirouter_core.estimators import DefaultEstimator
-from unirouter_plugins.bench import split
+from unirouter_plugins.bench import Areas, split
 
 N_VAL = 400
 
 
-def trial(tables: dict[str, Outcomes], seed: int) -> dict[tuple[str, str, bool], float]:
-    """Return the Area on each set, by what the features were fitted on and whether `known` was given."""
+def trial(tables: dict[str, Outcomes], seed: int) -> dict[tuple[str, str, bool], Areas]:
+    """Return the Areas on each set, by what the features were fitted on and whether `known` was given."""
     parts, models = {}, {}
     everyone = sorted({model for table in tables.values() for model in table.models})
     train_models = {everyone[j] for j in split(everyone, 0, [seed]).known}
@@ -58,27 +58,23 @@ def trial(tables: dict[str, Outcomes], seed: int) -> dict[tuple[str, str, bool],
                     continue
                 features = np.stack([estimator.profile(X_val, val.errors[:, j], known) for j in new])
                 predicted = estimator.predict(X_test, features).errors
-                curve = deferral_curve(predicted, prices, test.errors[:, new], prices)
-                areas[name, fitted_on, known is not None] = curve.hull().area(prices.max())
+                swept = sweep(predicted, prices, test.errors[:, new], prices)
+                areas[name, fitted_on, known is not None] = areas_of(swept, prices)
     return areas
 
 
 def main() -> None:
-    """Print the mean Area of each, and its distance from features fitted on the set itself."""
+    """Print the mean Areas of each, and its distance from features fitted on the set itself."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10)
     asked = parser.parse_args()
     tables = {name: load(name)[0] for name in SETS}
     trials = [trial(tables, seed) for seed in range(asked.trials)]
-    print("| set | features fitted on | known | Area | against its own set |\n|---|---|---|---|---|")
+    print(f"| set | features fitted on | known | {HEADS} |\n|---|---|---|{RULE}")
     for name, fitted_on, known in trials[0]:
-        area = np.array([each[name, fitted_on, known] for each in trials])
-        away = area - [each[name, "own set", known] for each in trials]
-        error = away.std() / len(away) ** 0.5
-        print(
-            f"| {name} | {fitted_on} | {'yes' if known else 'no'} | {area.mean():.4f} "
-            f"| {away.mean():+.4f} ± {error:.4f} |"
-        )
+        areas, own = ([each[name, on, known] for each in trials] for on in (fitted_on, "own set"))
+        cells = " | | " if fitted_on == "own set" else lead(areas, own)
+        print(f"| {name} | {fitted_on} | {'yes' if known else 'no'} | {mean_areas(areas)} | {cells} |")
 
 
 if __name__ == "__main__":

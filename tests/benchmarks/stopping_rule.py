@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from sets import VALIDATION, load
+from sets import VALIDATION, areas_of, load
 
 from unirouter_core import Evaluation, Outcomes, UniRouter, ValidationSet, tune
-from unirouter_core.curves import deferral_curve
+from unirouter_core.curves import sweep
 from unirouter_core.embedding import Array, Labels
 from unirouter_core.evaluate.stopping import ask_order, undecided
 from unirouter_core.pool import Expected, Pool
 from unirouter_core.rule import choose, score
-from unirouter_plugins.bench import split
+from unirouter_plugins.bench import Areas, split
 
 POOL = 8  # models that are there before the new one
 FIRST, EVERY = 50, 25  # answers at the first check, and between checks
@@ -87,14 +87,14 @@ class Stage:
     """How a new model stands after `n` answers.
 
     `changed` is what `undecided` says, and `seconds` how long it took. `chosen` are the columns of the validation
-    prompts' models, the new one last; `area` and `score` are the pool's with it, on the test prompts.
+    prompts' models, the new one last; `areas` and `score` are the pool's with it, on the test prompts.
     """
 
     n: int
     changed: float
     seconds: float
     chosen: Labels
-    area: float
+    areas: Areas
     score: float
 
 
@@ -118,9 +118,9 @@ def stages(desk: Desk, j: int, weight: float, others: tuple[Expected, Expected],
             )
         )
         at, picks = np.arange(len(wrong)), choose(*tested, weight)
-        area = deferral_curve(*tested, wrong, paid).hull().area(paid.mean(axis=0).max())
+        areas = areas_of(sweep(*tested, wrong, paid), paid)
         real = float(score(wrong[at, picks], paid[at, picks], weight).mean())
-        found.append(Stage(n, changed, seconds, choose(*asked, weight), area, real))
+        found.append(Stage(n, changed, seconds, choose(*asked, weight), areas, real))
     return found
 
 
@@ -142,18 +142,20 @@ def row(name: str, runs: list[list[Stage]], stops: list[int], share: float) -> s
     asked = np.array([stage.n for stage in stopped])
     elsewhere = np.array([(at.chosen != end.chosen).mean() for at, end in zip(stopped, ends, strict=True)])
     early = asked < np.array([end.n for end in ends])
-    area = np.array([end.area - at.area for at, end in zip(stopped, ends, strict=True)])
+    areas = np.array([np.subtract(end.areas, at.areas) for at, end in zip(stopped, ends, strict=True)])
     lost = np.array([at.score - end.score for at, end in zip(stopped, ends, strict=True)])
     kept = f"{np.mean(elsewhere[early] <= share):.0%}" if early.any() else "-"
-    means = " | ".join(f"{each.mean():+.4f} ± {each.std() / len(each) ** 0.5:.4f}" for each in (area, lost))
-    return f"| {name} | {asked.mean():.0f} | {early.mean():.0%} | {kept} | {elsewhere.mean():.1%} | {means} |"
+    area, score = (f"{each.mean():+.4f} ± {each.std() / len(each) ** 0.5:.4f}" for each in (areas[:, 0], lost))
+    others = f"{areas[:, 1].mean():+.4f}, {areas[:, 2].mean():+.4f}"
+    shares = f"{asked.mean():.0f} | {early.mean():.0%} | {kept} | {elsewhere.mean():.1%}"
+    return f"| {name} | {shares} | {area} | {others} | {score} |"
 
 
 def table(runs: list[list[Stage]]) -> list[str]:
     """Return the lines of a Markdown table: the rule at two shares, and stopping at the same mean number of answers."""
     lines = [
-        "| rule | answers | stop early | promise kept | go elsewhere | Area lost | error + weight * cost lost |",
-        "|---|---|---|---|---|---|---|",
+        "| rule | answers | stop early | promise kept | go elsewhere | Area lost | raw, hull | error + weight * cost |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for share in (SHARE, LOOSE):
         stops = [next(at for at, stage in enumerate(run) if stage.changed <= share) for run in runs]

@@ -1,4 +1,4 @@
-"""Fits of a stream against fits in memory: Area by the size of the sample, and memory by the size of the stream.
+"""Fits of a stream beside fits in memory: cross-fitted Area by the size of the sample, memory by that of the stream.
 
 python tests/benchmarks/stream_fit.py area mmlu_pro zeroeval --trials 5 --sizes 4000 1000
 python tests/benchmarks/stream_fit.py area mmlu_pro zeroeval --trials 5 --sizes 4000 1000 --answers 1
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import multiprocessing
 import resource
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,11 +24,11 @@ import pandas as pd
 from sets import VALIDATION, load
 
 from unirouter_core import Evaluation, Outcomes, UniRouter
-from unirouter_core.curves import deferral_curve
 from unirouter_core.estimators import DefaultEstimator
 from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.pool import Pool
-from unirouter_plugins.bench import Split, split
+from unirouter_plugins.bench import Case, Recorded, split
+from unirouter_plugins.bench.results import record
 from unirouter_plugins.ray.learning import PromptSample, fit_dataset
 from unirouter_plugins.ray.routing import RouteBatch
 
@@ -45,23 +47,25 @@ def batches_of(table: Outcomes, rows: int = 256) -> Iterator[Any]:
         yield frame.iloc[start : start + rows]
 
 
-def area(router: UniRouter, outcomes: Outcomes, divided: Split, n_val: int) -> float:
-    """Return the Area of the new models, as the benchmark measures it."""
-    estimator, val, test, new = router.fit_.estimator, divided.validation[:n_val], divided.test, divided.new
-    X_val, X_test = (router.encode([outcomes.prompts[row] for row in rows]) for rows in (val, test))
-    known = outcomes.errors[np.ix_(val, divided.known)]
-    features = np.stack([estimator.profile(X_val, outcomes.errors[val, j], known) for j in new])
-    usd, errors = np.nanmean(outcomes.costs, axis=0)[new], outcomes.errors[np.ix_(test, new)]
-    return deferral_curve(estimator.predict(X_test, features).errors, usd, errors, usd).hull().area(usd.max())
+def area(router: UniRouter, case: Case, n_val: int) -> float:
+    """Return the cross-fitted Area of the new models, as the benchmark records it."""
+    estimator, answered = router.fit_.estimator, case.measured.rows(range(n_val))
+    X_val, X_test = router.encode(answered.prompts), router.encode(case.prompts)
+    features = np.stack([estimator.profile(X_val, errors, case.known[:n_val]) for errors in answered.errors.T])
+    predicted = estimator.predict(X_test, features).errors
+    return float(record(case, predicted, case.expected_costs(n_val))["crossfit_area"])
 
 
 def areas(name: str, trial: int, sizes: list[int], answers: int | None) -> Iterator[tuple[str, str, float]]:
-    """Yield embedder, what was learned from, and the difference of Area to a fit in memory."""
+    """Yield embedder, what was learned from, and the cross-fitted Area, or its difference to a fit in memory."""
     outcomes, minilm = load(name)
     n_val, divided = VALIDATION[name][0], split(outcomes.models, len(outcomes), [0, trial])
-    training = outcomes.of([outcomes.models[j] for j in divided.known]).rows(divided.train)
+    case = Case.of(Recorded(name, outcomes, minilm, ()), divided)
+    training = case.training
     if answers is not None:  # as logs have it: each prompt was answered by a few of the models
-        order = np.random.default_rng(trial).permuted(np.tile(np.arange(len(training.models)), (len(training), 1)), 1)
+        order = np.random.default_rng(trial).permuted(
+            np.tile(np.arange(len(training.models)), (len(training), 1)), axis=1
+        )
         errors = np.where(order < answers, training.errors, np.nan)
         training = Outcomes(training.prompts, training.models, errors)
     row_of = {prompt: row for row, prompt in enumerate(outcomes.prompts)}
@@ -72,17 +76,17 @@ def areas(name: str, trial: int, sizes: list[int], answers: int | None) -> Itera
         )
 
     for shown, embedder in (("MiniLM", vectors), ("default", None)):
-        whole = area(UniRouter(embedder, DefaultEstimator(n_val=n_val)).fit(training), outcomes, divided, n_val)
+        whole = area(UniRouter(embedder, DefaultEstimator(n_val=n_val)).fit(training), case, n_val)
         yield shown, f"all {len(training)}", whole
         for size in sizes:
             if size >= len(training):
                 continue
             router = UniRouter(embedder, DefaultEstimator(n_val=n_val))
             fit_dataset(batches_of(training), router, sample=size)
-            yield shown, f"{size}", area(router, outcomes, divided, n_val) - whole
+            yield shown, f"{size}", area(router, case, n_val) - whole
             for member in router.fit_.estimator.members[1:]:  # what exact sums over the whole stream would give
                 member.fit(router.encode(training.prompts), training)
-            yield shown, f"{size} and sums", area(router, outcomes, divided, n_val) - whole
+            yield shown, f"{size} and sums", area(router, case, n_val) - whole
 
 
 # --- Memory -----------------------------------------------------------------------------------------------------------
@@ -137,11 +141,12 @@ def main() -> None:
     parser.add_argument("--what", nargs="+", default=["sample", "fit", "route"])
     asked = parser.parse_args()
     if asked.part == "area":
-        print("| set | vectors | learned from | Area, or its difference |\n|---|---|---|---|")
+        print("| set | vectors | learned from | cross-fitted Area, or its difference |\n|---|---|---|---|")
         for name in asked.sets:
             found: dict[tuple[str, str], list[float]] = {}
             for trial in range(asked.trials):
                 for shown, learned, value in areas(name, trial, asked.sizes, asked.answers):
+                    print(json.dumps([name, trial, shown, learned, value]), file=sys.stderr, flush=True)
                     found.setdefault((shown, learned), []).append(value)
             for (shown, learned), values in found.items():
                 error = np.std(values, ddof=1) / len(values) ** 0.5

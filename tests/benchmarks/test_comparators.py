@@ -3,6 +3,7 @@ import importlib
 import numpy as np
 import pytest
 from comparators import AvengersPro, GuardedNeighbours, HierShrink, RetrainedFactors, RetrainedMLP
+from comparators.item_response import DefaultWithItemResponse, ItemResponse
 
 from unirouter_core import Outcomes
 
@@ -32,6 +33,8 @@ def finds_who_fails_at_what(estimator):
         AvengersPro(k=2, nearest=1),
         HierShrink(large=2, small=4),
         GuardedNeighbours(n_val=100),
+        ItemResponse(rank=1),
+        DefaultWithItemResponse(n_val=100),
     ],
 )
 def test_a_comparator_finds_who_fails_at_what(estimator):

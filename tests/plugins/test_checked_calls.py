@@ -16,9 +16,11 @@ from tests.plugins.servers import KEY, breaks, fails, says
 from unirouter_core import InvalidDataError
 from unirouter_core.rule import Decision
 from unirouter_plugins.langchain import RouterRunnable, last_decision, record_decisions
-from unirouter_plugins.litellm import acomplete, astream, complete, configured, load_router, stream
+from unirouter_plugins.litellm import acomplete, astream, complete, configured, load_router, snapshot_of, stream
 from unirouter_plugins.litellm.checks import Found
+from unirouter_plugins.litellm.health import HEALTH
 from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm.timeouts import CallTimeoutError
 from unirouter_plugins.llamaindex import UniRouterLLM
 
 SUM, WEIGHT = (
@@ -235,6 +237,27 @@ def test_a_fallback_that_the_rule_would_not_choose_is_checked(checked, scripted_
     _, told = asked("complete", checked(lambda *_: False))
     assert (list(told["failures"]), list(told["checked"])) == (["tutor"], ["scholar"])
     assert told["model"] != "scholar"
+
+
+@pytest.mark.parametrize("limit", [1, 0.1])
+@pytest.mark.parametrize("call", [complete, lambda *given, **how: list(stream(*given, **how))])
+def test_while_better_models_cool_down_the_draft_is_given_unless_it_is_over_its_limit(
+    checked, scripted_server, router, limit, call
+):
+    router.add_check("tutor", "right", router.pool["tutor"].errors < 0.5, limit=limit)
+    others = {"sage", "scholar"} if limit == 1 else {*router.pool} - {"tutor"}
+
+    def begin_to_cool_down(prompt, answer, context):
+        for name in others:
+            HEALTH.failed(snapshot_of(served).keys[name], CallTimeoutError("slow"))
+
+    served = checked(begin_to_cool_down)
+    expected = served.route(SUM, cost_weight=100, checks=["right"]).after(None)
+    assert [expected.model, *expected.fallbacks()].index("tutor") == (2 if limit == 1 else 3)
+    with record_decisions() as records:
+        call(served, SUM, cost_weight=100)
+    assert len(called(scripted_server)) == len({*records[0]["checked"], records[0]["model"]})
+    assert (records[0]["model"] == "tutor") == (limit == 1)
 
 
 def test_a_check_that_cannot_be_used_is_left_out_of_calls_but_not_one_with_a_limit(checked, scripted_server, router):

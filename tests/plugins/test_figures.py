@@ -108,7 +108,9 @@ def test_the_dots_stand_at_cost_per_1000_prompts_and_quality(report, drawn):
 
     expected = [(1000 * cost, quality) for cost, quality in report.models.values()]
     assert lines["one model for all"] == pytest.approx(np.array(expected))
-    assert lines["routing at its best weights"][:, 1].max() == pytest.approx(report.curve.peak)
+    routing = lines["routing at every cost_weight"]
+    assert routing[:, 1].max() == pytest.approx(report.curve.peak)
+    assert np.interp(1000 * report.curve.costs, *routing.T) == pytest.approx(report.curve.qualities)  # not its hull
     assert lines["best mixture of models"][-1, 1] == pytest.approx(report.mixture.peak)
 
 

@@ -254,8 +254,9 @@ def test_a_chat_of_an_image_alone_is_answered(weighed):
 
 @pytest.mark.parametrize("name", ["model", "messages", "stream", "api_base", "api_key"])
 def test_what_the_table_decides_is_not_for_the_caller_to_give(weighed, name):
-    with pytest.raises(InvalidDataError, match=f"{name}= is not for the caller"):
-        complete(configured(weighed, answers()), SUM, **{name: "x"})
+    for given in ({name: "x"}, {"extra_body": {name: "x"}}):
+        with pytest.raises(InvalidDataError, match=f"{name}= is not for the caller"):
+            complete(configured(weighed, answers()), SUM, **given)
 
 
 def test_what_is_no_list_and_no_chat_is_refused(weighed):

@@ -151,10 +151,17 @@ def test_what_is_sent_is_what_was_asked_with_the_settings_of_the_table(router, s
         "sage", "openai/sage", scripted_server.url, "SERVER_KEY", settings={"temperature": 0.2, "top_p": 0.9}
     )
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": SUM}]
-    complete(configured(router, Members({"sage": member})), chat, models=["sage"], top_p=0.5, max_tokens=7)
+    complete(
+        configured(router, Members({"sage": member})),
+        chat,
+        models=["sage"],
+        top_p=0.5,
+        max_tokens=7,
+        extra_body={"k": 3},
+    )
     (seen,) = scripted_server.seen
     assert seen.body["messages"] == chat
-    assert (seen.body["temperature"], seen.body["top_p"], seen.body["max_tokens"]) == (0.2, 0.5, 7)
+    assert [seen.body[name] for name in ("temperature", "top_p", "max_tokens", "k")] == [0.2, 0.5, 7, 3]
     assert seen.headers["authorization"] == f"Bearer {PLANTED}"
 
 

@@ -23,6 +23,7 @@ from unirouter_plugins.litellm.prices import PROFILE, Quote
 from unirouter_plugins.litellm.programs import VOTES, enter_provider, register
 from unirouter_plugins.llamaindex import UniRouterLLM
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding, run_onboarding
+from unirouter_plugins.onboarding.ask import PreflightError
 from unirouter_plugins.onboarding.questions import Questions
 
 ASKED = "Which is more, 14 plus 37 or 20 plus 31?"
@@ -230,8 +231,8 @@ def begin(panel, script, world, tmp_path):
     script.says["tutor"] = lambda prompt: RIGHT[prompt.split("\n\n")[0]]
     table = Members({**OTHERS, "panel": Member.of(panel(budget=0.02).pool["panel"])})
 
-    def made(into):
-        options = {"pool": table, "store": tmp_path / "answers.sqlite", "replace": True}
+    def made(into, **more):
+        options = {"pool": table, "store": tmp_path / "answers.sqlite", "replace": True, **more}
         return plan_onboarding(into, ["panel"], OnboardingOptions(validation=Questions(SUMS), **options))
 
     return made
@@ -250,6 +251,15 @@ def test_a_panel_is_onboarded_like_any_model_and_called_from_the_folder(begin, s
     record = record_of(complete(loaded, SUMS[0].prompt, **ONLY))
     assert record.usd == pytest.approx(4 * USD)
     assert loaded.route(SUMS[0].prompt, models=["panel"]).expected("panel")[1] == pytest.approx(4 * USD, rel=0.1)
+
+
+def test_what_a_panel_s_calls_cost_counts_where_its_last_one_fails(begin, script, world):
+    script.says["tutor"] = open_litellm().RateLimitError("Slow down.", "panelists", "tutor")
+    plan = begin(onboarded(world), retry_pause=0.001)
+    with pytest.raises(PreflightError, match=r"panel: .*Slow down"):
+        run_onboarding(plan)
+    assert len(script.sent("tutor")) == 3
+    assert plan.spent_usd == pytest.approx((len(script.calls) - 3) * USD)
 
 
 def test_a_panel_needs_other_models_in_the_router_first(begin, world):

@@ -114,11 +114,14 @@ class Report(Judged):
         return [*self.today.tables(), Table(heads, cells)]
 
     def plot(self, ax: Any = None, *, dark: bool = False) -> Any:
-        """Draw quality over cost of routing, the best mixture and every model; return the matplotlib axes."""
+        """Draw quality over cost of routing, the best mixture and every model; return the matplotlib axes.
+
+        Routing is drawn as it is, since a hull would choose its corners on the prompts that judge it.
+        """
         from unirouter_core.plotting import plot  # here, because it needs matplotlib
 
         here = f"this router: cost_weight {weight(self.cost_weight)}", self.cost, self.quality
-        curves = {"routing at its best weights": self.curve.hull(), "best mixture of models": self.mixture.hull()}
+        curves = {"routing at every cost_weight": self.curve, "best mixture of models": self.mixture.hull()}
         return plot(ax, curves, self.band, self.models, here, str(self.judged), dark=dark)
 
     def as_dict(self) -> dict[str, Any]:
@@ -253,13 +256,13 @@ def _against_chance(held: HeldOut, boot: Bootstrap, test: Bootstrap) -> tuple[En
     )
     whole = held.sweep.curve()
     climbed = max(float(np.mean(by_chance)) - area(held.mixture.curve()), 0.0)
-    hull, best = whole.hull(), held.mixture.curve().hull()
-    grid = hull.costs[-1] * np.unique([*np.linspace(0, 1, BAND_POINTS), *np.geomspace(1e-4, 1, BAND_POINTS)])
-    grid = np.unique(grid.clip(min=hull.costs[0]))
+    best = held.mixture.curve().hull()
+    grid = whole.costs[-1] * np.unique([*np.linspace(0, 1, BAND_POINTS), *np.geomspace(1e-4, 1, BAND_POINTS)])
+    grid = np.unique(grid.clip(min=whole.costs[0]))
     gains, along = [], []
     for counts in boot.counts(len(held)):
-        curve, mixture = (swept.curve(counts).hull() for swept in (held.sweep, held.mixture))
-        gains.append(curve.area(dearest) - mixture.area(dearest) - climbed)
+        curve, mixture = held.sweep.curve(counts), held.mixture.curve(counts).hull()
+        gains.append(area(curve) - mixture.area(dearest) - climbed)
         along.append(best.quality_at(grid) + curve.quality_at(grid) - mixture.quality_at(grid))
     band = zip(grid.tolist(), map(boot.interval, np.transpose(along)), strict=True)
     reached = int((by_chance >= area(whole)).sum())

@@ -21,11 +21,21 @@ from unirouter_plugins.bench.methods import (
     run_trial,
 )
 from unirouter_plugins.bench.protocol import N_VALS, Case, Recorded, Split, reachable, recorded, split
-from unirouter_plugins.bench.results import CLAIRVOYANT, DEFAULT, SCALARS, ZERO, TrialFiles, shown, standings
+from unirouter_plugins.bench.results import (
+    CLAIRVOYANT,
+    DEFAULT,
+    SCALARS,
+    ZERO,
+    Areas,
+    TrialFiles,
+    areas,
+    shown,
+    standings,
+)
 
-__all__ = ["AFTER", "BEFORE", "CLAIRVOYANT", "DEFAULT", "METHODS", "N_VALS", "SCALARS", "ZERO", "Case", "Method"]
-__all__ += ["Recorded", "Settings", "Split", "TrialFiles", "benchmark", "methods_named", "reachable", "recorded"]
-__all__ += ["run_trial", "shown", "split", "standings"]
+__all__ = ["AFTER", "BEFORE", "CLAIRVOYANT", "DEFAULT", "METHODS", "N_VALS", "SCALARS", "ZERO", "Areas", "Case"]
+__all__ += ["Method", "Recorded", "Settings", "Split", "TrialFiles", "areas", "benchmark", "methods_named"]
+__all__ += ["reachable", "recorded", "run_trial", "shown", "split", "standings"]
 
 
 def __dir__() -> list[str]:

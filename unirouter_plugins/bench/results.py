@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,30 @@ GRID = np.unique(np.concatenate([np.linspace(0, 1, 31), np.geomspace(1e-3, 1, 31
 DIGITS, TIE, NAN = 5, 1e-12, math.nan
 
 
+class Areas(NamedTuple):
+    """The three Areas of a curve; methods are compared by the first."""
+
+    crossfit: float
+    raw: float
+    hull: float
+
+
+def areas(curve: Curve, crossfit: Sequence[Curve], dearest: float) -> Areas:
+    """Return the Areas of a sweep's curve and of its cross-fitted ones, up to the mean USD of the dearest model.
+
+    Examples
+    --------
+    >>> from unirouter_core.curves import sweep
+    >>> errors, costs = [[1, 0], [0, 1]] * 8, [1.0, 2.0]
+    >>> by_chance = sweep(np.random.default_rng(0).random((16, 2)), costs, errors, costs)
+    >>> found = areas(by_chance.curve(), by_chance.crossfit(), 2.0)
+    >>> found.crossfit < found.hull, found.raw < found.hull
+    (True, True)
+    """
+    crossfitted = float(np.mean([each.area(dearest) for each in crossfit]))
+    return Areas(crossfitted, curve.area(dearest), curve.hull().area(dearest))
+
+
 def record(
     case: Case,
     predicted: Array,
@@ -70,10 +94,11 @@ def record(
     else:
         swept = sweep(predicted, expected_costs, errors, costs)
         curve, crossfit = swept.curve(), swept.crossfit()
+    crossfit_area, raw_area, _ = areas(curve, crossfit, top_cost)
     found = {
-        "crossfit_area": float(np.mean([each.area(top_cost) for each in crossfit])),
+        "crossfit_area": crossfit_area,
         **dataclasses.asdict(measure(curve, errors, costs)),
-        "raw_area": measure(curve, errors, costs, hull=False).area,
+        "raw_area": raw_area,
         "aiq": mean_quality(curve, least_cost, top_cost) if least_cost < top_cost else NAN,
         **dict.fromkeys(("brier", "ece", "covered"), NAN),
         **{"mu": mu, "mu_cost": float(paid / top_cost), "e_p": choice_entropy(chosen)},
@@ -173,11 +198,11 @@ def standings(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFra
 def _compared(part: pd.DataFrame) -> pd.DataFrame:
     complete = part.groupby("trial")["method"].nunique() == part["method"].nunique()
     part = part[part["trial"].map(complete)].sort_values("trial", kind="stable")
-    areas = part.pivot(index="trial", columns="method", values="crossfit_area")
+    by_method = part.pivot(index="trial", columns="method", values="crossfit_area")
     rows = []
     for method, own in part.groupby("method", sort=False):
         area = own["crossfit_area"].to_numpy()
-        away = areas[DEFAULT].to_numpy() - area if DEFAULT in areas else np.full(len(area), NAN)
+        away = by_method[DEFAULT].to_numpy() - area if DEFAULT in by_method else np.full(len(area), NAN)
         ahead, behind = int((away > TIE).sum()), int((away < -TIE).sum())
         low, high = (NAN, NAN) if np.isnan(away).any() else Bootstrap().mean_interval(away)
         compared = method != DEFAULT and not np.isnan(away).any()
@@ -187,7 +212,7 @@ def _compared(part: pd.DataFrame) -> pd.DataFrame:
                 **{"method": method, "trials": len(own)},
                 **{name: float(own[name].to_numpy(np.float64).mean()) for name in NUMBERS},
                 "area_stderr": float(area.std(ddof=1) / len(area) ** 0.5) if len(area) > 1 else NAN,
-                "gap_closed": _gap_closed(area, areas),
+                "gap_closed": _gap_closed(area, by_method),
                 **{"ahead": ahead, "behind": behind, "p": sign_test_p(ahead, behind) if compared else NAN},
                 **{"by": float(away.mean()), "by_low": low, "by_high": high},
             }
@@ -195,11 +220,11 @@ def _compared(part: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _gap_closed(area: Array, areas: pd.DataFrame) -> float:
-    if ZERO not in areas or CLAIRVOYANT not in areas:
+def _gap_closed(area: Array, by_method: pd.DataFrame) -> float:
+    if ZERO not in by_method or CLAIRVOYANT not in by_method:
         return NAN
-    gap = float((areas[CLAIRVOYANT].to_numpy() - areas[ZERO].to_numpy()).mean())
-    return float((area - areas[ZERO].to_numpy()).mean() / gap) if gap > TIE else NAN
+    gap = float((by_method[CLAIRVOYANT].to_numpy() - by_method[ZERO].to_numpy()).mean())
+    return float((area - by_method[ZERO].to_numpy()).mean() / gap) if gap > TIE else NAN
 
 
 _HEADS = (

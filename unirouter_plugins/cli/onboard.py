@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -27,7 +27,6 @@ from unirouter_plugins.cli.data import ColumnNames, PriceFile, ScaleOfGrades, re
 
 if TYPE_CHECKING:
     from unirouter_core.evaluate import Efforts
-    from unirouter_plugins.litellm.pool_file import Members
     from unirouter_plugins.logs import Log
     from unirouter_plugins.onboarding import Plan, Progress
 
@@ -339,7 +338,7 @@ def _ran(plan: Plan, into: UniRouter, context: typer.Context) -> bool:
         checked = [each for one in done for each in one.checks]
         for each in checked:
             show.say(f"{each.value.verdict} {'Kept.' if each.saved else 'Not kept.'}")
-        to_be_named(checked, cast("Members", wanted.pool))  # `_plan` has read it
+        to_be_named(checked, plan.table)
         show.say(f"Spent: {show.usd(plan.spent_usd)}. The answers are kept in {plan.place}.", wrap=False)
     if all(one.profile is None and one.stopped == "failures" for one in done):
         raise typer.Exit(options.PROVIDERS_FAILED)

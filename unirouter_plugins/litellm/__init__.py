@@ -212,7 +212,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         router = load_router(given) if isinstance(given, str | os.PathLike) else given
         pool = _MODELS.setdefault(router, _Arguments())
         snapshot = pool.snapshot(router)
-        check_parameters(parameters, snapshot.members.values())
+        check_parameters([*parameters, *_decided_in(parameters.get("extra_body"))], snapshot.members.values())
         options = parameters.get("stream_options") or {}
         if streams:  # without usage its cost would not be known
             parameters = {**parameters, "stream": True, "stream_options": {"include_usage": True, **options}}
@@ -500,12 +500,17 @@ def check_settings(models: PoolModels[Any], router: UniRouter, known: Iterable[s
     check_parameters(own, members.values(), known)
 
 
+def _decided_in(body: Any) -> list[str]:
+    """Return what an extra body would say in the place of the router and the table."""
+    return [name for name in _NOT_A_PARAMETER if name in body] if isinstance(body, Mapping) else []
+
+
 @cache
 def _parameters() -> frozenset[str]:
     """Return the names of the parameters that LiteLLM knows for all providers."""
     litellm = open_litellm()
     named = inspect.signature(litellm.completion).parameters
-    ours = ("cost_weight", "models", "requires", "content_policy", "check", "deadline")
+    ours = ("cost_weight", "models", "requires", "content_policy", "check", "deadline", "extra_body")
     return frozenset([*named, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, *litellm.types.utils.all_litellm_params, *ours])
 
 

@@ -20,7 +20,7 @@ TABLE, PROFILE, LITELLM = "pool.toml", "profile", "LiteLLM"
 """Where a price comes from: the user's table, what the model was onboarded with, LiteLLM's map; in this order."""
 
 INNER = "inner calls"
-"""Where that of a panel's answer comes from: what its calls cost together, which the answer tells; it has no other."""
+"""Where that of a panel comes from: its answer costs nothing besides the calls made for it, see `Inside.usd`."""
 
 _ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 _LISTED = {
@@ -45,7 +45,9 @@ class Quote:
 
         With LiteLLM's prices it is LiteLLM's own cost, which may depend on the prompt's length.
         """
-        if not usage.is_known or self.source == INNER:
+        if self.source == INNER:
+            return 0.0
+        if not usage.is_known:
             return math.nan
         if self.source == LITELLM and self.model:
             litellm = open_litellm()
@@ -243,9 +245,6 @@ def usd_of(response: Any, quoted: Quote, usage: Usage) -> float:
     hidden = getattr(response, "_hidden_params", None) or {}
     if hidden.get("cache_hit"):
         return 0.0
-    if quoted.source == INNER:
-        told = hidden.get("response_cost")
-        return math.nan if told is None else float(told)
     if quoted.source == LITELLM and usage.is_known:
         computed = hidden.get("response_cost") or getattr(response.usage, "cost", None)  # the latter of a stream
         if isinstance(computed, int | float) and 0 < computed < _MOST_TOKENS:

@@ -157,11 +157,12 @@ def record_decisions() -> Iterator[list[Record]]:
 
 
 class Attempts:
-    """The model to try now: `kept` or the chosen one, then the next in the fallback order after each failure.
+    """The model to try now: `kept` or the chosen one, then the rule's choice without those that have failed.
 
     After a prompt was too long for a model, only those with a larger window, or one not known, are tried. After one
-    refused the thoughts in the history, `writer`, which wrote them, is the next. Once an answer was checked, `decision`
-    is the rule's newest, and `model` may be one that has answered: its draft is the answer then, and none is raised.
+    refused the thoughts in the history, `writer`, which wrote them, is the next. `decision` is the rule's newest, and
+    `model` may be one that has answered: its draft is the answer then, and none is raised. A draft over its check's
+    limit is one only where no other model may answer.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class Attempts:
         self.model = kept if kept is not None and decision.is_eligible(kept) else decision.model
         self.failures: dict[str, str] = {}
         self._windows, self._too_small = windows or {}, list[str]()
-        self._order, self._postponed = _in_order(decision), list[str]()
+        self._postponed, self._over_limit = list[str](), set[str]()
         self._first: BaseException | None = None
         self._failed, self._secrets = list[BaseException](), set[str]()  # what failed, and what it was sent with
 
@@ -186,12 +187,12 @@ class Attempts:
         return not any(map(self._may_be_next, self.decision.pool))
 
     def postpone(self) -> bool:
-        """Try the other models before this one, and return whether there is one that was not postponed."""
-        answered = self.decision.answered
-        following = next((m for m in self._order if m not in answered and self._may_be_next(m)), None)
-        if following is None:
-            return False
+        """Go on with the rule's choice without this model; return whether there is one that was not postponed."""
         self._postponed.append(self.model)
+        self.decision = self.decision.avoiding(dict.fromkeys(self._postponed, "cools down"))
+        able = (model for model in self._able() if model not in self._postponed)
+        if (following := next(able, None)) is None:
+            return False
         self.model = following
         return True
 
@@ -205,8 +206,9 @@ class Attempts:
         self.failures[self.model] = described(cause, secrets)
         self._failed += [failed, cause]
         self._secrets |= {*secrets}
+        self.decision = self.decision.avoiding(self.failures)
         unpriced = isinstance(cause, UnknownPriceError) and self._first is not None  # no way out
-        draft = next((model for model in _in_order(self.decision) if model in self.decision.answered), None)
+        draft = next(self._drafts(), None)
         if not unpriced and not failure.falls_back(content_policy=self.content_policy):
             log_fallback(self.model, cause, failure.name, draft)
             if draft is not None:
@@ -217,7 +219,7 @@ class Attempts:
         if failure is Failure.OVERFLOW:
             self._too_small.append(self.model)
         first = [self.writer] if self.writer is not None and is_about_thoughts(failed) else []
-        following = next(filter(self._may_be_next, itertools.chain(first, self._order, self._postponed)), None)
+        following = next(itertools.chain(filter(self._may_be_next, first), self._able()), None)
         following = draft if following is None or is_over else following
         log_fallback(self.model, cause, failure.name, following)
         if following is None:
@@ -227,11 +229,22 @@ class Attempts:
             raise self._cleaned(self._first)
         self.model = following
 
-    def decide(self, decision: Decision, *, is_over: bool = False) -> None:
-        """Go on with the rule's decision after a check: with its model, or where the time `is_over` the best draft."""
-        self.decision, self._order = decision, _in_order(decision)
-        may = (lambda model: False) if is_over else self._may_be_next
-        self.model = next(model for model in self._order if model in decision.answered or may(model))
+    def decide(self, decision: Decision, limit: float, *, is_over: bool = False) -> None:
+        """Go on with the rule's decision after a check: with its model, or where the time `is_over` the best draft.
+
+        The answer is one of those over their limit where its expected error is over `limit`.
+        """
+        self.decision = decision
+        self._over_limit |= {self.model} if decision.expected(self.model)[0] > limit else set()
+        self.model = next(itertools.chain(() if is_over else self._able(), self._drafts()))
+
+    def _able(self) -> Iterator[str]:
+        """Yield the models that may be next, in the rule's order."""
+        return filter(self._may_be_next, _in_order(self.decision))
+
+    def _drafts(self) -> Iterator[str]:
+        """Yield the models that have answered, in the rule's order."""
+        return filter(self.decision.answered.__contains__, _in_order(self.decision))
 
     def _cleaned(self, shown: BaseException) -> BaseException:
         """Return the failure that is raised, without keys in it or in any other: it may have them as its context."""
@@ -240,6 +253,8 @@ class Attempts:
         return shown
 
     def _may_be_next(self, model: str) -> bool:
+        if model in self.decision.answered:
+            return model not in self._over_limit
         if model == self.model or model in self.failures or not self.decision.is_eligible(model):
             return False
         window, too_small = self._windows.get(model), map(self._windows.get, self._too_small)
@@ -351,9 +366,14 @@ class RoutedCall(ABC, Generic[M]):
         return model
 
     def usd_of(self, answer: Any, usage: Usage) -> float:
-        """Return what an answer cost; NaN where its tokens or the model's prices are not known."""
+        """Return what an answer cost besides `usd_inside`; NaN where its tokens or the prices are not known."""
         quoted = self.snapshot.quote(self.attempts.model)
         return math.nan if quoted is None else quoted.usd(usage)
+
+    @property
+    def usd_inside(self) -> float:
+        """What the calls of panels have cost so far, whether these have answered or not."""
+        return 0.0 if self.inside is None else self.inside.usd
 
     def scope(self) -> AbstractContextManager[Any]:
         """Return the context in which the model's own code runs, each part of a stream too."""
@@ -371,7 +391,7 @@ class RoutedCall(ABC, Generic[M]):
 
     def run(self, call: Callable[[Any], T]) -> T:
         """Return the answer of the first model that does not fail, with the record; `call` calls a model."""
-        while self._draft is None:
+        while self._goes_on():
             with self._attempt():
                 model = self._model()
                 if self._is_direct:
@@ -389,7 +409,7 @@ class RoutedCall(ABC, Generic[M]):
 
     async def arun(self, call: Callable[[Any], Awaitable[T]]) -> T:
         """Return the same as `run`, asynchronously."""
-        while self._draft is None:
+        while self._goes_on():
             with self._attempt():
                 model = self._model()
                 with self._scope():
@@ -406,7 +426,7 @@ class RoutedCall(ABC, Generic[M]):
 
     def begin(self, call: Callable[[Any], Iterable[T]]) -> tuple[list[T], Generator[T]]:
         """Return the parts up to the first content of the first model that does not fail, and those to come."""
-        while self._draft is None:
+        while self._goes_on():
             begun: list[T] = []
             with self._attempt():
                 parts, check = self._each(call, self._model()), self._check
@@ -434,7 +454,7 @@ class RoutedCall(ABC, Generic[M]):
 
     async def abegin(self, call: Callable[[Any], Any]) -> tuple[list[Any], AsyncGenerator[Any]]:
         """Return the same as `begin`, asynchronously; `call` may return what is to be awaited for the parts."""
-        while self._draft is None:
+        while self._goes_on():
             begun: list[Any] = []
             with self._attempt():
                 parts, check = self._aeach(call, self._model()), self._check
@@ -500,10 +520,6 @@ class RoutedCall(ABC, Generic[M]):
         with self.scope(), inside(self.inside):
             yield
 
-    def _usd_of(self, answer: Any, usage: Usage) -> float:
-        """Return what an answer cost; 0 of a panel's, whose calls are counted as they were made."""
-        return 0.0 if self.attempts.model in self.snapshot.panels else self.usd_of(answer, usage)
-
     # --- Checks of answers --------------------------------------------------------------------------------------------
 
     @property
@@ -545,7 +561,7 @@ class RoutedCall(ABC, Generic[M]):
         if self.models.health.store:
             self.models.health.answered(self._key, time.monotonic() - self._tried)
         self._until, usage, (text, held), chat = self._ends, self.usage_of(answer), self.seen(answer), self.chat
-        members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self._usd_of(answer, usage)
+        members, usd = Members({**self.snapshot.table, **self.snapshot.members}), self.usd_of(answer, usage)
         by_litellm = asking(members, lambda name: self.snapshot.quote(name) if name in self.snapshot.pool else None)
 
         def ask(name: str, messages: Messages, sample: int) -> tuple[str, float]:
@@ -561,12 +577,13 @@ class RoutedCall(ABC, Generic[M]):
         with contextlib.suppress(CallTimeoutError):
             yield partial(check.acall if is_async else check, self._prompt, text, context), found
         seen = found[0] if found else Found(None, check.spent(asked))
-        after, usd = decision.after(seen.signal, model), usd + seen.usd
+        after, usd, rule = decision.after(seen.signal, model), usd + seen.usd, decision.check_of(model)
+        assert rule is not None
         told = {"check": check.name, "signal": seen.signal, "expected_error": after.expected(model)[0]}
         self._checked[model] = {**told, "usd": None if math.isnan(usd) else usd}
         self._drafts[model] = Draft(given, usage, usd, rest)
         self.forget()
-        self.attempts.decide(after, is_over=time.monotonic() >= self._ends)
+        self.attempts.decide(after, rule.limit, is_over=time.monotonic() >= self._ends)
 
     def _replayed(self) -> tuple[list[Any], Any]:
         draft, self._first = self._drafts[self.attempts.model], time.monotonic()
@@ -600,10 +617,15 @@ class RoutedCall(ABC, Generic[M]):
 
     # --- What they share ----------------------------------------------------------------------------------------------
 
+    def _goes_on(self) -> bool:
+        """Return whether a model is to be called now, which is begun with; else a draft is the answer."""
+        if self._draft is None:
+            self.start()
+        return self._draft is None
+
     @contextmanager
     def _attempt(self) -> Iterator[None]:
         """Note the failure of a model; raise it when no other model may answer, else the next one is to be tried."""
-        self.start()
         try:
             yield
         except Exception as failed:
@@ -613,9 +635,9 @@ class RoutedCall(ABC, Generic[M]):
             raise
 
     def start(self) -> str:
-        """Return the model to call now, which does not cool down, unless all do."""
+        """Return the model to call now, which does not cool down, unless all do; or one whose draft is the answer."""
         if self.models.health.store and self.why != "forced":
-            while not self.models.health.may_try(self._key) and self.attempts.postpone():
+            while self._draft is None and not self.models.health.may_try(self._key) and self.attempts.postpone():
                 pass
         self._tried = time.monotonic()
         self._until = min(self._tried + self.limits.attempt, self._ends)
@@ -626,8 +648,6 @@ class RoutedCall(ABC, Generic[M]):
         failed = self._readable(failed)
         self.unwell(failed)
         self.attempts.note(failed, self._secrets, is_over=time.monotonic() >= self._ends)
-        if self._checks:  # of the next one's answer, too
-            self.attempts.decision = self.attempts.decision.avoiding(self.attempts.failures)
 
     def unwell(self, failed: BaseException) -> None:
         """Note in the table of health that a call to the model failed."""
@@ -688,7 +708,7 @@ class RoutedCall(ABC, Generic[M]):
         is_filtered = finish == "content_filter"
         if finish is not None and not is_filtered and self.attempts.is_last:
             return
-        bills = (self._usd_of(part, self.usage_of(part)) for part in reversed(parts))
+        bills = (self.usd_of(part, self.usage_of(part)) for part in reversed(parts))
         self._usd_of_failures += next(itertools.filterfalse(math.isnan, bills), 0.0)
         ended = "without a finish reason" if finish is None else f"with finish reason {finish!r}"
         message = f"{model!r} gave no answer: its response is empty and ended {ended}."
@@ -708,10 +728,13 @@ class RoutedCall(ABC, Generic[M]):
             usage, usd = draft.usage, draft.usd
         else:
             usage = UNKNOWN if answer is None else self.usage_of(answer)
-            usd = math.nan if answer is None else self._usd_of(answer, usage)
+            usd = math.nan if answer is None else self.usd_of(answer, usage)
         inner = () if self.inside is None else tuple(self.inside.calls)
-        usd += 0.0 if self.inside is None else self.inside.usd
-        usd += self._usd_of_failures + sum(other.usd for other in self._drafts.values() if other is not draft)
+        usd += (
+            self.usd_inside
+            + self._usd_of_failures
+            + sum(other.usd for other in self._drafts.values() if other is not draft)
+        )
         first = self._first - self._began if self._checked and self._first else None
         differs = self.snapshot.differs(model, {**self.models.settings, **self.parameters})
         seconds, failures = time.monotonic() - self._began, dict(self.attempts.failures)

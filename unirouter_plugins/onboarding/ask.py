@@ -272,10 +272,11 @@ class Caller:
             spent = worst = self.worst(tokens)  # what a call counts whose bill is not known
             await self.budget.reserve(worst)
             began, response = time.perf_counter(), None
+            asks = self._router() if self.member.panel else None
             try:
                 try:
                     async with asyncio.timeout(self._timeout + TIMEOUT_GRACE):
-                        with inside(self._router() if self.member.panel else None):
+                        with inside(asks):
                             response = await litellm.acompletion(messages=question.messages, **arguments)
                 except TimeoutError:
                     said = f"{self.member.name} had not answered after {self._timeout:g} s."
@@ -284,9 +285,11 @@ class Caller:
                     if (why := classify(failed)) is not Failure.CONTENT_FILTER:
                         spent = worst if why.may_be_billed else 0.0
                         raise
-                answer = self._answer(response, time.perf_counter() - began)
+                answer = self._answer(response, time.perf_counter() - began, 0.0 if asks is None else asks.usd)
                 spent = worst if answer.usd is None else answer.usd
             finally:
+                if asks is not None:  # what the panel's calls took, if it fails too
+                    spent = asks.spent.get(self.member.name, 0.0)
                 self.budget.settle(worst, usd=spent)
         if answer.tokens_in is not None and answer.tokens_out is not None:
             # Some servers have a system prompt of their own, some models hidden reasoning.
@@ -296,13 +299,13 @@ class Caller:
             raise CallFailedError("The provider sent a response without an answer.", "no answer", self.member)
         return answer
 
-    def _answer(self, response: Any, seconds: float) -> Answer:
+    def _answer(self, response: Any, seconds: float, usd_inside: float) -> Answer:
         """Return a response as it is kept; a content filter's (None) is a refusal whose bill is not known."""
         usage, usd, text = UNKNOWN, math.nan, ""
         finish: str | None = "content_filter"
         if response is not None:
             usage, choice = usage_of(response), next(iter(response.choices), None)
-            usd = usd_of(response, self.quoted, usage)
+            usd = usd_of(response, self.quoted, usage) + usd_inside
             text, finish = ("", None) if choice is None else (choice.message.content or "", choice.finish_reason)
         names = ("tokens_in", "tokens_out", "reasoning_tokens", "cached_tokens")
         tokens: dict[str, Any] = {name: getattr(usage, name) if usage.is_known else None for name in names}

@@ -107,8 +107,8 @@ def plan_onboarding(router: UniRouter, models: Sequence[str], options: Onboardin
 class Plan:
     """What onboarding some models will take: `bill` is its expected cost, `spent_usd` that of the last `run`.
 
-    `missing_keys` are the environment variables of keys that are not set, each with the called models that need it;
-    `check_calls` counts the calls that each check needs besides.
+    `table` is the `pool` of the options, read. `missing_keys` are the environment variables of keys that are not set,
+    each with the called models that need it; `check_calls` counts the calls that each check needs besides.
     """
 
     def __init__(self, router: UniRouter, models: Sequence[str], options: OnboardingOptions) -> None:
@@ -130,7 +130,7 @@ class Plan:
         if options.judge is not None:
             judge = Judge(member_of(router, pool, options.judge), read_judge_prompt(options.judge_prompt))
         self._members = [member_of(router, pool, name) for name in self.models]
-        self._table = pool
+        self.table = pool
         self._asked: tuple[Pool, Snapshot] | None = None
         if (panel := next((m for m in self._members if m.panel), None)) and self._inside_of() is None:
             raise InvalidDataError(
@@ -213,7 +213,7 @@ class Plan:
     def _replay(self, store: AnswerStore, callers: Callers) -> Replay:
         from unirouter_plugins.onboarding.stored import Replay
 
-        return Replay(self._router, self._table, store, callers, fresh=self.models)
+        return Replay(self._router, self.table, store, callers, fresh=self.models)
 
     def _noted(self, replay: Replay, runs: Sequence[Run], *, answered: bool = False) -> Replay:
         """Note what checks of these models' answers need besides; before they have `answered`, without what comes."""
@@ -272,8 +272,8 @@ class Plan:
         """Return what panels ask: the router's models as they are now; None where there is none but panels."""
         pool = self._router.pool
         if self._asked is None or self._asked[0] is not pool:
-            now = self._router.with_pool(approved(pool, self._table))
-            self._asked = pool, Snapshot.of(configured(now, self._table))
+            now = self._router.with_pool(approved(pool, self.table))
+            self._asked = pool, Snapshot.of(configured(now, self.table))
         return self._asked[1].inside()
 
     async def run(

@@ -10,9 +10,9 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from tenacity import (
@@ -43,7 +43,7 @@ from unirouter_plugins.litellm.snapshot import Snapshot
 from unirouter_plugins.onboarding.ask import LONGEST_PAUSE, OTHER_TOKENIZERS, OverBudgetError, shaping_of
 from unirouter_plugins.onboarding.questions import digest_of
 from unirouter_plugins.onboarding.store import AnyText, Database, StoreError
-from unirouter_plugins.ray.evaluations import WORKER_CPUS, SharedBudget
+from unirouter_plugins.ray.evaluations import MOST_AT_ONCE, WORKER_CPUS, SharedBudget
 from unirouter_plugins.ray.routing import (
     COLUMNS,
     ERROR,
@@ -61,12 +61,12 @@ from unirouter_plugins.ray.routing import (
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+T = TypeVar("T")
 ANSWER, PAID, RECORD = "answer", "usd", "record"
 CALLED = (*COLUMNS[:-1], ANSWER, PAID, RECORD, WHY)
 """The columns that a call adds."""
 
 ATTEMPTS = 4  # how often a row is tried, all its models each time, where its failure may pass
-MOST_AT_ONCE = 5_000  # calls, over all workers: half of what `Permits` takes, so that bills always get in
 _MOST_KEYS = 500  # in one query
 _NOT_HERE = ("n", "tools", "functions", "stream")  # their answers are more than a text
 
@@ -110,11 +110,35 @@ class CallStore(Database):
 
 
 class Permits(SharedBudget):
-    """The budget and the rate of all workers, in a process of its own: each row waits for its permit."""
+    """The budget and the rate of all workers, and who calls for which answer, in a process of its own."""
 
     def __init__(self, usd: float | None = None, per_minute: float | None = None) -> None:
         super().__init__(usd)
         self._gap, self._next = 60 / per_minute if per_minute else 0.0, 0.0
+        self._claims = dict[str, tuple[str, asyncio.Event]]()
+
+    def begin(self, place: int | str, who: str) -> None:
+        """Let a worker begin as in `SharedBudget`; answers that the lost one called for are free."""
+        lost = self._at.get(place)
+        super().begin(place, who)
+        for key in [key for key, (other, _) in self._claims.items() if other == lost]:
+            self.free(str(lost), key)
+
+    async def claim(self, who: str, key: str) -> None:
+        """Return when no other worker calls for the answer that is kept by `key`; none will until it is `free`."""
+        while key in self._claims:
+            await self._claims[key][1].wait()
+        self.require(who)
+        self._claims[key] = who, asyncio.Event()
+
+    def free(self, who: str, key: str) -> None:
+        """Let others call for an answer, which is kept now, or could not be had."""
+        if key in self._claims and self._claims[key][0] == who:
+            self._claims.pop(key)[1].set()
+
+    def count(self, who: str, calls: int) -> None:
+        """Let the next rows wait for calls that were made without a permit of their own."""
+        self._next = max(self._next, time.monotonic()) + calls * self._gap
 
     async def permit(self, who: str, worst: float) -> None:
         """Return when a call may be made, `worst` USD of the budget reserved for it."""
@@ -218,41 +242,50 @@ class CallBatch:
         return digest_of(json.dumps(asked, sort_keys=True, ensure_ascii=False, default=str))
 
     async def _answered(self, key: str, prompt: str, model: str) -> dict[str, Any]:
-        """Return the columns of a row whose model is called now, its answer kept first."""
-        retried = retry_if_exception(lambda failed: classify(failed).may_pass)
-        wait = wait_exponential_jitter(1, LONGEST_PAUSE)
-        retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), retry=retried, wait=wait, reraise=True)
+        """Return the columns of a row: its answer is kept by another worker meanwhile, or its model is called now."""
         try:
-            response: Any = await retrying(self._call, prompt, model)
-            answer = "\n".join(texts_of(response.choices[0].message.content))
-            record = json.dumps(record_of(response).as_dict(), ensure_ascii=False)
+            await self._permit("claim", key)
+            try:
+                kept = await _lasting(self._store.kept, [key])
+                return _columns(*kept.get(key) or await self._paid(key, prompt, model))
+            finally:
+                await self._permit("free", key)
+        except StoreError:
+            raise
         except UniRouterError as failed:
             return {WHY: str(failed)}
         except Exception as failed:  # of any kind: LiteLLM's, and what a provider of the user's own may raise
             return {WHY: described(failed)}
-        keeping = AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            retry=retry_if_exception_type(StoreError),
-            wait=wait_random_exponential(1, LONGEST_PAUSE),
-            reraise=True,
-        )
-        return _columns(*await keeping(asyncio.to_thread, self._store.keep, key, answer, record))
+
+    async def _paid(self, key: str, prompt: str, model: str) -> tuple[str, str]:
+        """Return the answer of a model that is called now, and its record, both kept first."""
+        retried = retry_if_exception(lambda failed: classify(failed).may_pass)
+        wait = wait_exponential_jitter(1, LONGEST_PAUSE)
+        retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), retry=retried, wait=wait, reraise=True)
+        response: Any = await retrying(self._call, prompt, model)
+        answer = "\n".join(texts_of(response.choices[0].message.content))
+        record = json.dumps(record_of(response).as_dict(), ensure_ascii=False)
+        return await _lasting(self._store.keep, key, answer, record)
 
     async def _call(self, prompt: str, chosen: str) -> Any:
         """Return the response of the first model that does not fail, each attempt paid from the budget."""
-        held = self._worst(snapshot_of(self.router), chosen, prompt)
+        held, counted = self._worst(snapshot_of(self.router), chosen, prompt), 1
         await self._permit("permit", held)
         try:
             call = await LiteLLMCall.aof(self.router, prompt, check=False, **self._how)  # its time begins here
 
             async def paid(arguments: dict[str, Any]) -> Any:
-                nonlocal held
+                nonlocal held, counted
                 model = call.attempts.model
+                member, inner = call.snapshot.members[model], [] if call.inside is None else call.inside.calls
                 spent = worst = self._worst(call.snapshot, model, prompt)  # what a call counts whose bill is not known
                 if worst > held:
                     if not await self._permit("more", worst - held):
                         raise OverBudgetError(f"The budget has no ${worst:.4g} left for {model!r}; give a larger one.")
                     held = worst
+                if member.samples > counted:
+                    await self._permit("count", member.samples - counted)
+                counted, before = 0, len(inner)
                 try:
                     response = await open_litellm().acompletion(**{**arguments, "num_retries": 0, "max_retries": 0})
                     usage = call.usage_of(response)
@@ -265,6 +298,9 @@ class CallBatch:
                     spent = worst if classify(failed).may_be_billed else 0.0
                     raise
                 finally:
+                    if call.inside is not None and member.panel is not None:
+                        spent = call.inside.spent.get(model, 0.0)  # what its calls took, if it fails too
+                        await self._permit("count", max(len(inner) - before - 1, 0))  # it has been counted as one
                     if spent:
                         held -= worst
                         await self._permit("settle_for", worst, spent)
@@ -272,7 +308,8 @@ class CallBatch:
 
             return await call.arun(paid)
         finally:
-            await self._permit("settle_for", held, 0.0)
+            if held:
+                await self._permit("settle_for", held, 0.0)
 
     def _tokens(self, snapshot: Snapshot, model: str, prompt: str) -> float:
         counter = self.router.fit_.token_counter
@@ -293,6 +330,13 @@ class CallBatch:
         method = getattr(self._permits, name)
         made = (getattr(method, "remote", None) or method)(self._who, *given)
         return await made if inspect.isawaitable(made) else made
+
+
+async def _lasting(work: Callable[..., T], *given: Any) -> T:
+    """Return what is read from the store or kept in it, tried again where it fails."""
+    retried, wait = retry_if_exception_type(StoreError), wait_random_exponential(1, LONGEST_PAUSE)
+    retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), retry=retried, wait=wait, reraise=True)
+    return await retrying(asyncio.to_thread, work, *given)
 
 
 def _columns(answer: str, record: str) -> dict[str, Any]:
@@ -346,8 +390,8 @@ def call_dataset(
 
     The columns ``answer``, ``usd`` and ``record`` (JSON, see `CallRecord`) are added to those of `RouteBatch`, which
     are here of the model that answered. A row that fails has its ``error``, and is tried again by the next run; what
-    was answered is in the `store`, and never paid for again, whatever was killed meanwhile. Equal prompts of a batch
-    are one call, whose ``usd`` each of them has; those of two batches may be two. Answers are not checked.
+    was answered is in the `store`, and never paid for again, whatever was killed meanwhile. Equal prompts are one call,
+    whose ``usd`` each of them has, in whichever batches and workers they are. Answers are not checked.
 
     Parameters
     ----------
@@ -361,7 +405,7 @@ def call_dataset(
         The most USD that the reading may cost, over all workers: each call at its estimated worst is reserved before.
         Answers of earlier runs cost nothing.
     calls_per_minute : float, optional
-        Rows begun in a minute, over all workers; a row's fallbacks are not counted.
+        Calls in a minute, over all workers: rows wait for their turn, and for the retries and fallbacks of others.
     workers, calls_at_once, batch_size : int
         Workers, the calls of each at once, and the rows that each is given at once.
     prompt : str

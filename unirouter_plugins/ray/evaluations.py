@@ -19,6 +19,7 @@ from unirouter_plugins.onboarding.store import AnswerStore
 SHARES = 64  # of the questions, by their digests: what a worker claims, the same in every process
 BATCHES = 4  # for each worker, so that one with slow answers does not keep all waiting
 WORKER_CPUS = 0.1  # a worker waits for its models
+MOST_AT_ONCE = 5_000  # calls, over all workers: half of what a shared budget takes, so that bills always get in
 
 
 class SharedBudget(Budget):
@@ -40,10 +41,15 @@ class SharedBudget(Budget):
     async def reserve_for(self, who: str, worst: float) -> None:
         """Reserve as `Budget.reserve`."""
         await self.reserve(worst)
-        if who not in self._held:  # it was lost while it waited
+        if who not in self._held:
             self.settle(worst, usd=0.0)
-            raise OverBudgetError(f"The worker {who} has been replaced; run again to go on.")
+        self.require(who)
         self._held[who] += worst
+
+    def require(self, who: str) -> None:
+        """Raise `OverBudgetError` where a worker was lost while it waited."""
+        if who not in self._held:
+            raise OverBudgetError(f"The worker {who} has been replaced; run again to go on.")
 
     def settle_for(self, who: str, worst: float, usd: float) -> None:
         """Count a call as `Budget.settle`; those of a lost worker have been counted."""
@@ -112,7 +118,7 @@ def onboard_dataset(
     Each worker asks for all models' answers to its share of the questions. It claims the share first, so nothing is
     asked for twice, though two workers, or two runs of the plan, are at it; the claims of one that is killed are free
     at once, and another goes on from what was kept. All spend one budget. The concurrency of the plan's options is
-    that of one worker.
+    that of one worker and model: `workers` x models x concurrency, at most 5,000, are the calls at once.
 
     Parameters
     ----------
@@ -128,7 +134,8 @@ def onboard_dataset(
     Raises
     ------
     InvalidDataError
-        When the store is no PostgreSQL database, or questions are to be answered `until_decided` only.
+        When the store is no PostgreSQL database, questions are to be answered `until_decided` only, or there would be
+        more than 5,000 calls at once.
     PreflightError, OverBillError, StoreError
         As `Plan.run` does.
 
@@ -145,8 +152,15 @@ def onboard_dataset(
         import ray.data
     except ImportError as missing:
         raise missing_package("Ray", "ray") from missing
-    if plan.options.until_decided:
+    options = plan.options
+    if options.until_decided:
         raise InvalidDataError("Workers answer all questions, whatever is decided; leave until_decided out.")
+    n_called = len([*plan.models, *filter(None, (options.judge, options.reference_model))])
+    if min(workers, SHARES) * n_called * options.concurrency > MOST_AT_ONCE:
+        raise InvalidDataError(
+            f"{workers} workers with {options.concurrency} calls at once of each of {n_called} models are above "
+            f"{MOST_AT_ONCE:,}; give fewer workers, or a smaller concurrency."
+        )
 
     def work(actor: Any) -> None:
         n_batches = min(BATCHES * workers, SHARES)
@@ -156,7 +170,7 @@ def onboard_dataset(
         how = {"batch_size": None, "num_cpus": WORKER_CPUS, "compute": pool}
         shares.map_batches(Filler, fn_constructor_args=arguments, **how).materialize()
 
-    with AnswerStore(os.fspath(plan.options.store), texts=plan.options.texts) as store, ExitStack() as claims:
+    with AnswerStore(os.fspath(options.store), texts=options.texts) as store, ExitStack() as claims:
 
         async def fill(budget: Budget) -> None:
             left = None if budget.usd is None else max(budget.usd - budget.spent, 0.0)

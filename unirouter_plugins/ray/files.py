@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +35,8 @@ from unirouter_plugins.ray.parts import (
 from unirouter_plugins.ray.routing import COLUMNS, RouteBatch
 
 WHOLE = 2**16  # rows of a row group of what is put together
-RUN, PUT_TOGETHER = "run", "whole"  # beside the parts: what the run is of, and what will be the target
+PUT_TOGETHER = "whole"  # beside the parts: what will be the target
+LOCK, PLACED = "lock", "placed"  # beside the parts' folder: who writes, and what has become the target
 
 
 def route_file(
@@ -51,6 +52,7 @@ def route_file(
     replace: bool = False,
     ray: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    part_size: int = PART,
 ) -> Routing:
     """Write the rows of files with the columns of `RouteBatch` added, and return what was routed.
 
@@ -74,6 +76,9 @@ def route_file(
         The address of a Ray cluster, whose machines see the same files, or "local" for all cores of this one. Without
         it, this process does the work.
     progress : function of (rows done, rows), optional
+    part_size : int
+        The bytes of CSV or JSON Lines that are one part: what a worker does at once, and a killed run repeats. A part
+        of Parquet is a row group.
 
     Raises
     ------
@@ -88,7 +93,6 @@ def route_file(
         if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
             raise InvalidDataError(f"{out} is inside of {place}, whose files are read; name a place outside of it.")
     targets = _targets(files, is_one)
-    _check_target(out, files, targets, replace)
     kinds = {FORMATS[file.suffix.lower()] for file in files}
     if is_one and kinds != {FORMATS[out.suffix.lower()]}:
         raise InvalidDataError(
@@ -100,10 +104,15 @@ def route_file(
         how["pool"] = None if pool is None else os.path.abspath(pool)  # workers have another folder
     router = os.path.abspath(router)
     local = RouteBatch(router, **how)  # here, where what is wrong with it is one sentence
-    parts = [part for at, file in enumerate(files) for part in parts_of(file, at)]
-    key = _key(router, files, how)
+    key = _key(router, files, {**how, "part_size": part_size})
+    if (done := _placed(out, key)) is None:
+        _check_target(out, files, targets, replace)
+    parts = [part for at, file in enumerate(files) for part in parts_of(file, at, part_size)]
+    total = sum(part.rows for part in parts)
     with _kept_beside(out, key) as folder:
-        kept = {file.stem for file in folder.glob("*.json")}
+        if done is not None:
+            return done
+        kept = {file.stem for file in folder.glob("*.json") if file.with_suffix(".part").exists()}
         pending = [part for part in parts if part.kept_in(folder).stem not in kept]
         rows = _counted(folder, [part for part in parts if part.kept_in(folder).stem in kept]).rows
         work = Work(os.fspath(folder.resolve()), router, how, local)
@@ -111,17 +120,19 @@ def route_file(
         for some in made:
             rows += some
             if progress is not None:
-                progress(rows, sum(part.rows for part in parts))
-        if _key(router, files, how) != key:
+                progress(rows, total)
+        if _key(router, files, {**how, "part_size": part_size}) != key:
             raise InvalidDataError(f"What {out} is made of has changed meanwhile; run it again.")
-        beside = folder / PUT_TOGETHER
-        _put_together(folder, targets, parts, out, beside)
+        _put_together(folder, targets, parts, out, beside := folder / PUT_TOGETHER)
         _check_target(out, files, targets, replace)  # it may have appeared meanwhile
+        done = _counted(folder, parts)
+        _mark(out).write_text(json.dumps([key, _identity(beside), vars(done)]))
         if out.is_dir():
             exchange(beside, out)
         else:
             os.replace(beside, out)
-        return _counted(folder, parts)
+        _synced(out.absolute().parent)
+        return done
 
 
 # --- What is read -----------------------------------------------------------------------------------------------------
@@ -255,18 +266,44 @@ def _key(router: str, files: Sequence[Path], how: Mapping[str, Any]) -> str:
         digest.update(f"{file.name}\n{file.stat().st_size}\n".encode() + file.read_bytes())
     inputs = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     version = [each.version for each in metadata.distributions(name="unirouter")]
-    made = {"inputs": inputs, "router": digest.hexdigest(), "options": how, "part": PART, "version": version}
-    return json.dumps(made)
+    digest.update(json.dumps({"inputs": inputs, "options": how, "version": version}).encode())
+    return digest.hexdigest()[:32]
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.parts")
+
+
+def _mark(out: Path) -> Path:
+    return _beside(out) / PLACED
+
+
+def _identity(place: Path) -> list[int]:
+    """Return what a file or folder keeps when it is moved."""
+    return [place.stat().st_ino, place.stat().st_mtime_ns]
+
+
+def _placed(out: Path, key: str) -> Routing | None:
+    """Return what this very run has routed, where it was killed after the target was in its place."""
+    with suppress(OSError, ValueError):
+        of, identity, counted = json.loads(_mark(out).read_bytes())
+        if of == key and identity == _identity(out):
+            (done := Routing()).merge(counted)
+            return done
+    return None
 
 
 @contextmanager
 def _kept_beside(out: Path, key: str) -> Iterator[Path]:
-    """Yield the folder of the parts that are done, emptied where they are of another run; one process may have it."""
-    folder = out.with_name(f".{out.name}.parts")
-    folder.mkdir(parents=True, exist_ok=True)
+    """Yield the folder of the parts that are done, without those of other runs; one process may have it."""
+    folder, own, lock = _beside(out), _beside(out) / key, _beside(out) / LOCK
     busy = InvalidDataError(f"Another process is writing {out}; let it end, or name another file.")
-    run = folder / RUN
-    with run.open("a+") as held:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held = lock.open("a")
+    except FileNotFoundError as failed:  # removed by who had it
+        raise busy from failed
+    with held:
         try:
             import fcntl
 
@@ -275,25 +312,25 @@ def _kept_beside(out: Path, key: str) -> Iterator[Path]:
             pass
         except BlockingIOError as failed:
             raise busy from failed
-        if not (run.exists() and os.path.samestat(run.stat(), os.fstat(held.fileno()))):  # removed by who had it
+        if not (lock.exists() and os.path.samestat(lock.stat(), os.fstat(held.fileno()))):
             raise busy
-        held.seek(0)
-        if held.read() != key:
-            for file in folder.iterdir():
-                if file.name != RUN:
-                    _remove(file)
-            held.truncate(0)
-            held.write(key)
-            held.flush()
+        for other in folder.iterdir():
+            if other.name not in (LOCK, PLACED, key):
+                _remove(other)
+        own.mkdir(exist_ok=True)
         is_done = False
         try:
-            yield folder
+            yield own
             is_done = True
         finally:
-            if is_done or not any(folder.glob("*.json")):  # else there is something to go on from
+            if is_done or not any(own.glob("*.json")):  # else there is something to go on from
+                shutil.rmtree(own, ignore_errors=True)  # a file system on the network may keep what is open
                 if os.name == "nt":  # it removes no open file, and has no lock here
                     held.close()
-                shutil.rmtree(folder, ignore_errors=True)  # a file system on the network may keep what is locked
+                with suppress(OSError):
+                    lock.unlink()
+                    _mark(out).unlink(missing_ok=True)  # last: until then another run knows that this one is done
+                    folder.rmdir()
 
 
 def _remove(place: Path) -> None:
@@ -303,11 +340,15 @@ def _remove(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-def _synced(file: Path) -> Path:
-    """Return a file, once it is on the disk."""
-    with file.open("rb+") as written:
-        os.fsync(written.fileno())
-    return file
+def _synced(place: Path) -> Path:
+    """Return a file or folder, once it is on the disk; Windows has no way to say so of a folder."""
+    if place.is_file() or os.name != "nt":
+        opened = os.open(place, os.O_RDWR if place.is_file() else os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    return place
 
 
 def _counted(folder: Path, parts: Sequence[Part]) -> Routing:
@@ -331,7 +372,7 @@ def _put_together(
         own = [part for at in files for part in of[at]]
         write = _whole_parquet if own[0][0].kind == PARQUET else _whole_lines
         write(target, own, out)
-        _synced(target)
+        _synced(_synced(target).parent)
 
 
 def _whole_parquet(target: Path, parts: Sequence[tuple[Part, Path]], out: Path) -> None:

@@ -15,8 +15,8 @@ from unirouter_core.embedding import Mask
 from unirouter_core.exceptions import InvalidDataError, missing_package
 from unirouter_core.outcome_files import read_outcomes
 from unirouter_core.pool import as_numbers
-from unirouter_core.reading import user_text
 from unirouter_core.tables import GivenColumns, GivenScale, find_layout
+from unirouter_plugins.ray.routing import text_of
 
 try:
     import pandas as pd
@@ -62,7 +62,11 @@ class PromptSample:
             return frame
         layout = find_layout(list(frame.columns), self.columns)
         frame = frame[layout.needed(with_texts=True)]
-        texts = [value if isinstance(value, str) else user_text(value) for value in frame[layout.prompt].tolist()]
+        texts = list(map(text_of, values := frame[layout.prompt].tolist()))
+        if any(
+            text is not value for text, value in zip(texts, values, strict=True)
+        ):  # chats, whose lists may be arrays
+            frame = frame.assign(**{layout.prompt: texts})
         usable = np.array([isinstance(text, str) and text != "" and not text.isspace() for text in texts])
         if not usable.all():
             self.left_out += int((~usable).sum())

@@ -79,15 +79,15 @@ class Routing:
 # --- Where they are ---------------------------------------------------------------------------------------------------
 
 
-def parts_of(file: Path, at: int = 0) -> Iterator[Part]:
-    """Yield the parts of a file, the number `at` of all."""
+def parts_of(file: Path, at: int = 0, size: int = PART) -> Iterator[Part]:
+    """Yield the parts of a file, the number `at` of all, of about `size` bytes or a row group."""
     kind, name = FORMATS[file.suffix.lower()], str(file.resolve())
     with in_a_sentence(file):
         if kind == PARQUET:
             groups = _parquet(file).metadata
-            sizes = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
-            yield from (Part(name, at, number, number, number + 1, size) for number, size in enumerate(sizes))
-            if not sizes:
+            n_rows = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
+            yield from (Part(name, at, number, number, number + 1, rows) for number, rows in enumerate(n_rows))
+            if not n_rows:
                 yield Part(name, at, 0, 0, 0, 0)
             return
         with file.open("rb") as raw:
@@ -96,7 +96,7 @@ def parts_of(file: Path, at: int = 0) -> Iterator[Part]:
             number = rows = 0
             for end, after in ends:
                 rows += 1
-                if end - begin >= PART:
+                if end - begin >= size:
                     yield Part(name, at, number, begin, end, rows, line)
                     begin, line, number, rows = end, after, number + 1, 0
             if rows or not number:

@@ -107,7 +107,7 @@ class RouteBatch:
 
     def route(self, prompts: Sequence[Any]) -> list[Routed]:
         """Return what is decided on each prompt, which may be anything."""
-        texts = [user_text(list(each) if isinstance(each, np.ndarray) else each) for each in prompts]
+        texts = list(map(text_of, prompts))
         routed = [Routed(error=why_unusable(text)) for text in texts]
         rows = [row for row, each in enumerate(routed) if each.error is None]
         try:
@@ -159,6 +159,17 @@ def at_batch_tariffs(router: UniRouter, members: Members) -> UniRouter:
 def _scaled(record: T, share: float) -> T:
     """Return a record of amounts, each times `share`."""
     return type(record)(**{name: None if usd is None else usd * share for name, usd in vars(record).items()})
+
+
+def text_of(prompt: Any) -> Any:
+    """Return a prompt; of a chat in OpenAI's form, whose lists may be arrays, the user's newest text."""
+    return prompt if isinstance(prompt, str) else user_text(_listed(prompt))
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, list | np.ndarray):
+        return [_listed(each) for each in value]
+    return {name: _listed(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def why_unusable(prompt: Any) -> str | None:

@@ -143,7 +143,7 @@ class ProxyCall(LiteLLMCall):
 
     def price(self, answer: Any) -> None:
         """Tell LiteLLM what the answer of a program cost, which it cannot compute."""
-        usd = self.usd_of(answer, self.usage_of(answer))
+        usd = self.usd_of(answer, self.usage_of(answer)) + self.usd_inside
         is_known = self.finished is None and not math.isnan(usd)
         if self.snapshot.members[self.attempts.model].is_program and is_known:
             answer._hidden_params["response_cost"] = usd

@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 sys.path.append(str(Path(__file__).parents[1]))
-from sets import DATA, VALIDATION, load
+from sets import DATA, HEADS, RULE, VALIDATION, areas_of, lead, load, mean_areas
 
-from unirouter_core.curves import Curve, deferral_curve, zero_router_curve
+from unirouter_core.curves import Sweep, sweep
 from unirouter_core.estimators import DefaultEstimator
-from unirouter_core.evaluate import measure
 from unirouter_plugins.bench import split
+from unirouter_plugins.bench.results import decimals
 
 HERE = Path(__file__).parent
 UNIROUTER = "unirouter"
@@ -56,7 +56,7 @@ class Trial:
 
     prices: np.ndarray
     wrong: np.ndarray  # (n_test, n_models)
-    ours: dict[str, Curve]
+    ours: dict[str, Sweep]
 
 
 def open_trial(name: str, seed: int, folder: Path) -> Trial:
@@ -85,21 +85,22 @@ def open_trial(name: str, seed: int, folder: Path) -> Trial:
     for label, others in ((UNIROUTER, errors[np.ix_(val, known)]), (f"{UNIROUTER}, the pool's answers alone", None)):
         features = np.stack([estimator.profile(X[val], each, others) for each in answers.T])
         predicted = estimator.predict(X[test], features).errors
-        ours[label] = deferral_curve(predicted, prices, wrong, prices)
-    return Trial(prices, wrong, ours | {"no prompt (ZeroRouter)": zero_router_curve(answers, prices, wrong, prices)})
+        ours[label] = sweep(predicted, prices, wrong, prices)
+    blind = sweep(answers.mean(axis=0), prices, wrong, prices)
+    return Trial(prices, wrong, ours | {"no prompt (zero router)": blind})
 
 
-def curve_through(chosen: np.ndarray, each: Trial) -> Curve:
-    """Return the curve through the points that rows of choices (n_points, n_test) give.
+def sweep_through(chosen: np.ndarray, each: Trial) -> Sweep:
+    """Return the sweep through rows of choices (n_points, n_test), as if a cost_weight led from each to the next.
 
     Every curve begins with the cheapest model for all prompts, which a user has without any router.
     """
     chosen = np.concatenate([np.zeros((1, chosen.shape[1]), int), chosen])
-    costs = each.prices[chosen].mean(axis=1)
-    qualities = 1 - each.wrong[np.arange(chosen.shape[1]), chosen].mean(axis=1)
-    order = np.lexsort((-qualities, costs))
-    order = order[np.diff(costs[order], prepend=-1) > 1e-9 * costs.max()]
-    return Curve(costs[order], qualities[order], np.zeros(len(order)))
+    moves = np.diff(chosen, axis=0, prepend=-1) != 0
+    points, prompts = np.nonzero(moves)
+    quality, cost = 1 - each.wrong[np.arange(chosen.shape[1]), chosen], each.prices[chosen]
+    changes = (np.diff(table, axis=0, prepend=0)[moves] for table in (quality, cost))
+    return Sweep(prompts, points.astype(float), *changes)
 
 
 def install(peer: str, environments: Path) -> None:
@@ -125,11 +126,11 @@ def ask(peer: str, environments: Path, *arguments: object) -> None:
 
 
 def answers(name: str, trials: list[Trial], peers: dict[str, int], folder: Path, environments: Path) -> None:
-    """Print, for every router of the set, Area and its own point beside unirouter at the same cost.
+    """Print, for every router of the set, Areas and its own point beside unirouter at the same cost.
 
     `peers` says on how many of the trials each is asked.
     """
-    curves = [dict(each.ours) for each in trials]
+    sweeps = [dict(each.ours) for each in trials]
     points: list[dict[str, tuple[float, float]]] = [{} for _ in trials]
     for peer, n_trials in peers.items():
         (folder / peer).mkdir(exist_ok=True)
@@ -139,42 +140,41 @@ def answers(name: str, trials: list[Trial], peers: dict[str, int], folder: Path,
         for seed, each in enumerate(trials[:n_trials]):
             with np.load(folder / peer / f"{name}-{seed}.npz") as found:
                 for router in found.files:
-                    curves[seed][router] = curve_through(found[router], each)
+                    sweeps[seed][router] = sweep_through(found[router], each)
                     last = found[router][-1]
                     if not router.startswith("routellm"):  # it has no choice of its own: a user sets the cut
                         quality = 1 - each.wrong[np.arange(len(last)), last].mean()
                         points[seed][router] = float(each.prices[last].mean()), float(quality)
     print(
         f"\n### {name}: {len(trials)} splits, N_val {VALIDATION[name][0]}\n\n"
-        + "\n".join(table(trials, curves, points)),
+        + "\n".join(table(trials, sweeps, points)),
         flush=True,
     )
 
 
 def table(
-    trials: list[Trial], curves: list[dict[str, Curve]], points: list[dict[str, tuple[float, float]]]
+    trials: list[Trial], sweeps: list[dict[str, Sweep]], points: list[dict[str, tuple[float, float]]]
 ) -> Iterator[str]:
-    """Yield the lines of a Markdown table: means over the splits, and in how many unirouter is ahead."""
-    yield "| router | splits | Area | unirouter ahead | by | its own choice: cost, quality | unirouter there | ahead |"
-    yield "|---|---|---|---|---|---|---|---|"
+    """Yield the lines of a Markdown table: means over the splits, and what unirouter's Area is more."""
+    yield f"| router | splits | {HEADS} | its own choice: cost, quality | unirouter there | unirouter ahead |"
+    yield f"|---|---|{RULE}---|---|---|"
     areas = [
-        {router: measure(curve, trial.wrong, trial.prices).area for router, curve in each.items()}
-        for trial, each in zip(trials, curves, strict=True)
+        {router: areas_of(swept, trial.prices) for router, swept in each.items()}
+        for trial, each in zip(trials, sweeps, strict=True)
     ]
-    for router in curves[0]:
+    for router in sweeps[0]:
         asked = [seed for seed, each in enumerate(areas) if router in each]
-        here = np.array([areas[seed][router] for seed in asked])
-        ahead = np.array([areas[seed][UNIROUTER] for seed in asked]) - here
-        by = f"{ahead.mean():+.4f} ± {ahead.std(ddof=1) / len(ahead) ** 0.5:.4f}"
-        line = f"| {router} | {len(asked)} | {here.mean():.4f} | {(ahead > 0).sum()}/{len(asked)} | {by} |"
+        here, ours = ([areas[seed][name] for seed in asked] for name in (router, UNIROUTER))
+        cells = " | | " if router == UNIROUTER else lead(ours, here)
+        line = f"| {router} | {len(asked)} | {mean_areas(here)} | {cells} |"
         if router not in points[0]:
             yield f"{line} | | |"
             continue
         own = np.array([points[seed][router] for seed in asked])
-        ours = [curves[seed][UNIROUTER].quality_at(cost) for seed, cost in zip(asked, own[:, 0], strict=True)]
+        there = [sweeps[seed][UNIROUTER].curve().quality_at(cost) for seed, cost in zip(asked, own[:, 0], strict=True)]
         share = np.mean(own[:, 0] / [trials[seed].prices[-1] for seed in asked])
-        gained = (np.array(ours) > own[:, 1]).sum()
-        yield f"{line} {share:.0%}, {own[:, 1].mean():.4f} | {np.mean(ours):.4f} | {gained}/{len(asked)} |"
+        theirs, here = (decimals(float(np.mean(each))) for each in (own[:, 1], there))
+        yield f"{line} {share:.0%}, {theirs} | {here} | {(np.array(there) > own[:, 1]).sum()}/{len(asked)} |"
 
 
 def times(problem: Path, peers: list[str], environments: Path) -> Iterator[str]:

@@ -2,17 +2,20 @@
 
 import csv
 import json
+import signal
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from tests.plugins.ray.killing import run_until
 from unirouter_core import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import app
-from unirouter_plugins.ray import parts
-from unirouter_plugins.ray.files import route_file
+from unirouter_plugins.ray import files
+from unirouter_plugins.ray.parts import SLICE
 
 PROMPTS = [f"What is {n} plus 3?" if n % 2 else f"Write a poem of {n} lines about the sea." for n in range(40)]
 
@@ -58,10 +61,7 @@ FORMATS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr(parts, "PART", 500)  # bytes
-    monkeypatch.setattr(parts, "SLICE", 7)
+route_file = partial(files.route_file, part_size=500)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -96,7 +96,7 @@ def test_bad_lines_are_rows_with_the_number_of_their_line(folder, tmp_path):
 
 
 def held(folder):
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {file: file.read_bytes() for file in [folder, *folder.rglob("*")] if file.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,6 @@ def test_parts_of_another_router_input_or_option_are_not_taken(router, folder, t
     how = {}
 
     def kill(rows, total):
-        (tmp_path / ".out.jsonl.parts" / "whole").mkdir()  # as a run that was killed while it was put together
         raise Killed
 
     with pytest.raises(Killed):
@@ -206,6 +205,54 @@ def test_parts_of_another_router_input_or_option_are_not_taken(router, folder, t
     route_file(folder, source, tmp_path / "fresh.jsonl", **how)
     assert read_jsonl(tmp_path / "out.jsonl") == read_jsonl(tmp_path / "fresh.jsonl")
     assert not (tmp_path / ".out.jsonl.parts").exists()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_that_are_not_routed_at_once_stay_in_their_order_with_their_lines(folder, tmp_path, suffix):
+    source, out, n = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", SLICE + 3
+    prompts, write = [f"Sum {n}" for n in range(n)], {"encoding": "utf-8"}
+    prompts[-2] = ""
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"prompt": prompts}), source)
+    elif suffix == ".csv":
+        source.write_text("prompt;x\n" + ";1\n".join([*prompts, ""]), **write)
+    else:
+        source.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts), **write)
+    assert files.route_file(folder, source, out).errors == 1
+    rows = FORMATS[suffix][1](out)
+    assert [row["prompt"] for row in rows] == prompts
+    assert [at for at, row in enumerate(rows) if row["error"]] == [n - 2]
+
+
+@pytest.mark.parametrize("names", [(".jsonl",), ("/a.jsonl", "/b.jsonl")], ids=["file", "folder"])
+def test_a_run_killed_at_any_step_leaves_the_output_as_it_was_or_whole_and_the_next_one_makes_it_whole(
+    folder, tmp_path, names
+):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / f"{name}.jsonl").write_text("".join(f'"{name} {n} plus 3?"\n' for n in range(25)))
+    place = tmp_path / "place"
+    out = place / ("out" if len(names) > 1 else "out.jsonl")
+    mark = place / f".{out.name}.parts" / "placed"
+
+    def contents():
+        return [(place / f"out{name}").read_text() for name in names]
+
+    def killed(last):
+        for name in names:
+            (place / f"out{name}").parent.mkdir(parents=True, exist_ok=True)
+            (place / f"out{name}").write_text("old")
+        return run_until(last, folder, tmp_path / "in", out)
+
+    steps, expected = killed(0), contents()
+    assert "".join(expected).count("unirouter_model") == 50
+    for last in [*range(1, steps - 6, steps // 4), *range(steps - 6, steps + 1)]:
+        assert killed(last) == -signal.SIGKILL
+        assert contents() in (["old"] * len(names), expected)
+        is_known = mark.exists() and contents() == expected  # as what this run has made, and need not be replaced
+        route_file(folder, tmp_path / "in", out, replace=not is_known)
+        assert contents() == expected
+        assert list(place.iterdir()) == [out]
 
 
 def test_an_input_that_changes_while_it_is_read_is_a_sentence(folder, tmp_path):

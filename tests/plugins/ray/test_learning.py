@@ -42,6 +42,16 @@ def test_batches_of_any_form_give_the_same_fit(rows, form):
     assert fitted.fit_.id == fit_dataset(batches(rows), unfitted(), sample=100).fit_.id
 
 
+@pytest.mark.parametrize("form", [pd.DataFrame, pa.Table.from_pylist, list])
+def test_chats_are_learned_by_their_users_newest_text_whatever_holds_their_lists(form):
+    def chat(text):
+        return [{"role": "user", "content": [{"type": "text", "text": text}]}]
+
+    sample = PromptSample(10)
+    sample.add(form([{"messages": chat(f"{n} + 1?"), "model": "a", "error": 0.0} for n in range(3)]))
+    assert (sample.left_out, sample.frame()["messages"].tolist()) == (0, ["0 + 1?", "1 + 1?", "2 + 1?"])
+
+
 def test_a_sample_has_all_answers_to_its_prompts_whatever_the_order_and_the_parts(rows):
     def sampled(frame, *parts):
         sample = PromptSample(50)

@@ -67,6 +67,30 @@ def test_files_are_routed_by_workers_as_by_one_process(ray, folder, tmp_path, mo
     assert (tmp_path / "None.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
 
 
+def test_equal_prompts_of_several_workers_are_one_call(ray, router, scripted_server, monkeypatch, tmp_path):
+    scripted_server.script |= dict.fromkeys(router.pool, says("Paris.", latency=0.2))
+    table = f'api_base = "{scripted_server.url}"\napi_key_env = "LOOPBACK"\nprices = {{ input = 1, output = 1 }}'
+    members = [f'[models.{name}]\nmodel = "openai/{name}"\n{table}' for name in router.pool]
+    (tmp_path / "pool.toml").write_text("\n".join(members))
+    router.save(tmp_path / "some.router")
+    monkeypatch.setenv("LOOPBACK", KEY)
+    ds = ray.data.from_items([{"prompt": f"What is {n % 2} plus 4?"} for n in range(12)], override_num_blocks=6)
+    how = {"store": tmp_path / "calls.sqlite", "pool": tmp_path / "pool.toml", "workers": 2, "batch_size": 1}
+    rows = call_dataset(ds, tmp_path / "some.router", **how).take_all()
+    assert [row["answer"] for row in rows] == ["Paris."] * 12
+    assert len(scripted_server.seen) == 2
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_an_empty_dataset_stays_empty(ray, folder, filtered):
+    import pyarrow as pa
+
+    ds = ray.data.from_arrow(pa.table({"prompt": pa.array(["hi"] * filtered, pa.string())}))
+    ds = ds.filter(lambda row: False) if filtered else ds
+    routed = ds.map_batches(RouteBatch, fn_constructor_args=(folder,), batch_format="pyarrow", concurrency=1)
+    assert routed.take_all() == []
+
+
 def workers():
     """The processes of our Ray's workers that call models; they are children of Ray, and that of this process."""
 

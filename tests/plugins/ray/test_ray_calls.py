@@ -1,15 +1,18 @@
 """Each row's model is called once and paid for once, whatever is killed, within one budget."""
 
+import asyncio
 import json
 import sqlite3
+import time
 from collections import Counter
 from contextlib import closing
 
 import pyarrow as pa
 import pytest
 
-from tests.plugins.servers import KEY, breaks, fails, says
+from tests.plugins.servers import KEY, breaks, fails, rate_limited, says
 from unirouter_core import InvalidDataError
+from unirouter_plugins.onboarding.ask import OverBudgetError
 from unirouter_plugins.onboarding.store import AnswerStore, StoreError
 from unirouter_plugins.ray.calls import CallBatch, CallStore, Permits, call_dataset
 
@@ -162,6 +165,70 @@ def test_a_fallback_is_paid_from_the_budget_with_what_the_failure_may_have_cost(
     (row,) = call(PROMPTS[:1], permits=permits, models=["sage", "tutor"])
     assert row["unirouter_model"] == "tutor"
     assert permits.spent - row["usd"] == pytest.approx(counted, rel=0.1)
+
+
+class Counting(Permits):
+    calls = 0
+
+    async def permit(self, who, worst):
+        self.calls += 1
+        await super().permit(who, worst)
+
+    def count(self, who, calls):
+        self.calls += calls
+        super().count(who, calls)
+
+
+def test_every_call_counts_in_the_rate_retries_fallbacks_and_votes_too(call, place, scripted_server):
+    place["pool"].write_text(place["pool"].read_text().replace("\n[models.tutor]", "\n[models.tutor]\nvotes = VOTES"))
+    place["pool"].write_text(place["pool"].read_text().replace("VOTES", '{ samples = 3, same = "text" }'))
+    scripted_server.script["sage"] = fails(404, "There is no such model.", code="model_not_found")
+    permits, busy = Counting(per_minute=60_000), rate_limited()
+    one, answers = says("One."), iter([busy])
+    scripted_server.script["poet"] = lambda *given: next(answers, one)(*given)
+    done = [call(PROMPTS[:1], permits=permits, models=models)[0] for models in (["sage", "tutor"], ["poet"])]
+    assert [row["answer"] for row in done] == [f"It is {PROMPTS[0]}", "One."]
+    assert permits.calls == len(scripted_server.seen) == 1 + 3 + 2
+
+
+def test_rows_wait_for_calls_that_had_no_permit_of_their_own():
+    async def wait():
+        permits = Permits(per_minute=6_000)
+        permits.begin("place", "one")
+        began = time.monotonic()
+        permits.count("one", 20)
+        await permits.permit("one", 0.0)
+        return time.monotonic() - began
+
+    assert asyncio.run(wait()) > 0.19
+
+
+def test_one_worker_at_a_time_calls_for_an_answer_and_another_goes_on_when_it_is_lost():
+    async def claimed():
+        permits, order = Permits(), list[str]()
+        for who in ("one", "two", "three"):
+            permits.begin(f"place of {who}", who)
+        await permits.claim("one", "answer")
+
+        async def claim(who):
+            await permits.claim(who, "answer")
+            order.append(who)
+
+        tasks = [asyncio.ensure_future(claim(who)) for who in ("two", "three")]
+        await permits.claim("two", "other answer")  # at once
+        permits.free("two", "answer")  # which is not its own
+        await asyncio.sleep(0)
+        assert not order
+        permits.begin("place of one", "next")
+        await tasks[0]
+        assert order == ["two"]
+        permits.begin("place of three", "replaced")
+        permits.free("two", "answer")
+        with pytest.raises(OverBudgetError, match="The worker three has been replaced"):
+            await tasks[1]
+        await permits.claim("next", "answer")
+
+    asyncio.run(asyncio.wait_for(claimed(), 60))
 
 
 def test_what_a_lost_worker_had_reserved_counts_as_spent():
