@@ -1,6 +1,6 @@
 """Coverage of 80 % intervals for a new model's error in a region, by a router's default, fitted once for all sizes.
 
-python tests/benchmarks/interval_coverage.py --trials 6
+python tests/benchmarks/interval_coverage.py --trials 10
 
 Besides the sets as they are: 1,250 of their prompts, and grades between 0 and 1, the mean of three models of about the
 same accuracy. `llmrouter_ulab` has nine models, so six to calibrate on, and is graded. Each new model is measured on
@@ -83,7 +83,7 @@ def main() -> None:
     """Print a table of every set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", default=[*VALIDATION, "llmrouter_ulab"])
-    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--records", type=Path, help="JSONL of each trial's shares, added to and read again")
     asked = parser.parse_args()
     lines = asked.records.read_text().splitlines() if asked.records and asked.records.exists() else []
@@ -112,7 +112,7 @@ def main() -> None:
                     of = [each for each in found[known, n] if not np.isnan(each[2])]
                     shares = np.array([share for *_, share in of])
                     errors = [standard_error(shares, [each[by] for each in of]) for by in (0, 1)] if of else []
-                    cells.append(f"{shares.mean():.0%} ± {max(errors):.0%}" if of else "")
+                    cells.append(f"{100 * shares.mean():.0f} % ± {100 * max(errors):.0f} %" if of else "")
                 print(f"| {label} | {'yes' if known else 'no'} | {' | '.join(cells)} |", flush=True)
 
 
