@@ -357,7 +357,8 @@ class CallBatch:
                 finally:
                     if call.inside is not None and member.panel is not None:
                         spent = call.inside.spent.get(model, 0.0)  # what its calls took, if it fails too
-                        made = sum(call.snapshot.members[each["model"]].samples for each in inner[before:])
+                        members, names = call.snapshot.members, [each["model"] for each in inner[before:]]
+                        made = sum(members[name].samples if name in members else 1 for name in names)
                         await self._count(made - 1)  # it has been counted as one
                     if spent:
                         held -= worst
@@ -453,7 +454,8 @@ def call_dataset(
     The columns ``answer``, ``usd`` and ``record`` (JSON, see `CallRecord`) are added to those of `RouteBatch`, which
     are here of the model that answered. A row that fails has its ``error``, and is tried again by the next run; what
     was answered is in the `store`, and never paid for again, whatever was killed meanwhile. Equal prompts are one call,
-    whose ``usd`` each of them has, in whichever batches and workers they are. Answers are not checked.
+    whose ``usd`` or ``error`` each of them has, in whichever batches and workers they are at the time. Answers are not
+    checked.
 
     Parameters
     ----------

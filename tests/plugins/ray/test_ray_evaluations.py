@@ -139,13 +139,6 @@ def test_a_sqlite_file_cannot_be_claimed_by_shares(tmp_path):
         pass
 
 
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_more_calls_at_once_than_a_budget_can_serve_are_refused(place):
-    pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'unirouter[ray]'")
-    with pytest.raises(InvalidDataError, match="90 workers with 40 calls at once of each of 2 models are above 5,000"):
-        onboard_dataset(plan_of(*place, concurrency=40), workers=90)
-
-
 def test_ray_workers_fill_the_store_within_one_budget_and_onboard_the_models(place, scripted_server, ray):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
