@@ -273,7 +273,8 @@ class CallBatch:
         """Be a worker that is alive, of another name for each batch: what is left of the last one is not held."""
         self._who = secrets.token_hex(8)
         retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(1, 10), reraise=True)
-        self._is_counted, pause = await retrying(self._permit, "enter", self._place)
+        entered: tuple[bool, float] = await retrying(self._permit, "enter", self._place)
+        self._is_counted, pause = entered
 
         async def beat() -> None:
             while True:
