@@ -18,11 +18,16 @@ CODE = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTA
 pytestmark = pytest.mark.filterwarnings("ignore")  # each has warnings of its own
 
 
+def write(table, folder):
+    folder.mkdir()
+    pq.write_table(table, folder / "part.parquet")  # Ray Data may take no file without the ending
+
+
 @pytest.fixture
 def expected(router, tmp_path, monkeypatch):
     """The models of the prompts, which are in the folder that the page's code is run in."""
     router.save(tmp_path / "my.router")
-    pq.write_table(pa.table({"prompt": PROMPTS}), tmp_path / "prompts")
+    write(pa.table({"prompt": PROMPTS}), tmp_path / "prompts")
     monkeypatch.chdir(tmp_path)
     return [*UniRouter.load("my.router").route_batch(PROMPTS[:2]).models, None]
 
@@ -64,13 +69,14 @@ def test_a_batch_method_in_daft(expected):
 
 
 def test_batches_of_ray_data(ray, expected):
-    run("import ray\nfrom unirouter_plugins.ray import RouteBatch", **{"concurrency=8": "concurrency=1"})
+    here = {"concurrency=8": "concurrency=1", '"my.router"': repr(os.path.abspath("my.router"))}
+    run("import ray\nfrom unirouter_plugins.ray import RouteBatch", **here)
     assert pq.read_table("routed")["unirouter_model"].to_pylist() == expected
 
 
 def test_a_stream_of_graded_answers_in_ray_data(ray, world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     graded = pa.table({"prompt": world.prompts, **dict(zip(world.models, 1 - world.errors.T, strict=True))})
-    pq.write_table(graded, "graded")
+    write(graded, tmp_path / "graded")
     assert len(run("import ray\nfrom unirouter_plugins.ray import fit_dataset")["router"].fit_.seen) == len(world)
     assert UniRouter.load("my.router").fit_.training_models == world.models
