@@ -9,6 +9,7 @@ embedder, at all weights that choose between models.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import re
@@ -123,12 +124,12 @@ def trial_of(name: str, trial: int) -> Iterator[tuple[str, list[float]]]:
         return changes(
             prompts, lambda texts: fit.estimator.predict(embed(fit.embedder, texts), features).errors, None, costs, rng
         )
-    table, n_val = recorded(name, read_outcomes(DATA / name)), VALIDATION[name][0]
+    table = recorded(name, read_outcomes(DATA / name))
     divided = split(table.outcomes.models, len(table), [0, trial])
-    case = Case.of(table, divided)
     embedder = HashingEmbedder().fit([table.outcomes.prompts[row] for row in divided.train])
-    estimator, X = DefaultEstimator(n_val=n_val).fit(case.X_train, case.training), case.X_validation[:n_val]
-    profiles = [estimator.profile(X, errors, case.known[:n_val]) for errors in case.measured.errors[:n_val].T]
+    case = Case.of(dataclasses.replace(table, X=embed(embedder, table.outcomes.prompts)), divided)
+    estimator = DefaultEstimator().fit(case.X_train, case.training)
+    profiles = [estimator.profile(case.X_validation, errors, case.known) for errors in case.measured.errors.T]
     features = np.stack(profiles)
     return changes(
         case.prompts,

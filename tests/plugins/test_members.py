@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError, Prices
 from unirouter_plugins.litellm.failures import MissingKeyError
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Panel, Votes, read_members
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, read_members
+from unirouter_plugins.litellm.pool_schema import Panel, Votes
 
 TABLE = """
 [models.fast]

@@ -18,7 +18,8 @@ from unirouter_plugins.litellm import acomplete, astream, complete, configured, 
 from unirouter_plugins.litellm.checks import asking, named_checks
 from unirouter_plugins.litellm.failures import open_litellm
 from unirouter_plugins.litellm.panels import PANEL, Inside, convene, inside, planned
-from unirouter_plugins.litellm.pool_file import Member, Members, Panel, Votes, read_members
+from unirouter_plugins.litellm.pool_file import Member, Members, read_members
+from unirouter_plugins.litellm.pool_schema import Panel, Votes
 from unirouter_plugins.litellm.prices import PROFILE, Quote
 from unirouter_plugins.litellm.programs import VOTES, enter_provider, register
 from unirouter_plugins.llamaindex import UniRouterLLM

@@ -129,6 +129,22 @@ async def test_long_histories_are_read_and_decided_on_in_a_thread(hook, n_words,
     assert Watched.threads
 
 
+async def test_a_failure_that_litellm_handles_while_it_calls_the_next_model_is_the_one_that_is_raised(hook):
+    request, litellm, tried = given(api="anthropic_messages"), open_litellm(), []
+
+    async def call():
+        tried.append(await picked(hook, request))
+        try:
+            raise litellm.InternalServerError(f"{tried[-1]} broke.", "openai", tried[-1])
+        except litellm.InternalServerError:  # of a stream of messages, of which no hook is told
+            await call()
+
+    with pytest.raises(litellm.InternalServerError, match="broke") as raised:
+        await call()
+    assert sorted(tried) == sorted(POOL)
+    assert raised.value.message.endswith(f"{tried[0]} broke.")
+
+
 async def test_a_bug_of_ours_is_logged_and_the_cheapest_model_that_can_answer_does(hook, caplog):
     class Broken(Deployments):
         def is_quick(self, router, asked):

@@ -11,7 +11,8 @@ from tests.plugins.servers import KEY, says
 from unirouter_plugins.langchain import RouterRunnable
 from unirouter_plugins.litellm import astream, configured, stream
 from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm.pool_schema import Votes
 from unirouter_plugins.litellm.programs import register
 from unirouter_plugins.llamaindex import UniRouterLLM
 

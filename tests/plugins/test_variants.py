@@ -28,7 +28,8 @@ from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.chat import Chat
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm, retry_after, unwrapped
-from unirouter_plugins.litellm.pool_file import Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm.pool_schema import Votes
 from unirouter_plugins.litellm.prices import summed, usage_of
 from unirouter_plugins.litellm.programs import VOTES, Ballot, elected, enter_provider, register, transformed
 

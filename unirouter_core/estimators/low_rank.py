@@ -86,7 +86,7 @@ class LowRankEstimator(AxesEstimator):
         """Return the standard errors by the delta method."""
         design = with_ones(products)
         size = design.shape[1]
-        variances = (design[:, :, None] * design[:, None]).reshape(len(X), -1) @ features[:, size:].T
+        variances = (design[:, :, None] * design[:, None]).reshape(-1, size**2) @ features[:, size:].T
         errors = sigmoid(design @ features[:, :size].T)
         return np.asarray(errors * (1 - errors) * np.sqrt(np.maximum(variances, 0)))
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_core.checks import FEWEST_ANSWERS, NOT_GIVEN, Check, Checks, acceptance_limit, look_ahead
+from unirouter_core.checks import FEWEST_ANSWERS, Check, Checks, acceptance_limit, look_ahead
 from unirouter_core.curves import Curve, curve_through
 from unirouter_core.display import Table, plus_minus
 from unirouter_core.embedding import Array, Labels, Mask
@@ -196,26 +196,22 @@ def follow(
     """Return the error and the USD (n,) of each prompt where the rule is applied again after each checked answer.
 
     Predicted and real errors and costs are (n, m); each check has its signals (n,) on these prompts. `eligible` (m,)
-    masks the models that may be chosen. At an infinite weight only checks with a limit are run, whatever they promise.
+    masks the models that may be chosen; those over their check's limit are where no other may.
     """
     expected, left = np.array(predicted, np.float64), np.array(expected_costs, np.float64)
-    n, fitted = len(errors), Checks(check for check, _ in checks)
-    answered, barred = np.zeros((2, *errors.shape), bool)
-    barred[:, [] if eligible is None else ~eligible] = True
+    (n, m), fitted = errors.shape, Checks(check for check, _ in checks)
+    may = np.ones(m, bool) if eligible is None else eligible
+    answered, over = np.zeros((2, n, m), bool)
     spent, chosen, todo = np.zeros(n), np.empty(n, int), np.arange(n)
-    is_cheapest, own = math.isinf(cost_weight), np.full(errors.shape[1], -1)
-    limited = np.flatnonzero(fitted.arrays[2] < 1)[::-1]
-    own[fitted.columns[limited]] = limited  # of several the first
     while len(todo):
-        if not is_cheapest:
-            values, usd, used = look_ahead(expected[todo], left[todo], cost_weight, fitted, eligible)
-        else:
-            values, usd, used = expected[todo], left[todo], np.tile(own, (len(todo), 1))
-        again = answered[todo] & (used >= 0)
-        values[again], usd[again], used[again] = expected[todo][again], left[todo][again], -1
-        over = NOT_GIVEN * barred[todo]
-        best = choose(values + over, usd + over, cost_weight)
-        position = used[np.arange(len(todo)), best]
+        preferred = may & ~over[todo]
+        preferred[~preferred.any(axis=1)] = may
+        best, position = np.empty((2, len(todo)), int)
+        cases, which = np.unique(np.hstack([preferred, answered[todo]]), axis=0, return_inverse=True)
+        for case, (able, given) in enumerate(zip(cases[:, :m], cases[:, m:], strict=True)):
+            at = which.ravel() == case
+            rows = todo[at]
+            best[at], position[at] = _next(expected[rows], left[rows], cost_weight, fitted, able, able & ~given)
         ends = todo[position < 0]
         chosen[ends] = best[position < 0]
         spent[ends] += np.where(answered[ends, chosen[ends]], 0, costs[ends, chosen[ends]])
@@ -225,9 +221,29 @@ def follow(
             expected[seen] = check.errors_after(expected[seen], np.searchsorted(check.edges, signals[seen]))
             spent[rows] += costs[rows, column] + check.usd
             left[rows, column], answered[rows, column] = 0.0, True
-            barred[rows, column] = expected[rows, column] > check.limit
+            over[rows, column] = expected[rows, column] > check.limit
         todo = todo[position >= 0]
     return errors[np.arange(n), chosen], spent
+
+
+def _next(
+    errors: Array, costs: Array, cost_weight: float, checks: Checks, eligible: Mask, to_check: Mask
+) -> tuple[Labels, Labels]:
+    """Return the rule's choice (n,), and the position of the check to run on its answer, -1 where there is none.
+
+    Only checks of the models `to_check` (m,) are run; at an infinite weight only those with a limit, as in calls.
+    """
+    places = np.flatnonzero(to_check[checks.columns]) if checks else np.empty(0, int)
+    used = np.full(errors.shape, -1)
+    if math.isinf(cost_weight):
+        limited = np.array([place for place in places.tolist() if checks[place].limit < 1], int)[::-1]
+        used[:, checks.columns[limited] if len(limited) else []] = limited  # of several the first
+    elif len(places):
+        some = Checks(checks[place] for place in places)
+        errors, costs, found = look_ahead(errors, costs, cost_weight, some, eligible)
+        used = np.where(found < 0, -1, places[found])
+    best = choose(errors, costs, cost_weight, eligible)
+    return best, used[np.arange(len(best)), best]
 
 
 def _out_of_bag(errors: Array, spent: Array, held: HeldOut, boot: Bootstrap) -> Iterator[tuple[float, float]]:

@@ -31,8 +31,8 @@ class Metrics:
     usd_per_right: float
 
 
-def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: bool = True) -> Metrics:
-    """Return the metrics of `curve` on the test set it was made on.
+def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike) -> Metrics:
+    """Return the metrics of the upper concave hull of `curve`, which mixtures reach, on the test set it was made on.
 
     Raises `InvalidDataError` as in `curves.sweep`, or when every model is free.
 
@@ -41,8 +41,6 @@ def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: 
     errors : array (n_prompts, n_models)
     costs : array (n_prompts, n_models) or (n_models,)
         USD; the most expensive and the most accurate single model are read from these two.
-    hull : bool
-        Whether to measure the curve's upper concave hull, which mixtures of its points reach, or the curve itself.
 
     Examples
     --------
@@ -53,7 +51,7 @@ def measure(curve: Curve, errors: npt.ArrayLike, costs: npt.ArrayLike, *, hull: 
     (0.6875, 0.75, 1.0)
     """
     known, paid = check_table(errors, costs)
-    qualities, means, measured = 1 - known.mean(0), paid.mean(0), curve.hull() if hull else curve
+    qualities, means, measured = 1 - known.mean(0), paid.mean(0), curve.hull()
     best = np.lexsort((means, -qualities))[0]  # ties go to the cheaper
     dearest, own, neutral = float(means.max()), float(means[best]), measured.cost_at(float(qualities[best]))
     reached = neutral < np.inf

@@ -18,7 +18,8 @@ from unirouter_plugins.graders import after_thoughts
 from unirouter_plugins.graders.text import LONGEST
 from unirouter_plugins.litellm.chat import Message, Messages, kinds_in, newest_prompt, texts_of, with_text
 from unirouter_plugins.litellm.failures import Failure, classify, open_litellm
-from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Panel
+from unirouter_plugins.litellm.pool_file import PROVIDER, Member
+from unirouter_plugins.litellm.pool_schema import Panel
 from unirouter_plugins.litellm.prices import LITELLM, Quote, listed_prices, summed_bill, usage_of, usd_of
 from unirouter_plugins.litellm.redaction import described
 

@@ -20,7 +20,8 @@ from unirouter_plugins.graders import Grader, parse_grader
 from unirouter_plugins.litellm.chat import Message, Messages, is_json, newest_prompt, with_text
 from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
 from unirouter_plugins.litellm.panels import LIMITS, VOTES, Calls, convene
-from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import PROVIDER, Member, Members
+from unirouter_plugins.litellm.pool_schema import Votes
 from unirouter_plugins.litellm.prices import summed_bill
 from unirouter_plugins.litellm.redaction import described
 

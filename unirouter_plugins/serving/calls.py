@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,9 +69,11 @@ class ProxyCall(LiteLLMCall):
         """Return the model to call now; raise when no other may answer after the newest failure."""
         if self.over is not None:
             raise self.over
-        failed, self.newest_failure = self.newest_failure, None
+        # Of a stream of messages LiteLLM tells no hook: it calls the next model while it handles the failure.
+        failed, self.newest_failure = self.newest_failure or sys.exception(), None
+        unknown = NoAnswerError(f"{self.attempts.model!r} gave no answer.")
         try:
-            self.failed(failed or NoAnswerError(f"{self.attempts.model!r} gave no answer."))
+            self.failed(failed if isinstance(failed, Exception) else unknown)
         except Exception as over:
             self.over = over
             raise
@@ -128,15 +131,17 @@ class ProxyCall(LiteLLMCall):
 
         Raises where no other model may answer, or all others fail: the empty answer is then the one that is given.
         """
-        empty = self.attempts.model
+        empty, spent = self.attempts.model, self._usd_of_failures
         try:
             self._require_content([answer])
         except Exception as failed:
+            bill = self._usd_of_failures - spent
             try:
                 self.failed(failed)
                 return await self.arun(self.deployed)
             except Exception:
                 self.attempts.model = empty
+                self._usd_of_failures -= bill  # it is the answer's again
                 raise
         self.price(answer)
         return answer

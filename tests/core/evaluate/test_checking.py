@@ -77,26 +77,32 @@ def test_too_few_signals_are_refused(router, signals, says):
         check_value(router, "cheap", "tests", signals)
 
 
-def test_following_a_ladder_is_what_decisions_do(router):
-    rng = np.random.default_rng(4)
-    errors = np.stack([router.pool[model].errors for model in router.pool.models], axis=1)
-    signals = {model: router.pool[model].errors + 0.7 * rng.standard_normal(N) for model in router.pool}
-    for limit, weight in ((1.0, 20.0), (0.1, 20.0), (1.0, math.inf), (0.1, math.inf)):
-        checked = UniRouter.from_fit(router.fit_, router.pool, cost_weight=weight)
-        for model in router.pool:
-            checked.add_check(model, "score", signals[model], usd=1e-5, limit=limit)
-        prompts = [f"Question {i} about {('sums', 'poems')[i % 2]}" for i in range(30)]
-        expected, checks = checked.expect(prompts), checked.pool.checks(["score"])
-        given = [(check, signals[checked.pool.models[check.column]][:30]) for check in checks]
-        found, spent = follow(expected.prediction.errors, expected.costs, errors[:30], expected.costs, given, weight)
-        for row, prompt in enumerate(prompts):
-            decision, usd = checked.route(prompt, checks=["score"]), 0.0
+@pytest.mark.parametrize("weight", [20.0, 100.0, math.inf])
+@pytest.mark.parametrize("limits", [(1, 1, 1, 1), (0.1, 0.1, 0.1, 0.1), (0.3, 1, 0.15, 0.3)])
+def test_following_a_ladder_is_what_decisions_do(router, weight, limits):
+    rng, models, usd = np.random.default_rng(4), tuple("abcd"), np.array([1e-5, 3e-5, 1e-4, 1e-3])
+    prompts = [f"Question {i} about {('sums', 'poems')[i % 2]}" for i in range(N)]
+    errors = (rng.random((N, 4)) < [0.5, 0.4, 0.3, 0.1]).astype(float)
+    checked = UniRouter.from_fit(router.fit_, cost_weight=weight)
+    checked.onboard(Outcomes(prompts, models, errors, np.tile(usd, (N, 1))))
+    signals = errors + 0.7 * rng.standard_normal(errors.shape)
+    for j, (model, limit) in enumerate(zip(models, limits, strict=True)):
+        checked.add_check(model, "score", signals[:, j], usd=1e-5, limit=limit)
+    expected, checks = checked.expect(prompts[:40]), checked.pool.checks(["score"])
+    given = [(check, signals[:40, check.column]) for check in checks]
+    for candidates in (models, ("a",), ("a", "d")):
+        able = np.isin(models, candidates)
+        usable = [each for each in given if able[each[0].column]]
+        predicted, costs = expected.prediction.errors, expected.costs
+        found, spent = follow(predicted, costs, errors[:40], costs, usable, weight, able)
+        for row, prompt in enumerate(prompts[:40]):
+            decision, paid = checked.route(prompt, checks=["score"], models=candidates), 0.0
             while (check := decision.check) is not None:
-                usd += float(expected.costs[row, check.column]) + check.usd
-                decision = decision.after(signals[decision.model][row])
+                paid += float(costs[row, check.column]) + check.usd
+                decision = decision.after(signals[row, check.column])
             column = checked.pool.positions[decision.model]
-            usd += 0 if decision.model in decision.answered else float(expected.costs[row, column])
-            assert (found[row], spent[row]) == (errors[row, column], pytest.approx(usd))
+            paid += 0 if decision.model in decision.answered else float(costs[row, column])
+            assert (found[row], spent[row]) == (errors[row, column], pytest.approx(paid))
 
 
 def test_a_report_and_an_impact_pay_for_rejected_drafts(router):

@@ -23,18 +23,18 @@ def test_neutral_cost_is_a_share_of_the_dearest_and_of_the_most_accurate_model()
 def test_areas_are_on_the_cost_of_the_dearest_model():
     curve = deferral_curve(ERRORS, COSTS, ERRORS, COSTS)
     rise = 0.625 * 0.09375  # from $1 to $1.75, of $8
-    for measured in (measure(curve, ERRORS, COSTS), measure(curve, ERRORS, COSTS, hull=False)):
-        assert measured.area == 0.5 * 0.125 + rise + 0.75 * 0.78125
-        assert measured.area_half == 0.5 * 0.125 + rise + 0.75 * 0.28125
+    measured = measure(curve, ERRORS, COSTS)
+    assert measured.area == 0.5 * 0.125 + rise + 0.75 * 0.78125
+    assert measured.area_half == 0.5 * 0.125 + rise + 0.75 * 0.28125
 
 
 def test_the_hull_reaches_a_quality_before_the_curve_does():
     errors, costs = np.array([[1, 1, 0], [1, 1, 0]]), np.array([1.0, 2.0, 3.0])
     curve = deferral_curve([0.9, 0.4, 0.0], costs, errors, costs)
-    hull, raw = (measure(curve, [[1, 1, 0], [1, 1, 1]], costs, hull=hull) for hull in (True, False))
-    assert hull.qnc == 2 / 3  # half right is asked for
-    assert raw.qnc == 2.5 / 3
-    assert hull.area > raw.area
+    measured = measure(curve, [[1, 1, 0], [1, 1, 1]], costs)
+    assert measured.qnc == 2 / 3  # half right is asked for
+    assert curve.cost_at(0.5) == 2.5
+    assert measured.area > curve.area(3.0)
 
 
 def test_a_quality_never_reached_counts_as_full_cost():

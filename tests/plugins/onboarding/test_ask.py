@@ -13,7 +13,8 @@ from tests.plugins.servers import KEY, breaks, cuts, fails, rate_limited, refuse
 from unirouter_core import InvalidDataError, Prices
 from unirouter_core.costs import BY_CHARACTERS, TokenCounter
 from unirouter_plugins.litellm.failures import MissingKeyError, open_litellm
-from unirouter_plugins.litellm.pool_file import Member, Votes
+from unirouter_plugins.litellm.pool_file import Member
+from unirouter_plugins.litellm.pool_schema import Votes
 from unirouter_plugins.litellm.prices import TABLE, Quote
 from unirouter_plugins.onboarding.ask import (
     ATTEMPTS,

@@ -7,7 +7,8 @@ import pytest
 
 from unirouter_core import Prices, UniRouter
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.litellm.pool_file import Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import Member, Members
+from unirouter_plugins.litellm.pool_schema import Votes
 from unirouter_plugins.onboarding import OnboardingOptions, plan_onboarding
 from unirouter_plugins.onboarding.ask import ATTEMPTS, settings_digest
 from unirouter_plugins.onboarding.bill import ASSUMED, FORM_TOKENS, FREE_TOKENS, OWN, WIDER, Spread

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from unirouter_core import InvalidDataError
 from unirouter_plugins.graders import parse_grader
-from unirouter_plugins.litellm.pool_file import Member, Votes
+from unirouter_plugins.litellm.pool_file import Member
+from unirouter_plugins.litellm.pool_schema import Votes
 from unirouter_plugins.onboarding.judge import (
     NO_REFERENCE,
     Judge,

@@ -32,7 +32,8 @@ from tests.plugins.servers import (
 from unirouter_core import InvalidDataError, Prices, UniRouter, UnknownPriceError
 from unirouter_plugins.graders import parse_grader
 from unirouter_plugins.litellm.failures import open_litellm
-from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members, Votes
+from unirouter_plugins.litellm.pool_file import SERVED_AS, Member, Members
+from unirouter_plugins.litellm.pool_schema import Votes
 from unirouter_plugins.onboarding import OnboardingOptions, OverBillError, plan_onboarding, run_onboarding
 from unirouter_plugins.onboarding.ask import ATTEMPTS, PreflightError
 from unirouter_plugins.onboarding.judge import read_judge_prompt
