@@ -99,11 +99,12 @@ def main() -> None:
             table, found = graded(whole) if "graded" in label else whole, defaultdict(list)
             for trial in range(asked.trials):
                 if (label, trial) not in records:
-                    shares = list(trial_shares(small(table, trial) if "prompts" in label else table, trial))
-                    records[label, trial] = shares
+                    records[label, trial] = list(
+                        trial_shares(small(table, trial) if "prompts" in label else table, trial)
+                    )
                     if asked.records:
                         with asked.records.open("a") as file:
-                            file.write(json.dumps([label, trial, shares]) + "\n")
+                            file.write(json.dumps([label, trial, records[label, trial]]) + "\n")
                 for model, known, n, share in records[label, trial]:
                     found[known, n].append((trial, model, share))
             for known in (True, False):

@@ -336,7 +336,7 @@ class CallBatch:
             async def paid(arguments: dict[str, Any]) -> Any:
                 nonlocal held, counted
                 model = call.attempts.model
-                member, inner = call.snapshot.members[model], [] if call.inside is None else call.inside.calls
+                member, inner = call.snapshot.members[model], call.inside.calls if call.inside is not None else []
                 spent = worst = self._worst(call.snapshot, model, prompt)  # what a call counts whose bill is not known
                 if worst > held:
                     if not await self._permit("more", worst - held):

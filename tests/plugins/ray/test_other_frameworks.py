@@ -18,24 +18,25 @@ CODE = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTA
 pytestmark = pytest.mark.filterwarnings("ignore")  # each has warnings of its own
 
 
-def write(table, folder):
-    folder.mkdir()
-    pq.write_table(table, folder / "part.parquet")  # Ray Data may take no file without the ending
-
-
 @pytest.fixture
 def expected(router, tmp_path, monkeypatch):
     """The models of the prompts, which are in the folder that the page's code is run in."""
     router.save(tmp_path / "my.router")
-    write(pa.table({"prompt": PROMPTS}), tmp_path / "prompts")
     monkeypatch.chdir(tmp_path)
+    write("prompts", {"prompt": PROMPTS})
     return [*UniRouter.load("my.router").route_batch(PROMPTS[:2]).models, None]
+
+
+def write(folder, columns):
+    Path(folder).mkdir()
+    pq.write_table(pa.table(columns), f"{folder}/one.parquet")
 
 
 def run(beginning, names=(), **replaced):
     """The names that the page's code, which begins so, has set."""
     (code,) = (each for each in CODE if each.startswith(beginning))
-    for old, new in {"s3://bucket": os.getcwd(), **replaced}.items():
+    places = {"s3://bucket": os.getcwd(), '"my.router"': repr(os.path.abspath("my.router"))}  # workers are elsewhere
+    for old, new in {**places, **replaced}.items():
         code = code.replace(old, new)
     found = {"__name__": __name__, **dict(names)}
     exec(compile(code, "batch.md", "exec"), found)  # our own page
@@ -55,7 +56,7 @@ def test_an_iterator_of_series_in_spark(expected, monkeypatch):
     quiet = {"spark.ui.enabled": "false", "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
     spark = SparkSession.builder.master("local[1]").config(map=quiet).getOrCreate()
     try:
-        code = run("from collections.abc", {"spark": spark}, **{'"my.router"': repr(os.path.abspath("my.router"))})
+        code = run("from collections.abc", {"spark": spark})
         rows = [row.routed for row in code["routed"].collect()]
     finally:
         spark.stop()
@@ -69,14 +70,12 @@ def test_a_batch_method_in_daft(expected):
 
 
 def test_batches_of_ray_data(ray, expected):
-    here = {"concurrency=8": "concurrency=1", '"my.router"': repr(os.path.abspath("my.router"))}
-    run("import ray\nfrom unirouter_plugins.ray import RouteBatch", **here)
+    run("import ray\nfrom unirouter_plugins.ray import RouteBatch", **{"concurrency=8": "concurrency=1"})
     assert pq.read_table("routed")["unirouter_model"].to_pylist() == expected
 
 
 def test_a_stream_of_graded_answers_in_ray_data(ray, world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    graded = pa.table({"prompt": world.prompts, **dict(zip(world.models, 1 - world.errors.T, strict=True))})
-    write(graded, tmp_path / "graded")
+    write("graded", {"prompt": world.prompts, **dict(zip(world.models, 1 - world.errors.T, strict=True))})
     assert len(run("import ray\nfrom unirouter_plugins.ray import fit_dataset")["router"].fit_.seen) == len(world)
     assert UniRouter.load("my.router").fit_.training_models == world.models
