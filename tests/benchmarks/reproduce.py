@@ -50,7 +50,7 @@ def commands(trials: int, out: Path) -> Commands:
         "spending": [script("spending_coverage", "--trials", str(trials))],
         "stopping": [script("stopping_rule", "--trials", "5")],
         "paraphrases": [script("robustness", "--trials", "5")],
-        "intervals": [script("interval_coverage", "--trials", "6")],
+        "intervals": [script("interval_coverage", "--trials", "10")],
         "chosen-prompts": [script("chosen_prompts", "--trials", str(trials))],
         "speed": [timed("test_speed"), timed("test_langchain_overhead"), timed("test_llamaindex_overhead")],
         "scale": [timed("test_scale")],

@@ -1,6 +1,6 @@
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,10 +20,10 @@ from unirouter_core.estimators import (
 )
 from unirouter_core.estimators.calibration import calibrated_scale
 from unirouter_core.estimators.clusters import best_of
-from unirouter_core.estimators.default import UNCALIBRATED
+from unirouter_core.estimators.default import UNCALIBRATED, _Fold
 from unirouter_core.estimators.linear import fit_ridge, fit_shift, shift_odds
 from unirouter_core.estimators.low_rank import sigmoid
-from unirouter_core.estimators.protocol import WithoutAxes
+from unirouter_core.estimators.protocol import Prediction, WithoutAxes
 from unirouter_core.exceptions import InvalidDataError, MissingOutcomesError
 
 RNG = np.random.default_rng(0)
@@ -382,7 +382,7 @@ def test_intervals_of_80_percent_hold_new_models_errors_after_few_answers_and_ma
     vectors, chances, errors, kinds = many_models()
     outcomes, seen = table(errors), slice(1_200, None)
     default = DefaultEstimator().fit(vectors[:1_000], outcomes.rows(range(1_000)).of(outcomes.models[:20]))
-    assert default.sizes_.tolist() == [50, 100, 200, 250, 400]
+    assert default.sizes_.tolist() == [50, 100, 200, 400]
     for n, known in itertools.product((50, 200), (errors[:, :20].astype(float), None)):
         rows = slice(1_000, 1_000 + n)
         answers = None if known is None else known[rows]
@@ -394,6 +394,27 @@ def test_intervals_of_80_percent_hold_new_models_errors_after_few_answers_and_ma
             gap = chances[seen, 20:][rows].mean(0) - predicted.errors[rows].mean(0)
             inside.append(np.abs(gap) <= 1.2816 * predicted.stderrs[rows].mean(0))
         assert 0.7 <= np.mean(inside) <= 0.95, (n, known is None)
+
+
+def test_held_out_models_are_each_measured_on_prompts_of_their_own():
+    vectors, _, errors, _ = many_models(600, 12)
+    Watched.measured.clear()
+    DefaultEstimator([Watched(ShrunkenClustersEstimator(grid=(4,)))]).fit(vectors, table(errors.astype(float)))
+    assert len({first for n, first in Watched.measured if n == 100}) == 12
+
+
+def test_intervals_do_not_hide_what_models_err_in_common_by_a_shift_learned_from_themselves():
+    rng, regions = np.random.default_rng(0), np.arange(400) % 4
+    expected = Prediction(np.full((400, 2), 0.5), lambda: np.full((400, 2), 0.1))
+
+    class Held(DefaultEstimator):
+        def _held_out(self, X, outcomes):
+            for chance in (0.7, 0.3):
+                errors = (rng.random((400, 2)) < chance).astype(float)
+                yield _Fold(np.array([100]), expected, [expected, expected], errors, np.zeros(400), regions)
+
+    vectors, _, errors, _ = many_models(400, 6)
+    assert Held().fit(vectors, table(errors.astype(float))).scale_.min() > 2  # gaps of .4; of .2 with one level for all
 
 
 def test_a_fit_with_one_scale_for_all_numbers_of_answers_keeps_its_features_and_intervals():
@@ -471,7 +492,7 @@ def test_the_calibrated_scale_is_the_least_that_covers_80_percent_and_of_few_mod
     # Ten gaps of .1 to 1.0 at a standard error of .1: the eighth, .8, is reached at .8 / (1.2816 * .1) = 6.24.
     gaps = np.stack([np.arange(1, 11) / 10, np.full(10, 0.1), np.zeros(10)], axis=1)
     assert calibrated_scale(gaps, 10**9) == calibrated_scale(gaps, 10) == pytest.approx(7.02, rel=0.03)  # the ninth
-    assert calibrated_scale(gaps, 3) == pytest.approx(7.8, rel=0.03)  # all ten
+    assert calibrated_scale(gaps, 2) == pytest.approx(7.8, rel=0.03)  # all ten
 
 
 def test_an_estimator_without_axes_can_be_a_member_and_stays_so_inside_another_default():
@@ -523,6 +544,16 @@ class WithPredict:
 
     def predict(self, X, features):
         return self.inner.predict(X, features)
+
+
+class Watched(WithPredict):
+    """One that keeps how many prompts a model was measured on, and the first."""
+
+    measured: ClassVar[list[tuple[int, bytes]]] = []
+
+    def profile(self, X, errors, known=None):
+        self.measured.append((len(X), X[0].tobytes()))
+        return super().profile(X, errors, known)
 
 
 @dataclass(eq=False)

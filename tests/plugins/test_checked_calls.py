@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -199,6 +201,27 @@ def test_a_check_ends_with_the_deadline_of_its_call(checked):
         assert (text, told["checked"]["tutor"]["signal"]) == ("tutor says 51.", None)
 
 
+def test_nothing_waits_for_a_check_that_is_left_behind_and_it_asks_no_more(checked, scripted_server):
+    ended, asked_late = threading.Event(), list[object]()
+
+    def hangs(prompt, answer, context):
+        ended.wait(60)
+        try:
+            asked_late.append(context.ask("scholar", [{"role": "user", "content": SUM}], 0))
+        except Exception as failed:
+            asked_late.append(failed)
+
+    router = checked(hangs)
+    _, told = asked("acomplete", router, deadline=1, timeout=0.9)  # asyncio.run would wait for a thread of its own
+    assert (ended.is_set(), told["checked"]["tutor"]["signal"]) == (False, None)
+    called(scripted_server)
+    ended.set()
+    while not asked_late:
+        time.sleep(0.01)
+    assert "asks too late" in str(asked_late[0])
+    assert called(scripted_server) == []
+
+
 def test_a_check_that_the_deadline_ends_has_paid_for_what_it_asked(checked, scripted_server):
     async def asks_and_waits(prompt, answer, context):
         context.ask("poet", [{"role": "user", "content": prompt}], 0)
@@ -237,6 +260,23 @@ def test_a_fallback_that_the_rule_would_not_choose_is_checked(checked, scripted_
     _, told = asked("complete", checked(lambda *_: False))
     assert (list(told["failures"]), list(told["checked"])) == (["tutor"], ["scholar"])
     assert told["model"] != "scholar"
+
+
+def test_a_draft_over_its_limit_is_given_before_an_empty_answer(checked, scripted_server, router):
+    router.add_check("tutor", "right", router.pool["tutor"].errors < 0.5, limit=0.1)
+    scripted_server.script |= dict.fromkeys(set(router.pool) - {"tutor"}, says(""))
+    text, told = asked("complete", checked(lambda *_: False))
+    assert (text, told["model"]) == ("tutor says 51.", "tutor")
+    assert told["failures"].keys() == router.pool.keys() - {"tutor"}
+
+
+def test_a_model_of_the_chat_that_is_not_a_candidate_leaves_the_check_to_the_others(checked):
+    answer = {"role": "assistant", "content": "51.", "provider_specific_fields": {"unirouter": {"model": "sage"}}}
+    chat = [{"role": "user", "content": SUM}, answer, {"role": "user", "content": "thanks"}]
+    router = checked(lambda *_: True)
+    with record_decisions() as records:
+        complete(router, chat, cost_weight=WEIGHT, models=["tutor", "scholar"])
+    assert (records[0]["why"], records[0]["model"], [*records[0]["checked"]]) == ("routed", "tutor", ["tutor"])
 
 
 @pytest.mark.parametrize("limit", [1, 0.1])

@@ -147,6 +147,8 @@ def test_a_table_s_folder_is_all_it_takes(router, scripted_server, tmp_path):
 def test_a_misspelt_parameter_is_refused_with_the_nearest(asked_router, members):
     with pytest.raises(InvalidDataError, match=r"temprature= is no parameter that LiteLLM knows; did you mean temper"):
         routed(asked_router, members, temprature=0)
+    with pytest.raises(InvalidDataError, match="model= is not for the caller"):
+        UniRouterLLM(configured(asked_router, members), extra_body={"model": "x"})
 
 
 def test_no_key_is_shown(asked_router, members, scripted_server, monkeypatch):

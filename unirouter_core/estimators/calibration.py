@@ -64,11 +64,11 @@ def coverage(gaps: Array, scale: float = 1.0) -> float:
 def calibrated_scale(gaps: Array, n_models: int) -> float:
     """Return the smallest scale of the standard errors, of `SCALES`, at which a next model is covered at 80 %.
 
-    The scale that covers 80 % of the gaps of `n_models` models covers less of the next. Conformal prediction asks for
-    (1 + 1 / n) times the share if each model were one observation (arXiv 2306.06342); its regions err together in part,
-    so half of that is added.
+    The k-th of n values in order is at least the next with probability k / (n + 1). So a share w of n is one of
+    w - (w - 1/2) / n of the next, on average over rounding, and that is added. A model is one value: its regions err
+    together.
     """
-    wanted = min(COVERAGE * (1 + 0.5 / n_models), 1.0)
+    wanted = min(COVERAGE + (COVERAGE - 0.5) / n_models, 1.0)
     covering = [scale for scale in SCALES.tolist() if coverage(gaps, scale) >= wanted]
     return float(min(covering, default=SCALES[-1]))
 

@@ -200,11 +200,14 @@ class DefaultEstimator(AxesEstimator):
     def _calibrate(self, X: Array, outcomes: Outcomes) -> None:
         """Learn the shift of the odds and the scale of the standard errors from held-out training models."""
         folds = list(self._held_out(X, outcomes))
-        answers = [np.concatenate(columns) for columns in zip(*(fold.answers() for fold in folds), strict=True)]
-        if not folds or not len(answers[0]):
+        answers = [fold.answers() for fold in folds]
+        if not any(len(errors) for _, _, errors in answers):
             return
-        slope, level = fit_shift(*answers)
-        gaps = [np.concatenate(each) for each in zip(*(fold.gaps(slope, level) for fold in folds), strict=True)]
+        slope, level = _shift(answers)
+        # A shift learned from the models themselves would hide what they err in common.
+        others = [answers[:at] + answers[at + 1 :] or answers for at in range(len(folds))]
+        by_fold = [fold.gaps(*_shift(each)) for fold, each in zip(folds, others, strict=True)]
+        gaps = [np.concatenate(each) for each in zip(*by_fold, strict=True)]
         if not len(gaps[0]):
             return
         n_models = sum(len(fold.errors.T) for fold in folds)
@@ -221,13 +224,14 @@ class DefaultEstimator(AxesEstimator):
         rng = np.random.default_rng(self.seed)
         order, folds = rng.permutation(n), rng.permutation(m) % FOLDS
         n_val = min(self.n_val, n // 4)
-        measured, learned, seen = np.split(order, [n_val, n_val + min(SAMPLE, (n - n_val) // 2)])
-        most = min(self.n_val, n_val + len(learned))  # the axes have seen the prompts after n_val, not these answers
-        sizes = np.unique([n_val, most, *(size for size in SIZES if size < most)])
+        learned, seen = np.split(order[n_val:], [min(SAMPLE, (n - n_val) // 2)])
+        drawn = order[: n_val + len(learned)]  # the axes have seen the prompts after n_val, not these answers
+        most = min(self.n_val, len(drawn))
+        sizes = np.array([*(size for size in SIZES if size < most), most])
         seen = seen[:SAMPLE]
         centroids = fit_centroids(X[learned], min(REGIONS, max(len(seen) // FEWEST_IN_REGION, 1)), self.seed)
         regions = closeness(X[seen], centroids, offsets(centroids)).argmax(1)
-        enough = (~np.isnan(outcomes.errors[measured])).sum(0) >= 2
+        enough = (~np.isnan(outcomes.errors[order[:n_val]])).sum(0) >= 2
         for fold in range(FOLDS):
             known, new = np.flatnonzero(folds != fold), np.flatnonzero((folds == fold) & enough)
             training = outcomes.rows(learned).of([outcomes.models[int(j)] for j in known])
@@ -235,38 +239,40 @@ class DefaultEstimator(AxesEstimator):
                 continue
             trial = dataclasses.replace(self, members=copy.deepcopy(self.members))
             trial._fit(X[learned], training, scale=1.0)
+            same = [order[:most]] * len(new)
+            own = [np.roll(drawn, -j * len(drawn) // m) for j in new.tolist()]  # the luck of one draw evens out
+            measurements = [(True, n_val, same), *itertools.product((True, False), sizes.tolist(), [own])]
             predictions = []
-            for with_known, size in itertools.product((True, False), sizes.tolist()):
-                first = 0 if size == n_val else fold * most // FOLDS  # other prompts in each fold: they err together
-                drawn, features = np.roll(order[:most], -first), []
-                for j in new:
-                    rows = drawn[~np.isnan(outcomes.errors[drawn, j])][:size]
+            for with_known, size, draws in measurements:
+                features = []
+                for j, draw in zip(new.tolist(), draws, strict=True):
+                    rows = draw[~np.isnan(outcomes.errors[draw, j])][:size]
                     answers = outcomes.errors[np.ix_(rows, known)]
                     features.append(trial._profiled(X[rows], outcomes.errors[rows, j], answers, with_known))
                 predictions.append(trial.predict(X[seen], np.stack(features)))
             hardness = difficulty(X[seen], fit_difficulty(X[learned], training.errors))
-            yield _Fold(sizes, n_val, predictions, outcomes.errors[np.ix_(seen, new)], hardness, regions)
+            yield _Fold(sizes, predictions[0], predictions[1:], outcomes.errors[np.ix_(seen, new)], hardness, regions)
 
 
 class _Fold(NamedTuple):
     """The predictions for m held-out models on n prompts, before the shift, and their real errors.
 
-    One after each number of answers, with the training models' answers; then without.
+    `first` is after `n_val` answers to the same prompts. The others are after answers to each model's own, one for each
+    of `sizes` with the training models' answers, then without.
     """
 
     sizes: Labels
-    n_val: int
+    first: Prediction
     predictions: Sequence[Prediction]
     errors: Array
     difficulty: Array
     regions: Labels
 
     def answers(self) -> tuple[Array, Array, Array]:
-        """Return predicted error, difficulty and real error of each known answer, after `n_val` answers."""
+        """Return predicted error, difficulty and real error of each known answer, of the first prediction."""
         known = ~np.isnan(self.errors)
         difficulties = np.broadcast_to(self.difficulty[:, None], known.shape)
-        predicted = self.predictions[self.sizes.tolist().index(self.n_val)].errors
-        return predicted[known], difficulties[known], self.errors[known]
+        return self.first.errors[known], difficulties[known], self.errors[known]
 
     def gaps(self, slope: float, level: float) -> list[Array]:
         """Return the `region_gaps` of all models of each prediction, the odds shifted by slope * difficulty + level."""
@@ -275,3 +281,8 @@ class _Fold(NamedTuple):
             region_gaps(shift_odds(predicted.errors, shifts), predicted.stderrs, self.errors, self.regions)
             for predicted in self.predictions
         ]
+
+
+def _shift(answers: Sequence[tuple[Array, Array, Array]]) -> tuple[float, float]:
+    """Return the shift that the answers of some folds teach."""
+    return fit_shift(*(np.concatenate(columns) for columns in zip(*answers, strict=True)))

@@ -212,7 +212,7 @@ class LiteLLMCall(RoutedCall[dict[str, Any]]):
         router = load_router(given) if isinstance(given, str | os.PathLike) else given
         pool = _MODELS.setdefault(router, _Arguments())
         snapshot = pool.snapshot(router)
-        check_parameters([*parameters, *_decided_in(parameters.get("extra_body"))], snapshot.members.values())
+        check_parameters(parameters, snapshot.members.values())
         options = parameters.get("stream_options") or {}
         if streams:  # without usage its cost would not be known
             parameters = {**parameters, "stream": True, "stream_options": {"include_usage": True, **options}}
@@ -469,13 +469,14 @@ class AsyncStream(_Streamed):
 # --- Parameters -------------------------------------------------------------------------------------------------------
 
 
-def check_parameters(parameters: Iterable[str], members: Iterable[Member], more: Iterable[str] = ()) -> None:
+def check_parameters(parameters: Mapping[str, Any], members: Iterable[Member], more: Iterable[str] = ()) -> None:
     """Raise `InvalidDataError` where a parameter of a call is known neither to LiteLLM nor among `more`.
 
     Those of a provider's own that LiteLLM knows are known where one of `members` is called there.
     """
     members = list(members)
-    for name in parameters:
+    body = parameters.get("extra_body")  # may say it in the place of the router and the table
+    for name in [*parameters, *(_NOT_A_PARAMETER & body.keys() if isinstance(body, Mapping) else ())]:
         if name in _NOT_A_PARAMETER and name not in more:
             other = "use models=[...], or pool.toml for how they are called"
             way = "use stream or astream" if name == "stream" else other
@@ -492,17 +493,12 @@ def check_parameters(parameters: Iterable[str], members: Iterable[Member], more:
 def check_settings(models: PoolModels[Any], router: UniRouter, known: Iterable[str]) -> None:
     """Raise `InvalidDataError` where a setting of a pool's models is known neither to LiteLLM nor among `known`."""
     members = models.snapshot(router).members
-    own = [name for name in models.settings if name not in LIMITS]
+    own = {name: value for name, value in models.settings.items() if name not in LIMITS}
     if own and models.given and not members:
         raise InvalidDataError(
-            f"{own[0]}= is for models that are called through LiteLLM; give it to those in models={{...}}."
+            f"{next(iter(own))}= is for models that are called through LiteLLM; give it to those in models={{...}}."
         )
     check_parameters(own, members.values(), known)
-
-
-def _decided_in(body: Any) -> list[str]:
-    """Return what an extra body would say in the place of the router and the table."""
-    return [name for name in _NOT_A_PARAMETER if name in body] if isinstance(body, Mapping) else []
 
 
 @cache

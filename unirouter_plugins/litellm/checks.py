@@ -11,10 +11,12 @@ import math
 import re
 import sqlite3
 import subprocess
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from subprocess import DEVNULL
@@ -32,6 +34,7 @@ from unirouter_plugins.litellm.pool_file import Members
 from unirouter_plugins.litellm.prices import Quote, require_quote, usage_of, usd_of
 from unirouter_plugins.litellm.programs import Ballot, arguments_of, object_at
 from unirouter_plugins.litellm.redaction import described
+from unirouter_plugins.litellm.timeouts import CallTimeoutError
 
 Ask: TypeAlias = Callable[[str, Messages, int], tuple[str, float]]
 """From a member's name, a chat and the number of the sample to an answer's text and USD, NaN where not known."""
@@ -68,15 +71,21 @@ class Asked:
     """An `Ask` that adds up what the calls cost, NaN where one may be billed and says no price, or has not ended."""
 
     def __init__(self, ask: Ask) -> None:
-        self._ask, self._bills = ask, list[list[float]]()
+        self._ask, self._bills, self._is_closed = ask, list[list[float]](), False
 
     @property
     def usd(self) -> float:
         """What the calls have cost so far."""
         return sum(usd for (usd,) in self._bills)
 
+    def close(self) -> None:
+        """Let no more calls be made, as by a check that was left behind."""
+        self._is_closed = True
+
     def __call__(self, name: str, messages: Messages, sample: int) -> tuple[str, float]:
         """Return what the `Ask` gives."""
+        if self._is_closed:
+            raise CallTimeoutError("The call has ended; the check asks too late.")
         self._bills.append(bill := [math.nan])
         try:
             text, bill[0] = self._ask(name, messages, sample)
@@ -111,8 +120,7 @@ class AnswerCheck:
         try:
             given = self.function(prompt, after_thoughts(answer), context)
             if inspect.isawaitable(given):
-                with ThreadPoolExecutor(1) as beside:
-                    given = beside.submit(asyncio.run, _awaited(given)).result()
+                given = _beside(partial(asyncio.run, _awaited(given))).result()
             return self._found(given, asked)
         except Exception as failed:  # of any kind: the function may be the user's own
             return self._unknown(described(failed), asked)
@@ -122,7 +130,7 @@ class AnswerCheck:
         context, asked = _counted(context)
         try:
             run = partial(self.function, prompt, after_thoughts(answer), context)
-            given = run() if inspect.iscoroutinefunction(self.function) else await asyncio.to_thread(run)
+            given = run() if inspect.iscoroutinefunction(self.function) else await asyncio.wrap_future(_beside(run))
             return self._found(await given if inspect.isawaitable(given) else given, asked)
         except Exception as failed:  # of any kind: the function may be the user's own
             return self._unknown(described(failed), asked)
@@ -154,6 +162,21 @@ def _counted(context: Context) -> tuple[Context, Asked | None]:
 
 async def _awaited(given: Any) -> Any:
     return await given
+
+
+def _beside(run: Callable[[], Any]) -> Future[Any]:
+    """Return the result to come of what runs in a daemon thread: nothing waits for one that is left behind."""
+    result = Future[Any]()
+    result.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            result.set_result(run())
+        except BaseException as failed:  # of any kind: it is raised where the result is read
+            result.set_exception(failed)
+
+    threading.Thread(target=copy_context().run, args=[work], daemon=True).start()
+    return result
 
 
 def asking(members: Members, quotes: Callable[[str], Quote | None] = lambda name: None) -> Ask:

@@ -162,7 +162,7 @@ class Attempts:
     After a prompt was too long for a model, only those with a larger window, or one not known, are tried. After one
     refused the thoughts in the history, `writer`, which wrote them, is the next. `decision` is the rule's newest, and
     `model` may be one that has answered: its draft is the answer then, and none is raised. A draft over its check's
-    limit is one only where no other model may answer.
+    limit is one only where no other model may answer, the time is over, or a failure is not passed on.
     """
 
     def __init__(
@@ -177,21 +177,22 @@ class Attempts:
         self.model = kept if kept is not None and decision.is_eligible(kept) else decision.model
         self.failures: dict[str, str] = {}
         self._windows, self._too_small = windows or {}, list[str]()
-        self._postponed, self._over_limit = list[str](), set[str]()
+        self._over_limit = set[str]()
         self._first: BaseException | None = None
         self._failed, self._secrets = list[BaseException](), set[str]()  # what failed, and what it was sent with
 
     @property
     def is_last(self) -> bool:
-        """Whether no other model is left to try."""
-        return not any(map(self._may_be_next, self.decision.pool))
+        """Whether no other model is left to try, and no draft to give."""
+        return not self.decision.answered and not any(map(self._may_be_next, self.decision.pool))
 
-    def postpone(self) -> bool:
-        """Go on with the rule's choice without this model; return whether there is one that was not postponed."""
-        self._postponed.append(self.model)
-        self.decision = self.decision.avoiding(dict.fromkeys(self._postponed, "cools down"))
-        able = (model for model in self._able() if model not in self._postponed)
+    def postpone(self, cooling: Mapping[str, str]) -> bool:
+        """Go on with the rule's choice without models that cool down; return False, nothing changed, without one."""
+        before, answered = self.decision, self.decision.answered
+        self.decision = before.avoiding({model: why for model, why in cooling.items() if model not in answered})
+        able = (model for model in self._able() if model in answered or model not in cooling)
         if (following := next(able, None)) is None:
+            self.decision = before
             return False
         self.model = following
         return True
@@ -320,13 +321,14 @@ class RoutedCall(ABC, Generic[M]):
         avoid = models.health.cooling(snapshot.keys) if models.health.store and not forced else {}
         able = [forced] if forced else snapshot.able(candidates, {**models.settings, **parameters})
         keeps = {"tool loop": chat.in_loop_of, "query": kept, "follow-up": chat.follow_up_of}
-        why, kept = next(((w, model) for w, model in keeps.items() if model and model not in avoid), ("", None))
+        may = (each for each in keeps.items() if each[1] and each[1] not in avoid and (able is None or each[1] in able))
+        why, kept = next(may, ("", None))
         self._checks = snapshot.checks if check and not forced and kept is None else {}
         self.decision = snapshot.decide(chat, models=able, avoid=avoid, checks=tuple(self._checks), **request)
         writer = next(filter(None, reversed(chat.answered_by)), None)
         self.attempts = Attempts(self.decision, snapshot.windows, content_policy, None if forced else kept, writer)
         self.why = "forced" if forced else why if kept is not None and self.attempts.model == kept else "routed"
-        self._routed_on, self._usd_of_failures = routed_on, 0.0
+        self._routed_on, self._usd_of_failures, self._usd_inside_before = routed_on, 0.0, 0.0
         self.inside = snapshot.inside(request.get("cost_weight")) if snapshot.panels else None
         self._prompt, self._sources = request.get("text") or chat.text, sources
         self._drafts, self._checked, self._first = dict[str, Draft](), dict[str, Record](), 0.0
@@ -576,11 +578,13 @@ class RoutedCall(ABC, Generic[M]):
         context = Context(model, chat.messages, tools=chat.tools, schema=chat.schema, ask=asked, **held)
         with contextlib.suppress(CallTimeoutError):
             yield partial(check.acall if is_async else check, self._prompt, text, context), found
+        asked.close()
         seen = found[0] if found else Found(None, check.spent(asked))
         after, usd, rule = decision.after(seen.signal, model), usd + seen.usd, decision.check_of(model)
         assert rule is not None
         told = {"check": check.name, "signal": seen.signal, "expected_error": after.expected(model)[0]}
-        self._checked[model] = {**told, "usd": None if math.isnan(usd) else usd}
+        paid = usd + self.usd_inside - self._usd_inside_before
+        self._checked[model] = {**told, "usd": None if math.isnan(paid) else paid}
         self._drafts[model] = Draft(given, usage, usd, rest)
         self.forget()
         self.attempts.decide(after, rule.limit, is_over=time.monotonic() >= self._ends)
@@ -636,10 +640,12 @@ class RoutedCall(ABC, Generic[M]):
 
     def start(self) -> str:
         """Return the model to call now, which does not cool down, unless all do; or one whose draft is the answer."""
-        if self.models.health.store and self.why != "forced":
-            while self._draft is None and not self.models.health.may_try(self._key) and self.attempts.postpone():
-                pass
-        self._tried = time.monotonic()
+        health = self.models.health
+        if health.store and self.why != "forced":
+            while self._draft is None and not health.may_try(self._key):
+                if not self.attempts.postpone(health.cooling(self.snapshot.keys)):
+                    break
+        self._tried, self._usd_inside_before = time.monotonic(), self.usd_inside
         self._until = min(self._tried + self.limits.attempt, self._ends)
         return self.attempts.model
 

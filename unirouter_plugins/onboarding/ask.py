@@ -270,9 +270,9 @@ class Caller:
             while (pause := self._resumes - time.monotonic()) > 0:
                 await asyncio.sleep(pause * random.uniform(1, 2))  # calls that waited together part
             spent = worst = self.worst(tokens)  # what a call counts whose bill is not known
+            asks = self._router() if self.member.panel else None
             await self.budget.reserve(worst)
             began, response = time.perf_counter(), None
-            asks = self._router() if self.member.panel else None
             try:
                 try:
                     async with asyncio.timeout(self._timeout + TIMEOUT_GRACE):

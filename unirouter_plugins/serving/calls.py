@@ -131,15 +131,17 @@ class ProxyCall(LiteLLMCall):
 
         Raises where no other model may answer, or all others fail: the empty answer is then the one that is given.
         """
-        empty = self.attempts.model
+        empty, spent = self.attempts.model, self._usd_of_failures
         try:
             self._require_content([answer])
         except Exception as failed:
+            bill = self._usd_of_failures - spent
             try:
                 self.failed(failed)
                 return await self.arun(self.deployed)
             except Exception:
                 self.attempts.model = empty
+                self._usd_of_failures -= bill  # it is the answer's again
                 raise
         self.price(answer)
         return answer

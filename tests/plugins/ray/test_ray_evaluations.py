@@ -139,7 +139,9 @@ def test_a_sqlite_file_cannot_be_claimed_by_shares(tmp_path):
         pass
 
 
-def test_more_calls_at_once_than_a_budget_can_serve_are_refused(place, ray):
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_more_calls_at_once_than_a_budget_can_serve_are_refused(place):
+    pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'unirouter[ray]'")
     with pytest.raises(InvalidDataError, match="90 workers with 40 calls at once of each of 2 models are above 5,000"):
         onboard_dataset(plan_of(*place, concurrency=40), workers=90)
 
