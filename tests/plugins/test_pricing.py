@@ -140,6 +140,14 @@ def test_unknown_capabilities_are_true():
     assert capabilities(Member("a", "nobody/knows")) == Capabilities()
 
 
+def test_a_router_of_litellm_s_in_the_same_process_says_nothing_of_what_a_model_can_do(litellm):
+    for more in ({}, {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}):
+        called = {"model": "openai/mine", "api_key": "x", "api_base": "http://127.0.0.1:9", **more}
+        litellm.Router(model_list=[{"model_name": "mine", "litellm_params": called}])
+        assert "openai/mine" in litellm.model_cost
+        assert capabilities(Member("mine", "openai/mine")) == Capabilities()
+
+
 # --- Usage ------------------------------------------------------------------------------------------------------------
 
 

@@ -144,7 +144,7 @@ def capabilities(member: Member, profile: ModelProfile | None = None) -> Capabil
     known: dict[str, Any] = {}
     if profile is not None and (SERVED_AS in profile.provenance or profile.capabilities != Capabilities()):
         known = {name: getattr(profile.capabilities, name) for name in (*CAPABILITIES, "context_window")}
-    elif listed := _listed(member):
+    elif (listed := _listed(member)).get("mode"):  # one without was made by a `litellm.Router`, which knows nothing
         known = {name: bool(listed.get(key)) for name, key in _LISTED.items()}
         if listed.get("supports_response_schema") is not None:
             known["json"] = bool(listed["supports_response_schema"])
