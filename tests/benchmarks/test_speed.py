@@ -29,8 +29,9 @@ def test_import(benchmark, module: str) -> None:
     benchmark.pedantic(run, args=("-c", f"import {module}"), rounds=11, warmup_rounds=2)
 
 
-def test_route_from_the_shell(benchmark) -> None:
-    command = ("-m", "unirouter_plugins.cli", "route", "What is 17 times 23?")
+def test_route_from_the_shell(benchmark, tmp_path: Path) -> None:
+    UniRouter.starter(examples=True).save(tmp_path / "my.router")
+    command = ("-m", "unirouter_plugins.cli", "route", str(tmp_path / "my.router"), "What is 17 times 23?")
     benchmark.pedantic(run, args=command, rounds=11, warmup_rounds=2)
 
 
