@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from tests.plugins.ray.killing import run_until
+from tests.plugins.ray.killed_runs import run_until
 from unirouter_core import InvalidDataError
 from unirouter_core.router import UniRouter
 from unirouter_plugins.cli import app
