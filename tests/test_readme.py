@@ -30,18 +30,15 @@ def fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_readme_s_python_runs_in_order(fresh_folder: Path) -> None:
+def test_the_readme_s_python_and_then_its_commands_run_in_one_folder(fresh_folder: Path) -> None:
     namespace: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)  # our own README
-    assert (fresh_folder / "my.router" / "router.json").is_file()
+    assert (fresh_folder / "desk.router" / "router.json").is_file()
     assert (namespace["tuning"].level, namespace["made"].level) == (
         "pays",
         "pays",
     )  # what the first page shows must win
-
-
-def test_the_readme_s_commands_run_in_order(fresh_folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("unirouter ")]
     assert len(commands) >= 5
     said = ""
