@@ -551,12 +551,8 @@ class RoutedCall(ABC, Generic[M]):
         self, given: Any, answer: Any, rest: Any, *, is_async: bool = False
     ) -> Iterator[tuple[Callable[[], Any], list[Found]]]:
         """Yield what runs the check, and a list for what it found; keep the draft, and decide again."""
-        from unirouter_plugins.litellm.checks import (
-            Asked,
-            Context,
-            Found,
-            asking,
-        )  # with the graders: few calls have checks
+        # With the graders, so here: few calls have checks.
+        from unirouter_plugins.litellm.checks import Asked, Context, Found, asking
 
         found, check, model, decision = list[Found](), self._check, self.attempts.model, self.attempts.decision
         assert check is not None
